@@ -1,0 +1,162 @@
+"""The run folder's only reader and writer. Tensors and plain dicts go in and come out; nothing is built here.
+
+    RUN/config.json           the resolved config
+    RUN/model.safetensors     weights for inference (the EMA weights where there are any)
+    RUN/metrics.jsonl         one line per logged step
+    RUN/previews/             pictures
+    RUN/resume/step-00001234/ everything that exact resume needs: state.safetensors and state.json
+
+Everything is written under a temporary name and renamed, so that a kill at any moment leaves a whole folder.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from imtok.config import FORMAT_VERSION, ConfigError, read_json
+
+
+class RunFolder:
+    """One training run on disk."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.model_file = self.path / "model.safetensors"
+        self.config_file = self.path / "config.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.previews = self.path / "previews"
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.config_file.is_file()
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config.
+
+        Raises:
+            ConfigError: no run here, or a broken file.
+        """
+        if not self.exists():
+            raise ConfigError(f"{self.path}: not a run folder (it has no config.json)")
+        return read_json(self.config_file)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Save the resolved config; `format_version` is added."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.config_file, json.dumps({"format_version": FORMAT_VERSION, **config}, indent=2) + "\n")
+
+    def read_model(self) -> dict[str, Tensor]:
+        """The weights for inference.
+
+        Raises:
+            ConfigError: there are none yet, or the file is broken.
+        """
+        if not self.model_file.is_file():
+            raise ConfigError(f"{self.path}: no model.safetensors yet; the run has not saved its weights")
+        return load_tensors(self.model_file)
+
+    def write_model(self, tensors: Mapping[str, Tensor]) -> None:
+        """Save the weights for inference."""
+        save_tensors(self.model_file, tensors)
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All logged lines; a last line that a kill cut short is left out."""
+        records = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.exists() else []:
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return records
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the lines after `step`, which a resumed run will log again."""
+        lines = [json.dumps(record) + "\n" for record in self.read_metrics() if record["step"] <= step]
+        write_text(self.metrics_file, "".join(lines))
+
+    def write_resume(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Save the state after `step`, then delete older ones."""
+        target = self.path / "resume" / f"step-{step:08d}"
+        temporary = target.with_name(f"{target.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_tensors(temporary / "state.safetensors", tensors)
+        write_text(temporary / "state.json", json.dumps({"format_version": FORMAT_VERSION, "step": step, **values}))
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        for other in target.parent.iterdir():
+            if other != target:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def read_resume(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and values (with `step`) of the newest whole state, or None."""
+        states = sorted(p for p in (self.path / "resume").glob("step-*") if not p.name.endswith(".tmp"))
+        if not states:
+            return None
+        return load_tensors(states[-1] / "state.safetensors"), read_json(states[-1] / "state.json")
+
+
+def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """All tensors of a file, on the CPU, without running any code that the file may hold.
+
+    Args:
+        path: a .safetensors file, or a PyTorch checkpoint whose state dict lies at the top or under `model`,
+            `state_dict` or `ema`.
+
+    Raises:
+        ConfigError: no such file, broken, or a pickle with anything but tensors in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ConfigError(f"{path}: refused: holds more than tensors, and untrusted code is never run") from None
+    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    for key in ("model", "state_dict", "ema"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not isinstance(state, dict):
+        raise ConfigError(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file under a temporary name and rename it."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(plain, temporary, metadata={"format": "pt"})
+    temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,76 @@
+"""Frozen dataclasses that go to JSON and back, strictly: a key that nobody reads is an error, not a shrug."""
+
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import pydantic
+
+FORMAT_VERSION = 1
+"""Written into every JSON file that imtok makes; raised when an old reader would misread a new file."""
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be meant; the message names the field and what to do."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type[T]) -> type[T]:
+    """Decorator: a frozen, keyword-only dataclass whose JSON form admits no unknown keys."""
+    cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")  # pyright: ignore[reportAttributeAccessIssue]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+@cache
+def _adapter(cls: type) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(cls)
+
+
+def to_dict(instance: Any) -> dict[str, Any]:
+    """The plain JSON form (str, int, float, bool, None, list, dict) of a config."""
+    return _adapter(type(instance)).dump_python(instance, mode="json")
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
+    """Build a config from its JSON form.
+
+    Args:
+        cls: a class made by `config`.
+        values: what `to_dict` gave; `format_version` is accepted and checked at the top level.
+        where: named in the error, usually a file.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or a file of a newer format; one line.
+    """
+    values = dict(values)
+    version = values.pop("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise ConfigError(f"{where}: format version {version}, this imtok reads {FORMAT_VERSION}; install a newer one")
+    try:
+        return _adapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        reason = "no such setting" if first["type"] == "unexpected_keyword_argument" else first["msg"]
+        raise ConfigError(f"{where}: {key}: {reason}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ConfigError: no such file, broken JSON, or not an object.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds a {type(values).__name__}, expected a JSON object")
+    return values

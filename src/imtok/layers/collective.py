@@ -1,0 +1,55 @@
+"""The few collective operations that training needs; each is the identity in a single process."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """This process's number, 0 in a single process."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def sum_over_ranks(tensors: Sequence[Tensor], bucket_elements: int = 1 << 25) -> None:
+    """Replace each tensor by its sum over all ranks, in place, in few large messages.
+
+    The result is the same to the last bit on every rank. Tensors of one dtype share a message of at most
+    `bucket_elements` elements (128 MiB in fp32), so the extra memory is bounded.
+
+    Args:
+        tensors: the same shapes in the same order on every rank.
+        bucket_elements: size of a message.
+    """
+    if world_size() == 1:
+        return
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = sum(t.numel() for t in bucket) + tensor.numel() > bucket_elements
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            _sum_bucket(bucket)
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        _sum_bucket(bucket)
+
+
+def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over all ranks, in place."""
+    sum_over_ranks(tensors)
+    for tensor in tensors:
+        tensor.div_(world_size())
+
+
+def _sum_bucket(bucket: Sequence[Tensor]) -> None:
+    flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+    dist.all_reduce(flat)
+    for tensor, summed in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+        tensor.copy_(summed.view_as(tensor))

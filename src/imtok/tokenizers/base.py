@@ -1,0 +1,158 @@
+"""What every tokenizer is: pictures to latents and codes, and back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
+"""Text states and their mask (True where there is a token)."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What `Tokenizer.encode` returns.
+
+    Attributes:
+        latents: after quantization; in training with the straight-through gradient.
+        codes: one index per token and codebook, or None for a continuous tokenizer.
+        losses: what the quantizer itself owes (`commitment`, ...), unweighted scalars; empty in eval mode.
+        stats: numbers worth logging (`codebook_usage`, ...).
+        grid_size: height and width of the token grid, or None for a 1D tokenizer.
+        image_size: height and width of the pictures before padding.
+    """
+
+    latents: Float[Tensor, "batch tokens channels"]
+    codes: Int[Tensor, "batch tokens codebooks"] | None
+    grid_size: tuple[int, int] | None
+    image_size: tuple[int, int]
+    losses: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    stats: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+
+
+class Tokenizer(nn.Module, ABC):
+    """Base class of all tokenizers.
+
+    Attributes:
+        downsample_factor: pictures are padded to multiples of this.
+        codebook_sizes: entries of each codebook; empty for a continuous tokenizer.
+    """
+
+    downsample_factor: int
+    codebook_sizes: tuple[int, ...]
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
+        """Pictures in [-1, 1] to latents and codes; sizes that do not fit are padded (`pad_to_multiple`)."""
+
+    @abstractmethod
+    def decode(
+        self,
+        latents: Float[Tensor, "batch tokens channels"],
+        text: Text | None = None,
+        grid_size: tuple[int, int] | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Latents to pictures, not clamped; the grid is square unless `grid_size` says otherwise.
+
+        Raises:
+            ValueError: the number of tokens does not fit the grid.
+        """
+
+    @abstractmethod
+    def lookup(
+        self, codes: Int[Tensor, "batch tokens codebooks"]
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """The latents that codes stand for.
+
+        Raises:
+            TypeError: the tokenizer is continuous.
+        """
+
+    def decode_codes(
+        self,
+        codes: Int[Tensor, "batch tokens codebooks"],
+        text: Text | None = None,
+        grid_size: tuple[int, int] | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Codes to pictures; in eval mode exactly `decode(encode(images).latents)`."""
+        return self.decode(self.lookup(codes), text, grid_size)
+
+    @torch.no_grad()
+    def reconstruct(
+        self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures through the bottleneck and back, at their own size, clamped to [-1, 1]."""
+        encoding = self.encode(images, text)
+        height, width = encoding.image_size
+        decoded = self.decode(encoding.latents, text, encoding.grid_size)
+        return decoded[:, :, :height, :width].clamp(-1, 1)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors that inference needs: the state without the quantizer's running statistics."""
+        return {name: tensor for name, tensor in self.state_dict().items() if ".statistics." not in name}
+
+    def load_weights(self, tensors: Mapping[str, Tensor], where: str = "weights") -> None:
+        """Load what `weights` gave; running statistics start anew from the codebook.
+
+        Args:
+            tensors: any floating dtype; cast to the module's own.
+            where: named in the error.
+
+        Raises:
+            ValueError: missing or unexpected tensors, or other shapes; one line.
+        """
+        own = self.weights()
+        missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+        if missing or unexpected:
+            raise ValueError(
+                f"{where}: these weights do not fit the tokenizer: {len(missing)} tensors are missing"
+                f"{f' (first: {missing[0]})' if missing else ''}, {len(unexpected)} are unexpected"
+                f"{f' (first: {unexpected[0]})' if unexpected else ''}"
+            )
+        for name, tensor in tensors.items():
+            if tensor.shape != own[name].shape:
+                raise ValueError(f"{where}: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+        self.load_state_dict(dict(tensors))
+
+    @property
+    def bits_per_token(self) -> float:
+        """Information in one token: the sum of log2 of the codebook sizes (InsightTok eq. 16).
+
+        Raises:
+            TypeError: the tokenizer is continuous.
+        """
+        if not self.codebook_sizes:
+            raise TypeError("a continuous tokenizer has no bits per token; 32 bits a channel are the convention")
+        return sum(torch.log2(torch.tensor(size, dtype=torch.float64)).item() for size in self.codebook_sizes)
+
+
+def pad_to_multiple(
+    images: Float[Tensor, "batch 3 height width"], multiple: int
+) -> Float[Tensor, "batch 3 padded_height padded_width"]:
+    """Repeat the last row and column until both sides are multiples.
+
+    Raises:
+        ValueError: an empty picture.
+    """
+    height, width = images.shape[-2:]
+    if height == 0 or width == 0:
+        raise ValueError(f"cannot tokenize a picture of {width} x {height} pixels")
+    bottom, right = -height % multiple, -width % multiple
+    return F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
+
+
+def grid_from_tokens(tokens: int, grid_size: tuple[int, int] | None) -> tuple[int, int]:
+    """The grid that so many tokens fill: as given, or square.
+
+    Raises:
+        ValueError: the tokens do not fill it.
+    """
+    height, width = grid_size or (int(tokens**0.5),) * 2
+    if height * width != tokens:
+        wanted = f"a grid of {height} x {width}" if grid_size else "a square grid; give grid_size"
+        raise ValueError(f"{tokens} tokens do not fill {wanted}")
+    return height, width

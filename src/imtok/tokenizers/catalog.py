@@ -1,0 +1,68 @@
+"""From a name, a folder, a file or a config to a tokenizer."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from imtok.checkpoints import RunFolder, load_tensors
+from imtok.config import ConfigError, from_dict
+from imtok.tokenizers import foreign
+from imtok.tokenizers.base import Tokenizer
+from imtok.tokenizers.vqgan import VQGAN, VQGANConfig
+
+TokenizerConfig = VQGANConfig
+"""Any tokenizer's config."""
+
+
+def build(config: TokenizerConfig) -> Tokenizer:
+    """A fresh, untrained tokenizer."""
+    return VQGAN(config)
+
+
+def shipped() -> list[str]:
+    """Names of the tokenizers that come with imtok."""
+    folder = Path(str(files("imtok"))) / "weights"
+    return sorted(path.parent.name for path in folder.glob("*/model.safetensors"))
+
+
+def locate(source: str) -> Path:
+    """Where a run folder, shipped tokenizer or checkpoint file lies.
+
+    Raises:
+        ConfigError: nothing has this name; the shipped names are listed.
+    """
+    if source in shipped():
+        return Path(str(files("imtok"))) / "weights" / source
+    path = Path(source)
+    if not path.exists():
+        raise ConfigError(
+            f"{source}: no such run folder or checkpoint file, and no tokenizer that comes with imtok "
+            f"({', '.join(shipped()) or 'none yet'})"
+        )
+    return path
+
+
+def load(source: str, device: str | torch.device = "cpu") -> Tokenizer:
+    """A trained tokenizer in eval mode.
+
+    Args:
+        source: a shipped name (`insighttok-nano`), a run folder, or another project's checkpoint file.
+        device: where to put it.
+
+    Raises:
+        ConfigError: not found, broken, or of an unknown kind; one line.
+    """
+    path = locate(source)
+    if path.is_dir():
+        run = RunFolder(path)
+        config = from_dict(TokenizerConfig, run.read_config().get("tokenizer", {}), f"{run.config_file}: tokenizer")
+        weights = run.read_model()
+    else:
+        config, weights = foreign.convert(load_tensors(path), str(path))
+    tokenizer = build(config)
+    try:
+        tokenizer.load_weights(weights, str(path))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return tokenizer.to(device).eval()

@@ -1,0 +1,137 @@
+"""The convolutional VQGAN (Esser et al. 2021) that InsightTok, LlamaGen and FQGAN build on."""
+
+from collections import OrderedDict
+from typing import Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from imtok.config import ConfigError, config
+from imtok.layers.conv import AttentionBlock, Checkpointed, Downsample, Level, NormSwish, ResidualBlock, Upsample
+from imtok.tokenizers.base import Encoding, Text, Tokenizer, grid_from_tokens, pad_to_multiple
+from imtok.tokenizers.quantizers import EMAVectorQuantizer, EMAVQConfig
+
+
+@config
+class VQGANConfig:
+    """A convolutional tokenizer; the defaults are InsightTok's 426M model (appendix E.1)."""
+
+    kind: Literal["vqgan"] = "vqgan"
+    channels: int = 256
+    """Base width."""
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    """Width of each level in base widths; every level but the last halves the resolution."""
+    residual_blocks: int = 4
+    """Per level in the encoder; the decoder has one more."""
+    attention: bool = True
+    """Self-attention after each residual block of the last level, and in the middle."""
+    latent_channels: int = 256
+    """Channels between encoder and quantizer, and between quantizer and decoder."""
+    patch_size: int = 1
+    """Pixels are folded into channels in squares of this size before the first convolution (pixel unshuffle)."""
+    groups: int = 32
+    """Groups of every GroupNorm. Keep 8 channels a group or more: 32 groups on 32 channels are an instance norm, which
+    removes the picture's mean colour, and training stalls."""
+    quantizer: EMAVQConfig = EMAVQConfig()
+
+    def __post_init__(self) -> None:
+        if not self.channel_multipliers or min(self.channels, self.residual_blocks, self.patch_size) < 1:
+            raise ConfigError(
+                "vqgan: channels, residual_blocks and patch_size must be at least 1, channel_multipliers not empty"
+            )
+        for width in (self.channels * m for m in self.channel_multipliers):
+            if width % self.groups:
+                raise ConfigError(f"vqgan: a level of {width} channels cannot be split into {self.groups} groups")
+
+    @property
+    def downsample_factor(self) -> int:
+        """Pixels per token side."""
+        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+
+
+class VQGAN(Tokenizer):
+    """Convolutional encoder, vector quantizer, convolutional decoder."""
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.downsample_factor = config.downsample_factor
+        self.codebook_sizes = (config.quantizer.codebook_size,)
+        self.encoder = build_encoder(config)
+        self.quantizer = EMAVectorQuantizer(config.quantizer)
+        self.decoder = build_decoder(config)
+
+    def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
+        padded = pad_to_multiple(images, self.downsample_factor)
+        z = self.encoder(padded)  # batch, d, h, w
+        quantized = self.quantizer(z.flatten(2).transpose(1, 2))
+        return Encoding(
+            latents=quantized.latents,
+            codes=quantized.codes,
+            losses=quantized.losses,
+            stats=quantized.stats,
+            grid_size=(z.shape[2], z.shape[3]),
+            image_size=(images.shape[2], images.shape[3]),
+        )
+
+    def decode(
+        self,
+        latents: Float[Tensor, "batch tokens channels"],
+        text: Text | None = None,
+        grid_size: tuple[int, int] | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        grid = grid_from_tokens(latents.shape[1], grid_size)
+        return self.decoder(latents.transpose(1, 2).unflatten(2, grid))
+
+    def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens channels"]:
+        return self.quantizer.lookup(codes)
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Recompute activations in the backward pass: less memory, about a third more time."""
+        self.encoder.checkpointing = self.decoder.checkpointing = on
+
+
+def build_encoder(config: VQGANConfig) -> Checkpointed:
+    """Pictures to unquantized vectors: `batch 3 height width` to `batch codebook_dim h w`."""
+    widths = [config.channels * m for m in config.channel_multipliers]
+    last = len(widths) - 1
+    parts: dict[str, nn.Module] = {}
+    if config.patch_size > 1:
+        parts["unshuffle"] = nn.PixelUnshuffle(config.patch_size)
+    parts["conv_in"] = nn.Conv2d(3 * config.patch_size**2, config.channels, 3, padding=1)
+    for index, width in enumerate(widths):
+        channels = [widths[index - 1] if index else config.channels] + [width] * config.residual_blocks
+        resample = None if index == last else Downsample
+        parts[f"level_{index}"] = Level(channels, config.attention and index == last, config.groups, resample)
+    parts["middle"] = middle(widths[last], config)
+    parts["norm_out"] = NormSwish(widths[last], config.groups)
+    parts["conv_out"] = nn.Conv2d(widths[last], config.latent_channels, 3, padding=1)
+    parts["to_latents"] = nn.Conv2d(config.latent_channels, config.quantizer.codebook_dim, 1)
+    return Checkpointed(OrderedDict(parts))
+
+
+def build_decoder(config: VQGANConfig) -> Checkpointed:
+    """Quantized vectors to pictures: `batch codebook_dim h w` to `batch 3 height width`."""
+    widths = [config.channels * m for m in config.channel_multipliers]
+    last = len(widths) - 1
+    parts: dict[str, nn.Module] = {}
+    parts["from_latents"] = nn.Conv2d(config.quantizer.codebook_dim, config.latent_channels, 1)
+    parts["conv_in"] = nn.Conv2d(config.latent_channels, widths[last], 3, padding=1)
+    parts["middle"] = middle(widths[last], config)
+    for index in reversed(range(len(widths))):
+        channels = [widths[min(index + 1, last)]] + [widths[index]] * (config.residual_blocks + 1)
+        resample = Upsample if index else None
+        parts[f"level_{index}"] = Level(channels, config.attention and index == last, config.groups, resample)
+    parts["norm_out"] = NormSwish(widths[0], config.groups)
+    parts["conv_out"] = nn.Conv2d(widths[0], 3 * config.patch_size**2, 3, padding=1)
+    if config.patch_size > 1:
+        parts["shuffle"] = nn.PixelShuffle(config.patch_size)
+    return Checkpointed(OrderedDict(parts))
+
+
+def middle(channels: int, config: VQGANConfig) -> nn.Sequential:
+    """The blocks at the lowest resolution between the encoder's last level and its output, or input and decoder."""
+    attention = [AttentionBlock(channels, config.groups)] if config.attention else []
+    return nn.Sequential(
+        ResidualBlock(channels, channels, config.groups), *attention, ResidualBlock(channels, channels, config.groups)
+    )
