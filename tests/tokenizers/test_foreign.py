@@ -60,7 +60,7 @@ def test_lightning_checkpoint_on_disk_loads(tmp_path: Path) -> None:
 
 
 def test_other_checkpoints_are_refused() -> None:
-    with pytest.raises(ConfigError, match="x.pt: not a tokenizer checkpoint that imtok knows"):
+    with pytest.raises(ConfigError, match=r"x\.pt: not a tokenizer checkpoint that imtok knows"):
         convert({"layer.weight": torch.zeros(1)}, "x.pt")
     with pytest.raises(ConfigError, match="unknown layout"):
         convert({"quantize.embedding.weight": torch.zeros(1)}, "x.pt")

@@ -71,7 +71,8 @@ def test_micro_batches_count_as_one_step() -> None:
     whole(z)
     for half in z.split(2):
         halves(half)
-    whole.update(), halves.update()
+    whole.update()
+    halves.update()
     torch.testing.assert_close(halves.codebook, whole.codebook)
     torch.testing.assert_close(halves.statistics.count, whole.statistics.count)
 
@@ -162,7 +163,8 @@ def test_forward_without_update_does_not_fill_the_memory() -> None:
     assert len(q._pending) <= 65
     assert sum(len(rows) for rows in q._pool) <= 1 << 16
     q.update()
-    assert q._pending == [] and q._pool == []
+    assert q._pending == []
+    assert q._pool == []
 
 
 def test_lookup_is_the_inverse_of_the_codes_in_eval_mode() -> None:

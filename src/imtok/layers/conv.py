@@ -1,5 +1,7 @@
 """Convolutional building blocks of the VQGAN family (Esser et al. 2021, section 3.1)."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -85,7 +87,7 @@ class Level(nn.Module):
         self, channels: list[int], attention: bool, groups: int = 32, resample: type[nn.Module] | None = None
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(a, b, groups) for a, b in zip(channels, channels[1:], strict=False))
+        self.blocks = nn.ModuleList(ResidualBlock(a, b, groups) for a, b in pairwise(channels))
         self.attention = nn.ModuleList(AttentionBlock(c, groups) for c in channels[1:] if attention)
         self.resample = nn.Identity() if resample is None else resample(channels[-1])
 
@@ -102,10 +104,8 @@ class Checkpointed(nn.Sequential):
 
     checkpointing = False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        recompute = self.checkpointing and torch.is_grad_enabled()
         for part in self:
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(part, x, use_reentrant=False)
-            else:
-                x = part(x)
-        return x
+            input = checkpoint(part, input, use_reentrant=False) if recompute else part(input)
+        return input

@@ -5,4 +5,14 @@ from imtok.tokenizers.catalog import TokenizerConfig, build, load, shipped
 from imtok.tokenizers.quantizers import EMAVQConfig
 from imtok.tokenizers.vqgan import VQGAN, VQGANConfig
 
-__all__ = ["VQGAN", "EMAVQConfig", "Encoding", "Tokenizer", "TokenizerConfig", "VQGANConfig", "build", "load", "shipped"]
+__all__ = [
+    "VQGAN",
+    "EMAVQConfig",
+    "Encoding",
+    "Tokenizer",
+    "TokenizerConfig",
+    "VQGANConfig",
+    "build",
+    "load",
+    "shipped",
+]

@@ -63,14 +63,18 @@ class Tokenizer(nn.Module, ABC):
         """
 
     @abstractmethod
-    def lookup(
-        self, codes: Int[Tensor, "batch tokens codebooks"]
-    ) -> Float[Tensor, "batch tokens channels"]:
+    def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens channels"]:
         """The latents that codes stand for.
 
         Raises:
             TypeError: the tokenizer is continuous.
         """
+
+    def compile_parts(self) -> None:
+        """Compile what is worth compiling (torch.compile), in place; by default nothing."""
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Recompute activations in the backward pass, to save memory; by default there is nothing to recompute."""
 
     def decode_codes(
         self,

@@ -52,9 +52,7 @@ def _read(
     tensors: Tensors, rename: Callable[[str, int], str | None], normalize: bool, where: str
 ) -> tuple[VQGANConfig, dict[str, Tensor]]:
     levels = 1 + max(
-        int(match[1])
-        for name in tensors
-        if (match := re.match(r"encoder\.(?:down|conv_blocks)\.(\d+)\.", name))
+        int(match[1]) for name in tensors if (match := re.match(r"encoder\.(?:down|conv_blocks)\.(\d+)\.", name))
     )
     weights: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

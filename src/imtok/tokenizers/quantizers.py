@@ -109,7 +109,7 @@ class EMAVectorQuantizer(Quantizer):
 
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
-            z = z.float()
+            z = z.to(torch.promote_types(z.dtype, torch.float32))
             if self.config.normalize:
                 z = F.normalize(z, dim=-1)
             flat = z.detach().flatten(0, 1)  # vectors, d
@@ -211,7 +211,7 @@ def _start_missing_statistics(module: EMAVectorQuantizer, incompatible: Any) -> 
 
 def nearest_codes(
     vectors: Float[Tensor, "vectors dim"], codebook: Float[Tensor, "codes dim"], normalized: bool
-) -> Int[Tensor, "vectors"]:
+) -> Int[Tensor, " vectors"]:
     """Index of the nearest code (InsightTok eq. 12): one matrix product, in blocks of bounded memory.
 
     Args:

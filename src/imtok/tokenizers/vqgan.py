@@ -86,6 +86,11 @@ class VQGAN(Tokenizer):
     def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens channels"]:
         return self.quantizer.lookup(codes)
 
+    def compile_parts(self) -> None:
+        """torch.compile for encoder and decoder, one program per picture size."""
+        self.encoder.compile(dynamic=False)
+        self.decoder.compile(dynamic=False)
+
     def checkpoint_activations(self, on: bool) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""
         self.encoder.checkpointing = self.decoder.checkpointing = on

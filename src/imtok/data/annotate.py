@@ -1,0 +1,284 @@
+"""Offline annotation: pictures in, shards with words, faces and captions out; can be killed and resumed at any time."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import fsspec
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from imtok import pretrained
+from imtok.config import FORMAT_VERSION
+from imtok.data.addresses import join, list_files
+from imtok.data.captions import Captioner, make_captioner
+from imtok.data.filters import KeepRules
+from imtok.data.pictures import PictureError, decode
+from imtok.data.readers import open_source
+from imtok.data.sample import DataError, Face, Sample, Source, TextRegion, clip_box
+from imtok.data.shards import ShardWriter
+
+TEXT_DETECTOR = "text_detector/ppocrv6"
+FACE_DETECTOR = "face_detector/mtcnn"
+
+
+@runtime_checkable
+class TextDetector(Protocol):
+    """Finds lines of text, split into words."""
+
+    def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> Sequence[Any]:
+        """Lines with `words`; a word has `quad` (4, 2), `text` and `score`."""
+        ...
+
+
+@runtime_checkable
+class FaceDetector(Protocol):
+    """Finds faces and their five landmarks."""
+
+    def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> Any:
+        """`boxes` (n, 4), `landmarks` (n, 5, 2) in the order of `LANDMARKS`, `scores` (n,)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotator:
+    """What is done to each picture; what is None is left as the source has it.
+
+    Attributes:
+        text_detector: replaces the words.
+        face_detector: replaces the faces.
+        captioner: replaces the captions.
+        min_text_score: words below it are dropped.
+        min_face_score: faces below it are dropped.
+    """
+
+    text_detector: TextDetector | None = None
+    face_detector: FaceDetector | None = None
+    captioner: Captioner | None = None
+    min_text_score: float = 0.5
+    min_face_score: float = 0.9
+
+    def annotate(self, sample: Sample, picture: UInt8[np.ndarray, "h w 3"]) -> Sample:
+        """The sample with what was found in its pixels.
+
+        Raises:
+            PictureError: a detector failed on them.
+        """
+        if self.text_detector is not None:
+            lines = _detect("text", self.text_detector, sample, picture)
+            sample = replace(sample, words=self._words(lines, sample))
+        if self.face_detector is not None:
+            found = _detect("face", self.face_detector, sample, picture)
+            sample = replace(sample, faces=self._faces(found, sample))
+        if self.captioner is not None:
+            sample = replace(sample, captions=self.captioner(sample))
+        return sample
+
+    def _words(self, lines: Sequence[Any], sample: Sample) -> list[TextRegion]:
+        words = []
+        for word in (word for line in lines for word in line.words):
+            quad = np.asarray(word.quad, dtype=np.float64)
+            box = clip_box([*quad.min(0), *quad.max(0)], sample.width, sample.height)
+            if box and word.text.strip() and word.score >= self.min_text_score:
+                corners = tuple((float(x), float(y)) for x, y in quad)
+                words.append(TextRegion(box=box, text=word.text.strip(), quad=corners, score=float(word.score)))
+        return words
+
+    def _faces(self, found: Any, sample: Sample) -> list[Face]:
+        faces = []
+        for bounds, landmarks, score in zip(found.boxes, found.landmarks, found.scores, strict=True):
+            if (box := clip_box(bounds, sample.width, sample.height)) and score >= self.min_face_score:
+                points = tuple((float(x), float(y)) for x, y in landmarks)
+                faces.append(Face(box=box, landmarks=points, score=float(score)))
+        return faces
+
+
+def _detect(what: str, detector: Any, sample: Sample, picture: UInt8[np.ndarray, "h w 3"]) -> Any:
+    try:
+        return detector.detect(picture)
+    except Exception as error:  # one odd picture must not end a run of days, whatever the runtime raised
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise PictureError(f"{sample.path}: the {what} detector failed ({reason[0]})") from error
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far an annotation is; `progress.json` in its folder. Everything before `next_row` is done and on disk.
+
+    Attributes:
+        settings: what must be the same for a resumed run to give what an uninterrupted one gives.
+        rows: pictures in the source.
+        next_row: the first picture that no finished shard accounts for.
+        shards: finished ones.
+        kept: pictures in them.
+        dropped: pictures that a keep rule turned away.
+        skipped: unreadable pictures, listed in `skipped.jsonl`.
+    """
+
+    settings: dict[str, Any]
+    rows: int
+    next_row: int = 0
+    shards: int = 0
+    kept: int = 0
+    dropped: int = 0
+    skipped: int = 0
+    format_version: int = field(default=FORMAT_VERSION)
+
+
+def annotate(
+    source: str,
+    out: str,
+    *,
+    text: bool = False,
+    faces: bool = False,
+    captions: str | None = None,
+    keep: tuple[str, ...] = (),
+    min_text_score: float = 0.5,
+    min_face_score: float = 0.9,
+    samples_per_shard: int = 256,
+) -> Progress:
+    """Write the pictures of a source as shards, with what detectors found in them.
+
+    Killed at any moment and called again, it goes on after the last finished shard and ends with the same files.
+    Unreadable pictures are left out and listed in `skipped.jsonl`.
+
+    Args:
+        source: anything that `open_source` reads.
+        out: folder for the shards, `skipped.jsonl` and `progress.json`.
+        text: find words with `text_detector/ppocrv6`; otherwise the source's words stay.
+        faces: find faces and landmarks with `face_detector/mtcnn`; otherwise the source's faces stay.
+        captions: a table or a template; see `make_captioner`.
+        keep: rules for what is written; see `KeepRules`.
+        min_text_score: words that the recognizer is less sure of are dropped.
+        min_face_score: faces that the detector is less sure of are dropped.
+        samples_per_shard: also how much work a kill can cost.
+
+    Returns:
+        The final counts.
+
+    Raises:
+        DataError: the source cannot be opened, or `out` was begun with other settings.
+        MissingWeights: a detector is not here.
+    """
+    settings = {
+        "source": source,
+        "text": text,
+        "faces": faces,
+        "captions": captions,
+        "keep": list(keep),
+        "min_text_score": min_text_score,
+        "min_face_score": min_face_score,
+        "samples_per_shard": samples_per_shard,
+    }
+    rules = KeepRules(keep)
+    annotator = Annotator(
+        text_detector=pretrained.load(TEXT_DETECTOR) if text else None,
+        face_detector=pretrained.load(FACE_DETECTOR) if faces else None,
+        captioner=make_captioner(captions) if captions is not None else None,
+        min_text_score=min_text_score,
+        min_face_score=min_face_score,
+    )
+    return annotate_source(open_source(source), out, annotator, rules, settings, samples_per_shard)
+
+
+def annotate_source(
+    source: Source,
+    out: str,
+    annotator: Annotator,
+    rules: KeepRules,
+    settings: dict[str, Any],
+    samples_per_shard: int = 256,
+) -> Progress:
+    """The work of `annotate` with detectors, captioner and rules of one's own.
+
+    Args:
+        source: a PictureError on reading a row skips it.
+        out: see `annotate`.
+        annotator: see there.
+        rules: see there.
+        settings: JSON values that tell this annotation from others; a run is resumed only with the same.
+        samples_per_shard: see `annotate`.
+
+    Raises:
+        DataError: `out` was begun with other settings, or not one picture could be read.
+    """
+    progress = _load_progress(out, settings, len(source))
+    skipped = [entry for entry in _load_skipped(out) if entry["row"] < progress.next_row]
+    first = progress.next_row
+    _save(out, progress, skipped, progress.next_row, progress.shards)
+    with (
+        ShardWriter(out, samples_per_shard, first_shard=progress.shards) as writer,
+        tqdm(desc="annotate", total=progress.rows, initial=first, unit=" pictures") as bar,
+    ):
+        for row in range(first, progress.rows):
+            try:
+                sample, picture = _read(source, row)
+                sample = annotator.annotate(sample, picture)
+            except PictureError as error:
+                skipped.append({"row": row, "reason": str(error)})
+            else:
+                if not rules(sample, picture):
+                    progress.dropped += 1
+                elif writer.write(sample):
+                    _save(out, progress, skipped, row + 1, writer.finished_shards)
+            bar.update()
+            bar.set_postfix(skipped=len(skipped), refresh=False)
+        writer.close()
+        _save(out, progress, skipped, progress.rows, writer.finished_shards)
+    if progress.rows and progress.skipped == progress.rows:
+        raise DataError(f"none of {progress.rows} pictures could be annotated; first: {skipped[0]['reason']}")
+    return progress
+
+
+def _read(source: Source, row: int) -> tuple[Sample, UInt8[np.ndarray, "h w 3"]]:
+    sample = source[row]
+    picture = decode(sample.image, sample.path)
+    if picture.shape[:2] != (sample.height, sample.width):
+        listed, found = (sample.width, sample.height), picture.shape[1::-1]
+        raise PictureError(f"{sample.path}: listed with width and height {listed}, the picture has {found}")
+    return sample, picture
+
+
+def _load_progress(out: str, settings: dict[str, Any], rows: int) -> Progress:
+    text = _read_text(join(out, "progress.json"))
+    if text is None:
+        filesystem, place = fsspec.url_to_fs(out)
+        if filesystem.isdir(place) and any(name.endswith(".parquet") for name in list_files(out)):
+            raise DataError(f"{out}: holds shards of something else; name another folder")
+        return Progress(settings=settings, rows=rows)
+    progress = Progress(**json.loads(text))
+    if progress.format_version != FORMAT_VERSION:
+        raise DataError(f"{out}: begun by another version of imtok; name another folder")
+    if changed := [name for name in settings if progress.settings.get(name) != settings[name]]:
+        name = changed[0]
+        was, now = progress.settings.get(name), settings[name]
+        raise DataError(f"{out}: begun with {name} = {was!r}, now it is {now!r}; name another folder")
+    if progress.rows != rows:
+        raise DataError(f"{out}: begun with {progress.rows} pictures, the source has {rows} now; name another folder")
+    return progress
+
+
+def _load_skipped(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (_read_text(join(out, "skipped.jsonl")) or "").splitlines()]
+
+
+def _save(out: str, progress: Progress, skipped: list[dict[str, Any]], next_row: int, shards: int) -> None:
+    """Account for what is on disk; the shards and the list of skipped pictures come before the count of them."""
+    progress.next_row, progress.shards = next_row, shards
+    progress.skipped = len(skipped)
+    progress.kept = next_row - progress.dropped - progress.skipped
+    _write_text(join(out, "skipped.jsonl"), "".join(json.dumps(entry) + "\n" for entry in skipped))
+    _write_text(join(out, "progress.json"), json.dumps(asdict(progress), indent=2) + "\n")
+
+
+def _read_text(address: str) -> str | None:
+    filesystem, place = fsspec.url_to_fs(address)
+    return filesystem.cat_file(place).decode("utf-8") if filesystem.isfile(place) else None
+
+
+def _write_text(address: str, text: str) -> None:
+    filesystem, place = fsspec.url_to_fs(address)
+    filesystem.pipe_file(f"{place}.partial", text.encode("utf-8"))
+    filesystem.mv(f"{place}.partial", place)

@@ -1,0 +1,116 @@
+"""Typefaces for rendered text: those in installed `fontpkg-*` packages, in a user's folder, or Pillow's own."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from imtok.data.sample import DataError
+from imtok.data.vocabulary import Split, in_split
+
+_WEIGHTS = (400, 700)
+"""The weights drawn from a family that has more: what most signs are set in."""
+_NO_GLYPH = "\ue000"
+"""A private code point that no text font draws; it shows what a missing letter looks like."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Typeface:
+    """One style of a typeface.
+
+    Attributes:
+        family: what the split goes by, so that a held-out face has no sibling in training.
+        path: its file; None is the face built into Pillow.
+        weight: set on a variable font, None on any other.
+    """
+
+    family: str
+    path: str | None
+    weight: int | None = None
+
+    def font(self, size: int) -> ImageFont.FreeTypeFont:
+        """The face at a size in pixels per em."""
+        return _load(self, size)
+
+    @property
+    def has_lower_case(self) -> bool:
+        """False for faces that draw capitals only; text set in them reads as upper case."""
+        return _inks(self)["a"] != _inks(self)["A"]
+
+    def draws(self, text: str) -> bool:
+        """Whether the face has a glyph for every letter."""
+        inks = _inks(self)
+        missing = inks[_NO_GLYPH]
+        return all(inks.setdefault(letter, _ink(self, letter)) != missing for letter in text if letter != " ")
+
+
+def find_typefaces(folder: str | None = None, split: Split = "train") -> list[Typeface]:
+    """The faces of one split, sorted; the split goes by the hash of the family's name.
+
+    Args:
+        folder: TrueType and OpenType files to use instead of the installed packages.
+        split: "train", "test", or "all". With a single family there is nothing to hold out: every split has it.
+
+    Raises:
+        DataError: a folder without fonts.
+    """
+    faces = sorted(_in_folder(folder) if folder else _installed(), key=_order)
+    if folder and not faces:
+        raise DataError(f"{folder}: no .ttf or .otf files there")
+    if len({face.family for face in faces}) > 1:
+        faces = [face for face in faces if in_split(face.family, split)]
+    return faces or [Typeface(family="Aileron", path=None)]
+
+
+def _order(face: Typeface) -> tuple[str, str, int]:
+    return face.family, Path(face.path or "").name, face.weight or 0
+
+
+def _installed() -> Iterator[Typeface]:
+    """Regular and bold of each installed fontpkg family, read from its metadata without importing it."""
+    for entry in entry_points(group="fontpkg.family"):
+        assert entry.dist is not None
+        root = Path(str(entry.dist.locate_file(entry.value.replace(".", "/"))))
+        metadata = json.loads((root / "metadata.json").read_text(encoding="utf-8"))
+        for file in metadata["files"]:
+            path = str(root / file["path"])
+            if file["variable"]:
+                yield from (Typeface(family=metadata["family"], path=path, weight=weight) for weight in _WEIGHTS)
+            elif file["weight"] in _WEIGHTS or len(metadata["files"]) == 1:
+                yield Typeface(family=metadata["family"], path=path)
+
+
+def _in_folder(folder: str) -> Iterator[Typeface]:
+    for path in Path(folder).rglob("*"):
+        if path.suffix.lower() in (".ttf", ".otf"):
+            yield Typeface(family=str(ImageFont.truetype(path).getname()[0]), path=str(path))
+
+
+@lru_cache(maxsize=512)
+def _load(face: Typeface, size: int) -> ImageFont.FreeTypeFont:
+    if face.path is None:
+        font = ImageFont.load_default(size)
+        assert isinstance(font, ImageFont.FreeTypeFont)
+        return font
+    font = ImageFont.truetype(face.path, size, layout_engine=ImageFont.Layout.BASIC)
+    if face.weight is not None:
+        axes = font.get_variation_axes()
+        is_weight = [axis.get("name") == b"Weight" for axis in axes]
+        values = [face.weight if weight else axis["default"] or 0 for weight, axis in zip(is_weight, axes, strict=True)]
+        font.set_variation_by_axes([float(value) for value in values])
+    return font
+
+
+@cache
+def _inks(face: Typeface) -> dict[str, bytes]:
+    return {letter: _ink(face, letter) for letter in ("a", "A", _NO_GLYPH)}
+
+
+def _ink(face: Typeface, letter: str) -> bytes:
+    canvas = Image.new("L", (48, 48))
+    ImageDraw.Draw(canvas).text((8, 36), letter, fill=255, font=face.font(24), anchor="ls")
+    return canvas.tobytes()

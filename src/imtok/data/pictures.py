@@ -1,0 +1,226 @@
+"""The one place where bytes become pixels and pixels become bytes."""
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from PIL import Image
+from torch import Tensor
+
+from imtok.data.sample import DataError
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused from their header, before a pixel is decoded."""
+MAX_BYTES = 256 * 2**20
+"""Larger files are refused before they are read."""
+MIN_SIDE = 8
+"""Pictures with a shorter side (tracking pixels and the like) are refused: nothing is to be learned from them."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""What is read; formats that start another program (EPS, WMF) stay out."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to the transposition that undoes it."""
+_ORIENTATION_TAG = 274
+
+
+class PictureError(DataError):
+    """A picture that is refused; the message names its file and the reason."""
+
+
+def decode(data: bytes, path: str = "picture", max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+    """Encoded bytes to upright RGB pixels.
+
+    EXIF rotation is applied; transparency is composited on white (what a page would show); 16-bit gray keeps its high
+    byte; CMYK is converted without its colour profile; of an animation the first frame is read.
+
+    Args:
+        data: the encoded picture, in one of `FORMATS`.
+        path: what errors call it.
+        max_pixels: the limit on width x height.
+
+    Raises:
+        PictureError: empty, not a picture, truncated or broken, a side below `MIN_SIDE`, more than `max_pixels`, or a
+            pixel type without a known range (floating point, 32-bit integers).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters raises
+        image = _open(data, path, max_pixels)
+        try:
+            image.load()
+            return np.asarray(_to_rgb(_upright(image), path))
+        except PictureError:
+            raise
+        except Exception as error:  # on broken data Pillow's plugins raise nearly anything
+            fate = "truncated" if "truncated" in str(error) else "broken"
+            raise PictureError(f"{path}: {fate} {image.format} ({_reason(error)})") from None
+
+
+def measure(data: bytes, path: str = "picture", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of the upright picture, from its header alone.
+
+    Raises:
+        PictureError: as `decode`, as far as the header shows it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _open(data, path, max_pixels)
+        width, height = image.size
+        turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFF sizes by itself
+        return (height, width) if turned else (width, height)
+
+
+def encode(picture: UInt8[np.ndarray, "h w 3"], format: str = "PNG", **options: int) -> bytes:
+    """RGB pixels to encoded bytes; `options` go to Pillow's writer (`quality=90`)."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a file, local or at any fsspec address.
+
+    Raises:
+        PictureError: no such file, or a larger one than `max_bytes`.
+    """
+    try:
+        with fsspec.open(str(path), "rb") as file:
+            data = file.read(max_bytes + 1)  # pyright: ignore[reportAttributeAccessIssue]
+    except OSError as error:
+        raise PictureError(f"{path}: {error.strerror or _reason(error)}") from None
+    if len(data) > max_bytes:
+        raise PictureError(f"{path}: larger than {max_bytes} bytes")
+    return data
+
+
+def centre_crop(picture: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The largest centred square, resized to `size` with an antialiased bicubic filter.
+
+    This is "resize the shorter side, then crop the centre" without ever building the longer side.
+    """
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    square = (left, top, left + side, top + side)
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box=square))
+
+
+def load_images(paths: Iterable[str | Path], size: int) -> Float[Tensor, "n 3 {size} {size}"]:
+    """Read pictures as one batch in [-1, 1]: shorter side resized to `size`, centre cropped.
+
+    Raises:
+        PictureError: see `decode` and `read_bytes`.
+    """
+    pictures = [centre_crop(decode(read_bytes(path), str(path)), size) for path in paths]
+    return from_uint8(np.stack(pictures)) if pictures else torch.empty(0, 3, size, size)
+
+
+def save_images(images: Float[Tensor, "n 3 h w"], folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
+    """Write a batch in [-1, 1] as PNG files; values outside are clamped.
+
+    Args:
+        images: one file each.
+        folder: is created.
+        names: file names without suffix; by default 00000, 00001, ...
+
+    Returns:
+        The files, in the order of the batch.
+
+    Raises:
+        ValueError: names that are too few or too many, repeated, or lead out of the folder; NaN in a picture.
+    """
+    names = [f"{index:05d}" for index in range(len(images))] if names is None else names
+    if len(names) != len(images) or len(set(names)) != len(names):
+        raise ValueError(f"{len(images)} images need as many different names, got {list(names)}")
+    if bad := [name for name in names if name != Path(name).name]:
+        raise ValueError(f"{bad[0]!r} is not a file name")
+    files = [Path(folder) / f"{name}.png" for name in names]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for file, picture in zip(files, to_uint8(images), strict=True):
+        file.write_bytes(encode(picture))
+    return files
+
+
+def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[np.ndarray, "*batch h w 3"]:
+    """Images in [-1, 1] as 8-bit pixels: clamped, then 127.5 (x + 1) rounded.
+
+    Raises:
+        ValueError: a NaN, which no pixel can show.
+    """
+    if torch.isnan(images).any():
+        raise ValueError("images hold NaN")
+    pixels = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels.movedim(-3, -1).cpu().numpy())
+
+
+def from_uint8(pictures: UInt8[np.ndarray, "*batch h w 3"]) -> Float[Tensor, "*batch 3 h w"]:
+    """8-bit pixels as images in [-1, 1]; the inverse of `to_uint8`."""
+    pixels = torch.from_numpy(np.array(pictures)).movedim(-1, -3)
+    return (pixels.float() / 127.5 - 1).contiguous()
+
+
+def _open(data: bytes, path: str, max_pixels: int) -> Image.Image:
+    if not data:
+        raise PictureError(f"{path}: empty file")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise PictureError(f"{path}: more than {max_pixels} pixels") from None
+    except Exception as error:
+        reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({_reason(error)})"
+        raise PictureError(f"{path}: not a picture in a known format{reason}") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureError(f"{path}: {width}x{height} is more than {max_pixels} pixels")
+    if min(width, height) < MIN_SIDE:
+        raise PictureError(f"{path}: {width}x{height} is smaller than {MIN_SIDE} pixels on a side")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # broken metadata beside sound pixels: nothing to turn by
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = _orientation(image)
+    return image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
+
+
+def _to_rgb(image: Image.Image, path: str) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise PictureError(f"{path}: 32-bit integer pixels, whose range is not known")
+        return Image.fromarray(_high_byte(values)).convert("RGB")
+    if image.mode == "F":
+        raise PictureError(f"{path}: floating point pixels, whose range is not known")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _high_byte(values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    return (values >> 8).astype(np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

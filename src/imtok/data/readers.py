@@ -1,0 +1,307 @@
+"""Any collection of pictures as one random-access sequence of Samples: shards, folders, tables beside images, tars."""
+
+import csv
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+
+from imtok.data.addresses import join, list_files, parent
+from imtok.data.pictures import MAX_BYTES, PictureError, measure, read_bytes
+from imtok.data.sample import DataError, Face, Sample, Source, TextRegion, clip_box
+from imtok.data.shards import RowGroups, ShardReader, is_shard
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
+PARQUET_SUFFIXES = (".parquet",)
+TABLE_SUFFIXES = (".jsonl", ".csv")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+IMAGE_COLUMNS = ("image", "file", "file_name", "filename", "path")
+"""Names under which a table may list its pictures, relative to the table's own folder."""
+
+
+def open_source(path: str | PathLike[str]) -> Source:
+    """Pictures and their annotations wherever they are; local or at any fsspec address.
+
+    * `*.parquet`, or a folder with such files: shards of imtok, or foreign Parquet with an `image` column.
+    * `*.jsonl`, `*.csv`: a table beside its images (see `TableSource`); also a folder that holds exactly one.
+    * `*.tar`, `*.tar.gz`, or a folder with such files: WebDataset (see `TarSource`).
+    * any other folder: its pictures, searched in sub-folders too (see `FolderSource`).
+
+    Raises:
+        DataError: no such path, nothing readable there, or more than one table in a folder.
+    """
+    path = str(path)
+    filesystem, place = fsspec.url_to_fs(path)
+    if filesystem.isfile(place):
+        return _open_files([path])
+    if not filesystem.isdir(place):
+        raise DataError(f"{path}: no such file or folder")
+    names = list_files(path)
+    for suffixes in (PARQUET_SUFFIXES, TAR_SUFFIXES):
+        if files := [join(path, name) for name in names if name.lower().endswith(suffixes)]:
+            return _open_files(files)
+    tables = [join(path, name) for name in names if name.lower().endswith(TABLE_SUFFIXES)]
+    tables = [table for table in tables if _lists_images(table)]
+    if len(tables) > 1:
+        raise DataError(f"{path}: holds {len(tables)} tables of images; name the one to read")
+    return TableSource(tables[0]) if tables else FolderSource(path)
+
+
+def _open_files(files: list[str]) -> Source:
+    kind = files[0].partition("::")[0].lower()
+    if kind.endswith(PARQUET_SUFFIXES):
+        return ShardReader(files) if is_shard(files[0]) else ParquetSource(files)
+    if kind.endswith(TAR_SUFFIXES):
+        return TarSource(files)
+    if kind.endswith(TABLE_SUFFIXES):
+        return TableSource(files[0])
+    raise DataError(f"{files[0]}: expected a folder, or a .parquet, .jsonl, .csv or .tar file")
+
+
+class FolderSource(Source):
+    """The pictures of a folder and its sub-folders, in the order of their paths.
+
+    A picture's label is the first sub-folder on its way when the folder is one of classes, which means: at least two
+    sub-folders, and no picture outside of them.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._files = [file for file in list_files(folder, deep=True) if file.lower().endswith(IMAGE_SUFFIXES)]
+        if not self._files:
+            raise DataError(f"{folder}: no pictures there")
+        tops = {file.partition("/")[0] if "/" in file else None for file in self._files}
+        self._has_classes = None not in tops and len(tops) > 1
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read(self, index: int) -> Sample:
+        file = self._files[index]
+        label = file.partition("/")[0] if self._has_classes else None
+        return make_sample(read_bytes(join(self._folder, file)), file, {"label": label})
+
+
+class TableSource(Source):
+    """Pictures listed in a JSONL or CSV file beside them, with what the table knows about each.
+
+    See `make_sample` for the columns; CSV cells that hold lists (words, faces, captions) are JSON.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._rows = list(read_table(path))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: int) -> Sample:
+        line, row = self._rows[index]
+        file = image_of(row)
+        if file is None:
+            raise PictureError(f"{self._path}:{line}: no column named {', '.join(IMAGE_COLUMNS)}")
+        return make_sample(read_bytes(join(parent(self._path), file)), file, row)
+
+
+class ParquetSource(Source):
+    """Parquet files of another project: an `image` column (bytes, or a struct with `bytes`) and any of our columns."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self._rows = RowGroups(paths, required=("image",))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: int) -> Sample:
+        row = self._rows.read(index)
+        image = row.pop("image")
+        if isinstance(image, Mapping):
+            image, name = image.get("bytes"), image.get("path")
+        else:
+            name = row.get("path")
+        name = name or f"{index:08d}"
+        if not isinstance(image, bytes):
+            raise PictureError(f"{name}: the row holds no image bytes")
+        return make_sample(image, name, row)
+
+
+class TarSource(Source):
+    """WebDataset tars: files that share a name up to its first dot are one picture and what is known about it.
+
+    `.jpg`, `.png` and the other image suffixes hold the picture, `.txt` a caption, `.cls` a label, `.json` any columns
+    of `make_sample`. Members are read in place; nothing is extracted.
+    """
+
+    def __init__(self, paths: list[str]) -> None:
+        self._rows = [(path, key, members) for path in paths for key, members in _index_tar(path)]
+        self._open: tuple[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: int) -> Sample:
+        path, key, members = self._rows[index]
+        name = f"{PurePosixPath(path).name}/{key}"
+        row: dict[str, Any] = {}
+        image = None
+        for suffix, (offset, size) in members.items():
+            if f".{suffix}" not in (*IMAGE_SUFFIXES, ".txt", ".cls", ".json"):
+                continue
+            if size > MAX_BYTES:
+                raise PictureError(f"{name}.{suffix}: larger than {MAX_BYTES} bytes")
+            data = self._read_at(path, offset, size)
+            if f".{suffix}" in IMAGE_SUFFIXES:
+                image, name = data, f"{name}.{suffix}"
+                continue
+            text = data.decode("utf-8", errors="replace").strip()
+            if suffix == "json":
+                row |= _parse_object(text, f"{name}.json")
+            else:
+                row |= {"caption" if suffix == "txt" else "label": text}
+        if image is None:
+            raise PictureError(f"{name}: no picture beside {', '.join(sorted(members))}")
+        return make_sample(image, name, row)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": None}
+
+    def _read_at(self, path: str, offset: int, size: int) -> bytes:
+        if self._open is None or self._open[0] != path:
+            if self._open is not None:
+                self._open[1].close()
+            self._open = path, _open_tar(path)
+        self._open[1].seek(offset)
+        return self._open[1].read(size)
+
+
+def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
+    """A Sample from encoded bytes and a loose table row; other columns than these are ignored.
+
+    `words`: objects with `box` and optionally `text`, `quad`, `score`; `faces`: `box` and optionally `landmarks`,
+    `score` (or `conf`); `captions`: a list, or `caption`: a string; `label` (or `class`), `source`, `cluster`. Boxes
+    are clipped to the picture; those with nothing left are dropped.
+
+    Raises:
+        PictureError: the picture's header is unreadable, `size` contradicts it, or a word or face is malformed.
+    """
+    width, height = measure(image, path)
+    try:
+        size, words, faces = (_loads(row.get(column)) for column in ("size", "words", "faces"))
+        if size is not None and [int(side) for side in size] != [width, height]:
+            raise ValueError(f"made for {size}, but the upright picture is {[width, height]}")
+        label = row.get("label", row.get("class"))
+        return Sample(
+            image=image,
+            path=path,
+            width=width,
+            height=height,
+            words=None if words is None else list(_words(words, width, height)),
+            faces=None if faces is None else list(_faces(faces, width, height)),
+            captions=listed_captions(row),
+            label=None if label in (None, "") else str(label),
+            source=row.get("source") or None,
+            cluster=row.get("cluster") or None,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise PictureError(f"{path}: malformed annotation ({reason})") from None
+
+
+def listed_captions(row: Mapping[str, Any]) -> list[str]:
+    """The captions of a table row: a list (or its JSON text) in `captions`, or one string in either column."""
+    captions = _loads(row.get("captions") or row.get("caption")) or []
+    return [captions] if isinstance(captions, str) else [str(caption) for caption in captions]
+
+
+def _words(words: Any, width: int, height: int) -> Iterator[TextRegion]:
+    for word in words:
+        if box := clip_box(word["box"], width, height):
+            quad = _points(word.get("quad"), 4)
+            yield TextRegion(box=box, text=str(word.get("text") or ""), quad=quad, score=float(word.get("score", 1)))
+
+
+def _faces(faces: Any, width: int, height: int) -> Iterator[Face]:
+    for face in faces:
+        if box := clip_box(face["box"], width, height):
+            score = float(face.get("score", face.get("conf", 1)))
+            yield Face(box=box, landmarks=_points(face.get("landmarks"), 5), score=score)
+
+
+def _points(points: Any, count: int) -> tuple[tuple[float, float], ...] | None:
+    if points is None:
+        return None
+    if len(points) != count:
+        raise ValueError(f"{len(points)} points, expected {count}")
+    return tuple((float(x), float(y)) for x, y in points)
+
+
+def _loads(value: Any) -> Any:
+    """A list as it is, or from its JSON text in a CSV cell; an empty cell is None."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        return json.loads(value)
+    return value if value != "" else None
+
+
+def image_of(row: Mapping[str, Any]) -> str | None:
+    """The picture that a table row is about, as the table names it."""
+    return next((str(row[column]) for column in IMAGE_COLUMNS if row.get(column)), None)
+
+
+def read_table(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and row of each row of a JSONL or CSV file.
+
+    Raises:
+        DataError: not UTF-8, or a line that is not a JSON object.
+    """
+    try:
+        with fsspec.open(path, "r", encoding="utf-8-sig", newline="") as file:
+            if path.lower().endswith(".csv"):
+                reader = csv.DictReader(file)
+                yield from ((reader.line_num, row) for row in reader)
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _parse_object(line, f"{path}:{number}")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text") from None
+
+
+def _lists_images(path: str) -> bool:
+    _, first = next(read_table(path), (0, {}))
+    return image_of(first) is not None
+
+
+def _parse_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def _open_tar(path: str) -> Any:
+    """The stream of tar blocks, decompressed on the fly where the name says so."""
+    filesystem, place = fsspec.url_to_fs(path)
+    return filesystem.open(place, "rb", compression="infer")
+
+
+def _index_tar(path: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+    """Per key: suffix to offset and size of its member, in the order of the keys in the tar."""
+    keys: dict[str, dict[str, tuple[int, int]]] = {}
+    try:
+        with _open_tar(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if member.isreg() and stem and suffix:
+                    key = f"{folder}/{stem}" if folder else stem
+                    keys.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise DataError(f"{path}: not a readable tar ({error})") from None
+    return list(keys.items())

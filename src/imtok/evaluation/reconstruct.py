@@ -1,0 +1,80 @@
+"""Pictures through a tokenizer and back, at their own size."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from imtok.config import ConfigError
+from imtok.data.pictures import decode, encode, from_uint8, read_bytes, to_uint8
+from imtok.data.readers import IMAGE_SUFFIXES
+from imtok.data.sample import DataError
+from imtok.tokenizers.base import Tokenizer
+from imtok.tokenizers.catalog import load
+
+Picture = UInt8[np.ndarray, "height width 3"]
+
+
+def reconstruct(tokenizer: str, images: Iterable[Path], out: Path) -> list[Path]:
+    """Write OUT/NAME.png, and OUT/side_by_side/NAME.png with the original on the left.
+
+    A picture that cannot be read is named and left out.
+
+    Args:
+        tokenizer: a run folder, a shipped name, or another project's checkpoint.
+        images: picture files, or folders of them.
+        out: folder.
+
+    Returns:
+        The reconstructions.
+
+    Raises:
+        ConfigError: no such tokenizer, no picture, or two pictures of one name.
+    """
+    files = list(find_pictures(images))
+    names = [file.stem for file in files]
+    if not files:
+        raise ConfigError("no pictures to reconstruct")
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"two pictures are called {max(names, key=names.count)}; reconstruct their folders one by one"
+        )
+    model = load(tokenizer)
+    written = []
+    (out / "side_by_side").mkdir(parents=True, exist_ok=True)
+    for file in tqdm(files, unit="picture", disable=None):
+        try:
+            picture = decode(read_bytes(file), str(file))
+        except DataError as error:
+            tqdm.write(f"left out: {error}")
+            continue
+        drawn = reconstruct_picture(model, picture)
+        written.append(out / f"{file.stem}.png")
+        written[-1].write_bytes(encode(drawn))
+        (out / "side_by_side" / f"{file.stem}.png").write_bytes(encode(np.concatenate([picture, drawn], axis=1)))
+    return written
+
+
+def reconstruct_picture(tokenizer: Tokenizer, picture: Picture) -> Picture:
+    """One picture of any size through the tokenizer, at its own size."""
+    images = from_uint8(picture)[None].to(next(tokenizer.parameters()).device)
+    with torch.no_grad():
+        return to_uint8(tokenizer.reconstruct(images))[0]
+
+
+def find_pictures(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files, and the pictures in the folders (sorted, sub-folders included).
+
+    Raises:
+        ConfigError: a path that does not exist.
+    """
+    for path in paths:
+        if path.is_dir():
+            yield from (p for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        elif path.is_file():
+            yield path
+        else:
+            raise ConfigError(f"{path}: no such file or folder")

@@ -1,0 +1,10 @@
+"""Where mixed precision ends: networks may answer in bf16, losses are summed in more."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def widen(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The same values in fp32, or in their own type when that is wider."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

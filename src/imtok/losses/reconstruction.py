@@ -1,0 +1,84 @@
+"""Losses over whole pictures: pixels, general perceptual features, and the features of a text detector."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imtok.losses.precision import widen
+from imtok.pretrained.networks import FeatureNetwork
+
+_TINY_ENERGY = 1e-6
+"""Added to a squared feature norm: far below what networks answer, and it bounds the gradient at all-zero features."""
+
+
+def l1(
+    images: Float[Tensor, "batch 3 height width"], reconstructions: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, ""]:
+    """Mean absolute difference over pictures, channels and pixels, in [0, 2] (InsightTok, appendix E.1)."""
+    return (widen(reconstructions) - widen(images)).abs().mean()
+
+
+def l2(
+    images: Float[Tensor, "batch 3 height width"], reconstructions: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, ""]:
+    """Mean squared difference over pictures, channels and pixels, in [0, 4]."""
+    return (widen(reconstructions) - widen(images)).square().mean()
+
+
+def perceptual_distance(
+    network: FeatureNetwork,
+    images: Float[Tensor, "batch 3 height width"],
+    reconstructions: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, ""]:
+    """Distance of deep features: per layer the squared difference of channel-normalized features (InsightTok eq. 2).
+
+    Summed over channels and layers, averaged over positions and pictures.
+
+    Deviation: eq. 2 weighs channels by LPIPS's learned w_l; they belong to another VGG16 than the one at hand, so all
+    weights are 1 here, and the number is not an LPIPS.
+
+    Args:
+        network: usually `perceptual/vgg16`.
+        images: originals in [-1, 1]; no gradient flows into them.
+        reconstructions: same shape.
+    """
+    distances = [
+        (_unit(drawn) - _unit(wanted)).square().sum(1).mean((1, 2))  # batch
+        for wanted, drawn in feature_pairs(network, images, reconstructions)
+    ]
+    return torch.stack(distances).sum(0).mean()
+
+
+def ocr_perceptual(
+    network: FeatureNetwork,
+    images: Float[Tensor, "batch 3 height width"],
+    reconstructions: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, ""]:
+    """OCR-VQGAN's text loss, the control of InsightTok's Table 5: it knows no regions.
+
+    The formula of `perceptual_distance` on the features of a text detector that sees the whole picture.
+
+    Args:
+        network: usually `text_features/craft`.
+        images: originals in [-1, 1]; no gradient flows into them.
+        reconstructions: same shape.
+    """
+    return perceptual_distance(network, images, reconstructions)
+
+
+def feature_pairs(
+    network: FeatureNetwork, images: Float[Tensor, "batch 3 height width"], reconstructions: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """The network's maps of the originals, without a graph, beside those of the reconstructions.
+
+    The network may run under autocast; its answers are widened to fp32 before anybody takes a difference.
+    """
+    with torch.no_grad():
+        # Convolutions round differently in another memory layout, and a picture equal to itself shall cost exactly 0.
+        wanted = network(torch.empty_like(reconstructions, dtype=images.dtype).copy_(images))
+    drawn = network(reconstructions)
+    return [(widen(a), widen(b)) for a, b in zip(wanted, drawn, strict=True)]
+
+
+def _unit(features: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:
+    return features * (features.square().sum(1, keepdim=True) + _TINY_ENERGY).rsqrt()

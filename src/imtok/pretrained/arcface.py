@@ -1,0 +1,81 @@
+"""ArcFace's iresnet-50: the face features of InsightTok's loss, from a file of the user's own."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imtok.pretrained.faces import ARCFACE_TEMPLATE, FrozenPReLU
+from imtok.pretrained.networks import FeatureNetwork, load_named
+
+
+class ArcFace(FeatureNetwork):
+    """iresnet-50 (512-d) in the layout of insightface's arcface_torch, for aligned faces of 112 x 112.
+
+    The maps are (64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14) and (512, 7, 7).
+
+    Unverified: agrees with the original definition on random weights; trained ones could not be had here.
+    """
+
+    input_size = (112, 112)
+    template: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("template", torch.tensor(ARCFACE_TEMPLATE), persistent=False)
+        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.prelu = FrozenPReLU(64)
+        self.layer1 = _stage(64, 64, depth=3)
+        self.layer2 = _stage(64, 128, depth=4)
+        self.layer3 = _stage(128, 256, depth=14)
+        self.layer4 = _stage(256, 512, depth=3)
+        self.bn2 = nn.BatchNorm2d(512)
+        self.fc = nn.Linear(512 * 7 * 7, 512)
+        self.features = nn.BatchNorm1d(512)
+
+    def forward(self, images: Float[Tensor, "batch 3 112 112"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        """See `FeatureNetwork`; faces aligned to `template`."""
+        maps = [self.prelu(self.bn1(self.conv1(images)))]
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps.append(layer(maps[-1]))
+        return maps
+
+    def embed(self, images: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch 512"]:
+        """Identity vectors, not normalized; people are compared by the cosine."""
+        return self.features(self.fc(self.bn2(self.forward(images)[-1]).flatten(1)))
+
+
+class Block(nn.Module):
+    """Norm, convolution, norm, PReLU, convolution, norm, on a skip that is projected where the shape changes."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.prelu = FrozenPReLU(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = None
+        if stride > 1:
+            projection = nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.prelu(self.bn2(self.conv1(self.bn1(x))))
+        return self.bn3(self.conv2(y)) + (x if self.downsample is None else self.downsample(x))
+
+
+def load_arcface(weights: Path) -> ArcFace:
+    """The network with a state dict of arcface_torch's iresnet50."""
+    network = ArcFace()
+    load_named(network, weights)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _stage(channels: int, out_channels: int, depth: int) -> nn.Sequential:
+    return nn.Sequential(
+        Block(channels, out_channels, stride=2), *(Block(out_channels, out_channels, stride=1) for _ in range(depth - 1))
+    )

@@ -1,0 +1,55 @@
+"""CRAFT's backbone: features of a text detector over the whole picture, as OCR-VQGAN's global text loss uses them."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.vgg import cfgs, make_layers
+
+from imtok.pretrained.networks import FeatureNetwork, fold_batch_norms, read_tensors
+
+
+class CRAFTFeatures(FeatureNetwork):
+    """Five maps of CRAFT's VGG16 with batch norm, at 1/2, 1/4, 1/8, 1/16 and 1/16 of the picture's size.
+
+    (128, 256, 512, 512 and 1024 channels.) The decoder that makes text maps of them is left out.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        vgg = make_layers(cfgs["D"], batch_norm=True)
+        self.slices = nn.ModuleList([vgg[:12], vgg[12:19], vgg[19:29], vgg[29:39]])
+        self.slices.append(
+            nn.Sequential(
+                nn.MaxPool2d(3, stride=1, padding=1),
+                nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+                nn.Conv2d(1024, 1024, 1),
+            )
+        )
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        """See `FeatureNetwork`; any size from 16 pixels up."""
+        x = ((images + 1) / 2 - self.mean) / self.std
+        maps = []
+        for index, part in enumerate(self.slices):
+            x = part(x)
+            # In the original the next slice begins with a ReLU in place, which changes the map that was handed out.
+            x = F.relu(x) if index < 3 else x
+            maps.append(x)
+        return maps
+
+
+def load_craft(detector: Path) -> CRAFTFeatures:
+    """The backbone with the weights of the whole detector's file, whose tensors stand in the order of our layers."""
+    network = CRAFTFeatures()
+    names = network.slices.state_dict().keys()
+    backbone = [value for name, value in read_tensors(detector).items() if ".basenet." in name]
+    network.slices.load_state_dict(dict(zip(names, backbone, strict=True)))
+    return fold_batch_norms(network).to(memory_format=torch.channels_last)

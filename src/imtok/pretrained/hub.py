@@ -1,0 +1,34 @@
+"""Files of the Hugging Face hub, for networks that no package carries."""
+
+from pathlib import Path
+
+from imtok.config import ConfigError
+
+PREFIX = "hf://"
+
+
+def find_hub_file(address: str, download: bool = False) -> Path | None:
+    """The local copy of a hub file, or None when there is none.
+
+    Args:
+        address: `hf://owner/repository/path/in/repository`, with `@revision` behind the repository if wished.
+        download: ask the hub when there is no copy.
+
+    Raises:
+        ConfigError: the address cannot be read.
+        OSError: the download failed.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    owner, _, rest = address.removeprefix(PREFIX).partition("/")
+    repository, _, path = rest.partition("/")
+    name, _, revision = repository.partition("@")
+    if not (address.startswith(PREFIX) and owner and name and path):
+        raise ConfigError(f"{address}: expected hf://owner/repository/path, optionally with @revision")
+    try:
+        return Path(hf_hub_download(f"{owner}/{name}", path, revision=revision or None, local_files_only=not download))
+    except LocalEntryNotFoundError as error:
+        if download:
+            raise OSError(f"{address} could not be downloaded: {str(error).splitlines()[0]}") from None
+        return None

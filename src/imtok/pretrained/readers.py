@@ -1,0 +1,159 @@
+"""Judges that read words: EasyOCR's CRNN and Tesseract. Neither shares a family or training data with PP-OCR."""
+
+import io
+import math
+import os
+import subprocess
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from imtok.pretrained.networks import FrozenNetwork, read_tensors
+from imtok.pretrained.packages import sha256_of
+
+_CHARACTERS = (
+    "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ €ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
+_BUCKET = 32  # widths are rounded up to multiples of this, so that a batch does not change what a crop reads as
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a judge makes of a crop; the score is its own confidence in [0, 1] and 0 for an empty text."""
+
+    text: str
+    score: float
+
+
+class EasyOCRReader(FrozenNetwork):
+    """EasyOCR's english_g2: convolutions, two bidirectional LSTMs, CTC over 96 characters."""
+
+    height = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_convolution(1, 32),
+            nn.MaxPool2d(2),
+            *_convolution(32, 64),
+            nn.MaxPool2d(2),
+            *_convolution(64, 128),
+            *_convolution(128, 128),
+            nn.MaxPool2d((2, 1)),
+            *_convolution(128, 256, norm=True),
+            *_convolution(256, 256, norm=True),
+            nn.MaxPool2d((2, 1)),
+            nn.Conv2d(256, 256, 2),
+            nn.ReLU(),
+        )
+        self.sequence = nn.Sequential(Recurrent(256), Recurrent(256))
+        self.prediction = nn.Linear(256, len(_CHARACTERS) + 1)
+
+    def forward(self, lines: Float[Tensor, "batch 1 64 width"]) -> Float[Tensor, "batch steps 97"]:
+        """Class logits per step from grey lines in [-1, 1]; class 0 is CTC's blank."""
+        columns = self.features(lines).mean(2).transpose(1, 2)  # (batch, width / 4 - 1, 256)
+        return self.prediction(self.sequence(columns))
+
+    @torch.inference_mode()
+    def read(self, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Reading]:
+        """Read RGB crops of one word or line each."""
+        buckets: dict[int, list[int]] = defaultdict(list)
+        lines = [_grey_line(crop, self.height) for crop in crops]
+        for index, line in enumerate(lines):
+            buckets[line.shape[1]].append(index)
+        readings: dict[int, Reading] = {}
+        for indices in buckets.values():
+            for start in range(0, len(indices), _BATCH):
+                some = indices[start : start + _BATCH]
+                batch = torch.tensor(np.stack([lines[index] for index in some]))[:, None] / 127.5 - 1
+                for index, probabilities in zip(some, self(batch).softmax(2), strict=True):
+                    readings[index] = _decode(probabilities)
+        return [readings[index] for index in range(len(crops))]
+
+
+def load_easyocr(weights: Path) -> EasyOCRReader:
+    """The reader with EasyOCR's weights, whose tensors stand in the order of our layers."""
+    network = EasyOCRReader()
+    names = network.state_dict().keys()
+    network.load_state_dict(dict(zip(names, read_tensors(weights).values(), strict=True)))
+    return network
+
+
+class Recurrent(nn.Module):
+    """A bidirectional LSTM and a linear map back to its input's size."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(dim, dim, bidirectional=True, batch_first=True)
+        self.linear = nn.Linear(2 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.rnn(x)[0])
+
+
+class TesseractReader:
+    """Tesseract's English model by its command line, one word at a time.
+
+    Attributes:
+        name: role/name, set by the door.
+        sha256: of eng.traineddata where it can be found.
+    """
+
+    name: str = ""
+    sha256: str = ""
+
+    def __init__(self, program: Path) -> None:
+        self.program = program
+        listing = self._run(["--list-langs"], b"")  # List of available languages in "/usr/share/.../tessdata/" (2):
+        data = Path(listing.partition('"')[2].partition('"')[0]) / "eng.traineddata"
+        self.sha256 = sha256_of(data) if data.is_file() else ""
+
+    def read(self, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Reading]:
+        """Read RGB crops of one word each."""
+        return [self._read_one(crop) for crop in crops]
+
+    def _read_one(self, crop: np.ndarray) -> Reading:
+        line = np.pad(_grey_line(crop, 64), 10, mode="edge")  # it misses letters that touch the border
+        with io.BytesIO() as png:
+            Image.fromarray(line).save(png, "PNG")
+            table = self._run(["stdin", "stdout", "-l", "eng", "--psm", "8", "tsv"], png.getvalue())
+        rows = [row.split("\t") for row in table.splitlines()[1:]]
+        words = [(row[11], float(row[10]) / 100) for row in rows if len(row) == 12 and row[0] == "5" and row[11].strip()]
+        if not words:
+            return Reading("", 0.0)
+        return Reading(" ".join(text for text, _ in words), max(0.0, float(np.mean([score for _, score in words]))))
+
+    def _run(self, arguments: list[str], data: bytes) -> str:
+        environment = os.environ | {"OMP_THREAD_LIMIT": "1"}  # its threads only get into each other's way on one word
+        result = subprocess.run([str(self.program), *arguments], input=data, capture_output=True, env=environment)
+        return result.stdout.decode("utf-8", errors="replace")
+
+
+def _convolution(channels: int, out_channels: int, norm: bool = False) -> list[nn.Module]:
+    layers: list[nn.Module] = [nn.Conv2d(channels, out_channels, 3, padding=1, bias=not norm)]
+    return [*layers, nn.BatchNorm2d(out_channels), nn.ReLU()] if norm else [*layers, nn.ReLU()]
+
+
+def _grey_line(crop: np.ndarray, height: int) -> np.ndarray:
+    """The crop in grey at the given height, filled up to the right with its last column; uint8 (height, width)."""
+    picture = Image.fromarray(crop).convert("L")
+    width = max(1, math.ceil(height * picture.width / picture.height))
+    line = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+    return np.pad(line, ((0, 0), (0, -width % _BUCKET)), mode="edge")
+
+
+def _decode(probabilities: Tensor) -> Reading:
+    """Greedy CTC; the score is the mean over the steps that were kept."""
+    scores, classes = (values.tolist() for values in probabilities.max(1))
+    before = [0, *classes]
+    kept = [step for step, best in enumerate(classes) if best not in (0, before[step])]
+    text = "".join(_CHARACTERS[classes[step] - 1] for step in kept)
+    return Reading(text, float(np.mean([scores[step] for step in kept])) if kept else 0.0)

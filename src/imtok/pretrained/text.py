@@ -1,0 +1,229 @@
+"""The text detector: lines by PP-OCRv6's detector, read and split into words by its recognizer's own alignment."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+_LINE_HEIGHT = 48  # pixels that the recognizer wants
+_MIN_WIDTH = 320  # narrower lines are padded, as in training
+_MIN_SIDE, _MAX_SIDE = 16, 2000  # larger pictures are shrunk; what is then narrower than that holds no text
+_TALL = 1.5  # times as high as wide: may be a line that runs up or down
+_DOUBTFUL = 0.85  # a line that reads worse than this is tried upside down
+_MARGIN = 3.0  # pixels by which the detector's boxes exceed the type, at the size that it works on
+_LAG = 0.1  # of a character, by which CTC spikes come late
+
+
+@dataclass(frozen=True)
+class DetectedWord:
+    """A word: its corners clockwise from the text's own top left, what it says, and a confidence in [0, 1]."""
+
+    quad: Float[np.ndarray, "4 2"]
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class DetectedLine:
+    """A line of text and the words in it, at least one."""
+
+    quad: Float[np.ndarray, "4 2"]
+    text: str
+    score: float
+    words: list[DetectedWord]
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """A character that the recognizer has seen, with its centre as a share of the line's width."""
+
+    character: str
+    centre: float
+    score: float
+
+
+class PPOCRDetector:
+    """Finds and reads text in a picture. The detector runs in rapidocr, the recognizer in onnxruntime.
+
+    Attributes:
+        name: role/name, set by the door.
+        sha256: of the two files, set by the door.
+        min_score: mean confidence of its characters that a line must reach.
+    """
+
+    name: str = ""
+    sha256: str = ""
+
+    def __init__(self, detector: Path, recognizer: Path, min_score: float = 0.5) -> None:
+        from rapidocr import RapidOCR
+
+        self.min_score = min_score
+        self._detector = RapidOCR(params={"Global.log_level": "error", "Global.max_side_len": _MAX_SIDE, "Det.model_path": str(detector)})
+        self._side = self._detector.cfg.Det.limit_side_len
+        self._reader = LineReader(recognizer)
+
+    def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> list[DetectedLine]:
+        """The lines in an RGB picture, from top to bottom."""
+        short, long = sorted(image.shape[:2])
+        if short * min(1.0, _MAX_SIDE / long) < _MIN_SIDE:
+            return []
+        found = self._detector(image[:, :, ::-1], use_det=True, use_cls=False, use_rec=False)
+        if found.boxes is None:
+            return []
+        margin = _MARGIN * min(1.0, short / self._side)  # small pictures are enlarged before they are searched
+        return [
+            _line(_trim(quad, margin), glyphs)
+            for quad, glyphs in self._read(image, [np.asarray(box, np.float64) for box in found.boxes])
+            if glyphs and _score(glyphs) >= self.min_score
+        ]
+
+    def _read(self, image: np.ndarray, quads: list[np.ndarray]) -> list[tuple[np.ndarray, list[Glyph]]]:
+        """Each quad turned so that it reads best, with its characters."""
+        candidates = [[quad, *_turned(quad, (1, 3))] if _is_tall(quad) else [quad] for quad in quads]
+        best = self._best(image, candidates)
+        doubtful = [index for index, (_, glyphs) in enumerate(best) if not glyphs or _score(glyphs) < _DOUBTFUL]
+        turned = self._best(image, [_turned(best[index][0], (2,)) for index in doubtful])
+        for index, other in zip(doubtful, turned, strict=True):
+            best[index] = max(best[index], other, key=lambda reading: _score(reading[1]))
+        return best
+
+    def _best(self, image: np.ndarray, candidates: list[list[np.ndarray]]) -> list[tuple[np.ndarray, list[Glyph]]]:
+        flat = [quad for group in candidates for quad in group]
+        readings = iter(zip(flat, self._reader.read([_rectify(image, quad) for quad in flat]), strict=True))
+        return [max((next(readings) for _ in group), key=lambda reading: _score(reading[1])) for group in candidates]
+
+
+class LineReader:
+    """PP-OCRv6's recognizer on straightened lines, with the place of every character."""
+
+    def __init__(self, recognizer: Path, batch_size: int = 6) -> None:
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(recognizer, providers=["CPUExecutionProvider"])
+        alphabet = self._session.get_modelmeta().custom_metadata_map["character"].split("\n")
+        self._characters = ["", *alphabet, " "]  # class 0 is CTC's blank
+        self._batch_size = batch_size
+
+    def read(self, lines: Sequence[UInt8[np.ndarray, "48 _ 3"]]) -> list[list[Glyph]]:
+        """The characters of each line, an RGB crop of 48 pixels in height."""
+        read: list[list[Glyph]] = [[] for _ in lines]
+        order = sorted(range(len(lines)), key=lambda index: lines[index].shape[1])  # so that a batch needs little padding
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            width = max(_MIN_WIDTH, lines[batch[-1]].shape[1])
+            inputs = np.zeros((len(batch), 3, _LINE_HEIGHT, width), np.float32)
+            for row, index in enumerate(batch):
+                pixels = lines[index][:, :, ::-1].astype(np.float32) / 127.5 - 1  # BGR in [-1, 1]
+                inputs[row, :, :, : pixels.shape[1]] = pixels.transpose(2, 0, 1)
+            (probabilities,) = self._session.run(None, {"x": inputs})
+            for row, index in enumerate(batch):
+                stretch = width / lines[index].shape[1]
+                read[index] = decode_glyphs(np.asarray(probabilities)[row], self._characters, stretch)
+        return read
+
+
+def decode_glyphs(
+    probabilities: Float32[np.ndarray, "steps classes"], characters: Sequence[str], stretch: float = 1.0
+) -> list[Glyph]:
+    """Greedy CTC decoding that keeps where each character stood.
+
+    Args:
+        probabilities: per step; class 0 is the blank.
+        characters: what each class means.
+        stretch: width of the padded input over that of the line in it.
+    """
+    best = probabilities.argmax(1)
+    starts = np.flatnonzero(np.r_[True, best[1:] != best[:-1]])
+    ends = np.r_[starts[1:], len(best)]
+    return [
+        Glyph(
+            characters[best[start]],
+            min(1.0, float(start + end) / 2 / len(best) * stretch),
+            float(probabilities[start:end, best[start]].max()),
+        )
+        for start, end in zip(starts, ends, strict=True)
+        if best[start] != 0
+    ]
+
+
+def split_words(glyphs: Sequence[Glyph]) -> list[tuple[float, float, str, float]]:
+    """Words of a line as (left, right, text, score), the edges as shares of the line's width.
+
+    Spaces separate words. A word reaches half a character beyond the centres of its first and last one, a character
+    being as wide as on average in this line; neighbours that would overlap meet half way.
+    """
+    groups: list[list[Glyph]] = [[]]
+    for glyph in glyphs:
+        if glyph.character.isspace():
+            groups.append([])
+        else:
+            groups[-1].append(glyph)
+    groups = [group for group in groups if group]
+    steps = [after.centre - before.centre for group in groups for before, after in pairwise(group)]
+    width = float(np.mean(steps)) if steps else 1 / max(1, len(glyphs))
+    edges = [[group[0].centre - (0.5 + _LAG) * width, group[-1].centre + (0.5 - _LAG) * width] for group in groups]
+    for before, after in pairwise(edges):
+        if before[1] > after[0]:
+            before[1] = after[0] = (before[1] + after[0]) / 2
+    return [
+        (max(0.0, left), min(1.0, right), "".join(glyph.character for glyph in group), _score(group))
+        for (left, right), group in zip(edges, groups, strict=True)
+    ]
+
+
+def _line(quad: np.ndarray, glyphs: list[Glyph]) -> DetectedLine:
+    top_left, top_right, bottom_right, bottom_left = quad
+    top, bottom = top_right - top_left, bottom_right - bottom_left
+    words = [
+        DetectedWord(
+            np.stack([top_left + left * top, top_left + right * top, bottom_left + right * bottom, bottom_left + left * bottom]),
+            text,
+            score,
+        )
+        for left, right, text, score in split_words(glyphs)
+    ]
+    text = " ".join(word.text for word in words)
+    return DetectedLine(quad, text, _score(glyphs), words)
+
+
+def _score(glyphs: Sequence[Glyph]) -> float:
+    return float(np.mean([glyph.score for glyph in glyphs])) if glyphs else 0.0
+
+
+def _size(quad: np.ndarray) -> tuple[float, float]:
+    """Width and height of a quad, the longer of opposite sides each."""
+    sides = np.linalg.norm(quad - np.roll(quad, -1, axis=0), axis=1)
+    return float(max(sides[0], sides[2])), float(max(sides[1], sides[3]))
+
+
+def _is_tall(quad: np.ndarray) -> bool:
+    width, height = _size(quad)
+    return height >= _TALL * width
+
+
+def _turned(quad: np.ndarray, quarters: Sequence[int]) -> list[np.ndarray]:
+    """The same place, with the text's top left at another corner."""
+    return [np.roll(quad, -quarter, axis=0) for quarter in quarters]
+
+
+def _trim(quad: np.ndarray, margin: float) -> np.ndarray:
+    """Take the detector's margin off top and bottom, but never more than a fifth each."""
+    left, right = quad[3] - quad[0], quad[2] - quad[1]
+    share = min(0.2, margin / max(_size(quad)[1], 1e-6))
+    return np.stack([quad[0] + share * left, quad[1] + share * right, quad[2] - share * right, quad[3] - share * left])
+
+
+def _rectify(image: np.ndarray, quad: np.ndarray) -> np.ndarray:
+    """The quad as a straight line of text, 48 pixels high."""
+    import cv2
+
+    width, height = _size(quad)
+    columns = max(8, round(_LINE_HEIGHT * width / max(height, 1.0)))
+    corners = np.array([[0, 0], [columns, 0], [columns, _LINE_HEIGHT], [0, _LINE_HEIGHT]], np.float32)
+    warp = cv2.getPerspectiveTransform(quad.astype(np.float32), corners)
+    return cv2.warpPerspective(
+        image, warp, (columns, _LINE_HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )

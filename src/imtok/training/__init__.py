@@ -1,0 +1,1 @@
+"""From a RunConfig and pictures to a trained run folder."""

@@ -1,0 +1,110 @@
+"""Numbers of a run: metrics.jsonl, a progress line, and TensorBoard or W&B by choice."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from tqdm import tqdm
+
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError
+from imtok.layers.collective import rank
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Somebody else's logger."""
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Log numbers of a step."""
+        ...
+
+
+class TrainingLog:
+    """Averages numbers between two lines of metrics.jsonl and keeps a progress line with the time left.
+
+    All ranks have one, and all but the first are silent.
+    """
+
+    def __init__(self, folder: RunFolder, start: int, steps: int, every: int, writer: Writer | None) -> None:
+        self.folder, self.every, self.writer, self.speaks = folder, every, writer, rank() == 0
+        self.bar = tqdm(
+            total=steps, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05, disable=not self.speaks
+        )
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._since, self._steps = time.monotonic(), 0
+
+    def add(self, step: int, phase: str, rate: float, numbers: Mapping[str, float]) -> None:
+        """Take one step's numbers; `step` counts finished steps."""
+        if not self.speaks:
+            return
+        for name, value in numbers.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._steps += 1
+        self.bar.update(step - self.bar.n)
+        if step % self.every == 0 or step == self.bar.total:
+            means = {name: total / self._counts[name] for name, total in self._sums.items()}
+            seconds = (time.monotonic() - self._since) / self._steps
+            self.record(step, phase=phase, learning_rate=rate, seconds_per_step=round(seconds, 4), **means)
+            shown = {k: f"{v:.3g}" for k, v in means.items() if not k.startswith("grad_norm")}
+            self.bar.set_postfix({"phase": phase, **shown})
+            self._sums, self._counts, self._since, self._steps = {}, {}, time.monotonic(), 0
+
+    def record(self, step: int, **values: Any) -> None:
+        """Write one line."""
+        if not self.speaks:
+            return
+        self.folder.append_metrics({"step": step, **values})
+        if self.writer:
+            self.writer.write(step, {name: value for name, value in values.items() if isinstance(value, float)})
+
+    def say(self, message: str) -> None:
+        """A line above the progress line."""
+        if self.speaks:
+            self.bar.write(message)
+
+    def close(self) -> None:
+        """Leave the progress line standing."""
+        self.bar.close()
+
+
+def create_writer(kind: str, folder: RunFolder, config: Mapping[str, Any]) -> Writer | None:
+    """TensorBoard or W&B, as chosen.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if kind == "none":
+        return None
+    try:
+        return TensorBoardWriter(folder) if kind == "tensorboard" else WandbWriter(folder, config)
+    except ImportError:
+        raise ConfigError(f"training.logger: {kind} is not installed; pip install {kind}, or use none") from None
+
+
+class TensorBoardWriter:
+    """Event files in RUN/tensorboard."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder.path / "tensorboard"))
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+
+class WandbWriter:
+    """A W&B run named after the run folder. Not exercised by our tests: it needs an account."""
+
+    def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self._run = wandb.init(project="imtok", name=folder.path.name, config=dict(config), resume="allow")
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        self._run.log(dict(numbers), step=step)

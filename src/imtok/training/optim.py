@@ -1,0 +1,40 @@
+"""Optimizer, learning rate and averaged weights."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from imtok.training.run import OptimizerConfig
+
+
+def create_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters, the fused kernel on CPU and CUDA; the rate is set by `learning_rate` each step."""
+    parameters = list(parameters)
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(parameters, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=fused)
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Rate at a step of a phase: linear warm-up over `warmup_share`, then cosine (or constant).
+
+    Args:
+        config: of the optimizer.
+        step: within the phase, from 0.
+        steps: length of the phase.
+    """
+    warmup = math.ceil(config.warmup_share * steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - warmup) / max(1, steps - warmup)
+    share = config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.learning_rate * share
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy whose parameters follow `model`'s as an exponential moving average; buffers are copied as they are."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)

@@ -1,0 +1,166 @@
+"""What a training run is, as data: RunConfig and its sections."""
+
+import dataclasses
+from typing import Literal
+
+from imtok.config import ConfigError, config
+from imtok.data.loader import DataConfig
+from imtok.losses.adversarial import AdversarialKind, PatchDiscriminatorConfig
+from imtok.losses.regions import FaceLossConfig, TextLossConfig
+from imtok.tokenizers.catalog import TokenizerConfig
+from imtok.tokenizers.vqgan import VQGANConfig
+
+
+@config
+class LossConfig:
+    """Which terms weigh what (InsightTok eq. 15). A term of weight 0 is not computed and loads no network."""
+
+    l1_weight: float = 1.0
+    l2_weight: float = 0.0
+    perceptual_weight: float = 0.5
+    """gamma of eq. 1."""
+    perceptual_network: str = "perceptual/vgg16"
+    """Deviation: the paper's LPIPS weighs the layers of another VGG16 by learned weights; see `perceptual_distance`."""
+    commitment_weight: float = 0.02
+    """beta of eq. 1."""
+    adversarial_weight: float = 0.5
+    """eta of eq. 1."""
+    adversarial_kind: AdversarialKind = "hinge"
+    """The paper names none."""
+    adversarial_start: int = 0
+    """First step of the discriminator. Before it, the discriminator is neither trained nor asked."""
+    lecam_weight: float = 0.05
+    text_weight: float = 0.0
+    """alpha_1 of eq. 3."""
+    text: TextLossConfig = TextLossConfig()
+    face_weight: float = 0.0
+    """alpha_2 of eq. 3."""
+    face: FaceLossConfig = FaceLossConfig()
+    ocr_weight: float = 0.0
+    """The whole-picture loss of OCR-VQGAN, InsightTok's control in Table 5."""
+    ocr_network: str = "text_features/craft"
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each term, by the term's name."""
+        suffix = "_weight"
+        return {
+            field.name.removesuffix(suffix): getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name.endswith(suffix)
+        }
+
+
+@config
+class Phase:
+    """A stretch of training: how long, what trains, which terms weigh otherwise than in `LossConfig`."""
+
+    name: str
+    steps: int
+    trains: tuple[Literal["encoder", "quantizer", "decoder"], ...] = ("encoder", "quantizer", "decoder")
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    """By term: {"text": 1.0}."""
+    region_share: float = 0.0
+    """Share of pictures with words or faces in a batch; the rest is drawn from the others."""
+    quantize: bool = True
+    """False lets latents pass unquantized, for the first steps of a small model."""
+
+    def __post_init__(self) -> None:
+        unknown = self.weights.keys() - LossConfig().weights().keys()
+        if unknown:
+            raise ConfigError(f"phase {self.name}: no loss term is called {', '.join(sorted(unknown))}")
+        if self.steps < 1 or not 0 <= self.region_share <= 1:
+            raise ConfigError(f"phase {self.name}: steps must be at least 1 and region_share in [0, 1]")
+
+
+@config
+class OptimizerConfig:
+    """AdamW with warm-up and cosine, anew in every phase (InsightTok, appendix E.1).
+
+    Deviation: the paper says Adam with weight decay .05; it is decoupled here, since coupled decay of that size under
+    Adam would dominate the gradient.
+    """
+
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.5, 0.9)
+    weight_decay: float = 0.05
+    warmup_share: float = 0.05
+    """Share of a phase's steps with a linearly rising rate."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final_share: float = 0.0
+    """The cosine ends at this share of the learning rate."""
+
+
+@config
+class WatchdogConfig:
+    """When a run has gone wrong, and what to do then."""
+
+    action: Literal["stop", "rollback"] = "stop"
+    """`rollback` returns to the last saved state and goes on with other pictures, `max_rollbacks` times at most."""
+    max_rollbacks: int = 3
+    patience: int = 200
+    """Steps in a row that a symptom other than NaN may last."""
+    min_codebook_used: float = 0.01
+    """Share of the codes that a step uses, of those that it could use; below it, the codebook has collapsed."""
+    min_discriminator_loss: float = 0.01
+    """A discriminator below this has won: it sees through every picture and teaches nothing."""
+
+
+@config
+class TrainingConfig:
+    """The loop: phases, batch, precision, and how often to log, look and save."""
+
+    phases: tuple[Phase, ...]
+    steps: int | None = None
+    """Total length; the phases keep their proportions. None: the sum of the phases."""
+    global_batch_size: int = 512
+    micro_batch_size: int | None = None
+    """Pictures in one pass on one device; None: all of the device's share. Gradients accumulate over passes."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    max_grad_norm: float = 1.0
+    ema_decay: float | None = None
+    """Decay of the averaged weights that are saved and evaluated; None: the weights themselves."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    seed: int = 0
+    threads: int | None = None
+    """CPU threads; None: as torch decides."""
+    log_every: int = 50
+    save_every: int = 1000
+    preview_every: int = 1000
+    evaluate_every: int = 5000
+    evaluation_pictures: int = 256
+    logger: Literal["none", "tensorboard", "wandb"] = "none"
+    """Beside metrics.jsonl, which is always written."""
+    watchdog: WatchdogConfig = WatchdogConfig()
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ConfigError("training: at least one phase is needed")
+        if self.steps is not None and self.steps < len(self.phases):
+            raise ConfigError(f"training: steps = {self.steps} is less than one step for each of the phases")
+
+    def scheduled_phases(self) -> tuple[Phase, ...]:
+        """The phases with their lengths scaled to `steps`."""
+        if self.steps is None:
+            return self.phases
+        total, done, scaled = sum(p.steps for p in self.phases), 0, []
+        for index, phase in enumerate(self.phases):
+            left = len(self.phases) - index - 1  # every later phase needs a step
+            end = round(sum(p.steps for p in self.phases[: index + 1]) / total * self.steps)
+            steps = min(max(1, end - done), self.steps - done - left)
+            scaled.append(dataclasses.replace(phase, steps=steps))
+            done += steps
+        return tuple(scaled)
+
+
+@config
+class RunConfig:
+    """A whole run. A run folder holds it resolved, so that it opens again without flags."""
+
+    name: str
+    tokenizer: TokenizerConfig = VQGANConfig()
+    losses: LossConfig = LossConfig()
+    discriminator: PatchDiscriminatorConfig = PatchDiscriminatorConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig

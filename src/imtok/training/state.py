@@ -1,0 +1,42 @@
+"""Everything that exact resume needs, as flat tensors, and back."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def collect(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The state of modules (`module.NAME.…`) and optimizers (`optimizer.NAME.INDEX.…`)."""
+    state = {f"module.{name}.{key}": value for name, m in modules.items() for key, value in m.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                state[f"optimizer.{name}.{index}.{key}"] = value
+    # A copy: the state may be written while training goes on, and safetensors refuses shared memory.
+    return {key: value.detach().clone() for key, value in state.items()}
+
+
+def restore(
+    state: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> None:
+    """Put back what `collect` gave.
+
+    Raises:
+        RuntimeError: a module's state does not fit.
+    """
+    for name, module in modules.items():
+        module.load_state_dict(_below(state, f"module.{name}."))
+    for name, optimizer in optimizers.items():
+        optimizer.state.clear()
+        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            values = _below(state, f"optimizer.{name}.{index}.")
+            if values:
+                # the step counter lives where the optimizer made it: beside the parameter when fused
+                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in values.items()}
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,70 @@
+"""Looking at a run while it trains: pictures side by side, and scores on held-out ones."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from imtok.data.loader import fixed_batches
+from imtok.data.pictures import encode, to_uint8
+from imtok.data.sample import Source
+from imtok.evaluation.metrics import codebook_perplexity, codebook_usage, psnr, ssim
+from imtok.tokenizers.base import Tokenizer
+from imtok.training.run import RunConfig
+
+_PREVIEW_PICTURES = 8
+
+
+class Validation:
+    """Always the same pictures, centre cropped.
+
+    Args:
+        config: of the run.
+        data: held-out pictures, or the training pictures when there are none.
+        held_out: whether scores on them mean anything.
+    """
+
+    def __init__(self, config: RunConfig, data: str | Source, held_out: bool) -> None:
+        self.config, self.data, self.held_out = config, data, held_out
+
+    @torch.no_grad()
+    def evaluate(self, tokenizer: Tokenizer, device: torch.device) -> dict[str, float]:
+        """PSNR, SSIM, and for each codebook how much of it is used."""
+        training, scores, codes = tokenizer.training, [], []
+        tokenizer.eval()
+        settings = self.config.training
+        size = settings.micro_batch_size or min(settings.global_batch_size, 32)
+        for batch in fixed_batches(self.data, self.config.data, count=settings.evaluation_pictures, batch_size=size):
+            images = batch.images.to(device)
+            encoding = tokenizer.encode(images)
+            drawn = tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
+            original, reconstruction = _pixels(images), _pixels(drawn)
+            scores.append(torch.stack([psnr(original, reconstruction), ssim(original, reconstruction)]))
+            if encoding.codes is not None:
+                codes.append(encoding.codes.cpu())
+        tokenizer.train(training)
+        means = torch.cat(scores, dim=1).mean(1)
+        numbers = {"psnr": means[0].item(), "ssim": means[1].item()}
+        if codes:
+            usage = codebook_usage(torch.cat(codes), tokenizer.codebook_sizes)
+            perplexity = codebook_perplexity(torch.cat(codes), tokenizer.codebook_sizes)
+            for index, (used, effective) in enumerate(zip(usage, perplexity, strict=True)):
+                numbers |= {f"codebook_usage_{index}": used, f"codebook_perplexity_{index}": effective}
+        return numbers
+
+    def preview(self, tokenizer: Tokenizer, folder: Path, step: int, device: torch.device) -> Path:
+        """Originals above their reconstructions, as RUN/previews/step-00001234.png."""
+        batches = fixed_batches(self.data, self.config.data, count=_PREVIEW_PICTURES, batch_size=_PREVIEW_PICTURES)
+        images = next(batches).images.to(device)
+        training = tokenizer.training
+        drawn = tokenizer.eval().reconstruct(images)
+        tokenizer.train(training)
+        rows = torch.cat([torch.cat(list(pictures), dim=2) for pictures in (images, drawn)], dim=1)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"step-{step:08d}.png"
+        file.write_bytes(encode(to_uint8(rows)))
+        return file
+
+
+def _pixels(images: Tensor) -> Tensor:
+    return torch.from_numpy(to_uint8(images)).movedim(-1, -3)

@@ -1,0 +1,324 @@
+import io
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as skimage_data
+
+from imtok.data import annotate as module
+from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator, annotate, annotate_source
+from imtok.data.filters import KeepRules
+from imtok.data.pictures import decode, encode
+from imtok.data.readers import open_source
+from imtok.data.sample import DataError
+from imtok.data.shards import ShardReader
+from imtok.data.synthetic import SyntheticPictures
+
+PHOTO = skimage_data.coffee()[:120, :160]
+
+
+class FakeText:
+    """Says how bright the picture is, in two words of which one is a doubtful read and one lies outside."""
+
+    def detect(self, image):
+        def word(x: float, text: str, score: float):
+            quad = np.array([[x, 5], [x + 30, 8], [x + 30, 20], [x, 17]], float)
+            return SimpleNamespace(quad=quad, text=text, score=score)
+
+        words = [word(-10, f"{image.mean():.3f}", 0.9), word(60, "doubtful", 0.3), word(9000, "outside", 1.0)]
+        return [SimpleNamespace(words=words), SimpleNamespace(words=[word(50, " ", 0.9)])]
+
+
+class FakeFaces:
+    """One sure face where the picture is bright, one doubtful one everywhere."""
+
+    def detect(self, image):
+        sure = image.mean() > 100
+        boxes = np.array([[10, 10, 60, 500], [20, 20, 30, 30]], float)[: 1 + sure]
+        landmarks = np.array([[[20, 30], [40, 30], [30, 40], [22, 50], [38, 50]]] * 2, float)[: 1 + sure]
+        scores = np.array([0.95, 0.5] if sure else [0.5])
+        return SimpleNamespace(boxes=boxes, landmarks=landmarks, scores=scores)
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch):
+    fakes = {TEXT_DETECTOR: FakeText, FACE_DETECTOR: FakeFaces}
+    monkeypatch.setattr(module.pretrained, "load", lambda name: fakes[name]())
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    folder.mkdir()
+    for row in range(count):
+        picture = np.full((40, 60, 3), 20 * row % 256, np.uint8)
+        (folder / f"{row:03d}.png").write_bytes(encode(picture) if row % 5 else b"broken")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if not file.name.endswith(".partial")}
+
+
+def skipped_rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
+
+
+def test_what_detectors_find_is_written(tmp_path):
+    make_pictures(tmp_path / "in", 12)
+    done = annotate(str(tmp_path / "in"), str(tmp_path / "out"), text=True, faces=True, captions=None)
+    assert (done.rows, done.kept, done.skipped, done.dropped) == (12, 9, 3, 0)
+    samples = list(ShardReader(tmp_path / "out"))
+    assert [sample.path for sample in samples] == [f"{row:03d}.png" for row in range(12) if row % 5]
+    for row, sample in zip([row for row in range(12) if row % 5], samples, strict=True):
+        assert sample.image == (tmp_path / "in" / sample.path).read_bytes()
+        assert sample.words is not None
+        assert sample.faces is not None
+        (word,) = sample.words
+        assert (word.text, word.box) == (f"{20 * row:.3f}", (0, 5, 20, 20))  # clipped to the picture
+        assert word.quad == ((-10, 5), (20, 8), (20, 20), (-10, 17))
+        assert word.score == pytest.approx(0.9)
+        assert [face.box for face in sample.faces] == ([(10, 10, 60, 40)] if 20 * row > 100 else [])
+        assert all(face.landmarks and face.landmarks[2] == (30, 40) for face in sample.faces)
+    assert [entry["row"] for entry in skipped_rows(tmp_path / "out")] == [0, 5, 10]
+    assert skipped_rows(tmp_path / "out")[1]["reason"].startswith("005.png: not a picture")
+
+
+def test_what_nobody_asked_for_stays(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(encode(PHOTO))
+    row = {"image": "a.png", "words": [{"box": [1, 2, 3, 4], "text": "kept"}], "label": "cup", "faces": []}
+    (tmp_path / "in" / "t.jsonl").write_text(json.dumps(row))
+    annotate(str(tmp_path / "in"), str(tmp_path / "out"), faces=True, captions="a photo of a {label}")
+    (sample,) = ShardReader(tmp_path / "out")
+    assert sample.words is not None
+    assert sample.words[0].text == "kept"
+    assert sample.faces is not None
+    assert sample.captions == ["a photo of a cup"]
+    annotate(str(tmp_path / "in"), str(tmp_path / "lax"), text=True, min_text_score=0.2)
+    (sample,) = ShardReader(tmp_path / "lax")
+    assert [word.text for word in sample.words or []] == [f"{PHOTO.mean():.3f}", "doubtful"]
+
+
+def test_keep_rules_drop_pictures(tmp_path):
+    make_pictures(tmp_path / "in", 12)
+    done = annotate(str(tmp_path / "in"), str(tmp_path / "out"), faces=True, keep=("face", "min_side=30"))
+    assert (done.kept, done.dropped, done.skipped) == (5, 4, 3)
+    assert [sample.path for sample in ShardReader(tmp_path / "out")] == [f"{row:03d}.png" for row in (6, 7, 8, 9, 11)]
+    with pytest.raises(DataError, match="add --text"):
+        annotate(str(tmp_path / "in"), str(tmp_path / "other"), keep=("text",))
+
+
+def test_a_detector_that_fails_on_a_picture_is_reported(tmp_path):
+    class Fails:
+        def detect(self, image):
+            if image.mean() == 40:
+                raise RuntimeError("no such kernel\nand a trace")
+            return []
+
+    make_pictures(tmp_path / "in", 4)
+    source = open_source(str(tmp_path / "in"))
+    annotate_source(source, str(tmp_path / "out"), Annotator(text_detector=Fails()), KeepRules(()), {})
+    assert [entry["reason"] for entry in skipped_rows(tmp_path / "out")][1] == (
+        "002.png: the text detector failed (no such kernel)"
+    )
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of 1 pictures could be annotated; first: .*a\.jpg: empty file"):
+        annotate(str(tmp_path / "in"), str(tmp_path / "out"))
+
+
+def test_every_moment_of_a_kill_can_be_resumed(tmp_path, monkeypatch):
+    # At every file operation the folder is copied as a kill at that moment would leave it; each copy must resume to
+    # the files of the uninterrupted run.
+    make_pictures(tmp_path / "in", 14)
+    settings = {"text": True, "keep": ("text",), "samples_per_shard": 3}
+    moments: list[Path] = []
+    filesystem = type(fsspec.filesystem("file"))
+
+    def watch(name: str):
+        original = getattr(filesystem, name)
+
+        def watched(self, *args, **options):
+            shutil.copytree(tmp_path / "out", tmp_path / f"moment{len(moments)}")
+            moments.append(tmp_path / f"moment{len(moments)}")
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(filesystem, name, watched)
+
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context():
+        for name in ("mv", "pipe_file"):
+            watch(name)
+        annotate(str(tmp_path / "in"), str(tmp_path / "out"), **settings)
+        monkeypatch.undo()
+    monkeypatch.setattr(module.pretrained, "load", lambda name: FakeText())
+    expected = contents(tmp_path / "out")
+    assert len(expected) == 4 + 2
+    assert len(moments) > 20
+    for moment in moments:
+        annotate(str(tmp_path / "in"), str(moment), **settings)
+        assert contents(moment) == expected, moment
+
+
+CHILD = """
+import sys, time
+from types import SimpleNamespace
+from imtok.data import annotate as module
+
+class Slow:
+    def detect(self, image):
+        time.sleep(0.01)
+        quad = [[1, 2], [30, 2], [30, 9], [1, 9]]
+        return [SimpleNamespace(words=[SimpleNamespace(quad=quad, text=str(image.sum()), score=0.9)])]
+
+module.pretrained.load = lambda name: Slow()
+module.annotate(sys.argv[1], sys.argv[2], text=True, samples_per_shard=7)
+"""
+
+
+def test_sigkill_and_resume(tmp_path):
+    make_pictures(tmp_path / "in", 100)
+    run = [sys.executable, "-c", CHILD, str(tmp_path / "in"), str(tmp_path / "out")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for shards in (2, 6):
+        with subprocess.Popen(run, **quiet) as child:
+            while not (tmp_path / "out" / f"data-{shards:05d}.parquet").exists():
+                assert child.poll() is None
+                time.sleep(0.002)
+            time.sleep(random.Random(shards).uniform(0, 0.08))
+            child.send_signal(signal.SIGKILL)
+        assert child.returncode == -signal.SIGKILL
+        assert 0 < json.loads((tmp_path / "out" / "progress.json").read_text())["next_row"] < 100
+    subprocess.run(run, check=True, **quiet)
+    subprocess.run([*run[:-1], str(tmp_path / "whole")], check=True, **quiet)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert len(ShardReader(tmp_path / "out")) == 80
+
+
+def test_a_finished_run_is_left_alone_and_another_is_refused(tmp_path):
+    make_pictures(tmp_path / "in", 6)
+    source, out = str(tmp_path / "in"), str(tmp_path / "out")
+    annotate(source, out, text=True)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.parquet")}
+    assert annotate(source, out, text=True).kept == 4
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.parquet")} == before
+    with pytest.raises(DataError, match="begun with faces = False, now it is True"):
+        annotate(source, out, text=True, faces=True)
+    (tmp_path / "in" / "new.png").write_bytes(encode(PHOTO))
+    with pytest.raises(DataError, match="begun with 6 pictures, the source has 7"):
+        annotate(source, out, text=True)
+    (tmp_path / "out" / "progress.json").unlink()
+    with pytest.raises(DataError, match="holds shards of something else"):
+        annotate(source, out, text=True)
+
+
+def hostile(rng: random.Random) -> tuple[str, bytes, bool]:
+    """A kind of file, its bytes, and whether it is a picture that must be read properly."""
+
+    def save(image: Image.Image, format: str, **options) -> bytes:
+        buffer = io.BytesIO()
+        image.save(buffer, format, **options)
+        return buffer.getvalue()
+
+    photo = Image.fromarray(PHOTO).resize((rng.randrange(40, 160), rng.randrange(40, 120)))
+    exif = Image.Exif()
+    exif[274] = rng.randrange(9)
+    jpeg = save(photo, "JPEG")
+    format = rng.choice(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+    whole = save(photo, format)
+    flipped = bytearray(save(photo, "PNG"))
+    flipped[len(flipped) // 2] ^= 0xFF
+    bomb = bytearray(save(Image.new("1", (16, 16)), "PNG"))
+    bomb[16:24] = rng.choice([10_000, 50_000, 2**31 - 1]).to_bytes(4, "big") * 2
+    kinds = {
+        "truncated": (whole[: rng.randrange(20, int(len(whole) * 0.9))], False),
+        "bomb": (bytes(bomb), False),
+        "real-bomb": (save(Image.new("1", (20_000, 4_000)), "PNG"), False),
+        "text": (b"Dear reader, this is no picture." * rng.randrange(1, 50), False),
+        "html": (b"<!DOCTYPE html><html><body>404</body></html>", False),
+        "zero": (b"", False),
+        "noise": (rng.randbytes(rng.randrange(1, 5000)), False),
+        "header": (jpeg[: rng.randrange(1, 20)], False),
+        "flipped": (bytes(flipped), False),
+        "svg": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>', False),
+        "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\nshowpage\n", False),
+        "pickle": (b"\x80\x04cos\nsystem\n(S'false'\ntR.", False),
+        "one-pixel": (save(Image.new("RGB", (1, 1)), rng.choice(["PNG", "JPEG", "GIF"])), False),
+        "line": (save(Image.new("RGB", (1, rng.randrange(9, 900))), "PNG"), False),
+        "float": (save(Image.fromarray(np.ones((20, 20), np.float32)), "TIFF"), False),
+        "cmyk": (save(photo.convert("CMYK"), "JPEG"), True),
+        "sixteen": (save(Image.fromarray(np.asarray(photo)[..., 0].astype(np.uint16) * 257), "PNG"), True),
+        "alpha": (save(photo.convert("RGBA"), "PNG"), True),
+        "gray-alpha": (save(photo.convert("LA"), "PNG"), True),
+        "palette": (save(photo.convert("P"), "PNG", transparency=rng.randrange(256)), True),
+        "exif": (save(photo, "JPEG", exif=exif), True),
+        "bad-exif": (save(photo, "JPEG", exif=b"Exif\0\0" + rng.randbytes(60)), True),
+        "misnamed": (whole, True),
+        "bilevel": (save(photo.convert("1"), "PNG"), True),
+        "trailing": (jpeg + rng.randbytes(500), True),
+        "progressive": (save(photo, "JPEG", progressive=True), True),
+        "long": (save(photo.resize((20_000, 8)), "PNG"), True),
+    }
+    kind = rng.choice(list(kinds))
+    return kind, *kinds[kind]
+
+
+@pytest.mark.parametrize("container", ["folder", "zip"])
+def test_two_hundred_hostile_pictures(tmp_path, container):
+    rng = random.Random(7)
+    fine = {}
+    (tmp_path / "in").mkdir()
+    for row in range(200):
+        kind, data, is_fine = hostile(rng)
+        name = f"{row:03d}-{kind}.{rng.choice(['jpg', 'png', 'webp'])}"
+        (tmp_path / "in" / name).write_bytes(data)
+        fine[name] = is_fine
+    source = str(tmp_path / "in")
+    if container == "zip":
+        source = f"zip://::{shutil.make_archive(str(tmp_path / 'in'), 'zip', tmp_path / 'in')}"
+    done = annotate(source, str(tmp_path / "out"), text=True, faces=True)
+    read = {sample.path: sample for sample in ShardReader(tmp_path / "out")}
+    skipped = [entry["reason"] for entry in skipped_rows(tmp_path / "out")]
+    assert len(read) + len(skipped) == done.rows == 200
+    assert {name for name in fine if any(f"{name}: " in reason for reason in skipped)} | set(read) == set(fine)
+    assert all("\n" not in reason for reason in skipped)
+    assert {name for name, is_fine in fine.items() if is_fine} == set(read)
+    for path, sample in read.items():
+        assert decode(sample.image, path).shape[:2] == (sample.height, sample.width)
+        if "-cmyk" in path or "-trailing" in path:
+            shown = Image.fromarray(decode(sample.image, path)).resize((160, 120))
+            assert np.abs(np.asarray(shown, float) - PHOTO).mean() < 25
+
+
+@pytest.mark.slow
+def test_real_detectors_on_a_sign_and_a_portrait(tmp_path, monkeypatch, needs):
+    real = {TEXT_DETECTOR: needs(TEXT_DETECTOR), FACE_DETECTOR: needs(FACE_DETECTOR)}
+    monkeypatch.setattr(module.pretrained, "load", lambda name: real[name])
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "astronaut.png").write_bytes(encode(skimage_data.astronaut()))
+    signs = list(SyntheticPictures(10, seed=3, size=256, word_height=(40.0, 60.0)))
+    for row, sign in enumerate(signs):
+        (tmp_path / "in" / f"sign{row}.jpg").write_bytes(sign.image)
+    annotate(str(tmp_path / "in"), str(tmp_path / "out"), text=True, faces=True)
+    portrait, *found = ShardReader(tmp_path / "out")
+    assert portrait.faces is not None
+    (face,) = portrait.faces
+    left_eye, right_eye, nose, *_ = face.landmark_array()
+    assert np.hypot(*(left_eye - (202, 102))) < 12
+    assert np.hypot(*(right_eye - (247, 101))) < 12
+    assert left_eye[0] < nose[0] < right_eye[0]
+    read = [{word.text.casefold() for word in sample.words or []} for sample in found]
+    said = [{word.text.casefold() for word in sign.words or []} for sign in signs]
+    assert sum(bool(words & seen) for words, seen in zip(said, read, strict=True)) >= 7
+    assert all(not sample.faces for sample in found)

@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+from imtok.data.captions import make_captioner
+from imtok.data.sample import DataError, Sample
+
+
+def sample(path: str = "a/p.jpg", **known) -> Sample:
+    return Sample(image=b"", path=path, width=9, height=9, **known)
+
+
+def test_template():
+    captioner = make_captioner("a photo of a {label}")
+    assert captioner(sample(label="barn_spider")) == ["a photo of a barn spider"]
+    assert captioner(sample(label="dog", captions=["mine"])) == ["mine"]
+    assert captioner(sample()) == []
+
+
+def test_table(tmp_path):
+    rows = [
+        {"image": "a/p.jpg", "captions": ["one", "two"]},
+        {"image": "q.jpg", "caption": "three"},
+        {"image": "q.jpg", "caption": "four"},
+    ]
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    captioner = make_captioner(str(tmp_path / "c.jsonl"))
+    assert captioner(sample(captions=["old"])) == ["one", "two"]
+    assert captioner(sample("elsewhere/q.jpg")) == ["three", "four"]
+    assert captioner(sample("x.jpg", captions=["old"])) == ["old"]
+    (tmp_path / "c.csv").write_text('file,caption\na/p.jpg,"one, only"\n')
+    assert make_captioner(str(tmp_path / "c.csv"))(sample()) == ["one, only"]
+
+
+@pytest.mark.parametrize("captions", ["gone.jsonl", "a {colour} {label}", "a {label", "{}", "no field"])
+def test_neither(captions):
+    with pytest.raises(DataError, match=r"captions|caption template"):
+        make_captioner(captions)
+
+
+def test_table_without_images(tmp_path):
+    (tmp_path / "c.csv").write_text("name,caption\na,b\n")
+    with pytest.raises(DataError, match=r"c\.csv:2: names no image"):
+        make_captioner(str(tmp_path / "c.csv"))

@@ -1,0 +1,252 @@
+import csv
+import io
+import json
+import pickle
+import tarfile
+import zipfile
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage import data as skimage_data
+
+from imtok.data.pictures import PictureError, decode, encode
+from imtok.data.readers import FolderSource, ParquetSource, TableSource, TarSource, open_source
+from imtok.data.sample import DataError
+from imtok.data.shards import ShardReader, ShardWriter
+
+PHOTO = skimage_data.coffee()[:60, :80]
+JPEG = encode(PHOTO, "JPEG")
+
+
+def put(folder, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(JPEG)
+
+
+def test_folder_of_classes(tmp_path):
+    put(tmp_path, "dog/1.jpg", "dog/more/2.JPG", "cat/3.jpeg")
+    (tmp_path / "dog" / "notes.txt").write_text("no picture")
+    source = open_source(tmp_path)
+    assert isinstance(source, FolderSource)
+    assert [(s.path, s.label) for s in source] == [
+        ("cat/3.jpeg", "cat"),
+        ("dog/1.jpg", "dog"),
+        ("dog/more/2.JPG", "dog"),
+    ]
+    assert (source[0].width, source[0].height, source[0].words, source[0].faces) == (80, 60, None, None)
+    assert source[0].image == JPEG
+    assert pickle.loads(pickle.dumps(source))[1] == source[1]
+
+
+@pytest.mark.parametrize("names", [("a.jpg", "x/b.jpg", "y/c.jpg"), ("images/a.jpg", "images/b.jpg")])
+def test_folder_without_classes(tmp_path, names):
+    put(tmp_path, *names)
+    assert [s.label for s in open_source(str(tmp_path))] == [None] * len(names)
+
+
+def test_bad_picture_leaves_the_others_readable(tmp_path):
+    put(tmp_path, "a.jpg", "c.jpg")
+    (tmp_path / "b.jpg").write_text("hello")
+    source = open_source(tmp_path)
+    with pytest.raises(PictureError, match=r"b\.jpg: not a picture"):
+        source[1]
+    assert source[2].path == "c.jpg"
+
+
+QUAD = [[0, 3], [20, 3], [20, 15], [0, 15]]
+ROWS = [
+    {
+        "image": "a.jpg",
+        "size": [80, 60],
+        "words": [
+            {
+                "box": [-2, 3, 20, 15],
+                "text": "MUG",
+                "level": "word",
+                "score": 0.5,
+                "quad": [[0, 3], [20, 3], [20, 15], [0, 15]],
+            },
+            {"box": [90, 0, 99, 9], "text": "outside"},
+        ],
+        "ignore": [[1, 2, 3, 4]],
+        "label": "gt",
+        "source": "mine",
+        "cluster": "k1",
+    },
+    {"file_name": "b.jpg", "faces": [{"box": [1, 2, 30, 40], "conf": 0.25}], "class": "person", "captions": ["x", "y"]},
+    {"path": "sub/c.jpg", "caption": "one, only", "faces": []},
+]
+
+
+def check_rows(source):
+    first, second, third = source
+    assert first.words is not None
+    assert [(w.text, w.box, w.score) for w in first.words] == [("MUG", (0, 3, 20, 15), 0.5)]
+    assert first.words[0].quad == ((0, 3), (20, 3), (20, 15), (0, 15))
+    assert (first.label, first.source, first.cluster, first.faces) == ("gt", "mine", "k1", None)
+    assert second.faces is not None
+    assert (second.faces[0].box, second.faces[0].score, second.faces[0].landmarks) == ((1, 2, 30, 40), 0.25, None)
+    assert (second.label, second.captions) == ("person", ["x", "y"])
+    assert (third.path, third.captions, third.faces, third.words) == ("sub/c.jpg", ["one, only"], [], None)
+
+
+def test_jsonl_beside_images(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg", "sub/c.jpg", "unlisted.jpg")
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+    (tmp_path / "other.csv").write_text("name,price\nx,1\n")  # lists no images, so it is not meant
+    check_rows(open_source(tmp_path))
+    check_rows(open_source(tmp_path / "metadata.jsonl"))
+    (tmp_path / "second.jsonl").write_text('{"image": "a.jpg"}\n')
+    with pytest.raises(DataError, match="2 tables"):
+        open_source(tmp_path)
+
+
+def test_csv_beside_images(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg", "sub/c.jpg")
+    columns = ["image", "words", "faces", "captions", "caption", "label", "source", "cluster"]
+    with open(tmp_path / "list.csv", "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        for row in ROWS:
+            image = row.get("image") or row.get("file_name") or row.get("path")
+            cells = {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()}
+            writer.writerow(cells | {"image": image, "label": row.get("label") or row.get("class")})
+    check_rows(open_source(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"image": "a.jpg", "size": [60, 80]}, r"made for \[60, 80\]"),
+        ({"image": "a.jpg", "words": [{"text": "x"}]}, "no 'box'"),
+        ({"image": "a.jpg", "words": [{"box": [1, 2, 3]}]}, "malformed"),
+        ({"image": "a.jpg", "words": [{"box": [1, 2, float("nan"), 3]}]}, "not finite"),
+        ({"image": "a.jpg", "faces": [{"box": [1, 2, 3, 4], "landmarks": [[1, 2]]}]}, "1 points, expected 5"),
+        ({"image": "a.jpg", "words": "[{"}, "malformed"),
+        ({"image": "gone.jpg"}, "No such file"),
+        ({"picture": "a.jpg"}, "no column named"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, row, reason):
+    put(tmp_path, "a.jpg")
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(PictureError, match=reason):
+        open_source(tmp_path / "t.jsonl")[0]
+
+
+def test_bad_tables_are_named(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"image": "a.jpg"}\n{"image": \n')
+    with pytest.raises(DataError, match=r"t\.jsonl:2: not JSON"):
+        open_source(tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").write_text("[1]\n")
+    with pytest.raises(DataError, match=r"t\.jsonl:1: holds a list"):
+        open_source(tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not UTF-8"):
+        open_source(tmp_path / "t.jsonl")
+
+
+def make_tar(path, mode: str = "w") -> None:
+    members = {
+        "s/0001.jpg": JPEG,
+        "s/0001.txt": b"a mug of coffee\n",
+        "s/0001.cls": b"7",
+        "s/0001.json": json.dumps({"words": [{"box": [1, 2, 3, 4], "text": "hi"}], "source": "web"}).encode(),
+        "../../0002.png": encode(PHOTO),
+        "s/0003.txt": b"no picture",
+        "s/0004.seg.png": JPEG,
+        "s/0004.JPEG": JPEG,
+    }
+    with tarfile.open(path, mode) as tar:
+        tar.addfile(folder := tarfile.TarInfo("s"))
+        folder.type = tarfile.DIRTYPE
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(("name", "mode"), [("w.tar", "w"), ("w.tar.gz", "w:gz")])
+def test_webdataset_is_read_without_extracting(tmp_path, name, mode):
+    make_tar(tmp_path / name, mode)
+    before = sorted(tmp_path.parent.rglob("*"))
+    source = open_source(tmp_path)
+    assert isinstance(source, TarSource)
+    assert len(source) == 4
+    first = source[0]
+    assert (first.path, first.captions, first.label, first.source) == (
+        f"{name}/s/0001.jpg",
+        ["a mug of coffee"],
+        "7",
+        "web",
+    )
+    assert first.words is not None
+    assert first.words[0].text == "hi"
+    assert np.array_equal(decode(source[1].image, "x"), PHOTO)
+    with pytest.raises(PictureError, match=r"w\.tar.*0003: no picture beside txt"):
+        source[2]
+    assert source[3].image == JPEG
+    assert pickle.loads(pickle.dumps(source))[1] == source[1]
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+def test_broken_tar_is_named(tmp_path):
+    (tmp_path / "w.tar").write_bytes(b"not a tar" * 200)
+    with pytest.raises(DataError, match=r"w\.tar: not a readable tar"):
+        open_source(tmp_path)
+
+
+def test_own_and_foreign_parquet(tmp_path):
+    put(tmp_path / "p", "x/a.jpg", "y/b.jpg")
+    with ShardWriter(str(tmp_path / "own")) as writer:
+        for sample in open_source(tmp_path / "p"):
+            writer.write(sample)
+    own = open_source(tmp_path / "own")
+    assert isinstance(own, ShardReader)
+    assert list(own) == list(open_source(tmp_path / "p"))
+    structs = [{"bytes": JPEG, "path": "k.jpg"}, {"bytes": None, "path": "http"}]
+    (tmp_path / "foreign").mkdir()
+    pd.DataFrame({"image": structs, "label": [3, 4]}).to_parquet(tmp_path / "foreign" / "x.parquet")
+    foreign = open_source(tmp_path / "foreign")
+    assert isinstance(foreign, ParquetSource)
+    assert (foreign[0].path, foreign[0].label, foreign[0].width) == ("k.jpg", "3", 80)
+    with pytest.raises(PictureError, match="http: the row holds no image bytes"):
+        foreign[1]
+    pd.DataFrame({"image": [JPEG], "caption": ["c"]}).to_parquet(tmp_path / "foreign" / "x.parquet")
+    assert open_source(tmp_path / "foreign" / "x.parquet")[0].captions == ["c"]
+    pd.DataFrame({"text": ["c"]}).to_parquet(tmp_path / "foreign" / "x.parquet")
+    with pytest.raises(DataError, match="no column 'image'"):
+        open_source(tmp_path / "foreign")
+
+
+def test_zip_and_memory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for name in ("cat/1.jpg", "dog/2.jpg"):
+            archive.writestr(name, JPEG)
+    assert [s.label for s in open_source(f"zip://::{tmp_path}/z.zip")] == ["cat", "dog"]
+    assert [s.path for s in open_source(f"zip://dog::{tmp_path}/z.zip")] == ["2.jpg"]
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/test-readers/a.jpg": JPEG, "/test-readers/t.jsonl": b'{"image": "a.jpg", "label": "m"}'})
+    source = open_source("memory://test-readers")
+    assert isinstance(source, TableSource)
+    assert (source[0].path, source[0].label) == ("a.jpg", "m")
+    memory.rm("/test-readers", recursive=True)
+
+
+def test_nothing_there(tmp_path):
+    for path, reason in [("gone", "no such file"), ("", "no pictures"), ("a.xyz", "expected a folder")]:
+        (tmp_path / "a.xyz").write_text("")
+        with pytest.raises(DataError, match=reason):
+            open_source(tmp_path / path)
+
+
+def test_upright_frame(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(PHOTO).save(tmp_path / "r.jpg", exif=exif)
+    sample = open_source(tmp_path)[0]
+    assert (sample.width, sample.height) == (60, 80)

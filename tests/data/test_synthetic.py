@@ -1,0 +1,175 @@
+import collections
+import re
+
+import numpy as np
+import pytest
+
+from imtok.data import fonts, grounds
+from imtok.data.pictures import decode, encode
+from imtok.data.sample import DataError, Sample, TextRegion
+from imtok.data.shards import ShardReader
+from imtok.data.synthetic import SyntheticPictures, synthesize
+from imtok.data.vocabulary import LABELS, in_split
+
+
+@pytest.fixture(scope="module")
+def signs() -> list[Sample]:
+    return list(SyntheticPictures(150, seed=1))
+
+
+@pytest.fixture(scope="module")
+def paragraphs() -> list[Sample]:
+    return list(SyntheticPictures(15, size=256, paragraphs=True))
+
+
+def corners(word: TextRegion) -> np.ndarray:
+    x0, y0, x1, y1 = word.box
+    return np.array(word.quad or ((x0, y0), (x1, y0), (x1, y1), (x0, y1)))
+
+
+def inside(word: TextRegion, shape: tuple[int, int], grow: float) -> np.ndarray:
+    """Pixels whose centre lies in the word's quad, its edges moved outward."""
+    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
+    quad = corners(word)
+    mask = np.ones(shape, bool)
+    for start, end in zip(quad, np.roll(quad, -1, axis=0), strict=True):
+        along = (end - start) / np.linalg.norm(end - start)
+        mask &= along[0] * (y - start[1]) - along[1] * (x - start[0]) > -grow
+    return mask
+
+
+def test_same_seed_same_pictures(signs):
+    again = SyntheticPictures(150, seed=1)
+    assert [again[row] for row in (149, 3, 77)] == [signs[149], signs[3], signs[77]]
+    assert SyntheticPictures(150, seed=2)[3] != signs[3]
+
+
+def test_words_lie_inside_and_have_the_height_asked_for(signs):
+    for sample in signs:
+        picture = decode(sample.image, sample.path)
+        assert picture.shape == (128, 128, 3) == (sample.height, sample.width, 3)
+        assert sample.words
+        assert sample.faces == []
+        for word in sample.words:
+            quad = corners(word)
+            assert quad.min() >= 0
+            assert quad.max() <= 128
+            assert word.box == pytest.approx((*quad.min(0), *quad.max(0)))
+            assert 24 * 0.85 < word.height < 48 * 1.25
+            assert word.score == 1
+    assert {len(sample.words or []) for sample in signs} == {1, 2, 3}
+
+
+def test_letters_are_in_their_boxes_and_nowhere_else(monkeypatch):
+    # The same signs drawn with their letters in the colour of the board must differ inside the boxes alone.
+    pictures = SyntheticPictures(40, seed=5)
+    monkeypatch.setattr("imtok.data.synthetic.encode", lambda picture, *_, **__: encode(picture))
+    drawn = list(pictures)
+    monkeypatch.setattr("imtok.data.typesetting.SetWord.draw", lambda *_: None)
+    for sample, bare in zip(drawn, pictures, strict=True):
+        assert sample.words is not None
+        change = np.abs(decode(sample.image, "x").astype(int) - decode(bare.image, "x")).max(-1)
+        anywhere = np.zeros((128, 128), bool)
+        for word in sample.words:
+            anywhere |= inside(word, (128, 128), grow=1.0)
+        if "sign" in sample.captions[0]:  # letters straight on the ground may cast a shadow
+            assert change[~anywhere].max(initial=0) <= 40  # what a slight blur carries over the edge
+            assert (change[~anywhere] > 20).mean() < 0.003
+        for word in sample.words:
+            quad, change_inside = corners(word), change * inside(word, (128, 128), grow=0.0)
+            rows, columns = np.nonzero(change_inside > 20)
+            assert columns.min() - quad[:, 0].min() < 3.5
+            assert quad[:, 0].max() - columns.max() < 4.5
+            assert rows.min() - quad[:, 1].min() < 8  # a tilted word's own corner can be empty
+            assert quad[:, 1].max() - rows.max() < 9
+
+
+def test_captions_and_labels_say_what_is_there(signs):
+    grammar = re.compile(
+        r"(an? (?P<board>\w+) sign that says|the text) \"(?P<text>.+)\" in (?P<ink>\w+) letters (on|in front of) .+"
+    )
+    for sample in signs:
+        (caption,) = sample.captions
+        match = grammar.fullmatch(caption)
+        assert match, caption
+        assert match["text"].split() == [word.text for word in sample.words or []]
+        assert match["ink"] in grounds.COLOURS
+        assert match["board"] is None or match["board"] in grounds.COLOURS
+        assert sample.label in LABELS
+    assert len({sample.label for sample in signs}) == len(LABELS) - 1
+    assert any("in front of" in sample.captions[0] for sample in signs)
+
+
+def test_letters_have_the_colour_in_the_caption():
+    votes = collections.Counter()
+    for sample in SyntheticPictures(60, seed=9, word_height=(40.0, 48.0)):
+        picture = decode(sample.image, "x").astype(float)
+        ink = re.search(r"in (\w+) letters", sample.captions[0])
+        assert ink
+        mask = np.any([inside(word, (128, 128), -2.0) for word in sample.words or []], axis=0)
+        others = [name for name in grounds.COLOURS if name in sample.captions[0].replace(ink[0], "")]
+        names = [ink[1], *others]
+        distance = [np.linalg.norm(picture[mask] - grounds.COLOURS[name], axis=-1) for name in names]
+        nearest = np.argmin(distance, axis=0)
+        votes[bool(0.1 < (nearest == 0).mean() < 0.8)] += 1
+    assert votes[True] > 50
+
+
+def test_splits_share_no_word_and_no_typeface():
+    train, test = (SyntheticPictures(60, seed=3, split=split) for split in ("train", "test"))
+    said = {
+        source.split: {word.text.casefold() for sample in source for word in sample.words or []}
+        for source in (train, test)
+    }
+    assert not said["train"] & said["test"]
+    assert all(in_split(word, "test") for word in said["test"])
+    assert not {face.family for face in train.typefaces} & {face.family for face in test.typefaces}
+
+
+def test_paragraphs(paragraphs):
+    for sample in paragraphs:
+        words = sample.words or []
+        text = " ".join(word.text for word in words)
+        assert 100 <= len(text) <= 300
+        assert f'reads: "{text}"' in sample.captions[0]
+        assert sample.label == "paragraph"
+        picture = decode(sample.image, "x").astype(int)
+        paper = picture[0, 0]
+        outside = ~np.any([inside(word, (256, 256), 2.0) for word in words], axis=0)
+        assert np.abs(picture - paper)[outside].max() < 48  # JPEG's ringing at most: the ground is blank
+        for word in words:
+            x0, y0, x1, y1 = (int(edge) for edge in word.box)
+            assert np.abs(picture - paper)[y0:y1, x0:x1].max() > 60, word
+
+
+def test_sizes_fonts_and_grounds_of_ones_own(tmp_path):
+    (tmp_path / "p.png").write_bytes(encode(np.full((40, 40, 3), 90, np.uint8)))
+    pictures = SyntheticPictures(30, size=200, word_height=(16.0, 20.0), grounds=str(tmp_path))
+    assert pictures[0].width == 200
+    assert any("a photograph" in sample.captions[0] for sample in pictures)
+    assert all(13 < word.height < 27 for sample in pictures for word in sample.words or [])
+
+
+def test_works_without_any_font_package(monkeypatch):
+    monkeypatch.setattr(fonts, "entry_points", lambda group: ())
+    assert all(sample.words for sample in SyntheticPictures(5))
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path):
+    with pytest.raises(DataError, match="word height 50 to 20"):
+        SyntheticPictures(1, word_height=(50.0, 20.0))
+    with pytest.raises(DataError, match="no words 100 pixels high fit in pictures of 64"):
+        SyntheticPictures(1, size=64, word_height=(100.0, 120.0))[0]
+    with pytest.raises(DataError, match="a paragraph cannot be read in pictures of 48"):
+        SyntheticPictures(1, size=48, paragraphs=True)[0]
+
+
+def test_synthesize_writes_shards(tmp_path):
+    assert synthesize(str(tmp_path / "s"), count=25, seed=1, samples_per_shard=10) == 25
+    assert len(list((tmp_path / "s").iterdir())) == 3
+    written = ShardReader(tmp_path / "s")
+    for row, sample in enumerate(SyntheticPictures(25, seed=1)):
+        assert written[row].image == sample.image
+        assert [word.text for word in written[row].words or []] == [word.text for word in sample.words or []]
+    with pytest.raises(DataError, match="holds shards already"):
+        synthesize(str(tmp_path / "s"), count=1)

@@ -1,0 +1,148 @@
+"""Adversarial losses: hand-computed values, signs, independence of the batch, LeCAM on one rank and on two."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from imtok.losses.adversarial import (
+    LeCAM,
+    PatchDiscriminator,
+    PatchDiscriminatorConfig,
+    discriminator_loss,
+    generator_loss,
+)
+
+REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0])
+
+
+def test_losses_by_hand():
+    # hinge: real max(0, 1 - r) = 0, .5, 2; fake max(0, 1 + f) = 0, 1
+    assert discriminator_loss(REAL, FAKE).item() == pytest.approx(0.5 * (2.5 / 3 + 0.5))
+    assert generator_loss(FAKE).item() == pytest.approx(1.5)
+    real = sum(math.log1p(math.exp(-r)) for r in REAL.tolist()) / 3
+    fake = sum(math.log1p(math.exp(f)) for f in FAKE.tolist()) / 2
+    assert discriminator_loss(REAL, FAKE, "non_saturating").item() == pytest.approx(0.5 * (real + fake))
+    generator = sum(math.log1p(math.exp(-f)) for f in FAKE.tolist()) / 2
+    assert generator_loss(FAKE, "non_saturating").item() == pytest.approx(generator)
+
+
+@pytest.mark.parametrize("kind", ["hinge", "non_saturating"])
+def test_the_players_pull_in_opposite_directions(kind):
+    real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
+    discriminator_loss(real, fake, kind).backward()
+    assert (real.grad < 0).all()  # descent raises the logits of originals
+    assert (fake.grad > 0).all()  # and lowers those of reconstructions
+    fake.grad = None
+    generator_loss(fake, kind).backward()
+    assert (fake.grad < 0).all()  # the generator raises them
+    undecided = discriminator_loss(torch.zeros(3), torch.zeros(3), kind).item()
+    assert undecided == pytest.approx({"hinge": 1.0, "non_saturating": math.log(2)}[kind])
+
+
+def test_bf16_logits_are_summed_in_fp32():
+    logits = torch.linspace(-1, 1, 999).bfloat16()
+    expected = 0.5 * ((1 - logits.double()).clamp(min=0).mean() + (1 + logits.double()).clamp(min=0).mean())
+    assert discriminator_loss(logits, logits).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_lecam_by_hand():
+    lecam = LeCAM(decay=0.9)
+    penalty = lecam(REAL, FAKE)  # both means are 0: relu(r)^2 = 4, .25, 0 and relu(-f)^2 = 9, 0
+    assert penalty.item() == pytest.approx(4.25 / 3 + 9 / 2)
+    assert lecam(REAL, FAKE).item() == penalty.item()  # nothing moves before the update
+    lecam.update()
+    assert lecam.real_mean.item() == pytest.approx(0.1 * 1.5 / 3)
+    assert lecam.fake_mean.item() == pytest.approx(0.1 * -1.5)
+    expected = (2.15**2 + 0.65**2 + 0) / 3 + (3.05**2 + 0.05**2) / 2
+    assert lecam(REAL, FAKE).item() == pytest.approx(expected)
+
+
+def test_lecam_is_told_apart_by_update_and_not_by_micro_batches():
+    torch.manual_seed(0)
+    real, fake = torch.randn(2, 8, 1, 5, 5)
+    whole, cut = LeCAM(), LeCAM()
+    whole(real, fake)
+    for part in range(0, 8, 2):
+        cut(real[part : part + 2], fake[part : part + 2])
+    whole.update()
+    cut.update()
+    torch.testing.assert_close(cut.state_dict(), whole.state_dict())
+    assert list(whole.state_dict()) == ["real_mean", "fake_mean"]
+    before = cut.state_dict()["real_mean"].clone()
+    cut.update()  # nothing new was seen
+    with torch.no_grad():
+        cut(real, fake)  # a look, not a training step
+    cut.eval()(real, fake)
+    cut.update()
+    assert cut.real_mean == before
+
+
+def test_lecam_gradient_goes_to_both_logits():
+    real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
+    LeCAM()(real, fake).backward()
+    torch.testing.assert_close(real.grad, torch.tensor([4.0, 1.0, 0.0]) / 3)
+    torch.testing.assert_close(fake.grad, torch.tensor([-6.0, 0.0]) / 2)
+
+
+TWO_RANKS = """
+import sys, torch, torch.distributed as dist
+from imtok.losses.adversarial import LeCAM
+rank, store = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+lecam = LeCAM(decay=0.5)
+real, fake = torch.arange(6.0).view(2, 3), -torch.arange(6.0).view(2, 3)
+lecam(real[rank], fake[rank])
+lecam.update()
+print(lecam.real_mean.item(), lecam.fake_mean.item())
+dist.destroy_process_group()
+"""
+
+
+def test_lecam_means_are_those_of_all_ranks(tmp_path):
+    command = [sys.executable, "-c", TWO_RANKS]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    assert [rank.communicate(timeout=60)[0].split() for rank in ranks] == [["1.25", "-1.25"]] * 2
+
+
+def test_discriminator_has_the_papers_size_and_a_70_pixel_view():
+    discriminator = PatchDiscriminator(PatchDiscriminatorConfig())
+    assert sum(p.numel() for p in discriminator.parameters()) == 2_765_633  # 2.8M in Table 11
+    images = torch.zeros(1, 3, 256, 256)
+    assert discriminator(images).shape == (1, 1, 30, 30)
+    for module in discriminator.modules():  # GroupNorm sees everything; without it the view is local
+        if isinstance(module, torch.nn.GroupNorm):
+            module.forward = lambda x: x
+    images.requires_grad_()
+    discriminator(images)[0, 0, 15, 15].backward()
+    rows, columns = images.grad.abs().sum((0, 1)).nonzero().unbind(1)
+    assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (70, 70)
+    assert PatchDiscriminator(PatchDiscriminatorConfig())(torch.zeros(1, 3, 24, 24)).shape == (1, 1, 1, 1)
+
+
+def test_a_pictures_logits_do_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(PatchDiscriminatorConfig(base_channels=16, num_layers=2)).double()
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    together = discriminator(images)
+    alone = torch.cat([discriminator(image[None]) for image in images])
+    torch.testing.assert_close(together, alone)
+
+
+def test_a_few_steps_tell_bright_from_dark():
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(PatchDiscriminatorConfig(base_channels=16, num_layers=2))
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
+    real, fake = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32) - 1
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = discriminator_loss(discriminator(real), discriminator(fake))
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+    assert generator_loss(discriminator(fake)) > generator_loss(discriminator(real))

@@ -1,0 +1,215 @@
+"""The one loop, on rendered signs: phases, averages, resuming, stopping, starting from other runs."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from imtok import presets
+from imtok.config import ConfigError, from_dict, to_dict
+from imtok.data.synthetic import synthesize
+from imtok.tokenizers import VQGAN, load
+from imtok.training.run import Phase, RunConfig, TrainingConfig
+from imtok.training.trainer import TrainingStopped, train
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("signs")
+    synthesize(str(folder / "shards"), count=24, size=64, word_height=(12.0, 24.0))
+    return str(folder / "shards")
+
+
+def small_run(**training: object) -> RunConfig:
+    """The debug run without third-party networks: what is tested here does not depend on them."""
+    base = presets.get("insighttok-debug")
+    phases = tuple(dataclasses.replace(phase, weights={}, region_share=0.0) for phase in base.training.phases)
+    settings = {"phases": phases, "precision": "fp32", **training}
+    return dataclasses.replace(base, training=dataclasses.replace(base.training, **settings))
+
+
+def test_debug_preset_trains_every_phase_with_text_and_face_losses(signs: str, tmp_path: Path, needs) -> None:
+    needs("text_features/ppocrv6")
+    needs("face_features/mobilefacenet")
+    config = presets.get("insighttok-debug")
+    out = train(config, signs, tmp_path / "run", validation=signs)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = {line["step"]: line for line in lines if "phase" in line}
+    assert [steps[s]["phase"] for s in (1, 3, 7, 12)] == ["warm-up", "pretrain", "text-and-face", "decoder"]
+    assert "text" not in steps[6]
+    assert steps[7]["text"] > 0
+    assert "adversarial" not in steps[3]
+    assert "discriminator" in steps[4]
+    assert any("validation/psnr" in line for line in lines)
+    assert len(list((out / "previews").glob("*.png"))) >= 3
+    assert from_dict(RunConfig, json.loads((out / "config.json").read_text())) == config
+    assert isinstance(load(str(out)), VQGAN)
+
+
+def test_training_lowers_the_loss(signs: str, tmp_path: Path) -> None:
+    config = small_run(phases=(Phase(name="all", steps=60, quantize=False),), log_every=20)
+    out = train(config, signs, tmp_path / "run")
+    losses = [json.loads(line)["l1"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_decoder_phase_leaves_encoder_and_codebook_alone(signs: str, tmp_path: Path) -> None:
+    settings = {"save_every": 3, "ema_decay": None}
+    phases = (Phase(name="all", steps=3), Phase(name="decoder", steps=3, trains=("decoder",)))
+    first = small_run(phases=phases[:1], **settings)
+    both = small_run(phases=phases, **settings)
+    before = load_file(train(first, signs, tmp_path / "first") / "model.safetensors")
+    after = load_file(train(both, signs, tmp_path / "both") / "model.safetensors")
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}
+
+
+def test_saved_weights_are_the_averaged_ones(signs: str, tmp_path: Path) -> None:
+    out = train(small_run(ema_decay=0.9), signs, tmp_path / "run")
+    state = load_file(next((out / "resume").glob("step-*")) / "state.safetensors")
+    saved = load_file(out / "model.safetensors")
+    name = "decoder.conv_in.weight"
+    assert torch.equal(saved[name], state[f"module.average.module.{name}"])
+    assert not torch.equal(saved[name], state[f"module.task.tokenizer.{name}"])
+
+
+def test_two_micro_batches_equal_one_batch(signs: str, tmp_path: Path) -> None:
+    phases = (Phase(name="all", steps=3),)
+    whole = train(small_run(phases=phases), signs, tmp_path / "whole")
+    halves = train(small_run(phases=phases, micro_batch_size=2), signs, tmp_path / "halves")
+    for file in ("model.safetensors",):
+        a, b = load_file(whole / file), load_file(halves / file)
+        for name in a:
+            # Adam divides by the gradient's own size, so rounding noise shows where a gradient is nearly zero.
+            assert (a[name] - b[name]).norm() <= 2e-3 * a[name].norm() + 1e-3, name
+
+
+def logged_lines(out: Path) -> int:
+    file = out / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def run_command(config: RunConfig, signs: str, out: Path, *flags: str) -> list[str]:
+    """A training in a process of its own, with one thread, so that it may be killed."""
+    code = (
+        "import sys, json; from imtok.config import from_dict; from imtok.training.run import RunConfig\n"
+        "from imtok.training.trainer import train\n"
+        "config = from_dict(RunConfig, json.loads(sys.argv[1]))\n"
+        "train(config, sys.argv[2], sys.argv[3], resume='--resume' in sys.argv)"
+    )
+    return [sys.executable, "-c", code, json.dumps(to_dict(config)), signs, str(out), *flags]
+
+
+@pytest.mark.parametrize("killed_after", [2, 5, 9])
+def test_killed_and_resumed_run_ends_in_the_same_bits(signs: str, tmp_path: Path, killed_after: int) -> None:
+    config = small_run(save_every=2, preview_every=0, evaluate_every=0, threads=1, precision="bf16")
+    straight = train(config, signs, tmp_path / "straight")
+    out = tmp_path / "killed"
+    with subprocess.Popen(run_command(config, signs, out), stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while logged_lines(out) < killed_after:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+    resumed = train(config, signs, out, resume=True)
+    for file in ("model.safetensors", "resume/step-00000012/state.safetensors"):
+        a, b = load_file(straight / file), load_file(resumed / file)
+        assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+
+
+def test_sigterm_saves_after_the_step_at_hand(signs: str, tmp_path: Path) -> None:
+    config = small_run(phases=(Phase(name="all", steps=500),), save_every=0, preview_every=0)
+    out = tmp_path / "run"
+    with subprocess.Popen(run_command(config, signs, out), stderr=subprocess.PIPE, text=True) as process:
+        while not logged_lines(out):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert list((out / "resume").glob("step-*"))
+    assert (out / "model.safetensors").exists()
+
+
+def test_a_started_run_is_not_overwritten_and_resumes_only_with_the_same_settings(signs: str, tmp_path: Path) -> None:
+    phases = (Phase(name="all", steps=1),)
+    train(small_run(phases=phases), signs, tmp_path / "run")
+    with pytest.raises(ConfigError, match="already holds a run; give --resume"):
+        train(small_run(phases=phases), signs, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"was started with training.seed = 0, not 7"):
+        train(small_run(phases=phases, seed=7), signs, tmp_path / "run", resume=True)
+
+
+def test_fine_tuning_starts_from_another_projects_checkpoint(signs: str, tmp_path: Path) -> None:
+    checkpoint = Path(__file__).parents[1] / "tokenizers/reference/llamagen_tiny.pt"
+    foreign = load(str(checkpoint))
+    assert isinstance(foreign, VQGAN)
+    phases = (Phase(name="decoder", steps=2, trains=("decoder",)),)
+    config = dataclasses.replace(small_run(phases=phases, ema_decay=None), tokenizer=foreign.config)
+    out = train(config, signs, tmp_path / "run", init_from=str(checkpoint))
+    tuned, original = load(str(out)).weights(), foreign.weights()
+    changed = {name.split(".")[0] for name in original if not torch.equal(original[name], tuned[name])}
+    assert changed == {"decoder"}
+    with pytest.raises(ConfigError, match=r"--init-from .*do not fit"):
+        train(small_run(phases=phases), signs, tmp_path / "other", init_from=str(checkpoint))
+
+
+def test_nan_stops_the_run_and_keeps_the_state_before_it(
+    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison_from(monkeypatch, 5)
+    with pytest.raises(TrainingStopped, match=r"step 5: l1 is nan"):
+        train(small_run(save_every=2), signs, tmp_path / "run")
+    saved = load_file(tmp_path / "run/resume/step-00000004/state.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in saved.values() if tensor.is_floating_point())
+
+
+def test_rollback_goes_on_with_other_pictures(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison_from(monkeypatch, 5, once=True)
+    config = small_run(save_every=2)
+    watchdog = dataclasses.replace(config.training.watchdog, action="rollback")
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, watchdog=watchdog))
+    out = train(config, signs, tmp_path / "run")
+    state = json.loads((out / "resume/step-00000012/state.json").read_text())
+    assert state["rollbacks"] == 1
+    assert all(torch.isfinite(t).all() for t in load_file(out / "model.safetensors").values())
+
+
+def poison_from(monkeypatch: pytest.MonkeyPatch, step: int, once: bool = False) -> None:
+    """Make the l1 loss NaN from the n-th call on, or at that call alone."""
+    from imtok.training import tasks
+
+    calls, real = iter(range(1, 1000)), tasks.l1
+
+    def l1(images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        call = next(calls)
+        bad = call == step if once else call >= step
+        return real(images, drawn) * (float("nan") if bad else 1.0)
+
+    monkeypatch.setattr(tasks, "l1", l1)
+
+
+def test_steps_scale_all_phases() -> None:
+    phases = (Phase(name="a", steps=200), Phase(name="b", steps=40), Phase(name="c", steps=40))
+    for steps, expected in ((28, [20, 4, 4]), (3, [1, 1, 1]), (560, [400, 80, 80]), (None, [200, 40, 40])):
+        scaled = TrainingConfig(phases=phases, steps=steps).scheduled_phases()
+        assert [phase.steps for phase in scaled] == expected
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no loss term is called txt"):
+        Phase(name="x", steps=1, weights={"txt": 1.0})
+    with pytest.raises(ConfigError, match="less than one step for each"):
+        TrainingConfig(phases=(Phase(name="a", steps=5),) * 3, steps=2)
+    with pytest.raises(ConfigError, match="no preset is called 'insighttok-mega'"):
+        presets.get("insighttok-mega")
