@@ -64,8 +64,8 @@ def test_crop_and_warp_gradients_match_finite_differences():
     images = torch.rand(2, 3, 9, 8, dtype=torch.float64, generator=generator, requires_grad=True)
     landmarks = torch.rand(2, 5, 2, generator=generator) * 7
     regions = Regions(torch.tensor([[1.0, 2, 6, 9], [0, 0.5, 7.5, 3]]), torch.tensor([1, 0]), landmarks)
-    assert torch.autograd.gradcheck(lambda x: crop_regions(x, regions, (3, 5)), images)
-    assert torch.autograd.gradcheck(lambda x: align_faces(x, regions, ARCFACE / 14, (8, 8)), images)
+    assert torch.autograd.gradcheck(lambda x: crop_regions(x, regions, (3, 5)), images, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x: align_faces(x, regions, ARCFACE / 14, (8, 8)), images, fast_mode=True)
 
 
 def test_autocast_does_not_coarsen_crops(pictures):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import fsspec
@@ -124,7 +124,13 @@ class Progress:
     kept: int = 0
     dropped: int = 0
     skipped: int = 0
-    format_version: int = field(default=FORMAT_VERSION)
+    format_version: int = FORMAT_VERSION
+
+    def __str__(self) -> str:
+        return (
+            f"{self.next_row} of {self.rows} pictures: {self.kept} kept in {self.shards} shards, "
+            f"{self.dropped} dropped by the rules, {self.skipped} unreadable (skipped.jsonl)"
+        )
 
 
 def annotate(
@@ -145,12 +151,12 @@ def annotate(
     Unreadable pictures are left out and listed in `skipped.jsonl`.
 
     Args:
-        source: anything that `open_source` reads.
+        source: a folder of pictures, a JSONL or CSV beside pictures, WebDataset tars, or Parquet; see `open_source`.
         out: folder for the shards, `skipped.jsonl` and `progress.json`.
         text: find words with `text_detector/ppocrv6`; otherwise the source's words stay.
         faces: find faces and landmarks with `face_detector/mtcnn`; otherwise the source's faces stay.
-        captions: a table or a template; see `make_captioner`.
-        keep: rules for what is written; see `KeepRules`.
+        captions: a JSONL or CSV with an image and a caption column, or a template like "a photo of a {label}".
+        keep: rules for what is written, such as "text|face" "min_side=256"; see `KeepRules`.
         min_text_score: words that the recognizer is less sure of are dropped.
         min_face_score: faces that the detector is less sure of are dropped.
         samples_per_shard: also how much work a kill can cost.
@@ -207,11 +213,11 @@ def annotate_source(
     progress = _load_progress(out, settings, len(source))
     skipped = [entry for entry in _load_skipped(out) if entry["row"] < progress.next_row]
     first = progress.next_row
-    _save(out, progress, skipped, progress.next_row, progress.shards)
     with (
         ShardWriter(out, samples_per_shard, first_shard=progress.shards) as writer,
         tqdm(desc="annotate", total=progress.rows, initial=first, unit=" pictures") as bar,
     ):
+        _save(out, progress, skipped, first, progress.shards)
         for row in range(first, progress.rows):
             try:
                 sample, picture = _read(source, row)

@@ -1,7 +1,7 @@
 """The order in which training shows pictures: a function of seed and position, with nothing to remember.
 
 Every epoch shows each picture once. Blocks of neighbours are permuted, and a window of blocks is shuffled: reading
-stays nearly sequential, and only one window is computed at a time, wherever the position lies among how many rows.
+stays nearly sequential, and only one window is computed at a time, however many rows there are.
 """
 
 from fractions import Fraction

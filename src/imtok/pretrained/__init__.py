@@ -1,6 +1,27 @@
 """The door to third-party networks: detectors, judges, and frozen feature networks for losses."""
 
-from imtok.pretrained.door import MissingWeights, Source, WeightStatus, fetch, load, status
-from imtok.pretrained.networks import FeatureNetwork
+from imtok.pretrained.door import MissingWeights, WeightStatus, fetch, load, status
+from imtok.pretrained.faces import ARCFACE_TEMPLATE, DLIB_TEMPLATE
+from imtok.pretrained.mtcnn import DetectedFaces
+from imtok.pretrained.networks import FeatureNetwork, FrozenNetwork
+from imtok.pretrained.readers import Reading
+from imtok.pretrained.sources import SOURCES, Source
+from imtok.pretrained.text import DetectedLine, DetectedWord
 
-__all__ = ["FeatureNetwork", "MissingWeights", "Source", "WeightStatus", "fetch", "load", "status"]
+__all__ = [
+    "ARCFACE_TEMPLATE",
+    "DLIB_TEMPLATE",
+    "SOURCES",
+    "DetectedFaces",
+    "DetectedLine",
+    "DetectedWord",
+    "FeatureNetwork",
+    "FrozenNetwork",
+    "MissingWeights",
+    "Reading",
+    "Source",
+    "WeightStatus",
+    "fetch",
+    "load",
+    "status",
+]

@@ -76,6 +76,5 @@ def load_arcface(weights: Path) -> ArcFace:
 
 
 def _stage(channels: int, out_channels: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(
-        Block(channels, out_channels, stride=2), *(Block(out_channels, out_channels, stride=1) for _ in range(depth - 1))
-    )
+    rest = (Block(out_channels, out_channels, stride=1) for _ in range(depth - 1))
+    return nn.Sequential(Block(channels, out_channels, stride=2), *rest)

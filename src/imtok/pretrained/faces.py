@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.pretrained.networks import FeatureNetwork, FrozenNetwork
-from imtok.pretrained.tflite import read_constants
 from imtok.pretrained.tfjs import read_weights
+from imtok.pretrained.tflite import read_constants
 
 ARCFACE_TEMPLATE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 """Where ArcFace-type networks want the five landmarks in a picture of 112 x 112 pixels (x, y)."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torchvision.ops import nms, roi_align
+from torchvision.ops import clip_boxes_to_image, nms, roi_align
 
 from imtok.pretrained.networks import FrozenNetwork, read_tensors
 
@@ -59,7 +59,8 @@ class MTCNN(FrozenNetwork):
     def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> DetectedFaces:
         """Find the faces in an RGB picture."""
         height, width = image.shape[:2]
-        picture = (torch.tensor(image).permute(2, 0, 1)[None].float() - 127.5) / 128  # (1, 3, height, width)
+        pixels = torch.tensor(image, device=self.propose.score.weight.device)
+        picture = (pixels.permute(2, 0, 1)[None].float() - 127.5) / 128  # (1, 3, height, width)
         boxes = self._windows(picture)
 
         scores, moves, _ = self.refine(picture, boxes)
@@ -74,21 +75,20 @@ class MTCNN(FrozenNetwork):
         landmarks = boxes[:, None, :2] + points * (boxes[:, 2:] - boxes[:, :2])[:, None]  # (n, 5, 2)
         boxes = _moved(boxes, moves)
         best = _suppress_nested(boxes, scores)
-        limit = torch.tensor([width, height, width, height])
         return DetectedFaces(
-            boxes=boxes[best].clamp(min=torch.zeros(4), max=limit).numpy(),
-            landmarks=landmarks[best].numpy(),
-            scores=scores[best].numpy(),
+            boxes=clip_boxes_to_image(boxes[best], (height, width)).cpu().numpy(),
+            landmarks=landmarks[best].cpu().numpy(),
+            scores=scores[best].cpu().numpy(),
         )
 
     def _windows(self, picture: Tensor) -> Tensor:
         """Square windows (n, 4) that may hold a face."""
         height, width = picture.shape[2:]
         scale = _CELL / self.min_size
-        found_boxes, found_scores = [torch.zeros(0, 4)], [torch.zeros(0)]
+        found_boxes, found_scores = [picture.new_zeros(0, 4)], [picture.new_zeros(0)]
         while min(height, width) * scale >= _CELL:
             level = F.interpolate(picture, (int(height * scale + 1), int(width * scale + 1)), mode="area")
-            scores, moves = self.propose(level)                                       # (rows, columns), (4, ...)
+            scores, moves = self.propose(level)  # (rows, columns), (4, ...)
             row, column = (scores > self.thresholds[0]).nonzero(as_tuple=True)
             corner = torch.stack([column, row], dim=1) * _STRIDE
             boxes = torch.cat([corner, corner + _CELL], dim=1) / scale
@@ -138,14 +138,15 @@ class WindowNetwork(nn.Module):
 
     def forward(self, picture: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (n,), moves (n, 4) and points (n, 5, 2), the last two in units of the window."""
-        scores, moves, points = [torch.zeros(0)], [torch.zeros(0, 4)], [torch.zeros(0, self.num_points, 2)]
+        scores, moves = [picture.new_zeros(0)], [picture.new_zeros(0, 4)]
+        points = [picture.new_zeros(0, self.num_points, 2)]
         for some in boxes.split(_CHUNK):
             crops = roi_align(picture, [some], self.size, aligned=True)  # outside the picture lie zeros
             x = self.dense(self.trunk(crops).permute(0, 3, 2, 1).flatten(1))  # the weights want columns first
             scores.append(self.score(x).softmax(1)[:, 1])
             moves.append(self.move(x))
-            if self.points is not None:
-                points.append(self.points(x).view(-1, 2, self.num_points).transpose(1, 2))
+            if (head := self.points) is not None:
+                points.append(head(x).view(-1, 2, self.num_points).transpose(1, 2))
         return torch.cat(scores), torch.cat(moves), torch.cat(points)
 
 
@@ -189,4 +190,4 @@ def _suppress_nested(boxes: Tensor, scores: Tensor, overlap: float = 0.7) -> Ten
     for index in scores.argsort(descending=True).tolist():
         if all(share[index, other] <= overlap for other in kept):
             kept.append(index)
-    return torch.tensor(kept, dtype=torch.long)
+    return torch.tensor(kept, dtype=torch.long, device=boxes.device)

@@ -70,9 +70,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ConfigError: the file is neither, or holds something other than named tensors.
     """
     try:
-        tensors = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch, zipfile, pickle and safetensors each have their own

@@ -71,4 +71,5 @@ def assign_layers(network: nn.Module, layers: list[Layer]) -> None:
             if tuple(module.weight.shape) != layer.weight.shape:
                 raise ValueError(f"{module}: the file's weight is {layer.weight.shape}")
             module.weight.copy_(torch.tensor(layer.weight))
-            module.bias.copy_(torch.tensor(layer.bias))
+            if module.bias is not None:
+                module.bias.copy_(torch.tensor(layer.bias))

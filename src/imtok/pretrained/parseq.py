@@ -72,7 +72,7 @@ class PARSeq(FrozenNetwork):
         readings = []
         for start in range(0, len(crops), _BATCH):
             batch = torch.stack([_prepare(crop) for crop in crops[start : start + _BATCH]])
-            scores, classes = self(batch).softmax(2).max(2)
+            scores, classes = self(batch.to(self.pos_queries.device)).softmax(2).max(2)
             for row_scores, row_classes in zip(scores.tolist(), classes.tolist(), strict=True):
                 length = row_classes.index(_END) if _END in row_classes else len(row_classes)
                 text = "".join(VOCABULARY[index] for index in row_classes[:length])

@@ -111,10 +111,10 @@ class Neck(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.avg_pool2d(x, (3, 2))                                     # (batch, 384, 1, width / 8)
+        x = F.avg_pool2d(x, (3, 2))  # (batch, 384, 1, width / 8)
         shortcut, x = F.silu(self.shortcut(x)), F.silu(self.reduce(x))  # (batch, 120, 1, width / 8)
         x = x + F.silu(self.local(x))
-        x = self.norm(self.blocks(x.squeeze(2).transpose(1, 2)))        # (batch, width / 8, 120)
+        x = self.norm(self.blocks(x.squeeze(2).transpose(1, 2)))  # (batch, width / 8, 120)
         return x.transpose(1, 2).unsqueeze(2) + shortcut
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,7 @@ from torch import Tensor, nn
 from imtok.pretrained.networks import FrozenNetwork, read_tensors
 from imtok.pretrained.packages import sha256_of
 
-_CHARACTERS = (
-    "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ €ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-)
+_CHARACTERS = "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ €ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BUCKET = 32  # widths are rounded up to multiples of this, so that a batch does not change what a crop reads as
 _BATCH = 32
 
@@ -70,10 +69,11 @@ class EasyOCRReader(FrozenNetwork):
         for index, line in enumerate(lines):
             buckets[line.shape[1]].append(index)
         readings: dict[int, Reading] = {}
+        device = self.prediction.weight.device
         for indices in buckets.values():
             for start in range(0, len(indices), _BATCH):
                 some = indices[start : start + _BATCH]
-                batch = torch.tensor(np.stack([lines[index] for index in some]))[:, None] / 127.5 - 1
+                batch = torch.tensor(np.stack([lines[index] for index in some]), device=device)[:, None] / 127.5 - 1
                 for index, probabilities in zip(some, self(batch).softmax(2), strict=True):
                     readings[index] = _decode(probabilities)
         return [readings[index] for index in range(len(crops))]
@@ -118,18 +118,20 @@ class TesseractReader:
 
     def read(self, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Reading]:
         """Read RGB crops of one word each."""
-        return [self._read_one(crop) for crop in crops]
+        with ThreadPoolExecutor() as pool:  # each waits for a process of its own
+            return list(pool.map(self._read_one, crops))
 
     def _read_one(self, crop: np.ndarray) -> Reading:
         line = np.pad(_grey_line(crop, 64), 10, mode="edge")  # it misses letters that touch the border
         with io.BytesIO() as png:
             Image.fromarray(line).save(png, "PNG")
             table = self._run(["stdin", "stdout", "-l", "eng", "--psm", "8", "tsv"], png.getvalue())
-        rows = [row.split("\t") for row in table.splitlines()[1:]]
-        words = [(row[11], float(row[10]) / 100) for row in rows if len(row) == 12 and row[0] == "5" and row[11].strip()]
+        rows = [row.split("\t") for row in table.splitlines()[1:]]  # level, …, confidence in percent, text
+        words = [row for row in rows if len(row) == 12 and row[0] == "5" and row[11].strip()]
         if not words:
             return Reading("", 0.0)
-        return Reading(" ".join(text for text, _ in words), max(0.0, float(np.mean([score for _, score in words]))))
+        score = float(np.mean([float(row[10]) for row in words])) / 100
+        return Reading(" ".join(row[11] for row in words), max(0.0, score))
 
     def _run(self, arguments: list[str], data: bytes) -> str:
         environment = os.environ | {"OMP_THREAD_LIMIT": "1"}  # its threads only get into each other's way on one word

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -61,7 +62,8 @@ class PPOCRDetector:
         from rapidocr import RapidOCR
 
         self.min_score = min_score
-        self._detector = RapidOCR(params={"Global.log_level": "error", "Global.max_side_len": _MAX_SIDE, "Det.model_path": str(detector)})
+        settings = {"Global.log_level": "error", "Global.max_side_len": _MAX_SIDE, "Det.model_path": str(detector)}
+        self._detector = RapidOCR(params=settings)
         self._side = self._detector.cfg.Det.limit_side_len
         self._reader = LineReader(recognizer)
 
@@ -70,15 +72,13 @@ class PPOCRDetector:
         short, long = sorted(image.shape[:2])
         if short * min(1.0, _MAX_SIDE / long) < _MIN_SIDE:
             return []
-        found = self._detector(image[:, :, ::-1], use_det=True, use_cls=False, use_rec=False)
+        found: Any = self._detector(image[:, :, ::-1], use_det=True, use_cls=False, use_rec=False)
         if found.boxes is None:
             return []
         margin = _MARGIN * min(1.0, short / self._side)  # small pictures are enlarged before they are searched
-        return [
-            _line(_trim(quad, margin), glyphs)
-            for quad, glyphs in self._read(image, [np.asarray(box, np.float64) for box in found.boxes])
-            if glyphs and _score(glyphs) >= self.min_score
-        ]
+        readings = self._read(image, [np.asarray(box, np.float64) for box in found.boxes])
+        lines = [_line(_trim(quad, margin), glyphs) for quad, glyphs in readings]
+        return [line for line in lines if line.words and line.score >= self.min_score]
 
     def _read(self, image: np.ndarray, quads: list[np.ndarray]) -> list[tuple[np.ndarray, list[Glyph]]]:
         """Each quad turned so that it reads best, with its characters."""
@@ -110,7 +110,7 @@ class LineReader:
     def read(self, lines: Sequence[UInt8[np.ndarray, "48 _ 3"]]) -> list[list[Glyph]]:
         """The characters of each line, an RGB crop of 48 pixels in height."""
         read: list[list[Glyph]] = [[] for _ in lines]
-        order = sorted(range(len(lines)), key=lambda index: lines[index].shape[1])  # so that a batch needs little padding
+        order = sorted(range(len(lines)), key=lambda index: lines[index].shape[1])  # little padding within a batch
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
             width = max(_MIN_WIDTH, lines[batch[-1]].shape[1])
@@ -140,7 +140,7 @@ def decode_glyphs(
     ends = np.r_[starts[1:], len(best)]
     return [
         Glyph(
-            characters[best[start]],
+            str(characters[best[start]]),
             min(1.0, float(start + end) / 2 / len(best) * stretch),
             float(probabilities[start:end, best[start]].max()),
         )
@@ -175,18 +175,13 @@ def split_words(glyphs: Sequence[Glyph]) -> list[tuple[float, float, str, float]
 
 
 def _line(quad: np.ndarray, glyphs: list[Glyph]) -> DetectedLine:
-    top_left, top_right, bottom_right, bottom_left = quad
-    top, bottom = top_right - top_left, bottom_right - bottom_left
-    words = [
-        DetectedWord(
-            np.stack([top_left + left * top, top_left + right * top, bottom_left + right * bottom, bottom_left + left * bottom]),
-            text,
-            score,
-        )
-        for left, right, text, score in split_words(glyphs)
-    ]
-    text = " ".join(word.text for word in words)
-    return DetectedLine(quad, text, _score(glyphs), words)
+    top, bottom = quad[:2], quad[[3, 2]]  # each edge from left to right
+    words = []
+    for left, right, text, score in split_words(glyphs):
+        shares = np.array([[1 - left, left], [1 - right, right]])
+        corners = np.concatenate([shares @ top, (shares @ bottom)[::-1]])
+        words.append(DetectedWord(corners, text, score))
+    return DetectedLine(quad, " ".join(word.text for word in words), _score(glyphs), words)
 
 
 def _score(glyphs: Sequence[Glyph]) -> float:

@@ -18,6 +18,8 @@ class VGG16(FeatureNetwork):
     unweighted VGG16 distance, never "LPIPS".
     """
 
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         sizes = ((3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3))

@@ -59,8 +59,8 @@ class Phase:
     trains: tuple[Literal["encoder", "quantizer", "decoder"], ...] = ("encoder", "quantizer", "decoder")
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     """By term: {"text": 1.0}."""
-    region_share: float = 0.0
-    """Share of pictures with words or faces in a batch; the rest is drawn from the others."""
+    region_share: float | None = None
+    """Share of pictures with words or faces in a batch; the rest is drawn from the others. None: all pictures alike."""
     quantize: bool = True
     """False lets latents pass unquantized, for the first steps of a small model."""
 
@@ -68,7 +68,7 @@ class Phase:
         unknown = self.weights.keys() - LossConfig().weights().keys()
         if unknown:
             raise ConfigError(f"phase {self.name}: no loss term is called {', '.join(sorted(unknown))}")
-        if self.steps < 1 or not 0 <= self.region_share <= 1:
+        if self.steps < 1 or not 0 <= (self.region_share or 0) <= 1:
             raise ConfigError(f"phase {self.name}: steps must be at least 1 and region_share in [0, 1]")
 
 

@@ -1,0 +1,100 @@
+"""What a training step of the full-size InsightTok costs, and the share of the text and face losses in it.
+
+    python benchmarks/training_step.py [--preset insighttok] [--steps 3] [--batch-size 1]
+
+One face and two words a picture, as in the paper's Table 11. The pictures are noise: the cost does not depend on them.
+Each step is timed twice, with and without the two losses, in turn, so that a machine whose speed drifts treats both
+alike. Prints medians, their ratio, the parts of a step, and the peak memory of the process.
+"""
+
+import dataclasses
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import tyro
+
+from imtok import presets
+from imtok.data.loader import Batch
+from imtok.layers.crops import Regions
+from imtok.training.optim import create_optimizer
+from imtok.training.run import Phase
+from imtok.training.tasks import TokenizerTask
+
+
+def main(preset: str = "insighttok", steps: int = 3, batch_size: int = 1, perceptual: bool = True) -> None:
+    """Time training steps.
+
+    Args:
+        preset: which run.
+        steps: counted ones, after one that is not.
+        batch_size: pictures a step.
+        perceptual: with the VGG16 loss, as in the paper.
+    """
+    config = presets.get(preset)
+    if not perceptual:
+        config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, perceptual_weight=0.0))
+    task = TokenizerTask(config).train()
+    optimizers = [create_optimizer(task.parameters_of(player), config.training.optimizer) for player in task.players]
+    batch = example_batch(batch_size, config.data.crop.resolution)
+    phases = {
+        "without": Phase(name="without", steps=1),
+        "with": Phase(name="with", steps=1, weights={"text": 1.0, "face": 1.0}),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in phases}
+    for count in range(steps + 1):
+        for name, phase in phases.items():
+            task.start_phase(phase)
+            elapsed = timed(lambda: train_step(task, optimizers, batch))
+            if count:
+                seconds[name].append(elapsed)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    size = sum(tensor.numel() for tensor in task.tokenizer.weights().values()) / 1e6
+    pixels = config.data.crop.resolution
+    print(f"{preset}: {size:.1f}M, {batch_size} x {pixels}², bf16, {torch.get_num_threads()} threads, {steps} steps")
+    print(f"step without text and face losses: {medians['without']:.2f} s (median)")
+    print(f"step with them:                    {medians['with']:.2f} s (median)")
+    print(f"ratio:                             {medians['with'] / medians['without']:.3f}")
+    print(f"peak memory:                       {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+
+
+def example_batch(size: int, resolution: int) -> Batch:
+    """Noise with two words and one face in each picture."""
+    generator = torch.Generator().manual_seed(0)
+    side = float(resolution)
+    words = [[side * 0.1, side * 0.1, side * 0.5, side * 0.2], [side * 0.4, side * 0.7, side * 0.9, side * 0.85]]
+    face = [side * 0.3, side * 0.3, side * 0.7, side * 0.7]
+    points = [[0.42, 0.45], [0.58, 0.45], [0.5, 0.52], [0.44, 0.6], [0.56, 0.6]]
+    return Batch(
+        images=torch.rand(size, 3, resolution, resolution, generator=generator) * 2 - 1,
+        words=Regions(torch.tensor(words * size), torch.arange(size).repeat_interleave(2)),
+        faces=Regions(torch.tensor([face] * size), torch.arange(size), torch.tensor([points] * size) * side),
+        captions=[None] * size,
+        labels=[None] * size,
+        paths=[""] * size,
+    )
+
+
+def train_step(task: TokenizerTask, optimizers: list[torch.optim.AdamW], batch: Batch) -> None:
+    """One step of both players, as the trainer does it."""
+    for player in task.players:
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = task.losses(batch, player, 0)
+        torch.stack([task.weight(name) * value for name, value in terms.items()]).sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    task.after_step()
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Seconds that it takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

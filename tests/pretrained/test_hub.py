@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from imtok.config import ConfigError
+from imtok.pretrained.hub import find_hub_file
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_file_that_the_client_has_fetched_is_found(hub_cache: Path) -> None:
+    repository = hub_cache / "models--owner--network"
+    snapshot = repository / "snapshots" / COMMIT / "weights"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    (snapshot / "model.safetensors").write_bytes(b"tensors")
+    for address in (
+        "hf://owner/network/weights/model.safetensors",
+        f"hf://owner/network@{COMMIT}/weights/model.safetensors",
+    ):
+        found = find_hub_file(address)
+        assert found is not None
+        assert found.read_bytes() == b"tensors"
+    assert find_hub_file("hf://owner/network/other.safetensors") is None
+
+
+def test_without_a_copy_the_hub_is_asked_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repository: str, path: str, *, revision: str | None, local_files_only: bool) -> str:
+        asked.append((repository, path, revision, local_files_only))
+        if local_files_only:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
+        return "/somewhere/model.pth"
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert find_hub_file("hf://owner/network@v2/model.pth") is None
+    assert find_hub_file("hf://owner/network@v2/model.pth", download=True) == Path("/somewhere/model.pth")
+    assert asked == [("owner/network", "model.pth", "v2", True), ("owner/network", "model.pth", "v2", False)]
+
+
+@pytest.mark.parametrize("address", ["hf://owner", "hf://owner/network", "hf:///network/file", "owner/network/file"])
+def test_a_broken_address_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="expected hf://owner/repository/path"):
+        find_hub_file(address)

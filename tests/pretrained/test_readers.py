@@ -1,0 +1,57 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imtok.pretrained import Reading
+from imtok.pretrained.readers import TesseractReader
+
+WORDS = ["Hello", "WORLD", "reading", "1984", "tokenizer", "Question?"]
+
+
+@pytest.mark.parametrize("name", ["text_judge/easyocr", "text_judge/tesseract"])
+def test_rendered_words_are_read(needs, draw_word, name: str) -> None:
+    judge = needs(name)
+    readings = judge.read([draw_word(word) for word in WORDS])
+    right = sum(reading.text.lower() == word.lower() for reading, word in zip(readings, WORDS, strict=True))
+    assert right >= 5
+    assert all(0 <= reading.score <= 1 for reading in readings)
+    assert judge.read([]) == []
+
+
+def test_a_crop_reads_the_same_alone_and_in_company(needs, draw_word) -> None:
+    judge = needs("text_judge/easyocr")
+    crops = [draw_word(word, height) for word, height in zip(WORDS, (20, 31, 40, 64, 90, 25), strict=True)]
+    together = judge.read(crops)
+    for crop, reading in zip(crops, together, strict=True):
+        (alone,) = judge.read([crop])
+        assert alone.text == reading.text
+        assert alone.score == pytest.approx(reading.score, abs=1e-4)
+
+
+def test_blur_takes_the_judges_confidence(needs, draw_word) -> None:
+    judge = needs("text_judge/easyocr")
+    crop = draw_word("tokenizer")
+    tiny = crop[::8, ::8].repeat(8, 0).repeat(8, 1)
+    clear, blurred = judge.read([crop, tiny])
+    assert clear.text == "tokenizer" != blurred.text
+    assert blurred.score < clear.score
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (40, 100)])
+def test_empty_crops_are_no_trouble(needs, size) -> None:
+    (reading,) = needs("text_judge/easyocr").read([np.full((*size, 3), 255, np.uint8)])
+    assert len(reading.text) <= 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in program is a shell script")
+def test_tesseracts_table_is_understood(tmp_path: Path, draw_word) -> None:
+    program = tmp_path / "tesseract"
+    header = r"level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext\n"
+    rows = r"4\t1\t1\t1\t1\t0\t0\t0\t9\t9\t-1\t\n5\t1\t1\t1\t1\t1\t0\t0\t9\t9\t90\tgood\n5\t1\t1\t1\t1\t2\t0\t0\t9\t9\t70\tday\n"
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf '{header}{rows}'\n")
+    program.chmod(0o755)
+    assert TesseractReader(program).read([draw_word("good day")]) == [Reading("good day", pytest.approx(0.8))]
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf '{header}'\n")
+    assert TesseractReader(program).read([draw_word("")]) == [Reading("", 0.0)]

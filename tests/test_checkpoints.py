@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from imtok.checkpoints import RunFolder, load_tensors
+from imtok.config import ConfigError
+
+
+def test_resume_state_round_trips_and_older_ones_go(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for step in (5, 12):
+        run.write_resume(step, {"a": torch.arange(step), "scalar": torch.tensor(1.5)}, {"symptoms": {}})
+    assert [p.name for p in (tmp_path / "resume").iterdir()] == ["step-00000012"]
+    saved = run.read_resume()
+    assert saved is not None
+    tensors, values = saved
+    assert torch.equal(tensors["a"], torch.arange(12))
+    assert tensors["scalar"].shape == ()
+    assert values["step"] == 12
+
+
+def test_a_state_that_a_kill_left_half_written_is_passed_over(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write_resume(5, {"a": torch.zeros(1)}, {})
+    half = tmp_path / "resume" / "step-00000009.tmp"
+    half.mkdir()
+    (half / "state.safetensors").write_bytes(b"half")
+    saved = run.read_resume()
+    assert saved is not None
+    assert saved[1]["step"] == 5
+    run.write_resume(9, {"a": torch.ones(1)}, {})
+    assert [p.name for p in (tmp_path / "resume").iterdir()] == ["step-00000009"]
+
+
+def test_metrics_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        run.append_metrics({"step": step})
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 4, "l')
+    run.truncate_metrics(2)
+    assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [1, 2]
+
+
+def test_folders_that_hold_no_run_say_so(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(ConfigError, match="not a run folder"):
+        run.read_config()
+    run.write_config({"name": "x"})
+    with pytest.raises(ConfigError, match=r"no model.safetensors yet"):
+        run.read_model()
+    assert run.read_resume() is None
+
+
+def test_state_dicts_are_found_where_projects_put_them(tmp_path: Path) -> None:
+    weights = {"w": torch.ones(2)}
+    for index, content in enumerate([weights, {"model": weights}, {"state_dict": weights, "epoch": 3}]):
+        torch.save(content, tmp_path / f"{index}.pt")
+        assert list(load_tensors(tmp_path / f"{index}.pt")) == ["w"]
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ConfigError, match="holds a list"):
+        load_tensors(tmp_path / "list.pt")

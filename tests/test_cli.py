@@ -1,0 +1,78 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imtok.cli import VERBS, main
+
+
+def test_help_answers_at_once_and_without_torch() -> None:
+    code = "import sys, imtok.cli; imtok.cli.main(['--help']); assert 'torch' not in sys.modules"
+    started = time.monotonic()
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert time.monotonic() - started < 5  # about 0.1 s; a loaded machine may take longer
+    assert all(verb in shown for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [verb, "insighttok-debug", "--help"] if verb == "train" else [verb, "--help"]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    assert f"usage: imtok {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["paint"], "no verb is called 'paint'"),
+        (["train"], "which preset?"),
+        (["train", "insighttok-mega", "--data", "x", "--out", "y"], "no preset is called 'insighttok-mega'"),
+        (["train", "insighttok-debug", "--data", "absent", "--out", "OUT"], "absent"),
+        (["reconstruct", "absent", "PICTURE", "--out", "OUT"], "absent: no such run folder or checkpoint file"),
+        (["presets", "nothing"], "no preset is called 'nothing'"),
+        (["weights", "fetch", "role/nothing"], "role/nothing: no such network"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+    places = {"OUT": str(tmp_path / "out"), "PICTURE": str(tmp_path / "picture.png")}
+    assert main([places.get(argument, argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_presets_prints_one_resolved(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets", "insighttok"]) == 0
+    assert json.loads(capsys.readouterr().out)["training"]["global_batch_size"] == 512
+    assert main(["presets"]) == 0
+    assert "insighttok-nano" in capsys.readouterr().out
+
+
+def test_doctor_reports(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    assert "torch" in capsys.readouterr().out
+
+
+def test_reconstruct_writes_pictures_at_their_own_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, size in (("wide.png", (70, 33)), ("tall.jpg", (31, 65))):
+        Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"not a picture")
+    checkpoint = Path(__file__).parent / "tokenizers/reference/insighttok_tiny.pt"
+    assert main(["reconstruct", str(checkpoint), str(folder), "--out", str(tmp_path / "out")]) == 0
+    for name, size in (("wide", (70, 33)), ("tall", (31, 65)), ("side_by_side/wide", (140, 33))):
+        with Image.open(tmp_path / f"out/{name}.png") as written:
+            assert written.size == size
+    assert not (tmp_path / "out/broken.png").exists()

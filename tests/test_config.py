@@ -1,0 +1,61 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from imtok import presets
+from imtok.config import ConfigError, config, from_dict, read_json, to_dict
+from imtok.training.run import RunConfig
+
+
+@config
+class Inner:
+    size: int = 3
+    kinds: tuple[str, ...] = ("a", "b")
+
+
+@config
+class Outer:
+    inner: Inner = Inner()
+    share: float | None = None
+
+
+def test_round_trip_through_json() -> None:
+    outer = Outer(inner=Inner(size=5, kinds=("x",)), share=0.25)
+    assert from_dict(Outer, json.loads(json.dumps(to_dict(outer)))) == outer
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"inner": {"sizes": 4}}, "somewhere: inner.sizes: no such setting"),
+        ({"colour": 1}, "somewhere: colour: no such setting"),
+        ({"inner": {"size": "many"}}, "somewhere: inner.size: .*integer"),
+        ({"format_version": 99}, "somewhere: format version 99"),
+    ],
+)
+def test_what_is_not_meant_is_refused_in_one_line(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        from_dict(Outer, values, "somewhere")
+    assert "\n" not in str(caught.value)
+
+
+def test_configs_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Inner().size = 4  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "list.json").write_text("[1]")
+    for name, message in (("broken", "not JSON"), ("list", "expected a JSON object"), ("absent", "no such file")):
+        with pytest.raises(ConfigError, match=f"{name}.json: .*{message}"):
+            read_json(tmp_path / f"{name}.json")
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_survives_json(name: str) -> None:
+    preset = presets.get(name)
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(preset)))) == preset
+    assert preset.name == name

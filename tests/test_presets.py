@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from imtok import presets
+from imtok.config import ConfigError
+from imtok.tokenizers import build
+from imtok.training.tasks import TokenizerTask
+
+
+def millions(name: str) -> float:
+    with torch.device("meta"):
+        return sum(tensor.numel() for tensor in build(presets.get(name).tokenizer).weights().values()) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "factor"),
+    [
+        ("insighttok", 426.0, 16),
+        ("insighttok-65k", 426.0 + 49_152 * 256 / 1e6, 16),
+        ("insighttok-small", 111.0, 16),
+    ],
+)
+def test_sizes_are_the_papers(name: str, expected: float, factor: int) -> None:
+    assert millions(name) == pytest.approx(expected, abs=0.05)
+    assert presets.get(name).tokenizer.downsample_factor == factor
+
+
+def test_f8_has_four_times_the_tokens() -> None:
+    assert presets.get("insighttok-f8").tokenizer.downsample_factor == 8
+
+
+def test_insighttok_carries_the_values_of_appendix_e1() -> None:
+    run = presets.get("insighttok")
+    assert [(p.name, p.steps) for p in run.training.phases] == [
+        ("pretrain", 200_000),
+        ("text-and-face", 40_000),
+        ("decoder", 40_000),
+    ]
+    weights = run.losses.weights()
+    assert (weights["l1"], weights["commitment"], weights["perceptual"], weights["adversarial"]) == (1, 0.02, 0.5, 0.5)
+    assert weights["lecam"] == 0.05
+    assert [p.weights for p in run.training.phases] == [{}, {"text": 1, "face": 1}, {"text": 0.1, "face": 0.1}]
+    assert run.training.phases[2].trains == ("decoder",)
+    optimizer = run.training.optimizer
+    assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (1e-4, (0.5, 0.9), 0.05)
+    assert (optimizer.warmup_share, optimizer.schedule) == (0.05, "cosine")
+    assert (run.training.global_batch_size, run.training.max_grad_norm) == (512, 1.0)
+    assert (run.tokenizer.quantizer.codebook_size, run.tokenizer.quantizer.codebook_dim) == (16_384, 256)
+    assert run.data.crop.resolution == 256
+
+
+def test_lightweight_setup_takes_100k_steps_in_two_phases() -> None:
+    phases = presets.get("insighttok-small").training.phases
+    assert sum(phase.steps for phase in phases) == 100_000
+    assert len(phases) == 2
+
+
+@pytest.mark.parametrize("name", [name for name in presets.names() if name.endswith(("-nano", "-debug"))])
+def test_small_weights_can_be_shipped(name: str) -> None:
+    assert millions(name) * 2 <= 8  # MB in fp16
+
+
+def test_discriminator_has_the_2_8_million_of_table_11() -> None:
+    with torch.device("meta"):
+        task = TokenizerTask(presets.get("insighttok-small"))
+    assert sum(p.numel() for p in task.parameters_of("discriminator")) / 1e6 == pytest.approx(2.8, abs=0.05)
+
+
+def test_create_tokenizer_changes_the_preset() -> None:
+    tokenizer = presets.create_tokenizer("insighttok-debug", codebook_size=32, channels=32)
+    assert tokenizer.codebook_sizes == (32,)
+    with pytest.raises(ConfigError, match="insighttok-debug: codebok_size: no such setting"):
+        presets.create_tokenizer("insighttok-debug", codebok_size=32)

@@ -1,0 +1,34 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError
+from imtok.training.log import TrainingLog, create_writer
+
+
+def test_lines_hold_means_since_the_line_before(tmp_path: Path) -> None:
+    log = TrainingLog(RunFolder(tmp_path), start=0, steps=5, every=2, writer=None)
+    for step in range(1, 6):
+        log.add(step, "all", 0.1, {"l1": float(step)} | ({"text": 1.0} if step == 4 else {}))
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["l1"]) for line in lines] == [(2, 1.5), (4, 3.5), (5, 5.0)]
+    assert [line.get("text") for line in lines] == [None, 1.0, None]
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = create_writer("tensorboard", RunFolder(tmp_path), {})
+    assert writer is not None
+    writer.write(3, {"l1": 0.25})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("l1")] == [(3, 0.25)]
+
+
+def test_a_logger_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"wandb is not installed; pip install wandb, or use none"):
+        create_writer("wandb", RunFolder(tmp_path), {})

@@ -1,0 +1,110 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from imtok import presets, pretrained
+from imtok.data.loader import Batch
+from imtok.layers.crops import Regions
+from imtok.training.run import Phase
+from imtok.training.tasks import TokenizerTask
+
+
+def batch(size: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        images=torch.rand(size, 3, 64, 64, generator=generator) * 2 - 1,
+        words=Regions(torch.tensor([[4.0, 4, 40, 20]] * size), torch.arange(size)),
+        faces=Regions.empty(with_landmarks=True),
+        captions=[None] * size,
+        labels=[None] * size,
+        paths=[""] * size,
+    )
+
+
+def task(**losses: float) -> TokenizerTask:
+    torch.manual_seed(0)
+    config = presets.get("insighttok-debug")
+    settings = {"adversarial_weight": 0.0, "adversarial_start": 0, **losses}
+    return TokenizerTask(dataclasses.replace(config, losses=dataclasses.replace(config.losses, **settings))).train()
+
+
+def test_terms_of_weight_zero_are_not_computed_and_load_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refuse(name: str) -> None:
+        asked.append(name)
+        raise pretrained.MissingWeights(name)
+
+    monkeypatch.setattr(pretrained, "load", refuse)
+    plain = task()
+    plain.start_phase(Phase(name="plain", steps=1))
+    assert set(plain.losses(batch(), "tokenizer", 0)) == {"l1", "commitment"}
+    assert asked == []
+    with pytest.raises(pretrained.MissingWeights):
+        plain.start_phase(Phase(name="text", steps=1, weights={"text": 1.0}))
+    assert asked == ["text_features/ppocrv6"]
+
+
+def gradients(of: TokenizerTask, player: str) -> list[Tensor | None]:
+    return [p.grad for p in of.parameters_of(player)]
+
+
+def test_each_player_has_gradients_of_its_own_losses_only() -> None:
+    both = task(adversarial_weight=0.5)
+    both.start_phase(Phase(name="all", steps=1))
+    torch.stack(list(both.losses(batch(), "tokenizer", 0).values())).sum().backward()
+    assert all(g is None for g in gradients(both, "discriminator"))
+    assert all(g is not None for g in gradients(both, "tokenizer"))
+    before = [g.clone() for g in gradients(both, "tokenizer") if g is not None]
+    torch.stack(list(both.losses(batch(), "discriminator", 0).values())).sum().backward()
+    assert all(g is not None for g in gradients(both, "discriminator"))
+    assert all(torch.equal(a, b) for a, b in zip(before, gradients(both, "tokenizer"), strict=True) if b is not None)
+
+
+def test_the_discriminator_rests_before_its_start() -> None:
+    late = task(adversarial_weight=0.5, adversarial_start=10)
+    late.start_phase(Phase(name="all", steps=20))
+    assert "adversarial" not in late.losses(batch(), "tokenizer", 9)
+    assert late.losses(batch(), "discriminator", 9) == {}
+    assert "adversarial" in late.losses(batch(), "tokenizer", 10)
+    assert set(late.losses(batch(), "discriminator", 10)) == {"discriminator", "lecam"}
+
+
+def test_a_phase_freezes_what_it_does_not_train() -> None:
+    frozen = task()
+    frozen.start_phase(Phase(name="decoder", steps=1, trains=("decoder",)))
+    codebook = frozen.tokenizer.state_dict()["quantizer.codebook"].clone()
+    terms = frozen.losses(batch(), "tokenizer", 0)
+    torch.stack(list(terms.values())).sum().backward()
+    trained = {name.split(".")[0] for name, p in frozen.tokenizer.named_parameters() if p.grad is not None}
+    assert trained == {"decoder"}
+    frozen.after_step()
+    assert torch.equal(frozen.tokenizer.state_dict()["quantizer.codebook"], codebook)
+
+
+@pytest.mark.slow
+def test_compiled_parts_compute_the_same() -> None:
+    plain, compiled = task(), task()
+    compiled.tokenizer.compile_parts()
+    for one in (plain, compiled):
+        one.start_phase(Phase(name="all", steps=1))
+    a, b = (one.losses(batch(), "tokenizer", 0) for one in (plain, compiled))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_step_on_the_gpu() -> None:
+    from imtok.training.devices import best_device
+
+    device = best_device()
+    assert device.type in ("cuda", "mps")
+    moved = task(adversarial_weight=0.5).to(device)
+    moved.start_phase(Phase(name="all", steps=1))
+    for player in moved.players:
+        terms = moved.losses(batch().to(device), player, 0)
+        assert all(torch.isfinite(value) for value in terms.values())
+        torch.stack(list(terms.values())).sum().backward()
+    moved.after_step()
