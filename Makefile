@@ -26,7 +26,7 @@ clean:
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[networks]'
+	$(BIN)/python -m pip install --quiet --editable '.[networks,fonts]'
 	touch $@
 
 .venv/dev: .venv/installed

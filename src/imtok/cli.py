@@ -42,7 +42,7 @@ def annotate(argv: Sequence[str]) -> None:
     """Find words and faces in pictures: imtok annotate SRC OUT [--text] [--faces] [--captions …] [--keep …]."""
     from imtok.data.annotate import annotate
 
-    _call(annotate, argv, "annotate", tyro.conf.PositionalRequiredArgs)
+    print(_call(annotate, argv, "annotate", tyro.conf.PositionalRequiredArgs))
 
 
 def train(argv: Sequence[str]) -> None:
@@ -160,6 +160,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _call(function: Callable[..., Any], argv: Sequence[str], program: str, *markers: Any) -> None:
+def _call(function: Callable[..., Any], argv: Sequence[str], program: str, *markers: Any) -> Any:
     config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff, *markers)
-    tyro.cli(function, args=list(argv), prog=f"imtok {program}", config=config)
+    return tyro.cli(function, args=list(argv), prog=f"imtok {program}", config=config)

@@ -97,22 +97,24 @@ def insighttok_nano() -> RunConfig:
             face=FaceLossConfig(layer_scale="energy"),
         ),
         discriminator=PatchDiscriminatorConfig(base_channels=32),
-        data=DataConfig(crop=CropConfig(resolution=128, word_height=(24.0, 48.0))),
+        data=DataConfig(
+            crop=CropConfig(resolution=128, word_height=(24.0, 48.0), face_size=(48.0, 112.0)), max_words=2, max_faces=1
+        ),
         training=TrainingConfig(
             phases=(
-                Phase(name="warm-up", steps=300, quantize=False, region_share=0.5),
-                Phase(name="pretrain", steps=6000, region_share=0.5),
-                Phase(name="text-and-face", steps=2000, weights={"text": 1.0, "face": 1.0}, region_share=0.8),
+                Phase(name="warm-up", steps=300, quantize=False, region_share=0.6),
+                Phase(name="pretrain", steps=3700, region_share=0.6),
+                Phase(name="text-and-face", steps=1000, weights={"text": 1.0, "face": 1.0}, region_share=0.8),
                 Phase(
                     name="decoder",
-                    steps=500,
+                    steps=200,
                     trains=("decoder",),
                     weights={"text": 0.1, "face": 0.1},
                     region_share=0.8,
                 ),
             ),
             global_batch_size=16,
-            optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.0, final_share=0.1),
+            optimizer=OptimizerConfig(learning_rate=8e-4, betas=(0.9, 0.99), weight_decay=0.0, final_share=0.1),
             ema_decay=0.999,
             save_every=250,
             preview_every=500,

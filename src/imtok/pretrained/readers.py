@@ -22,6 +22,7 @@ from imtok.pretrained.packages import sha256_of
 _CHARACTERS = "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ €ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BUCKET = 32  # widths are rounded up to multiples of this, so that a batch does not change what a crop reads as
 _BATCH = 32
+_MAX_RATIO = 40  # of width to height; longer crops are squeezed, since no line is that long
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _convolution(channels: int, out_channels: int, norm: bool = False) -> list[n
 def _grey_line(crop: np.ndarray, height: int) -> np.ndarray:
     """The crop in grey at the given height, filled up to the right with its last column; uint8 (height, width)."""
     picture = Image.fromarray(crop).convert("L")
-    width = max(1, math.ceil(height * picture.width / picture.height))
+    width = max(1, math.ceil(height * min(_MAX_RATIO, picture.width / picture.height)))
     line = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
     return np.pad(line, ((0, 0), (0, -width % _BUCKET)), mode="edge")
 

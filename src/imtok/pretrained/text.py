@@ -46,6 +46,10 @@ class Glyph:
     score: float
 
 
+Reading = tuple[np.ndarray, list[Glyph]]
+"""A line's corners, turned so that it reads from left to right, and its characters."""
+
+
 class PPOCRDetector:
     """Finds and reads text in a picture. The detector runs in rapidocr, the recognizer in onnxruntime.
 
@@ -80,20 +84,32 @@ class PPOCRDetector:
         lines = [_line(_trim(quad, margin), glyphs) for quad, glyphs in readings]
         return [line for line in lines if line.words and line.score >= self.min_score]
 
-    def _read(self, image: np.ndarray, quads: list[np.ndarray]) -> list[tuple[np.ndarray, list[Glyph]]]:
+    def _read(self, image: np.ndarray, quads: list[np.ndarray]) -> list[Reading]:
         """Each quad turned so that it reads best, with its characters."""
         candidates = [[quad, *_turned(quad, (1, 3))] if _is_tall(quad) else [quad] for quad in quads]
         best = self._best(image, candidates)
-        doubtful = [index for index, (_, glyphs) in enumerate(best) if not glyphs or _score(glyphs) < _DOUBTFUL]
-        turned = self._best(image, [_turned(best[index][0], (2,)) for index in doubtful])
-        for index, other in zip(doubtful, turned, strict=True):
-            best[index] = max(best[index], other, key=lambda reading: _score(reading[1]))
+        certain = {index for index, (_, glyphs) in enumerate(best) if _score(glyphs) >= _DOUBTFUL}
+        if self._turn_over(image, best, set(range(len(best))) - certain):
+            self._turn_over(image, best, certain)  # where one line stands on its head the others may do so too
         return best
 
-    def _best(self, image: np.ndarray, candidates: list[list[np.ndarray]]) -> list[tuple[np.ndarray, list[Glyph]]]:
+    def _turn_over(self, image: np.ndarray, best: list[Reading], indices: set[int]) -> bool:
+        """Replace the readings that are better upside down; whether there were any."""
+        order = sorted(indices)
+        turned = self._best(image, [_turned(best[index][0], (2,)) for index in order])
+        better = [
+            (index, other)
+            for index, other in zip(order, turned, strict=True)
+            if _quality(other) > _quality(best[index])
+        ]
+        for index, other in better:
+            best[index] = other
+        return bool(better)
+
+    def _best(self, image: np.ndarray, candidates: list[list[np.ndarray]]) -> list[Reading]:
         flat = [quad for group in candidates for quad in group]
         readings = iter(zip(flat, self._reader.read([_rectify(image, quad) for quad in flat]), strict=True))
-        return [max((next(readings) for _ in group), key=lambda reading: _score(reading[1])) for group in candidates]
+        return [max((next(readings) for _ in group), key=_quality) for group in candidates]
 
 
 class LineReader:
@@ -182,6 +198,10 @@ def _line(quad: np.ndarray, glyphs: list[Glyph]) -> DetectedLine:
         corners = np.concatenate([shares @ top, (shares @ bottom)[::-1]])
         words.append(DetectedWord(corners, text, score))
     return DetectedLine(quad, " ".join(word.text for word in words), _score(glyphs), words)
+
+
+def _quality(reading: Reading) -> float:
+    return _score(reading[1])
 
 
 def _score(glyphs: Sequence[Glyph]) -> float:

@@ -1,0 +1,61 @@
+"""The README's own lines, run as they stand (on smaller inputs where they would take hours)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from skimage import data
+
+import imtok
+from imtok.cli import main
+from imtok.tokenizers import shipped
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def block(start: str) -> str:
+    """The first fenced block that holds `start`, without the line that names its language."""
+    found = next(fenced for fenced in README.split("```")[1::2] if start in fenced)
+    return found.partition("\n")[2]
+
+
+@pytest.mark.skipif("insighttok-nano" not in shipped(), reason="no tokenizer is shipped yet")
+def test_python_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("sign.jpg", "face.jpg"):
+        Image.fromarray(data.astronaut()).save(name)
+    names: dict[str, object] = {}
+    exec(compile(block("load_tokenizer"), "README.md", "exec"), names)
+    encoding = names["encoding"]
+    assert encoding.codes.shape == (2, 256, 1)
+    assert encoding.latents.shape == (2, 256, 32)
+    assert len(list(Path("out").glob("*.png"))) == 2
+    assert names["fresh"].codebook_sizes == (8192,)
+
+
+def test_training_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:
+    for network in ("text_detector/ppocrv6", "face_detector/mtcnn", "text_features/ppocrv6"):
+        needs(network)
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Image.fromarray(data.astronaut()).resize((128, 128)).save("photos/face.png")
+    lines = [line.split("#")[0].split() for line in block("imtok synthesize").splitlines()]
+    commands = {line[1]: line[1:] for line in reversed(lines) if line[:1] == ["imtok"]}  # the first line of each verb
+    smaller = {"2000": "16"}
+    for verb in ("synthesize", "annotate", "train"):
+        assert main([smaller.get(word, word) for word in commands[verb]]) == 0
+    assert Path("runs/try/model.safetensors").exists()
+    assert main(["reconstruct", "runs/try", "photos", "--out", "out"]) == 0
+
+
+def test_the_api_is_what_the_readme_and_dir_promise() -> None:
+    for name in dir(imtok):
+        assert getattr(imtok, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'paint'"):
+        imtok.paint  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_importing_imtok_does_not_import_torch() -> None:
+    subprocess.run([sys.executable, "-c", "import imtok, sys; assert 'torch' not in sys.modules"], check=True)
