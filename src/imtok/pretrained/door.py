@@ -51,7 +51,10 @@ def load(name: str, file: str | Path | None = None) -> Any:
     paths = _find(name, source, file)
     if paths is None:
         raise MissingWeights(_how_to_get(name, source, file))
-    network = source.load(*paths)
+    try:
+        network = source.load(*paths)
+    except ModuleNotFoundError as error:
+        raise MissingWeights(f"{name} needs {error.name}; `pip install 'imtok[networks]'` brings it") from None
     network.name = name
     network.sha256 = network.sha256 or _joint([sha256_of(path) for path in paths])
     return network.freeze() if isinstance(network, FrozenNetwork) else network
