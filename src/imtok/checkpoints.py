@@ -9,7 +9,6 @@
 Everything is written under a temporary name and renamed, so that a kill at any moment leaves a whole folder.
 """
 
-import hashlib
 import json
 import os
 import pickle
@@ -154,9 +153,3 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """Hex digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

