@@ -8,7 +8,7 @@ import torch
 
 from imtok import pretrained
 
-_PACKAGES = ("imtok", "torch", "torchvision", "numpy", "pyarrow", "rapidocr", "onnx2torch", "onnxruntime")
+_PACKAGES = ("imtok", "torch", "torchvision", "numpy", "pyarrow", "rapidocr", "onnx", "onnxruntime")
 
 
 def report() -> str:

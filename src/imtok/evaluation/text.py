@@ -50,12 +50,22 @@ def read_words(
     ]
 
 
-def crop_word(picture: Picture, word: TextRegion) -> Picture:
-    """The upright box around a word, cut at whole pixels (as TokBench does) and at least one pixel large."""
+def crop_word(picture: Picture, word: TextRegion, margin: float = 0.2) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
+    """The upright box around a word with some of its surroundings, cut at whole pixels.
+
+    Deviation: TokBench cuts at the box. Our boxes are tight around the letters, and recognizers are trained on looser
+    ones: of 160 printed words, EasyOCR's read 77 % at the box itself and 99 % with this margin.
+
+    Args:
+        picture: the whole picture.
+        word: its box in pixels.
+        margin: on each side, as a share of the box's height.
+    """
     height, width = picture.shape[:2]
-    x0, y0, x1, y1 = (int(value) for value in word.box)
-    x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
-    return picture[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+    x0, y0, x1, y1 = word.box
+    more = margin * (y1 - y0)
+    left, top = min(max(int(x0 - more), 0), width - 1), min(max(int(y0 - more), 0), height - 1)
+    return picture[top : max(int(y1 + more), top + 1), left : max(int(x1 + more), left + 1)]
 
 
 def same_letters(a: str, b: str) -> bool:
