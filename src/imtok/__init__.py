@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from imtok.data.pictures import save_images as save_images
     from imtok.data.synthetic import synthesize as synthesize
     from imtok.presets import create_tokenizer as create_tokenizer
-    from imtok.tokenizers import load as load_tokenizer  # noqa: F401
+    from imtok.tokenizers import load as load_tokenizer
     from imtok.training.trainer import train as train
 
 _HOMES = {
@@ -26,7 +26,16 @@ _HOMES = {
     "train": "imtok.training.trainer:train",
 }
 
-__all__ = sorted([*_HOMES, "__version__"])
+__all__ = [
+    "annotate",
+    "create_tokenizer",
+    "load_images",
+    "load_tokenizer",
+    "presets",
+    "save_images",
+    "synthesize",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -36,3 +45,7 @@ def __getattr__(name: str) -> Any:
     module, _, attribute = _HOMES[name].partition(":")
     found = import_module(module)
     return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

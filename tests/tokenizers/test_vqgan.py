@@ -107,8 +107,8 @@ def test_bad_configs_are_refused() -> None:
         tiny(patch_size=0)
     with pytest.raises(ConfigError, match="16 channels cannot be split into 3 groups"):
         tiny(groups=3)
-    with pytest.raises(ConfigError, match="chanels: no such setting"):
-        tiny(chanels=3)
+    with pytest.raises(ConfigError, match="kanals: no such setting"):
+        tiny(kanals=3)
 
 
 def test_tokens_that_fill_no_grid_are_refused() -> None:

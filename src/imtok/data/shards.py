@@ -169,13 +169,14 @@ class ShardReader(Source):
 
     Args:
         paths: a shard, a folder of shards (sorted by name), or a list of those; local or any fsspec address.
-        cached_groups: how many row groups stay in memory.
+        cached_groups: how many row groups stay in memory; the loader shuffles within 32 of each of its two orders
+            (see `order`), so with fewer than 64 it reads most groups again and again.
 
     Raises:
         DataError: see `RowGroups`.
     """
 
-    def __init__(self, paths: Paths, cached_groups: int = 8) -> None:
+    def __init__(self, paths: Paths, cached_groups: int = 64) -> None:
         self._rows = RowGroups(paths, REQUIRED, cached_groups)
 
     def __len__(self) -> int:
