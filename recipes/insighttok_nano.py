@@ -24,7 +24,7 @@ from imtok.data.readers import open_source
 from imtok.data.sample import Sample
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
-from imtok.training.trainer import train
+from imtok.training.launch import train
 
 SIGNS = 6000
 VALIDATION_SHARE = 0.05

@@ -13,9 +13,7 @@ def test_resume_state_round_trips_and_older_ones_go(tmp_path: Path) -> None:
     for step in (5, 12):
         run.write_resume(step, {"a": torch.arange(step), "scalar": torch.tensor(1.5)}, {"symptoms": {}})
     assert [p.name for p in (tmp_path / "resume").iterdir()] == ["step-00000012"]
-    saved = run.read_resume()
-    assert saved is not None
-    tensors, values = saved
+    tensors, values = run.read_resume()
     assert torch.equal(tensors["a"], torch.arange(12))
     assert tensors["scalar"].shape == ()
     assert values["step"] == 12
@@ -27,9 +25,7 @@ def test_a_state_that_a_kill_left_half_written_is_passed_over(tmp_path: Path) ->
     half = tmp_path / "resume" / "step-00000009.tmp"
     half.mkdir()
     (half / "state.safetensors").write_bytes(b"half")
-    saved = run.read_resume()
-    assert saved is not None
-    assert saved[1]["step"] == 5
+    assert run.read_resume()[1]["step"] == 5
     run.write_resume(9, {"a": torch.ones(1)}, {})
     assert [p.name for p in (tmp_path / "resume").iterdir()] == ["step-00000009"]
 
@@ -51,7 +47,8 @@ def test_folders_that_hold_no_run_say_so(tmp_path: Path) -> None:
     run.write_config({"name": "x"})
     with pytest.raises(ConfigError, match=r"no model.safetensors yet"):
         run.read_model()
-    assert run.read_resume() is None
+    with pytest.raises(ConfigError, match="no saved state"):
+        run.read_resume()
 
 
 def test_state_dicts_are_found_where_projects_put_them(tmp_path: Path) -> None:

@@ -51,6 +51,20 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     assert said.count("\n") == 1
 
 
+def test_train_without_a_preset_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    assert "insighttok-small" in capsys.readouterr().out
+
+
+def test_reconstruct_does_not_overwrite_the_originals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+    before = (tmp_path / "picture.png").read_bytes()
+    checkpoint = Path(__file__).parent / "tokenizers/reference/insighttok_tiny.pt"
+    assert main(["reconstruct", str(checkpoint), str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "would overwrite" in capsys.readouterr().err
+    assert (tmp_path / "picture.png").read_bytes() == before
+
+
 def test_presets_prints_one_resolved(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets", "insighttok"]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["global_batch_size"] == 512

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from imtok.data.synthetic import synthesize as synthesize
     from imtok.presets import create_tokenizer as create_tokenizer
     from imtok.tokenizers import load as load_tokenizer
-    from imtok.training.trainer import train as train
+    from imtok.training.launch import train as train
 
 _HOMES = {
     "annotate": "imtok.data.annotate:annotate",
@@ -23,7 +23,7 @@ _HOMES = {
     "presets": "imtok.presets",
     "save_images": "imtok.data.pictures:save_images",
     "synthesize": "imtok.data.synthetic:synthesize",
-    "train": "imtok.training.trainer:train",
+    "train": "imtok.training.launch:train",
 }
 
 __all__ = [

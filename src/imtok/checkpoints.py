@@ -89,24 +89,29 @@ class RunFolder:
         write_text(self.metrics_file, "".join(lines))
 
     def write_resume(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Save the state after `step`, then delete older ones."""
+        """Save the state after `step`, then delete older ones; a state that is there already stays."""
         target = self.path / "resume" / f"step-{step:08d}"
+        if target.exists():
+            return
         temporary = target.with_name(f"{target.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_tensors(temporary / "state.safetensors", tensors)
         write_text(temporary / "state.json", json.dumps({"format_version": FORMAT_VERSION, "step": step, **values}))
-        shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
         for other in target.parent.iterdir():
             if other != target:
                 shutil.rmtree(other, ignore_errors=True)
 
-    def read_resume(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and values (with `step`) of the newest whole state, or None."""
+    def read_resume(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and values (with `step`) of the newest whole state.
+
+        Raises:
+            ConfigError: there is none.
+        """
         states = sorted(p for p in (self.path / "resume").glob("step-*") if not p.name.endswith(".tmp"))
         if not states:
-            return None
+            raise ConfigError(f"{self.path}: has no saved state in resume/ to go on from; start a new run")
         return load_tensors(states[-1] / "state.safetensors"), read_json(states[-1] / "state.json")
 
 
@@ -128,7 +133,10 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ConfigError(f"{path}: refused: holds more than tensors, and untrusted code is never run") from None
+        raise ConfigError(
+            f"{path}: refused: holds more than tensors, and untrusted code is never run; if you trust it, "
+            "load it with torch yourself and save its state dict alone"
+        ) from None
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
     for key in ("model", "state_dict", "ema"):

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from imtok.config import InputError
+
 
 def demo(argv: Sequence[str]) -> None:
     """Send bundled pictures through every shipped tokenizer, read the words back, print a table."""
@@ -49,9 +51,14 @@ def train(argv: Sequence[str]) -> None:
     """Train a preset, changed by flags: imtok train PRESET --data SHARDS --out RUN [--training.steps 200 …]."""
     from imtok import presets
     from imtok.config import ConfigError
+    from imtok.training.launch import train
     from imtok.training.run import RunConfig
-    from imtok.training.trainer import TrainingStopped, train
+    from imtok.training.trainer import TrainingStopped
 
+    if argv and argv[0] in ("-h", "--help"):
+        print("usage: imtok train PRESET --data SHARDS --out RUN [OPTIONS]\n")
+        print(f"imtok train PRESET --help lists the options. Presets: {', '.join(presets.names())}")
+        return
     if not argv or argv[0].startswith("-"):
         raise ConfigError(f"which preset? imtok train PRESET --data SHARDS --out RUN; {', '.join(presets.names())}")
     preset = presets.get(argv[0])
@@ -152,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         VERBS[argv[0]](argv[1:])
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
         print(f"imtok {argv[0]}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

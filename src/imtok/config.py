@@ -14,7 +14,11 @@ FORMAT_VERSION = 1
 T = TypeVar("T")
 
 
-class ConfigError(ValueError):
+class InputError(ValueError):
+    """Something that the user gave or that is missing; one line: what, where, what to do."""
+
+
+class ConfigError(InputError):
     """A configuration that cannot be meant; the message names the field and what to do."""
 
 

@@ -28,7 +28,9 @@ def insighttok() -> RunConfig:
     """
     return RunConfig(
         name="insighttok",
+        data=DataConfig(num_workers=8),
         training=TrainingConfig(
+            micro_batch_size=16,
             phases=(
                 Phase(name="pretrain", steps=200_000),
                 Phase(name="text-and-face", steps=40_000, weights={"text": 1.0, "face": 1.0}, region_share=0.9),
@@ -78,7 +80,12 @@ def insighttok_small() -> RunConfig:
 
 
 def insighttok_nano() -> RunConfig:
-    """InsightTok for a laptop's CPU: 3.2M, f8, 4,096 codes at 128 px."""
+    """InsightTok for a laptop's CPU: 3.2M, f8, 4,096 codes at 128 px.
+
+    Deviation: no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;
+    other Adam betas, no weight decay; layers of the recognizers weigh alike (`layer_scale`); a first phase without
+    quantization.
+    """
     return RunConfig(
         name="insighttok-nano",
         tokenizer=VQGANConfig(
@@ -124,6 +131,20 @@ def insighttok_nano() -> RunConfig:
     )
 
 
+def insighttok_finetune() -> RunConfig:
+    """InsightTok's last two phases, for a tokenizer that is trained already (--init-from).
+
+    The tokenizer's sizes are the 426M model's; `--tokenizer.…` flags make them another's. With
+    `--training.phases.0.trains decoder` the codes stay those of the original. Not in the paper.
+    """
+    return _last_phases(insighttok(), "insighttok-finetune", adversarial_start=2000)
+
+
+def insighttok_nano_finetune() -> RunConfig:
+    """The last two phases of insighttok-nano, for a nano that is trained already (--init-from)."""
+    return _last_phases(insighttok_nano(), "insighttok-nano-finetune", adversarial_start=0)
+
+
 def insighttok_debug() -> RunConfig:
     """Every phase and the text and face losses in twelve steps, for tests."""
     base = insighttok_nano()
@@ -155,12 +176,23 @@ def insighttok_debug() -> RunConfig:
     )
 
 
+def _last_phases(base: RunConfig, name: str, adversarial_start: int) -> RunConfig:
+    return dataclasses.replace(
+        base,
+        name=name,
+        losses=dataclasses.replace(base.losses, adversarial_start=adversarial_start),
+        training=dataclasses.replace(base.training, phases=base.training.phases[-2:]),
+    )
+
+
 _FUNCTIONS: tuple[Callable[[], RunConfig], ...] = (
     insighttok,
     insighttok_65k,
     insighttok_f8,
     insighttok_small,
+    insighttok_finetune,
     insighttok_nano,
+    insighttok_nano_finetune,
     insighttok_debug,
 )
 

@@ -64,6 +64,9 @@ def test_other_checkpoints_are_refused() -> None:
         convert({"layer.weight": torch.zeros(1)}, "x.pt")
     with pytest.raises(ConfigError, match="unknown layout"):
         convert({"quantize.embedding.weight": torch.zeros(1)}, "x.pt")
+    incomplete = {name: tensor for name, tensor in taming_state().items() if name != "encoder.conv_out.weight"}
+    with pytest.raises(ConfigError, match=r"x\.pt: incomplete, it lacks encoder.conv_out.weight"):
+        convert(incomplete, "x.pt")
     with pytest.raises(ConfigError, match=r"encoder.down.0.surprise has no place"):
         convert(taming_state() | {"encoder.down.0.surprise": torch.zeros(1)}, "x.pt")
 

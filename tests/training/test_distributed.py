@@ -1,5 +1,6 @@
 """Two processes train exactly what one process with the same global batch trains."""
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -11,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from imtok.config import ConfigError
-from imtok.data.synthetic import synthesize
+from imtok.data.sample import Face
+from imtok.data.shards import ShardWriter
+from imtok.data.synthetic import SyntheticPictures
 from imtok.training.devices import share_of_batch
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
@@ -19,12 +22,17 @@ SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 @pytest.fixture(scope="module")
 def signs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Signs of which every second one is said to show a face, somewhere."""
     folder = tmp_path_factory.mktemp("signs") / "shards"
-    synthesize(str(folder), count=24, size=64, word_height=(12.0, 24.0))
+    points = ((18.0, 20.0), (34.0, 20.0), (26.0, 28.0), (20.0, 36.0), (32.0, 36.0))
+    with ShardWriter(str(folder)) as writer:
+        for index, sample in enumerate(SyntheticPictures(24, size=64, word_height=(12.0, 24.0))):
+            faces = [Face(box=(10.0, 10.0, 42.0, 44.0), landmarks=points)] if index % 2 else []
+            writer.write(dataclasses.replace(sample, faces=faces))
     return str(folder)
 
 
-def run(out: Path, signs: str, ranks: int, dtype: str, steps: int) -> list[dict[str, torch.Tensor]]:
+def run(out: Path, signs: str, ranks: int, dtype: str, steps: int, micro: int = 4) -> list[dict[str, torch.Tensor]]:
     """The state of every rank after so many steps."""
     out.mkdir()
     with socket.socket() as free:
@@ -34,7 +42,7 @@ def run(out: Path, signs: str, ranks: int, dtype: str, steps: int) -> list[dict[
     for rank in range(ranks):
         torchrun = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
         env = os.environ | {key: str(value) for key, value in (torchrun | {"MASTER_PORT": port}).items()}
-        command = [sys.executable, str(SCRIPT), str(out), signs, dtype, str(steps)]
+        command = [sys.executable, str(SCRIPT), str(out), signs, dtype, str(steps), str(micro)]
         processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
     for process in processes:
         _, said = process.communicate(timeout=180)
@@ -46,16 +54,19 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-12)).item()
 
 
-def test_gradients_and_codebook_statistics_equal_one_process(signs: str, tmp_path: Path) -> None:
-    (one,), (first, second) = (run(tmp_path / str(n), signs, n, "float32", 1) for n in (1, 2))
+@pytest.mark.parametrize("micro", [4, 2])
+def test_gradients_and_codebook_statistics_equal_one_process(signs: str, tmp_path: Path, micro: int) -> None:
+    (one,) = run(tmp_path / "one", signs, 1, "float32", 1, micro=8)
+    first, second = run(tmp_path / "two", signs, 2, "float32", 1, micro)
+    assert one["faces"] > 0
     gradients = [name for name in one if name.startswith("gradient.")]
     assert any("discriminator" in name for name in gradients)
     for layer in {name.rpartition(".")[0] for name in gradients}:
         # A layer's weight and bias are compared together: a bias alone may be a small rest of large terms.
         of_layer = [name for name in gradients if name.rpartition(".")[0] == layer]
-        expected = torch.cat([one[name].flatten() for name in of_layer])
-        together = torch.cat([(first[name] + second[name]).flatten() for name in of_layer])
+        expected, together = (torch.cat([of[name].flatten() for name in of_layer]) for of in (one, first))
         assert difference(expected, together) < 1e-5, layer
+        assert all(torch.equal(first[name], second[name]) for name in of_layer)
     for name in ("count", "sum"):
         key = f"tokenizer.quantizer.statistics.{name}"
         assert difference(one[key], first[key]) < 1e-5

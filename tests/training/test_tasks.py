@@ -39,11 +39,12 @@ def test_terms_of_weight_zero_are_not_computed_and_load_no_network(monkeypatch: 
 
     monkeypatch.setattr(pretrained, "load", refuse)
     plain = task()
+    plain.prepare([Phase(name="plain", steps=1)], torch.device("cpu"))
     plain.start_phase(Phase(name="plain", steps=1))
     assert set(plain.losses(batch(), "tokenizer", 0)) == {"l1", "commitment"}
     assert asked == []
     with pytest.raises(pretrained.MissingWeights):
-        plain.start_phase(Phase(name="text", steps=1, weights={"text": 1.0}))
+        plain.prepare([Phase(name="text", steps=1, weights={"text": 1.0})], torch.device("cpu"))
     assert asked == ["text_features/ppocrv6"]
 
 
@@ -64,12 +65,22 @@ def test_each_player_has_gradients_of_its_own_losses_only() -> None:
 
 
 def test_the_discriminator_rests_before_its_start() -> None:
-    late = task(adversarial_weight=0.5, adversarial_start=10)
+    late = task(adversarial_weight=0.5, discriminator_start=10)
     late.start_phase(Phase(name="all", steps=20))
     assert "adversarial" not in late.losses(batch(), "tokenizer", 9)
     assert late.losses(batch(), "discriminator", 9) == {}
     assert "adversarial" in late.losses(batch(), "tokenizer", 10)
     assert set(late.losses(batch(), "discriminator", 10)) == {"discriminator", "lecam"}
+
+
+def test_the_discriminator_may_learn_before_the_tokenizer_listens() -> None:
+    early = task(adversarial_weight=0.5, discriminator_start=2, adversarial_start=5)
+    early.start_phase(Phase(name="all", steps=20))
+    heard = [
+        [bool(early.losses(batch(), p, s).keys() & {"adversarial", "discriminator"}) for s in (1, 2, 5)]
+        for p in early.players
+    ]
+    assert heard == [[False, False, True], [False, True, True]]
 
 
 def test_a_phase_freezes_what_it_does_not_train() -> None:

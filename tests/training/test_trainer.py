@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 from imtok import presets
 from imtok.config import ConfigError, from_dict, to_dict
 from imtok.data.synthetic import synthesize
+from imtok.pretrained import MissingWeights
 from imtok.tokenizers import VQGAN, load
+from imtok.training import tasks
+from imtok.training.launch import train
 from imtok.training.run import Phase, RunConfig, TrainingConfig
-from imtok.training.trainer import TrainingStopped, train
+from imtok.training.trainer import TrainingStopped
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +57,16 @@ def test_debug_preset_trains_every_phase_with_text_and_face_losses(signs: str, t
 
 
 def test_training_lowers_the_loss(signs: str, tmp_path: Path) -> None:
-    config = small_run(phases=(Phase(name="all", steps=60, quantize=False),), log_every=20)
+    phases = (Phase(name="all", steps=60, quantize=False, weights={"adversarial": 0.0}),)
+    config = small_run(phases=phases, log_every=20, preview_every=0)
     out = train(config, signs, tmp_path / "run")
     losses = [json.loads(line)["l1"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
-def test_decoder_phase_leaves_encoder_and_codebook_alone(signs: str, tmp_path: Path) -> None:
-    settings = {"save_every": 3, "ema_decay": None}
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_decoder_phase_leaves_encoder_and_codebook_alone(signs: str, tmp_path: Path, ema_decay: float | None) -> None:
+    settings = {"save_every": 3, "ema_decay": ema_decay}
     phases = (Phase(name="all", steps=3), Phase(name="decoder", steps=3, trains=("decoder",)))
     first = small_run(phases=phases[:1], **settings)
     both = small_run(phases=phases, **settings)
@@ -81,14 +86,13 @@ def test_saved_weights_are_the_averaged_ones(signs: str, tmp_path: Path) -> None
 
 
 def test_two_micro_batches_equal_one_batch(signs: str, tmp_path: Path) -> None:
-    phases = (Phase(name="all", steps=3),)
-    whole = train(small_run(phases=phases), signs, tmp_path / "whole")
-    halves = train(small_run(phases=phases, micro_batch_size=2), signs, tmp_path / "halves")
-    for file in ("model.safetensors",):
-        a, b = load_file(whole / file), load_file(halves / file)
-        for name in a:
-            # Adam divides by the gradient's own size, so rounding noise shows where a gradient is nearly zero.
-            assert (a[name] - b[name]).norm() <= 2e-3 * a[name].norm() + 1e-3, name
+    phases = (Phase(name="all", steps=2),)
+    numbers = []
+    for name, size in (("whole", None), ("halves", 2)):
+        out = train(small_run(phases=phases, micro_batch_size=size), signs, tmp_path / name)
+        numbers.append(json.loads((out / "metrics.jsonl").read_text().splitlines()[0]))
+    for name in ("l1", "commitment", "grad_norm_tokenizer", "codebook_used"):
+        assert numbers[0][name] == pytest.approx(numbers[1][name], rel=1e-4), name
 
 
 def logged_lines(out: Path) -> int:
@@ -100,7 +104,7 @@ def run_command(config: RunConfig, signs: str, out: Path, *flags: str) -> list[s
     """A training in a process of its own, with one thread, so that it may be killed."""
     code = (
         "import sys, json; from imtok.config import from_dict; from imtok.training.run import RunConfig\n"
-        "from imtok.training.trainer import train\n"
+        "from imtok.training.launch import train\n"
         "config = from_dict(RunConfig, json.loads(sys.argv[1]))\n"
         "train(config, sys.argv[2], sys.argv[3], resume='--resume' in sys.argv)"
     )
@@ -176,28 +180,60 @@ def test_nan_stops_the_run_and_keeps_the_state_before_it(
 
 
 def test_rollback_goes_on_with_other_pictures(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    poison_from(monkeypatch, 5, once=True)
+    seen = poison_from(monkeypatch, 5, once=True)
     config = small_run(save_every=2)
     watchdog = dataclasses.replace(config.training.watchdog, action="rollback")
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, watchdog=watchdog))
     out = train(config, signs, tmp_path / "run")
     state = json.loads((out / "resume/step-00000012/state.json").read_text())
     assert state["rollbacks"] == 1
+    assert len(seen) == 13  # the fifth step twice
+    assert not torch.equal(seen[4], seen[5])
+    assert "step 5: l1 is nan" in (out / "metrics.jsonl").read_text()
     assert all(torch.isfinite(t).all() for t in load_file(out / "model.safetensors").values())
 
 
-def poison_from(monkeypatch: pytest.MonkeyPatch, step: int, once: bool = False) -> None:
-    """Make the l1 loss NaN from the n-th call on, or at that call alone."""
-    from imtok.training import tasks
-
-    calls, real = iter(range(1, 1000)), tasks.l1
+def poison_from(monkeypatch: pytest.MonkeyPatch, step: int, once: bool = False) -> list[torch.Tensor]:
+    """Make the l1 loss NaN from the n-th call on, or at that call alone; returns the pictures of every call."""
+    real, seen = tasks.l1, []
 
     def l1(images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        call = next(calls)
-        bad = call == step if once else call >= step
+        seen.append(images.clone())
+        bad = len(seen) == step if once else len(seen) >= step
         return real(images, drawn) * (float("nan") if bad else 1.0)
 
     monkeypatch.setattr(tasks, "l1", l1)
+    return seen
+
+
+def test_resume_may_change_how_steps_are_computed_and_nothing_else(signs: str, tmp_path: Path) -> None:
+    phases = (Phase(name="all", steps=1),)
+    out = train(small_run(phases=phases), signs, tmp_path / "run")
+    train(small_run(phases=phases, micro_batch_size=1, log_every=7), signs, out, resume=True)
+    synthesize(str(tmp_path / "others"), count=5, size=64, word_height=(12.0, 24.0))
+    with pytest.raises(ConfigError, match="was started on 24 pictures, these are 5"):
+        train(small_run(phases=phases), str(tmp_path / "others"), out, resume=True)
+
+
+def test_what_a_later_phase_lacks_is_said_at_once(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise MissingWeights(f"{name} is missing")
+
+    monkeypatch.setattr("imtok.pretrained.load", missing)
+    phases = (Phase(name="first", steps=1), Phase(name="second", steps=1, weights={"face": 1.0}))
+    with pytest.raises(MissingWeights, match="face_features/mobilefacenet"):
+        train(small_run(phases=phases), signs, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_does_not_redraw_the_codebook(signs: str, tmp_path: Path) -> None:
+    first = train(small_run(), signs, tmp_path / "first")
+    with pytest.raises(ConfigError, match="begins without quantization, which redraws the codebook"):
+        train(small_run(), signs, tmp_path / "second", init_from=str(first))
+    phases = (Phase(name="all", steps=1),)
+    second = train(small_run(phases=phases), signs, tmp_path / "third", init_from=str(first))
+    before, after = (load_file(run / "model.safetensors")["quantizer.codebook"] for run in (first, second))
+    assert (before * after).sum(1).mean() > 0.9
 
 
 def test_steps_scale_all_phases() -> None:

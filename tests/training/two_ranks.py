@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from imtok import presets
 from imtok.checkpoints import RunFolder
-from imtok.layers.collective import rank, world_size
+from imtok.data.readers import open_source
+from imtok.layers.collective import rank
 from imtok.pretrained import FeatureNetwork
 from imtok.training.devices import process_group
 from imtok.training.run import Phase
+from imtok.training.tasks import TokenizerTask
 from imtok.training.trainer import Trainer
+from imtok.training.validation import Validation
 
 
 class TinyRecognizer(FeatureNetwork):
@@ -35,46 +38,48 @@ class TinyRecognizer(FeatureNetwork):
         return [first, self.layers[1](first).tanh()]
 
 
-def main(out: Path, shards: str, dtype: torch.dtype, steps: int) -> None:
+def main(out: Path, shards: str, dtype: torch.dtype, steps: int, micro: int) -> None:
     base = presets.get("insighttok-debug")
     phase = Phase(name="all", steps=20, weights={"text": 1.0, "face": 1.0}, region_share=0.5)
-    training = dataclasses.replace(base.training, phases=(phase,), precision="fp32", global_batch_size=8)
+    training = dataclasses.replace(
+        base.training, phases=(phase,), precision="fp32", global_batch_size=8, micro_batch_size=micro
+    )
+    training = dataclasses.replace(training, ema_decay=None)
     losses = dataclasses.replace(base.losses, adversarial_start=0)
     # Short memory: codes die and are restarted within the few steps.
     quantizer = dataclasses.replace(base.tokenizer.quantizer, codebook_size=256, decay=0.5)
     tokenizer = dataclasses.replace(base.tokenizer, quantizer=quantizer)
     config = dataclasses.replace(base, tokenizer=tokenizer, training=training, losses=losses)
     with process_group() as device:
-        trainer = Trainer(config, shards, RunFolder(out / "run"), None, None, device)
-        trainer.task.to(dtype)
-        trainer.average = None
-        trainer.task._networks = {"text": TinyRecognizer((16, 32)), "face": TinyRecognizer((28, 28))}
-        for network in trainer.task._networks.values():
+        torch.manual_seed(0)
+        task = TokenizerTask(config)
+        task.prepare = lambda phases, device: None  # the tiny recognizers stand in for the real ones
+        task._networks = {"text": TinyRecognizer((16, 32)), "face": TinyRecognizer((28, 28))}
+        for network in task._networks.values():
             network.freeze().to(dtype)
-        trainer.task.start_phase(phase)
-        trainer.task.train()
-        gradients: dict[str, Tensor] = {}
-        restarts = 0.0
-        for step, batch in trainer.loader(0).batches(0, steps):
-            batch = dataclasses.replace(batch, images=batch.images.to(dtype))
-            if step == 0:
-                for name, parameter in trainer.task.named_parameters():
-                    keep_gradient(gradients, name, parameter, world_size())
-            restarts += trainer._train_step(batch, rate=1e-3)["codebook_restarts"]
-        gradients["restarts"] = torch.tensor(restarts)
-        state = {name: tensor.contiguous() for name, tensor in trainer.task.state_dict().items()}
-        save_file(state | gradients, out / f"rank{rank()}.safetensors")
+        source = open_source(shards)
+        trainer = Trainer(config, task.to(dtype), source, Validation(config, source, False), RunFolder(out), device)
+        task.start_phase(phase)
+        task.train()
+        names = {id(parameter): name for name, parameter in task.named_parameters()}
+        kept: dict[str, Tensor] = {}
+        clip = torch.nn.utils.clip_grad_norm_
 
+        def keep_and_clip(parameters: list[nn.Parameter], norm: float) -> Tensor:
+            for parameter in parameters:
+                kept.setdefault(f"gradient.{names[id(parameter)]}", parameter.grad.clone())
+            return clip(parameters, norm)
 
-def keep_gradient(kept: dict[str, Tensor], name: str, parameter: nn.Parameter, ranks: int) -> None:
-    """Remember the first step's gradient as it stands before clipping, averaged over ranks by the caller's sum."""
-
-    def hook(gradient: Tensor) -> None:
-        kept.setdefault(f"gradient.{name}", gradient.detach().clone() / ranks)
-
-    parameter.register_hook(hook)
+        torch.nn.utils.clip_grad_norm_ = keep_and_clip
+        restarts, faces = 0.0, 0.0
+        for _, batch in trainer.loader(0).batches(0, steps):
+            numbers = trainer._train_step(dataclasses.replace(batch, images=batch.images.to(dtype)), rate=1e-3)
+            restarts, faces = restarts + numbers["codebook_restarts"], faces + numbers["face"]
+        kept |= {"restarts": torch.tensor(restarts), "faces": torch.tensor(faces)}
+        state = {name: tensor.contiguous() for name, tensor in task.state_dict().items()}
+        save_file(state | kept, out / f"rank{rank()}.safetensors")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2], getattr(torch, sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), sys.argv[2], getattr(torch, sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

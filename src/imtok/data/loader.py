@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from os import PathLike
 from typing import TypeVar
 
@@ -292,6 +293,7 @@ def _regions(of_pictures: Sequence[Sequence[TextRegion | Face]], with_landmarks:
     return Regions(torch.tensor(boxes, dtype=torch.float32), torch.tensor(index), landmarks)
 
 
+@lru_cache(maxsize=2)  # every phase of a training asks again
 def _split_by_regions(source: Source) -> tuple[Sequence[int], Sequence[int]]:
     """Rows without and rows with words or alignable faces."""
     rows = array("q"), array("q")

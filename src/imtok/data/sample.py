@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from imtok.config import InputError
+
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels; x1 and y1 are exclusive edges, so the width is x1 - x0."""
 Point = tuple[float, float]
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """Data that cannot be read or used; the message names the file (and row) and the reason in one line."""
 
 

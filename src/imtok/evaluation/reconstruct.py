@@ -32,7 +32,7 @@ def reconstruct(tokenizer: str, images: Iterable[Path], out: Path) -> list[Path]
         The reconstructions.
 
     Raises:
-        ConfigError: no such tokenizer, no picture, or two pictures of one name.
+        ConfigError: no such tokenizer, no picture, two pictures of one name, or an original that would be overwritten.
     """
     files = list(find_pictures(images))
     names = [file.stem for file in files]
@@ -42,6 +42,8 @@ def reconstruct(tokenizer: str, images: Iterable[Path], out: Path) -> list[Path]
         raise ConfigError(
             f"two pictures are called {max(names, key=names.count)}; reconstruct their folders one by one"
         )
+    if any((out / f"{name}.png").resolve() == file.resolve() for name, file in zip(names, files, strict=True)):
+        raise ConfigError(f"{out}: holds the pictures themselves; reconstructions there would overwrite them")
     model = load(tokenizer)
     written = []
     (out / "side_by_side").mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 @torch.no_grad()
 def sum_over_ranks(tensors: Sequence[Tensor], bucket_elements: int = 1 << 25) -> None:
     """Replace each tensor by its sum over all ranks, in place, in few large messages.

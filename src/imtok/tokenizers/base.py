@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+
+from imtok.layers.model import Model
 
 Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
 """Text states and their mask (True where there is a token)."""
@@ -34,7 +36,7 @@ class Encoding:
     stats: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
-class Tokenizer(nn.Module, ABC):
+class Tokenizer(Model, ABC):
     """Base class of all tokenizers.
 
     Attributes:
@@ -70,12 +72,6 @@ class Tokenizer(nn.Module, ABC):
             TypeError: the tokenizer is continuous.
         """
 
-    def compile_parts(self) -> None:
-        """Compile what is worth compiling (torch.compile), in place; by default nothing."""
-
-    def checkpoint_activations(self, on: bool) -> None:
-        """Recompute activations in the backward pass, to save memory; by default there is nothing to recompute."""
-
     def decode_codes(
         self,
         codes: Int[Tensor, "batch tokens codebooks"],
@@ -94,33 +90,6 @@ class Tokenizer(nn.Module, ABC):
         height, width = encoding.image_size
         decoded = self.decode(encoding.latents, text, encoding.grid_size)
         return decoded[:, :, :height, :width].clamp(-1, 1)
-
-    def weights(self) -> dict[str, Tensor]:
-        """The tensors that inference needs: the state without the quantizer's running statistics."""
-        return {name: tensor for name, tensor in self.state_dict().items() if ".statistics." not in name}
-
-    def load_weights(self, tensors: Mapping[str, Tensor], where: str = "weights") -> None:
-        """Load what `weights` gave; running statistics start anew from the codebook.
-
-        Args:
-            tensors: any floating dtype; cast to the module's own.
-            where: named in the error.
-
-        Raises:
-            ValueError: missing or unexpected tensors, or other shapes; one line.
-        """
-        own = self.weights()
-        missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-        if missing or unexpected:
-            raise ValueError(
-                f"{where}: these weights do not fit the tokenizer: {len(missing)} tensors are missing"
-                f"{f' (first: {missing[0]})' if missing else ''}, {len(unexpected)} are unexpected"
-                f"{f' (first: {unexpected[0]})' if unexpected else ''}"
-            )
-        for name, tensor in tensors.items():
-            if tensor.shape != own[name].shape:
-                raise ValueError(f"{where}: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
-        self.load_state_dict(dict(tensors))
 
     @property
     def bits_per_token(self) -> float:

@@ -61,8 +61,5 @@ def load(source: str, device: str | torch.device = "cpu") -> Tokenizer:
     else:
         config, weights = foreign.convert(load_tensors(path), str(path))
     tokenizer = build(config)
-    try:
-        tokenizer.load_weights(weights, str(path))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    tokenizer.load_weights(weights, str(path))
     return tokenizer.to(device).eval()

@@ -40,11 +40,14 @@ def convert(tensors: Tensors, where: str) -> tuple[VQGANConfig, dict[str, Tensor
             f"{where}: not a tokenizer checkpoint that imtok knows (no quantize.embedding.weight); "
             "it reads imtok run folders, InsightTok, LlamaGen and taming VQGAN"
         )
-    if "encoder.conv_blocks.0.res.0.conv1.weight" in kept:
-        return _read(kept, _llamagen_name, normalize=True, where=where)
-    if "encoder.down.0.block.0.conv1.weight" in kept:
-        # taming's VQGAN has the same names, but neither EMA statistics nor normalized codes
-        return _read(kept, _taming_name, normalize="quantize.embed_avg" in tensors, where=where)
+    try:
+        if "encoder.conv_blocks.0.res.0.conv1.weight" in kept:
+            return _read(kept, _llamagen_name, normalize=True, where=where)
+        if "encoder.down.0.block.0.conv1.weight" in kept:
+            # taming's VQGAN has the same names, but neither EMA statistics nor normalized codes
+            return _read(kept, _taming_name, normalize="quantize.embed_avg" in tensors, where=where)
+    except KeyError as error:
+        raise ConfigError(f"{where}: incomplete, it lacks {error.args[0]} (by imtok's name)") from None
     raise ConfigError(f"{where}: an encoder of unknown layout (neither encoder.down.* nor encoder.conv_blocks.*)")
 
 

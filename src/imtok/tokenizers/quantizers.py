@@ -35,7 +35,7 @@ class Quantizer(nn.Module, ABC):
     Attributes:
         codebook_sizes: entries of each codebook.
         frozen: when True the codebook stays as it is (decoder-only training).
-        bypass: when True vectors pass unquantized, while the codebook follows them; for the first steps of a training.
+        bypass: when True vectors pass unquantized in training, and the codebook follows them: a model's first steps.
     """
 
     codebook_sizes: tuple[int, ...]
@@ -99,7 +99,7 @@ class EMAVectorQuantizer(Quantizer):
         self.statistics = CodebookStatistics(config.codebook_size, config.codebook_dim)
         self.register_load_state_dict_post_hook(_start_missing_statistics)
         self.restart_statistics()
-        self._pending: list[tuple[Tensor, Tensor]] = []  # counts and sums of each micro-batch
+        self._pending: tuple[Tensor, Tensor] | None = None  # counts and sums of the step's micro-batches so far
         self._pool: list[Tensor] = []
 
     def restart_statistics(self) -> None:
@@ -116,7 +116,7 @@ class EMAVectorQuantizer(Quantizer):
             codes = nearest_codes(flat, self.codebook, self.config.normalize)
             quantized = F.embedding(codes, self.codebook).view_as(z)
             if not self.training:
-                return Quantized(z if self.bypass else quantized, codes.view(*z.shape[:2], 1))
+                return Quantized(quantized, codes.view(*z.shape[:2], 1))
             if torch.is_grad_enabled() and not self.frozen:
                 self._gather(flat, codes)
             losses = {} if self.bypass else {"commitment": F.mse_loss(z, quantized)}
@@ -129,23 +129,19 @@ class EMAVectorQuantizer(Quantizer):
     def _gather(self, flat: Tensor, codes: Tensor) -> None:
         count = torch.bincount(codes, minlength=len(self.codebook)).to(flat.dtype)
         total = torch.zeros_like(self.codebook).index_add_(0, codes, flat)
-        self._pending.append((count, total))
-        if len(self._pending) > 64:  # nobody calls update: stay small
-            self._pending = [self._summed_pending()]
+        if self._pending is not None:
+            count, total = count + self._pending[0], total + self._pending[1]
+        self._pending = count, total
         room = _POOL_ROWS - sum(len(rows) for rows in self._pool)
         if room > 0:
             self._pool.append(flat[:room])
 
-    def _summed_pending(self) -> tuple[Tensor, Tensor]:
-        return sum(count for count, _ in self._pending), sum(total for _, total in self._pending)  # pyright: ignore
-
     @torch.no_grad()
     def update(self) -> dict[str, float]:
-        if not self._pending:
+        if self._pending is None:
             return {}
-        count, total = self._summed_pending()
-        pool = torch.cat(self._pool)
-        self._pending, self._pool = [], []
+        (count, total), pool = self._pending, torch.cat(self._pool)
+        self._pending, self._pool = None, []
         sum_over_ranks([count, total])
         statistics, mu = self.statistics, 1 - self.config.decay
         statistics.updates += 1

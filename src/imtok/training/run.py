@@ -27,8 +27,11 @@ class LossConfig:
     """eta of eq. 1."""
     adversarial_kind: AdversarialKind = "hinge"
     """The paper names none."""
+    discriminator_start: int = 0
+    """First step in which the discriminator trains; before it, it does not run."""
     adversarial_start: int = 0
-    """First step of the discriminator. Before it, the discriminator is neither trained nor asked."""
+    """First step in which the tokenizer listens to it, not before `discriminator_start`. A fresh discriminator spoils
+    a trained tokenizer: let it learn first."""
     lecam_weight: float = 0.05
     text_weight: float = 0.0
     """alpha_1 of eq. 3."""
@@ -126,6 +129,7 @@ class TrainingConfig:
     threads: int | None = None
     """CPU threads; None: as torch decides."""
     log_every: int = 50
+    """Steps; so are the next three, of which 0 means only at the end of a phase."""
     save_every: int = 1000
     preview_every: int = 1000
     evaluate_every: int = 5000
@@ -137,6 +141,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError("training: at least one phase is needed")
+        if self.log_every < 1:
+            raise ConfigError("training: log_every must be at least 1")
         if self.steps is not None and self.steps < len(self.phases):
             raise ConfigError(f"training: steps = {self.steps} is less than one step for each of the phases")
 

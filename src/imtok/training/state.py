@@ -13,8 +13,7 @@ def collect(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.opt
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
             for key, value in optimizer.state.get(parameter, {}).items():
                 state[f"optimizer.{name}.{index}.{key}"] = value
-    # A copy: the state may be written while training goes on, and safetensors refuses shared memory.
-    return {key: value.detach().clone() for key, value in state.items()}
+    return state
 
 
 def restore(

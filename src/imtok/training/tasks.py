@@ -1,13 +1,17 @@
 """A task is a model with its losses: what the trainer drives."""
 
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok import pretrained
 from imtok.data.loader import Batch
+from imtok.layers.model import Model
 from imtok.losses.adversarial import LeCAM, PatchDiscriminator, discriminator_loss, generator_loss
 from imtok.losses.reconstruction import l1, l2, ocr_perceptual, perceptual_distance
 from imtok.losses.regions import face_loss, text_loss
@@ -20,9 +24,8 @@ from imtok.training.run import Phase, RunConfig
 Losses = dict[str, Float[Tensor, ""]]
 
 
-@runtime_checkable
-class Task(Protocol):
-    """What the trainer needs of a model with its losses.
+class Task(nn.Module, ABC):
+    """What the trainer needs of a model with its losses; its module state is all that exact resume needs of it.
 
     Attributes:
         players: names of the parts that have an optimizer each, in the order in which they compute.
@@ -30,28 +33,56 @@ class Task(Protocol):
 
     players: tuple[str, ...]
 
+    @property
+    @abstractmethod
+    def model(self) -> Model:
+        """The part that is averaged, saved and evaluated."""
+
+    @abstractmethod
     def parameters_of(self, player: str) -> list[nn.Parameter]:
         """All parameters that the player ever trains, in a fixed order."""
-        ...
 
+    @abstractmethod
+    def prepare(self, phases: Sequence[Phase], device: torch.device) -> None:
+        """Move to the device and load whatever any phase will need, so that nothing is found missing after days."""
+
+    @abstractmethod
     def start_phase(self, phase: Phase) -> None:
         """Freeze, unfreeze and weigh as the phase says."""
-        ...
 
+    @abstractmethod
     def losses(self, batch: Batch, player: str, step: int) -> Losses:
         """Unweighted named scalars of one micro-batch; empty when the player rests."""
-        ...
 
+    @abstractmethod
     def weight(self, term: str) -> float:
         """Weight of a loss term in the current phase."""
-        ...
 
+    @abstractmethod
     def after_step(self) -> dict[str, float]:
         """Whatever happens once per optimizer step beside the gradient; returns numbers worth logging."""
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Looks at a task's model while it trains.
+
+    Attributes:
+        held_out: whether its pictures are none of the training's, so that scores mean something.
+    """
+
+    held_out: bool
+
+    def evaluate(self, model: Any, /, device: torch.device) -> dict[str, float]:
+        """Scores by name."""
+        ...
+
+    def preview(self, model: Any, /, folder: Path, step: int, device: torch.device) -> Path:
+        """Write a picture that shows how far the model is."""
         ...
 
 
-class TokenizerTask(nn.Module):
+class TokenizerTask(Task):
     """A tokenizer against its losses and, where wanted, a discriminator.
 
     Both players see the same reconstruction: the discriminator judges, detached, what the tokenizer has just made,
@@ -79,13 +110,7 @@ class TokenizerTask(nn.Module):
         module = self.tokenizer if player == "tokenizer" else self.discriminator
         return list(module.parameters())
 
-    def start_phase(self, phase: Phase) -> None:
-        self._weights = {**self.config.losses.weights(), **phase.weights}
-        for name, part in self.tokenizer.named_children():
-            part.requires_grad_(name in phase.trains)
-        for quantizer in self._quantizers():
-            quantizer.frozen = "quantizer" not in phase.trains
-            quantizer.bypass = not phase.quantize
+    def prepare(self, phases: Sequence[Phase], device: torch.device) -> None:
         settings = self.config.losses
         networks = {
             "perceptual": settings.perceptual_network,
@@ -94,17 +119,27 @@ class TokenizerTask(nn.Module):
             "ocr": settings.ocr_network,
         }
         for term, network in networks.items():
-            if self._weights[term] and term not in self._networks:
-                self._networks[term] = pretrained.load(network).to(next(self.parameters()).device)
+            if any({**settings.weights(), **phase.weights}[term] for phase in phases):
+                self._networks[term] = pretrained.load(network).to(device)
+        self.to(device)
+
+    def start_phase(self, phase: Phase) -> None:
+        self._weights = {**self.config.losses.weights(), **phase.weights}
+        for name, part in self.tokenizer.named_children():
+            part.requires_grad_(name in phase.trains)
+        for quantizer in self._quantizers():
+            quantizer.frozen = "quantizer" not in phase.trains
+            quantizer.bypass = not phase.quantize
 
     def weight(self, term: str) -> float:
         return self._weights.get(term, 1.0)  # the discriminator's own loss
 
     def losses(self, batch: Batch, player: str, step: int) -> Losses:
-        adversarial = self._weights["adversarial"] > 0 and step >= self.config.losses.adversarial_start
+        settings, adversarial = self.config.losses, self._weights["adversarial"] > 0
         if player == "discriminator":
-            return self._discriminator_losses(batch) if adversarial else {}
-        return self._tokenizer_losses(batch, adversarial)
+            return self._discriminator_losses(batch) if adversarial and step >= settings.discriminator_start else {}
+        start = max(settings.adversarial_start, settings.discriminator_start)
+        return self._tokenizer_losses(batch, adversarial and step >= start)
 
     def _tokenizer_losses(self, batch: Batch, adversarial: bool) -> Losses:
         images, settings, wanted = batch.images, self.config.losses, self._weights

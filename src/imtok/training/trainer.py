@@ -4,26 +4,23 @@ import math
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from imtok.checkpoints import RunFolder
-from imtok.config import ConfigError, from_dict, to_dict
+from imtok.config import ConfigError, to_dict
 from imtok.data.loader import Batch, Loader
-from imtok.data.readers import open_source
-from imtok.layers.collective import mean_over_ranks, rank, world_size
-from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.catalog import load
+from imtok.data.sample import Source
+from imtok.layers.collective import mean_over_ranks, rank, wait_for_all, world_size
+from imtok.layers.model import Model
 from imtok.training import state
-from imtok.training.devices import process_group, share_of_batch
+from imtok.training.devices import share_of_batch
 from imtok.training.log import TrainingLog, create_writer
 from imtok.training.optim import averaged, create_optimizer, learning_rate
 from imtok.training.run import RunConfig
-from imtok.training.tasks import TokenizerTask
-from imtok.training.validation import Validation
+from imtok.training.tasks import Observer, Task
 from imtok.training.watchdog import Watchdog
 
 
@@ -31,81 +28,34 @@ class TrainingStopped(RuntimeError):
     """The watchdog has stopped the run; the message says why. The last good state is kept."""
 
 
-def train(
-    config: RunConfig,
-    data: str,
-    out: str | Path,
-    validation: str | None = None,
-    resume: bool = False,
-    init_from: str | None = None,
-) -> Path:
-    """Train a tokenizer through all its phases.
-
-    Ctrl-C or SIGTERM ends after the current step, saved, with KeyboardInterrupt. Under torchrun, all processes call
-    this alike.
+class Trainer:
+    """One run on one device; `run` is the loop.
 
     Args:
-        config: the run; a preset or a changed one.
-        data: Parquet shards (see `imtok annotate` and `imtok synthesize`) or whatever else `data` reads.
-        out: run folder.
-        validation: held-out pictures for previews and the evaluation; without them previews show training pictures.
-        resume: go on with the run in `out`, which must have the same config and data.
-        init_from: start from this run, shipped tokenizer or other project's checkpoint instead of from scratch.
-
-    Returns:
-        The run folder.
+        config: the run.
+        task: model and losses, on any device yet.
+        source: training pictures.
+        validation: looks at the model now and then.
+        folder: of the run; if it holds a saved state, training goes on there.
+        device: to compute on.
 
     Raises:
-        ConfigError: something does not fit; one line.
-        TrainingStopped: the run has gone wrong.
+        ConfigError: batch sizes that cannot be cut, pictures without the regions that a phase wants, or other
+            pictures than the run was started with.
+        MissingWeights: a network that some phase needs.
     """
-    folder = RunFolder(out)
-    if folder.exists() and not resume:
-        raise ConfigError(f"{out}: already holds a run; give --resume to go on with it, or another folder")
-    if resume:
-        check_same_run(config, from_dict(RunConfig, folder.read_config(), str(folder.config_file)), folder)
-    with process_group() as device:
-        Trainer(config, data, folder, validation, init_from, device).run()
-    return folder.path
-
-
-def check_same_run(config: RunConfig, saved: RunConfig, folder: RunFolder) -> None:
-    """A resumed run must be the one that was started.
-
-    Raises:
-        ConfigError: names the first setting that differs.
-    """
-    now, then = dict(_leaves(to_dict(config))), dict(_leaves(to_dict(saved)))
-    for name in sorted(now.keys() | then.keys()):
-        if now.get(name) != then.get(name):
-            raise ConfigError(
-                f"{folder.path}: was started with {name} = {then.get(name)}, not {now.get(name)}; "
-                "resume with the same settings, or start a new run with --init-from"
-            )
-
-
-def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    children = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
-    if children is None:
-        yield prefix, values
-    else:
-        for key, value in children:
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-
-
-class Trainer:
-    """One run on one device; `run` is the loop."""
 
     def __init__(
         self,
         config: RunConfig,
-        data: str,
+        task: Task,
+        source: Source,
+        validation: Observer,
         folder: RunFolder,
-        validation: str | None,
-        init_from: str | None,
         device: torch.device,
     ) -> None:
         self.config, self.settings, self.folder, self.device = config, config.training, folder, device
+        self.task, self.source, self.validation = task, source, validation
         self.phases = self.settings.scheduled_phases()
         self.total = sum(phase.steps for phase in self.phases)
         self.micro_size, self.passes = share_of_batch(
@@ -113,46 +63,42 @@ class Trainer:
         )
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
-        torch.manual_seed(self.settings.seed)
-        self.task = TokenizerTask(config)
-        if init_from:
-            start_from(self.task, init_from)
-        self.task.to(device)
-        if self.settings.gradient_checkpointing:
-            self.task.tokenizer.checkpoint_activations(True)
-        if self.settings.compile:
-            self.task.tokenizer.compile_parts()
-        self.average = averaged(self.task.model, self.settings.ema_decay) if self.settings.ema_decay else None
-        self.optimizers = {
-            player: create_optimizer(self.task.parameters_of(player), self.settings.optimizer)
-            for player in self.task.players
-        }
         self.watchdog = Watchdog(self.settings.watchdog)
-        self.rollbacks = 0
-        self.step = 0
-        self.source = open_source(data)
-        held_out = None if validation is None else open_source(validation)
-        self.validation = Validation(config, held_out or self.source, held_out is not None)
-        self._stop = False
-        self._restore()
+        self.step = self.rollbacks = 0
+        task.prepare(self.phases, device)
+        for index in range(len(self.phases)):
+            self.loader(index)  # says now what would be missing then
+        task.model.checkpoint_activations(self.settings.gradient_checkpointing)
+        if self.settings.compile:
+            task.model.compile_parts()
+        self.average = averaged(task.model, self.settings.ema_decay) if self.settings.ema_decay else None
+        self.optimizers = {
+            player: create_optimizer(task.parameters_of(player), self.settings.optimizer) for player in task.players
+        }
+        self._asked_to_stop = self._stopping = False
 
     def run(self) -> None:
-        """Train from `self.step` to the end of the last phase.
+        """Train to the end of the last phase, from the saved state if there is one.
 
         Raises:
             KeyboardInterrupt: it was asked to stop, and has saved its state.
             TrainingStopped: the watchdog stopped it.
         """
-        if rank() == 0 and not self.folder.exists():
-            self.folder.write_config(to_dict(self.config))
         writer = create_writer(self.settings.logger, self.folder, to_dict(self.config)) if rank() == 0 else None
+        if self.folder.exists():
+            self._restore()
+        elif rank() == 0:
+            self._save()  # the config comes last: a folder that has one can be resumed
+            self.folder.write_config(to_dict(self.config))
+        wait_for_all()
         self.log = TrainingLog(self.folder, self.step, self.total, self.settings.log_every, writer)
         try:
             with self._stoppable():
-                while self.step < self.total and not self._stop:
+                while self.step < self.total and not self._stopping:
                     self._run_phase()
-                if self._stop:
+                if self._stopping:
                     self._save()
+                    wait_for_all()  # a rank that leaves early has its launcher stop the one that saves
                     self.log.say(f"stopped after step {self.step}; go on with --resume")
                     raise KeyboardInterrupt
         finally:
@@ -164,6 +110,8 @@ class Trainer:
         phase = self.phases[index]
         self.task.start_phase(phase)
         self.task.train()
+        if self.step == start:
+            self._settle_frozen_parts()
         for step, batch in self.loader(index).batches(self.step - start, phase.steps):
             rate = learning_rate(self.settings.optimizer, step, phase.steps)
             numbers = self._train_step(batch.to(self.device), rate)
@@ -174,8 +122,17 @@ class Trainer:
             self.step += 1
             self.log.add(self.step, phase.name, rate, numbers)
             self._look_and_save(end_of_phase=step + 1 == phase.steps)
-            if self._stop:
+            if self._stopping:
                 return
+
+    def _settle_frozen_parts(self) -> None:
+        """Give the parts that a phase freezes their averaged weights: what trains on must see what will be saved."""
+        if self.average is None:
+            return
+        pairs = zip(self.task.model.parameters(), self.average.module.parameters(), strict=True)
+        for parameter, average in pairs:
+            if not parameter.requires_grad:
+                parameter.data.copy_(average)
 
     def loader(self, phase: int) -> Loader:
         """This rank's training pictures in a phase; other ones after a rollback."""
@@ -205,10 +162,11 @@ class Trainer:
                 for name, value in terms.items():
                     mean = value.detach().float() / self.passes
                     sums[name] = sums[name] + mean if name in sums else mean
-        sums["stop"] = torch.tensor(float(self._stop), device=self.device)  # a signal to one rank stops them all
+        asked = torch.tensor(float(self._asked_to_stop), device=self.device)  # a signal to one rank stops them all
+        sums["stop"] = asked
         mean_over_ranks(list(sums.values()))
         numbers = {name: value.item() for name, value in sums.items()}
-        self._stop = numbers.pop("stop") > 0
+        self._stopping = numbers.pop("stop") > 0
         for player, optimizer in self.optimizers.items():
             norm = self._optimizer_step(player, optimizer, rate)
             if norm is not None:
@@ -233,23 +191,23 @@ class Trainer:
         return norm
 
     def _look_and_save(self, end_of_phase: bool) -> None:
-        """Previews, evaluation and saving, when it is time."""
+        """Saving, evaluation and previews, when it is time."""
+        if self._due(self.settings.save_every, end_of_phase):
+            self._save()
         if self._due(self.settings.evaluate_every, end_of_phase) and self.validation.held_out:
             scores = self.validation.evaluate(self.inference_model(), self.device)
             self.log.record(self.step, **{f"validation/{name}": value for name, value in scores.items()})
         if rank() == 0 and self._due(self.settings.preview_every, end_of_phase):
             self.validation.preview(self.inference_model(), self.folder.previews, self.step, self.device)
-        if self._due(self.settings.save_every, end_of_phase):
-            self._save()
 
     def _due(self, every: int, end_of_phase: bool) -> bool:
         return end_of_phase or (every > 0 and self.step % every == 0)
 
-    def inference_model(self) -> Tokenizer:
-        """The averaged tokenizer where there is one, else the tokenizer itself."""
+    def inference_model(self) -> Model:
+        """The averaged model where there is one, else the model itself."""
         if self.average is None:
             return self.task.model
-        assert isinstance(self.average.module, Tokenizer)
+        assert isinstance(self.average.module, Model)
         return self.average.module
 
     def _modules(self) -> Mapping[str, torch.nn.Module]:
@@ -259,20 +217,23 @@ class Trainer:
         """Weights for inference, and everything that exact resume needs."""
         if rank():
             return
-        self.folder.write_model(self.inference_model().weights())
-        values = {"symptoms": self.watchdog.symptoms, "rollbacks": self.rollbacks}
+        values = {"symptoms": self.watchdog.symptoms, "rollbacks": self.rollbacks, "pictures": len(self.source)}
         self.folder.write_resume(self.step, state.collect(self._modules(), self.optimizers), values)
+        self.folder.write_model(self.inference_model().weights())
 
     def _restore(self) -> None:
-        """Back to the last saved state, if there is one."""
-        saved = self.folder.read_resume()
-        if saved is not None:
-            tensors, values = saved
-            state.restore(tensors, self._modules(), self.optimizers)
-            self.step, self.watchdog.symptoms = values["step"], values["symptoms"]
-            self.rollbacks = max(self.rollbacks, values["rollbacks"])
-        if rank() == 0 and self.folder.exists():
+        """Back to the last saved state."""
+        tensors, values = self.folder.read_resume()
+        if values["pictures"] != len(self.source):
+            raise ConfigError(
+                f"{self.folder.path}: was started on {values['pictures']} pictures, these are {len(self.source)}"
+            )
+        state.restore(tensors, self._modules(), self.optimizers)
+        self.step, self.watchdog.symptoms = values["step"], values["symptoms"]
+        self.rollbacks = max(self.rollbacks, values["rollbacks"])
+        if rank() == 0:
             self.folder.truncate_metrics(self.step)
+        wait_for_all()
 
     def _handle(self, trouble: str) -> None:
         """Roll back or stop.
@@ -282,10 +243,12 @@ class Trainer:
         """
         where = f"step {self.step + 1}: {trouble}"
         settings = self.settings.watchdog
-        if settings.action == "stop" or self.rollbacks >= settings.max_rollbacks or self.folder.read_resume() is None:
-            raise TrainingStopped(f"{where}; the state before it is kept in {self.folder.path}")
+        if settings.action == "stop" or self.rollbacks >= settings.max_rollbacks:
+            raise TrainingStopped(f"{where}; the last saved state is kept in {self.folder.path}")
         self.rollbacks += 1
         self._restore()
+        self.watchdog.symptoms = {}  # whatever was on its way then gets the full patience again
+        self.log.record(self.step, rollback=where)
         self.log.say(f"{where}; back to step {self.step}, on with other pictures")
 
     def _phase_at(self, step: int) -> tuple[int, int]:
@@ -299,12 +262,12 @@ class Trainer:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second Ctrl-C interrupts."""
+        """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second Ctrl-C interrupts at once."""
 
         def ask(signum: int, frame: Any) -> None:
-            if self._stop:
+            if self._asked_to_stop and signum == signal.SIGINT:
                 raise KeyboardInterrupt
-            self._stop = True
+            self._asked_to_stop = True
 
         signals = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, ask) for number in signals}
@@ -313,18 +276,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def start_from(task: TokenizerTask, source: str) -> None:
-    """Put the weights of a trained tokenizer into the task's.
-
-    Raises:
-        ConfigError: its architecture differs.
-    """
-    try:
-        task.tokenizer.load_weights(load(source).weights(), source)
-    except ValueError as error:
-        raise ConfigError(f"--init-from {error}") from None
 
 
 def _mix(*numbers: int) -> int:

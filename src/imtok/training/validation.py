@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from imtok.config import ConfigError
 from imtok.data.loader import fixed_batches
 from imtok.data.pictures import encode, to_uint8
 from imtok.data.sample import Source
@@ -22,9 +23,14 @@ class Validation:
         config: of the run.
         data: held-out pictures, or the training pictures when there are none.
         held_out: whether scores on them mean anything.
+
+    Raises:
+        ConfigError: no pictures.
     """
 
-    def __init__(self, config: RunConfig, data: str | Source, held_out: bool) -> None:
+    def __init__(self, config: RunConfig, data: Source, held_out: bool) -> None:
+        if not len(data):
+            raise ConfigError("no pictures to look at: the validation data are empty")
         self.config, self.data, self.held_out = config, data, held_out
 
     @torch.no_grad()

@@ -1,0 +1,120 @@
+"""From a RunConfig, pictures and a folder to a started or resumed training."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError, from_dict, to_dict
+from imtok.data.readers import open_source
+from imtok.layers.collective import wait_for_all
+from imtok.tokenizers.catalog import load
+from imtok.training.devices import process_group
+from imtok.training.run import RunConfig
+from imtok.training.tasks import TokenizerTask
+from imtok.training.trainer import Trainer
+from imtok.training.validation import Validation
+
+_MAY_CHANGE = (
+    "training.micro_batch_size",
+    "training.gradient_checkpointing",
+    "training.compile",
+    "training.threads",
+    "training.log_every",
+    "training.save_every",
+    "training.preview_every",
+    "training.evaluate_every",
+    "training.evaluation_pictures",
+    "training.logger",
+    "training.watchdog.",
+    "data.num_workers",
+)
+"""Settings that a resumed run may change: they alter how the steps are computed and watched, not what they compute."""
+
+
+def train(
+    config: RunConfig,
+    data: str,
+    out: str | Path,
+    validation: str | None = None,
+    resume: bool = False,
+    init_from: str | None = None,
+) -> Path:
+    """Train a tokenizer through all its phases.
+
+    Ctrl-C or SIGTERM ends after the current step, saved, with KeyboardInterrupt. Under torchrun, all processes call
+    this alike.
+
+    Args:
+        config: the run; a preset or a changed one.
+        data: Parquet shards (see `imtok annotate` and `imtok synthesize`) or whatever else `open_source` reads.
+        out: run folder.
+        validation: held-out pictures for previews and the evaluation; without them previews show training pictures.
+        resume: go on with the run in `out`, which must have the same settings and as many pictures.
+        init_from: start from this run, shipped tokenizer or other project's checkpoint instead of from scratch.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ConfigError: something does not fit; one line.
+        MissingWeights: a network that a later phase needs is not here.
+        TrainingStopped: the run has gone wrong.
+    """
+    folder = RunFolder(out)
+    with process_group() as device:
+        started = folder.exists()
+        wait_for_all()  # the first rank creates it
+        if started and not resume:
+            raise ConfigError(f"{out}: already holds a run; give --resume to go on with it, or another folder")
+        if started:
+            check_same_run(config, from_dict(RunConfig, folder.read_config(), str(folder.config_file)), folder)
+        torch.manual_seed(config.training.seed)
+        task = TokenizerTask(config)
+        if init_from and not started:
+            start_from(task, init_from)
+        source = open_source(data)
+        shown = source if validation is None else open_source(validation)
+        looks = Validation(config, shown, held_out=validation is not None)
+        Trainer(config, task, source, looks, folder, device).run()
+    return folder.path
+
+
+def start_from(task: TokenizerTask, source: str) -> None:
+    """Put the weights of a trained tokenizer into the task's.
+
+    Raises:
+        ConfigError: its architecture differs, or a phase would forget its codebook.
+    """
+    if any(not phase.quantize for phase in task.config.training.phases):
+        raise ConfigError(
+            f"--init-from {source}: {task.config.name} begins without quantization, which redraws the codebook; "
+            "use a preset for fine-tuning"
+        )
+    task.tokenizer.load_weights(load(source).weights(), f"--init-from {source}")
+
+
+def check_same_run(config: RunConfig, saved: RunConfig, folder: RunFolder) -> None:
+    """A resumed run must be the one that was started.
+
+    Raises:
+        ConfigError: names the first setting that differs.
+    """
+    now, then = dict(_leaves(to_dict(config))), dict(_leaves(to_dict(saved)))
+    for name in sorted(now.keys() | then.keys()):
+        if now.get(name) != then.get(name) and not name.startswith(_MAY_CHANGE):
+            raise ConfigError(
+                f"{folder.path}: was started with {name} = {then.get(name)}, not {now.get(name)}; "
+                "resume with the same settings, or start a new run with --init-from"
+            )
+
+
+def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    children = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
+    if children is None:
+        yield prefix, values
+    else:
+        for key, value in children:
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
