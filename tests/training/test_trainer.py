@@ -61,7 +61,7 @@ def test_training_lowers_the_loss(signs: str, tmp_path: Path) -> None:
     config = small_run(phases=phases, log_every=20, preview_every=0)
     out = train(config, signs, tmp_path / "run")
     losses = [json.loads(line)["l1"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
