@@ -1,6 +1,7 @@
 # Every target starts from a bare clone with Python 3.11 or newer and sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+export OMP_WAIT_POLICY ?= PASSIVE
 TESTS := $(BIN)/python -m pytest -p no:cacheprovider
 
 .PHONY: demo test test-all check clean

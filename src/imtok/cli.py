@@ -1,6 +1,7 @@
 """The command line: one function per verb. Heavy imports stay inside the verbs, so that help answers at once."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ def annotate(argv: Sequence[str]) -> None:
 
 def train(argv: Sequence[str]) -> None:
     """Train a preset, changed by flags: imtok train PRESET --data SHARDS --out RUN [--training.steps 200 …]."""
+    # Must come before torch. Spinning threads bring training on a CPU to a halt when anything else wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from imtok import presets
     from imtok.config import ConfigError
     from imtok.training.launch import train
