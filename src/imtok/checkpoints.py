@@ -103,6 +103,10 @@ class RunFolder:
             if other != target:
                 shutil.rmtree(other, ignore_errors=True)
 
+    def clear_resume(self) -> None:
+        """Delete saved states: what a start that was cut short has left behind."""
+        shutil.rmtree(self.path / "resume", ignore_errors=True)
+
     def read_resume(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and values (with `step`) of the newest whole state.
 

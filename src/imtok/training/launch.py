@@ -78,7 +78,7 @@ def train(
         source = open_source(data)
         shown = source if validation is None else open_source(validation)
         looks = Validation(config, shown, held_out=validation is not None)
-        Trainer(config, task, source, looks, folder, device).run()
+        Trainer(config, task, source, looks, folder, device).run(resume=started)
     return folder.path
 
 

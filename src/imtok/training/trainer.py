@@ -36,7 +36,7 @@ class Trainer:
         task: model and losses, on any device yet.
         source: training pictures.
         validation: looks at the model now and then.
-        folder: of the run; if it holds a saved state, training goes on there.
+        folder: of the run.
         device: to compute on.
 
     Raises:
@@ -77,17 +77,21 @@ class Trainer:
         }
         self._asked_to_stop = self._stopping = False
 
-    def run(self) -> None:
-        """Train to the end of the last phase, from the saved state if there is one.
+    def run(self, resume: bool) -> None:
+        """Train to the end of the last phase.
+
+        Args:
+            resume: from the folder's saved state; the same on every rank.
 
         Raises:
             KeyboardInterrupt: it was asked to stop, and has saved its state.
             TrainingStopped: the watchdog stopped it.
         """
         writer = create_writer(self.settings.logger, self.folder, to_dict(self.config)) if rank() == 0 else None
-        if self.folder.exists():
+        if resume:
             self._restore()
         elif rank() == 0:
+            self.folder.clear_resume()
             self._save()  # the config comes last: a folder that has one can be resumed
             self.folder.write_config(to_dict(self.config))
         wait_for_all()
@@ -233,7 +237,6 @@ class Trainer:
         self.rollbacks = max(self.rollbacks, values["rollbacks"])
         if rank() == 0:
             self.folder.truncate_metrics(self.step)
-        wait_for_all()
 
     def _handle(self, trouble: str) -> None:
         """Roll back or stop.
