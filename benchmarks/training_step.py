@@ -43,6 +43,7 @@ def main(preset: str = "insighttok", steps: int = 3, batch_size: int = 1, percep
         "without": Phase(name="without", steps=1),
         "with": Phase(name="with", steps=1, weights={"text": 1.0, "face": 1.0}),
     }
+    task.prepare(list(phases.values()), torch.device("cpu"))
     seconds: dict[str, list[float]] = {name: [] for name in phases}
     for count in range(steps + 1):
         for name, phase in phases.items():

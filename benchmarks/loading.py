@@ -1,0 +1,35 @@
+"""How many pictures a second the training loader prepares on one core.
+
+python benchmarks/loading.py SHARDS [--resolution 128] [--pictures 2000]
+"""
+
+import time
+
+import torch
+import tyro
+
+from imtok.data.loader import DataConfig, Loader
+from imtok.data.transforms import CropConfig
+
+
+def main(shards: tyro.conf.Positional[str], resolution: int = 128, pictures: int = 2000, zoom: bool = True) -> None:
+    """Time the loader, after a first batch that opens the shards.
+
+    Args:
+        shards: as `imtok annotate` or `imtok synthesize` writes them.
+        resolution: of the crops.
+        pictures: how many.
+        zoom: onto words, 24 to 48 pixels high.
+    """
+    torch.set_num_threads(1)
+    crop = CropConfig(resolution=resolution, word_height=(24.0, 48.0) if zoom else None)
+    loader = Loader(shards, DataConfig(crop=crop), batch_size=16)
+    loader.batch(0)
+    started = time.process_time()
+    for step in range(1, 1 + pictures // 16):
+        loader.batch(step)
+    print(f"{pictures / (time.process_time() - started):.0f} pictures a second of one core at {resolution} px")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
