@@ -50,7 +50,7 @@ def annotate(argv: Sequence[str]) -> None:
 
 def train(argv: Sequence[str]) -> None:
     """Train a preset, changed by flags: imtok train PRESET --data SHARDS --out RUN [--training.steps 200 …]."""
-    # Must come before torch. Spinning threads bring training on a CPU to a halt when anything else wants a core.
+    # Must come before torch: threads that wait by spinning take the cores from whatever else runs (docs/training.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from imtok import presets
     from imtok.config import ConfigError
