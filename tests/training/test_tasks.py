@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,15 +97,32 @@ def test_a_phase_freezes_what_it_does_not_train() -> None:
     assert torch.equal(frozen.tokenizer.state_dict()["quantizer.codebook"], codebook)
 
 
+COMPILED = """
+import torch
+from imtok import presets
+from imtok.tokenizers import build
+
+torch.manual_seed(0)
+plain = build(presets.get("insighttok-debug").tokenizer)
+compiled = build(presets.get("insighttok-debug").tokenizer)
+compiled.load_weights(plain.weights())
+compiled.compile_parts()
+images = torch.rand(2, 3, 32, 32) * 2 - 1
+for model in (plain, compiled):
+    drawn = model.decode(model.encode(images).latents)
+    drawn.square().mean().backward()
+    model.drawn = drawn.detach()
+torch.testing.assert_close(plain.drawn, compiled.drawn, rtol=1e-4, atol=1e-5)
+for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+    torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+"""
+
+
 @pytest.mark.slow
 def test_compiled_parts_compute_the_same() -> None:
-    plain, compiled = task(), task()
-    compiled.tokenizer.compile_parts()
-    for one in (plain, compiled):
-        one.start_phase(Phase(name="all", steps=1))
-    a, b = (one.losses(batch(), "tokenizer", 0) for one in (plain, compiled))
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+    # In a process of its own: the shape checks that the tests put into the package cannot be traced.
+    finished = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.gpu
