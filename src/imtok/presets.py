@@ -19,12 +19,19 @@ from imtok.tokenizers.quantizers import EMAVQConfig
 from imtok.tokenizers.vqgan import VQGANConfig
 from imtok.training.run import LossConfig, OptimizerConfig, Phase, RunConfig, TrainingConfig
 
+_SCALED_TEXT = TextLossConfig(layer_scale="energy")
+_SCALED_FACE = FaceLossConfig(layer_scale="energy")
+
 
 def insighttok() -> RunConfig:
     """InsightTok, 426M, f16, 16,384 codes at 256 px (section 4, appendix E.1).
 
     Paper: 32 A100 for about 5 days; TokBench at 512 px: T-ACC 53.05, T-NED 71.40, F-Sim .36, rFID .69, PSNR 23.64.
     Not trained here; see docs/papers/insighttok.md for what was run.
+
+    The region losses are as printed (`layer_scale="none"`), with the paper's weights. Those were chosen for ABINet and
+    ArcFace; PP-OCRv6's features differ by hundreds of times as much. With it, set `--losses.text.layer-scale energy` and
+    `--losses.face.layer-scale energy`.
     """
     return RunConfig(
         name="insighttok",
@@ -100,8 +107,8 @@ def insighttok_nano() -> RunConfig:
         losses=LossConfig(
             perceptual_weight=0.0,
             adversarial_weight=0.0,
-            text=TextLossConfig(layer_scale="energy"),
-            face=FaceLossConfig(layer_scale="energy"),
+            text=_SCALED_TEXT,
+            face=_SCALED_FACE,
         ),
         discriminator=PatchDiscriminatorConfig(base_channels=32),
         data=DataConfig(
@@ -135,9 +142,12 @@ def insighttok_finetune() -> RunConfig:
     """InsightTok's last two phases, for a tokenizer that is trained already (--init-from).
 
     The tokenizer's sizes are the 426M model's; `--tokenizer.…` flags make them another's. With
-    `--training.phases.0.trains decoder` the codes stay those of the original. Not in the paper.
+    `--training.phases.0.trains decoder` the codes stay those of the original. Recognizers' layers weigh alike, as in
+    insighttok-nano. Not in the paper.
     """
-    return _last_phases(insighttok(), "insighttok-finetune", adversarial_start=2000)
+    base = insighttok()
+    scaled = dataclasses.replace(base.losses, text=_SCALED_TEXT, face=_SCALED_FACE)
+    return _last_phases(dataclasses.replace(base, losses=scaled), "insighttok-finetune", adversarial_start=2000)
 
 
 def insighttok_nano_finetune() -> RunConfig:
