@@ -30,8 +30,8 @@ def insighttok() -> RunConfig:
     Not trained here; see docs/papers/insighttok.md for what was run.
 
     The region losses are as printed (`layer_scale="none"`), with the paper's weights. Those were chosen for ABINet and
-    ArcFace; PP-OCRv6's features differ by hundreds of times as much. With it, set `--losses.text.layer-scale energy` and
-    `--losses.face.layer-scale energy`.
+    ArcFace; PP-OCRv6's features differ by hundreds of times as much. With it, set `--losses.text.layer-scale energy`
+    and `--losses.face.layer-scale energy`.
     """
     return RunConfig(
         name="insighttok",
