@@ -9,6 +9,7 @@ from PIL import Image
 from skimage import data
 
 import imtok
+from imtok import pretrained
 from imtok.cli import main
 from imtok.tokenizers import shipped
 
@@ -48,6 +49,12 @@ def test_training_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) 
         assert main([smaller.get(word, word) for word in commands[verb]]) == 0
     assert Path("runs/try/model.safetensors").exists()
     assert main(["reconstruct", "runs/try", "photos", "--out", "out"]) == 0
+
+
+def test_every_network_and_tokenizer_stands_in_the_licence_table() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "weights.md").read_text()
+    assert [row.name for row in pretrained.status() if f"`{row.name}`" not in page] == []
+    assert [name for name in shipped() if f"`{name}`" not in page] == []
 
 
 def test_the_api_is_what_the_readme_and_dir_promise() -> None:
