@@ -59,3 +59,11 @@ def test_state_dicts_are_found_where_projects_put_them(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ConfigError, match="holds a list"):
         load_tensors(tmp_path / "list.pt")
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_files_that_hold_no_tensors_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    for content in (b"not tensors", b""):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"^[^\n]*{name}: [^\n]*$"):
+            load_tensors(tmp_path / name)

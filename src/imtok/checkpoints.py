@@ -142,7 +142,8 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             "load it with torch yourself and save its state dict alone"
         ) from None
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{path}: not a readable checkpoint ({reason})") from None
     for key in ("model", "state_dict", "ema"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -150,6 +151,24 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise ConfigError(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+    """Whether tensors have the names and shapes of others.
+
+    Raises:
+        ConfigError: they do not; one line that begins with `where` and says the first name or shape that is wrong.
+    """
+    misfits = [f"{name} is missing" for name in wanted if name not in tensors]
+    misfits += [f"{name} is not part of it" for name in tensors if name not in wanted]
+    misfits += [
+        f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if misfits:
+        more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
+        raise ConfigError(f"{where}: {misfits[0]}{more}")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

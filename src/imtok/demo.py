@@ -58,7 +58,7 @@ def demo(out: Path = Path("out/demo"), signs: int = 48) -> list[Scores]:
 
     Args:
         out: folder for the pictures, original beside reconstruction.
-        signs: how many rendered signs, with words and typefaces that no training saw.
+        signs: how many rendered signs, with words and typefaces that are on no sign of the training split.
 
     Raises:
         ConfigError: no tokenizer is shipped.
@@ -70,8 +70,10 @@ def demo(out: Path = Path("out/demo"), signs: int = 48) -> list[Scores]:
     groups = {"photos": bundled_photos(), "page of text": [bundled_page()], "signs": rendered_signs(signs)}
     scores = []
     for name in shipped():
+        tokenizer = load(name)
         for kind, samples in groups.items():
-            scores.append(score(name, kind, samples, judge, face_judge, out / name / kind.replace(" ", "-")))
+            folder = out / name / kind.replace(" ", "-")
+            scores.append(score(name, tokenizer, kind, samples, judge, face_judge, folder))
     print(table(scores))
     print(f"\n{first_words(scores)}\n\nPictures, original beside reconstruction: {out}")
     return scores
@@ -103,10 +105,15 @@ def rendered_signs(count: int) -> Sequence[Sample]:
 
 
 def score(
-    name: str, kind: str, samples: Sequence[Sample], judge: TextJudge, face_judge: FaceJudge, folder: Path
+    name: str,
+    tokenizer: Tokenizer,
+    kind: str,
+    samples: Sequence[Sample],
+    judge: TextJudge,
+    face_judge: FaceJudge,
+    folder: Path,
 ) -> Scores:
     """Reconstruct, measure, and write every picture beside its reconstruction."""
-    tokenizer = load(name)
     folder.mkdir(parents=True, exist_ok=True)
     words, faces, numbers = [], [], []
     for sample in samples:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from imtok.checkpoints import load_tensors
 from imtok.config import ConfigError
 from imtok.pretrained import SOURCES, MissingWeights, door, fetch, load, status
-from imtok.pretrained.networks import FrozenNetwork, read_tensors
+from imtok.pretrained.networks import FrozenNetwork
 from imtok.pretrained.packages import FetchError, sha256_of
 
 
@@ -134,7 +135,7 @@ def test_a_file_of_the_user_is_loaded_frozen_with_its_hash(
 ) -> None:
     def build(path: Path) -> FrozenNetwork:
         network = FrozenNetwork()
-        network.register_parameter("weight", torch.nn.Parameter(read_tensors(path)["weight"]))
+        network.register_parameter("weight", torch.nn.Parameter(load_tensors(path)["weight"]))
         return network
 
     name = "face_features/arcface"

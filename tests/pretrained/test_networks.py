@@ -3,11 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from imtok.config import ConfigError
-from imtok.pretrained.networks import FrozenNetwork, fold_batch_norms, load_named, read_tensors
+from imtok.pretrained.networks import FrozenNetwork, fold_batch_norms, load_named
 
 
 class Small(FrozenNetwork):
@@ -32,36 +31,6 @@ def test_folding_batch_norms_changes_nothing() -> None:
     folded = fold_batch_norms(copy.deepcopy(network))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     torch.testing.assert_close(folded.layers(pictures), wanted)
-
-
-@pytest.mark.parametrize("kind", ["pth", "checkpoint", "safetensors"])
-def test_state_dicts_are_read_from_torch_and_safetensors_files(kind: str, tmp_path: Path) -> None:
-    tensors = {"weight": torch.arange(3.0)}
-    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pth")
-    if kind == "safetensors":
-        save_file(tensors, path)
-    else:
-        torch.save({"state_dict": tensors} if kind == "checkpoint" else tensors, path)
-    assert torch.equal(read_tensors(path)["weight"], tensors["weight"])
-
-
-class Payload:
-    def __reduce__(self):
-        return Path.touch, (Path("executed"),)
-
-
-@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_a_file_that_is_no_state_dict_is_refused_in_one_line(name: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / name
-    for content in (b"not tensors", b""):
-        path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"^[^\n]+: not a file of tensors \([^\n]*\)$"):
-            read_tensors(path)
-    torch.save({"weight": Payload()}, path)
-    with pytest.raises(ConfigError, match="not a file of tensors"):
-        read_tensors(path)
-    assert not Path("executed").exists()
 
 
 def test_a_state_dict_of_another_network_is_refused_by_name(tmp_path: Path) -> None:

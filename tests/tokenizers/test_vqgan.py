@@ -94,11 +94,11 @@ def test_weights_round_trip_without_the_running_statistics() -> None:
 
 def test_weights_that_do_not_fit_are_refused_by_name() -> None:
     model, other = tiny(), tiny(channels=32)
-    with pytest.raises(ConfigError, match=r"somewhere: .* is \(32, .*expected \(16"):
+    with pytest.raises(ConfigError, match=r"somewhere: these weights do not fit: .* has the shape \(32, .*, not \(16"):
         model.load_weights(other.weights(), "somewhere")
     incomplete = model.weights()
     del incomplete["quantizer.codebook"]
-    with pytest.raises(ConfigError, match=r"1 tensors are missing \(first: quantizer.codebook\)"):
+    with pytest.raises(ConfigError, match=r"quantizer\.codebook is missing$"):
         model.load_weights(incomplete)
 
 

@@ -1,6 +1,7 @@
 """One picture and what is known about it: the schema that lies on disk and travels through the data code."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import SupportsFloat, overload
@@ -87,18 +88,18 @@ class Sample:
     cluster: str | None = None
 
 
-class Source:
+class Source(ABC):
     """A random-access sequence of Samples; reading a bad picture raises PictureError and the others stay readable.
 
     It is no `Sequence[Sample]`: a type checker at run time would read one of its pictures at every call.
     """
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def read(self, index: int) -> Sample:
         """The Sample of one row, 0 <= index < len(self)."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...

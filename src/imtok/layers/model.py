@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from imtok.config import ConfigError
+from imtok.checkpoints import check_fit
 
 
 class Model(nn.Module):
@@ -24,17 +24,7 @@ class Model(nn.Module):
         Raises:
             ConfigError: missing or unexpected tensors, or other shapes; one line.
         """
-        own = self.weights()
-        missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-        if missing or unexpected:
-            raise ConfigError(
-                f"{where}: these weights do not fit: {len(missing)} tensors are missing"
-                f"{f' (first: {missing[0]})' if missing else ''}, {len(unexpected)} are unexpected"
-                f"{f' (first: {unexpected[0]})' if unexpected else ''}"
-            )
-        for name, tensor in tensors.items():
-            if tensor.shape != own[name].shape:
-                raise ConfigError(f"{where}: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+        check_fit(tensors, self.weights(), f"{where}: these weights do not fit")
         self.load_state_dict(dict(tensors))
 
     def compile_parts(self) -> None:

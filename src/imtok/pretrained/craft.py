@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from imtok.pretrained.networks import FeatureNetwork, fold_batch_norms, read_tensors
+from imtok.checkpoints import load_tensors
+from imtok.pretrained.networks import FeatureNetwork, fold_batch_norms
 
 
 class CRAFTFeatures(FeatureNetwork):
@@ -48,6 +49,6 @@ def load_craft(detector: Path) -> CRAFTFeatures:
     """The backbone with the weights of the whole detector's file, whose tensors stand in the order of our layers."""
     network = CRAFTFeatures()
     names = network.slices.state_dict().keys()
-    backbone = [value for name, value in read_tensors(detector).items() if ".basenet." in name]
+    backbone = [value for name, value in load_tensors(detector).items() if ".basenet." in name]
     network.slices.load_state_dict(dict(zip(names, backbone, strict=True)))
     return fold_batch_norms(network).to(memory_format=torch.channels_last)

@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, nms, roi_align
 
-from imtok.pretrained.networks import FrozenNetwork, read_tensors
+from imtok.checkpoints import load_tensors
+from imtok.pretrained.networks import FrozenNetwork
 
 _SHRINK = 0.709  # each picture of the pyramid has about half the area of the one before
 _CELL, _STRIDE = 12, 2  # pixels that the proposal network looks at, and how far its windows lie apart
@@ -155,7 +156,7 @@ def load_mtcnn(proposal: Path, refinement: Path, output: Path) -> MTCNN:
     network = MTCNN()
     for part, path in ((network.propose, proposal), (network.refine, refinement), (network.output, output)):
         names = part.state_dict().keys()
-        part.load_state_dict(dict(zip(names, read_tensors(path).values(), strict=True)))
+        part.load_state_dict(dict(zip(names, load_tensors(path).values(), strict=True)))
     return network
 
 

@@ -1,16 +1,15 @@
-"""What every frozen network has in common, and safe reading of weight files."""
+"""What every frozen network has in common."""
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from imtok.config import ConfigError
+from imtok.checkpoints import check_fit, load_tensors
 
 
 class FrozenNetwork(nn.Module):
@@ -35,9 +34,10 @@ class FrozenNetwork(nn.Module):
         return self.requires_grad_(False).eval()
 
 
-class FeatureNetwork(FrozenNetwork):
+class FeatureNetwork(FrozenNetwork, ABC):
     """A frozen network that answers with feature maps: what a perceptual loss is made of."""
 
+    @abstractmethod
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
         """Feature maps from shallow to deep.
 
@@ -47,7 +47,6 @@ class FeatureNetwork(FrozenNetwork):
         Returns:
             One map (batch, channels, rows, columns) per layer; a sequence comes as one row.
         """
-        raise NotImplementedError
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -63,44 +62,13 @@ def fold_batch_norms(network: Network) -> Network:
     return network
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors or torch file; nothing in it is executed.
-
-    Raises:
-        ConfigError: the file is neither, or holds something other than named tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch, zipfile, pickle and safetensors each have their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{path}: not a file of tensors ({reason})") from None
-    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
-        tensors = tensors["state_dict"]
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ConfigError(f"{path}: holds no state dict")
-    return tensors
-
-
 def load_named(network: nn.Module, path: Path, ignored: tuple[str, ...] = ()) -> None:
     """Load a user's state dict by its tensors' names, those that begin with `ignored` left out.
 
     Raises:
         ConfigError: it belongs to another network; one line with the first name or shape that does not fit.
     """
-    tensors = {name.removeprefix("module."): value for name, value in read_tensors(path).items()}
+    tensors = {name.removeprefix("module."): value for name, value in load_tensors(path).items()}
     tensors = {name: value for name, value in tensors.items() if not name.startswith(ignored)}
-    wanted = network.state_dict()
-    misfits = [f"{name} is missing" for name in wanted if name not in tensors]
-    misfits += [f"{name} is not part of it" for name in tensors if name not in wanted]
-    misfits += [
-        f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
-    if misfits:
-        raise ConfigError(f"{path}: not the weights of {type(network).__name__}: {misfits[0]}")
+    check_fit(tensors, network.state_dict(), f"{path}: not the weights of {type(network).__name__}")
     network.load_state_dict(tensors)

@@ -44,7 +44,7 @@ def load_ppocr_features(recognizer: Path) -> PPOCRFeatures:
     layers = read_layers(recognizer)
     layers[0].weight = layers[0].weight[:, ::-1].copy()  # the file wants BGR, our pictures are RGB
     assign_layers(network, layers)
-    # Measured: forward and backward of six crops in 55 ms on two cores, 65 ms in the contiguous layout.
+    # Channels last is the faster layout for its depthwise convolutions.
     return network.to(memory_format=torch.channels_last)
 
 

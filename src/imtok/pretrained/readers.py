@@ -16,7 +16,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from imtok.pretrained.networks import FrozenNetwork, read_tensors
+from imtok.checkpoints import load_tensors
+from imtok.pretrained.networks import FrozenNetwork
 from imtok.pretrained.packages import sha256_of
 
 _CHARACTERS = "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ €ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -84,7 +85,7 @@ def load_easyocr(weights: Path) -> EasyOCRReader:
     """The reader with EasyOCR's weights, whose tensors stand in the order of our layers."""
     network = EasyOCRReader()
     names = network.state_dict().keys()
-    network.load_state_dict(dict(zip(names, read_tensors(weights).values(), strict=True)))
+    network.load_state_dict(dict(zip(names, load_tensors(weights).values(), strict=True)))
     return network
 
 

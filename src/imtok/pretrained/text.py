@@ -46,7 +46,7 @@ class Glyph:
     score: float
 
 
-Reading = tuple[np.ndarray, list[Glyph]]
+ReadLine = tuple[np.ndarray, list[Glyph]]
 """A line's corners, turned so that it reads from left to right, and its characters."""
 
 
@@ -84,7 +84,7 @@ class PPOCRDetector:
         lines = [_line(_trim(quad, margin), glyphs) for quad, glyphs in readings]
         return [line for line in lines if line.words and line.score >= self.min_score]
 
-    def _read(self, image: np.ndarray, quads: list[np.ndarray]) -> list[Reading]:
+    def _read(self, image: np.ndarray, quads: list[np.ndarray]) -> list[ReadLine]:
         """Each quad turned so that it reads best, with its characters."""
         candidates = [[quad, *_turned(quad, (1, 3))] if _is_tall(quad) else [quad] for quad in quads]
         best = self._best(image, candidates)
@@ -93,7 +93,7 @@ class PPOCRDetector:
             self._turn_over(image, best, certain)  # where one line stands on its head the others may do so too
         return best
 
-    def _turn_over(self, image: np.ndarray, best: list[Reading], indices: set[int]) -> bool:
+    def _turn_over(self, image: np.ndarray, best: list[ReadLine], indices: set[int]) -> bool:
         """Replace the readings that are better upside down; whether there were any."""
         order = sorted(indices)
         turned = self._best(image, [_turned(best[index][0], (2,)) for index in order])
@@ -106,7 +106,7 @@ class PPOCRDetector:
             best[index] = other
         return bool(better)
 
-    def _best(self, image: np.ndarray, candidates: list[list[np.ndarray]]) -> list[Reading]:
+    def _best(self, image: np.ndarray, candidates: list[list[np.ndarray]]) -> list[ReadLine]:
         flat = [quad for group in candidates for quad in group]
         readings = iter(zip(flat, self._reader.read([_rectify(image, quad) for quad in flat]), strict=True))
         return [max((next(readings) for _ in group), key=_quality) for group in candidates]
@@ -200,7 +200,7 @@ def _line(quad: np.ndarray, glyphs: list[Glyph]) -> DetectedLine:
     return DetectedLine(quad, " ".join(word.text for word in words), _score(glyphs), words)
 
 
-def _quality(reading: Reading) -> float:
+def _quality(reading: ReadLine) -> float:
     return _score(reading[1])
 
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imtok.pretrained.networks import FeatureNetwork, FrozenNetwork, fold_batch_norms, read_tensors
+from imtok.checkpoints import load_tensors
+from imtok.pretrained.networks import FeatureNetwork, FrozenNetwork, fold_batch_norms
 from imtok.pretrained.onnx import assign_layers, read_layers
 
 
@@ -86,7 +87,7 @@ def load_efficientnet_lite0(weights: Path) -> EfficientNetLite0:
     """The network without its classifier; the file's tensors stand in the order of our layers."""
     network = EfficientNetLite0()
     names = network.state_dict().keys()
-    tensors = [value for name, value in read_tensors(weights).items() if not name.startswith("_fc.")]
+    tensors = [value for name, value in load_tensors(weights).items() if not name.startswith("_fc.")]
     network.load_state_dict(dict(zip(names, tensors, strict=True)))
     return fold_batch_norms(network).to(memory_format=torch.channels_last)
 

@@ -1,5 +1,6 @@
 """What every tokenizer is: pictures to latents and codes, and back."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ class Encoding:
         latents: after quantization; in training with the straight-through gradient.
         codes: one index per token and codebook, or None for a continuous tokenizer.
         losses: what the quantizer itself owes (`commitment`, ...), unweighted scalars; empty in eval mode.
-        stats: numbers worth logging (`codebook_usage`, ...).
         grid_size: height and width of the token grid, or None for a 1D tokenizer.
         image_size: height and width of the pictures before padding.
     """
@@ -33,7 +33,6 @@ class Encoding:
     grid_size: tuple[int, int] | None
     image_size: tuple[int, int]
     losses: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
-    stats: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
 class Tokenizer(Model, ABC):
@@ -100,7 +99,7 @@ class Tokenizer(Model, ABC):
         """
         if not self.codebook_sizes:
             raise TypeError("a continuous tokenizer has no bits per token; 32 bits a channel are the convention")
-        return sum(torch.log2(torch.tensor(size, dtype=torch.float64)).item() for size in self.codebook_sizes)
+        return sum(math.log2(size) for size in self.codebook_sizes)
 
 
 def pad_to_multiple(

@@ -26,7 +26,6 @@ class Quantized:
     latents: Float[Tensor, "batch tokens dim"]
     codes: Int[Tensor, "batch tokens codebooks"]
     losses: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
-    stats: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
 class Quantizer(nn.Module, ABC):

@@ -69,7 +69,6 @@ class VQGAN(Tokenizer):
             latents=quantized.latents,
             codes=quantized.codes,
             losses=quantized.losses,
-            stats=quantized.stats,
             grid_size=(z.shape[2], z.shape[3]),
             image_size=(images.shape[2], images.shape[3]),
         )
