@@ -86,15 +86,16 @@ def insighttok_small() -> RunConfig:
     )
 
 
-def insighttok_nano() -> RunConfig:
-    """InsightTok for a laptop's CPU: 3.2M, f8, 4,096 codes at 128 px.
+def vqgan_nano() -> RunConfig:
+    """A VQGAN for a laptop's CPU, without the text and face losses: 3.2M, f8, 4,096 codes at 128 px.
+
+    The twin of insighttok-nano: same architecture, data, steps and phases; only the two losses are missing.
 
     Deviation: no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;
-    other Adam betas, no weight decay; layers of the recognizers weigh alike (`layer_scale`); a first phase without
-    quantization.
+    other Adam betas, no weight decay; a first phase without quantization.
     """
     return RunConfig(
-        name="insighttok-nano",
+        name="vqgan-nano",
         tokenizer=VQGANConfig(
             channels=32,
             channel_multipliers=(1, 2, 4),
@@ -104,38 +105,54 @@ def insighttok_nano() -> RunConfig:
             latent_channels=64,
             quantizer=EMAVQConfig(codebook_size=4096, codebook_dim=32),
         ),
-        losses=LossConfig(
-            perceptual_weight=0.0,
-            adversarial_weight=0.0,
-            text=_SCALED_TEXT,
-            face=_SCALED_FACE,
-        ),
+        losses=LossConfig(perceptual_weight=0.0, adversarial_weight=0.0, text=_SCALED_TEXT, face=_SCALED_FACE),
         discriminator=PatchDiscriminatorConfig(base_channels=32),
         data=DataConfig(
             crop=CropConfig(resolution=128, word_height=(24.0, 48.0), face_size=(48.0, 112.0)), max_words=2, max_faces=1
         ),
         training=TrainingConfig(
             phases=(
-                Phase(name="warm-up", steps=300, quantize=False, region_share=0.6),
-                Phase(name="pretrain", steps=3200, region_share=0.6),
-                Phase(name="text-and-face", steps=1000, weights={"text": 1.0, "face": 1.0}, region_share=0.8),
-                Phase(
-                    name="decoder",
-                    steps=200,
-                    trains=("decoder",),
-                    weights={"text": 0.1, "face": 0.1},
-                    region_share=0.8,
-                ),
+                Phase(name="warm-up", steps=200, quantize=False, region_share=0.6),
+                Phase(name="pretrain", steps=2400, region_share=0.6),
+                Phase(name="continue", steps=1200, region_share=0.8),
+                Phase(name="decoder", steps=200, trains=("decoder",), region_share=0.8),
             ),
             global_batch_size=16,
             optimizer=OptimizerConfig(learning_rate=8e-4, betas=(0.9, 0.99), weight_decay=0.0, final_share=0.1),
             ema_decay=0.999,
+            precision="fp32",
+            channels_last=True,
             save_every=250,
             preview_every=500,
             evaluate_every=1000,
             evaluation_pictures=128,
         ),
     )
+
+
+def insighttok_nano() -> RunConfig:
+    """InsightTok for a laptop's CPU: vqgan-nano with the text and face losses in its last two phases.
+
+    Deviation: those of vqgan-nano; layers of the recognizers weigh alike (`layer_scale`).
+    """
+    base = vqgan_nano()
+    warm_up, pretrain, regions, decoder = base.training.phases
+    phases = (
+        warm_up,
+        pretrain,
+        dataclasses.replace(regions, name="text-and-face", weights={"text": 1.0, "face": 1.0}),
+        dataclasses.replace(decoder, weights={"text": 0.1, "face": 0.1}),
+    )
+    return dataclasses.replace(
+        base, name="insighttok-nano", training=dataclasses.replace(base.training, phases=phases)
+    )
+
+
+def nano_pretraining() -> RunConfig:
+    """The phases that vqgan-nano and insighttok-nano share, to be continued with --init-from."""
+    base = vqgan_nano()
+    training = dataclasses.replace(base.training, phases=base.training.phases[:2])
+    return dataclasses.replace(base, name="nano-pretraining", training=training)
 
 
 def insighttok_finetune() -> RunConfig:
@@ -150,8 +167,13 @@ def insighttok_finetune() -> RunConfig:
     return _last_phases(dataclasses.replace(base, losses=scaled), "insighttok-finetune", adversarial_start=2000)
 
 
+def vqgan_nano_finetune() -> RunConfig:
+    """The last two phases of vqgan-nano, for a nano that is pretrained already (--init-from)."""
+    return _last_phases(vqgan_nano(), "vqgan-nano-finetune", adversarial_start=0)
+
+
 def insighttok_nano_finetune() -> RunConfig:
-    """The last two phases of insighttok-nano, for a nano that is trained already (--init-from)."""
+    """The last two phases of insighttok-nano, for a nano that is pretrained already (--init-from)."""
     return _last_phases(insighttok_nano(), "insighttok-nano-finetune", adversarial_start=0)
 
 
@@ -201,7 +223,10 @@ _FUNCTIONS: tuple[Callable[[], RunConfig], ...] = (
     insighttok_f8,
     insighttok_small,
     insighttok_finetune,
+    vqgan_nano,
     insighttok_nano,
+    nano_pretraining,
+    vqgan_nano_finetune,
     insighttok_nano_finetune,
     insighttok_debug,
 )

@@ -120,29 +120,46 @@ def centre_crop(width: int, height: int, resolution: int) -> Crop:
 def random_crop(sample: Sample, config: CropConfig, rng: np.random.Generator) -> Crop:
     """A crop for training: onto a random word or face where the config wants that and one fits, else anywhere."""
     flip = config.flip and not sample.words and rng.random() < 0.5
-    targets = list(_zoom_targets(sample, config))
+    targets = list(zoom_targets(sample, config))
     if targets:
-        box, (least, greatest) = targets[rng.integers(len(targets))]
-        side = least * (greatest / least) ** rng.random()
-    else:
-        box, side = None, min(sample.width, sample.height) * rng.uniform(*config.scale)
-    left = _place(side, sample.width, None if box is None else (box[0], box[2]), rng)
-    top = _place(side, sample.height, None if box is None else (box[1], box[3]), rng)
+        return replace(targets[rng.integers(len(targets))].draw_crop(rng), flip=flip)
+    side = min(sample.width, sample.height) * rng.uniform(*config.scale)
+    left, top = _place(side, sample.width, None, rng), _place(side, sample.height, None, rng)
     return Crop(left=left, top=top, side=side, resolution=config.resolution, flip=flip)
 
 
-def _zoom_targets(sample: Sample, config: CropConfig) -> Iterator[tuple[Box, Range]]:
-    """Regions that a crop can show whole at a wanted size, each with the least and greatest side of such a crop."""
-    regions: list[tuple[Box, float, Range]] = []
+@dataclass(frozen=True, kw_only=True)
+class ZoomTarget:
+    """A word or face that a crop can show whole at a wanted size, and the least and greatest side of such a crop."""
+
+    region: TextRegion | Face
+    sides: Range
+    size: tuple[int, int]
+    """Width and height of the picture."""
+    resolution: int
+
+    def draw_crop(self, rng: np.random.Generator) -> Crop:
+        """A crop of random size and place that shows the region whole."""
+        least, greatest = self.sides
+        side = least * (greatest / least) ** rng.random()
+        x0, y0, x1, y1 = self.region.box
+        left, top = _place(side, self.size[0], (x0, x1), rng), _place(side, self.size[1], (y0, y1), rng)
+        return Crop(left=left, top=top, side=side, resolution=self.resolution)
+
+
+def zoom_targets(sample: Sample, config: CropConfig) -> Iterator[ZoomTarget]:
+    """The words and faces that crops can show whole at the sizes that the config wants."""
+    regions: list[tuple[TextRegion | Face, float, Range]] = []
     if config.word_height is not None:
-        regions += [(word.box, word.height, config.word_height) for word in sample.words or []]
+        regions += [(word, word.height, config.word_height) for word in sample.words or []]
     if config.face_size is not None:
-        regions += [(face.box, _longer_side(face.box), config.face_size) for face in sample.faces or []]
-    for box, size, wanted in regions:
-        least = max(config.resolution * max(size / wanted[1], 1 / config.max_enlargement), _longer_side(box))
+        regions += [(face, _longer_side(face.box), config.face_size) for face in sample.faces or []]
+    for region, size, wanted in regions:
+        least = max(config.resolution * max(size / wanted[1], 1 / config.max_enlargement), _longer_side(region.box))
         greatest = min(config.resolution * size / wanted[0], sample.width, sample.height)
         if least <= greatest:
-            yield box, (least, greatest)
+            picture = sample.width, sample.height
+            yield ZoomTarget(region=region, sides=(least, greatest), size=picture, resolution=config.resolution)
 
 
 def _place(side: float, length: int, target: Range | None, rng: np.random.Generator) -> float:

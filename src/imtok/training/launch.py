@@ -19,6 +19,7 @@ from imtok.training.validation import Validation
 
 _MAY_CHANGE = (
     "training.micro_batch_size",
+    "training.channels_last",
     "training.gradient_checkpointing",
     "training.compile",
     "training.threads",

@@ -123,6 +123,8 @@ class TrainingConfig:
     ema_decay: float | None = None
     """Decay of the averaged weights that are saved and evaluated; None: the weights themselves."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    channels_last: bool = False
+    """Lay out the convolutions' weights and maps with the channels innermost; see docs/training.md."""
     gradient_checkpointing: bool = False
     compile: bool = False
     seed: int = 0

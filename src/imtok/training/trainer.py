@@ -68,6 +68,8 @@ class Trainer:
         task.prepare(self.phases, device)
         for index in range(len(self.phases)):
             self.loader(index)  # says now what would be missing then
+        if self.settings.channels_last:
+            task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         task.model.checkpoint_activations(self.settings.gradient_checkpointing)
         if self.settings.compile:
             task.model.compile_parts()

@@ -1,0 +1,136 @@
+"""The pictures of the nano recipes: annotated, split by content, and cut into close-ups for the test.
+
+A picture and its near-duplicates, other crops of it, and other pictures of the same person, receipt or document share a
+`cluster` in the source's table. All pictures of a cluster go the same way, whichever folder they lie in, by a hash of
+the cluster alone; pictures without one go by their path. `nano_test_clusters.txt` lists the test clusters of the
+pictures that the shipped weights were made from.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from imtok.data.annotate import annotate
+from imtok.data.closeups import close_ups
+from imtok.data.pictures import decode, encode
+from imtok.data.readers import open_source
+from imtok.data.sample import Face, Sample, TextRegion
+from imtok.data.shards import ShardWriter
+from imtok.data.synthetic import SyntheticPictures
+from imtok.data.transforms import CropConfig, centre_crop
+
+SIGNS, TEST_SIGNS = 3000, 300
+TEST_SHARE, VALIDATION_SHARE = 0.15, 0.03
+CLOSE_UPS = 6
+"""Of one picture, at most."""
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class NanoData:
+    """Where the shards lie: `training` and `validation`, and one folder a kind of test pictures."""
+
+    training: Path
+    validation: Path
+    tests: dict[str, Path]
+
+
+def prepare(text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out: Path, crop: CropConfig) -> NanoData:
+    """Annotate and split; what is there already stays. Also writes `test_clusters.txt`.
+
+    Args:
+        text: pictures with words (anything that imtok reads); of pictures of one name the first is tested on.
+        faces: pictures with faces.
+        plain: other pictures.
+        out: working folder.
+        crop: how large words and faces in the test's close-ups are, and the resolution.
+    """
+    kinds = {"words": [annotated(out, source, words=True) for source in text]}
+    kinds["faces"] = [annotated(out, source, faces=True) for source in faces]
+    kinds["plain"] = [annotated(out, source) for source in plain]
+    shards = out / "shards"
+    if not (shards / "complete").exists():
+        shutil.rmtree(shards, ignore_errors=True)
+        write_training(kinds, shards)
+        for kind, folders in kinds.items():
+            write_test(kind, folders, shards / "test" / kind, crop)
+        with ShardWriter(str(shards / "test" / "signs")) as writer:
+            for sample in SyntheticPictures(TEST_SIGNS, seed=2, size=crop.resolution, split="test"):
+                writer.write(sample)
+        clusters = {sample.cluster for sample in pictures(kinds) if sample.cluster and split_of(sample) == "test"}
+        (out / "test_clusters.txt").write_text("".join(f"{cluster}\n" for cluster in sorted(clusters)))
+        (shards / "complete").touch()
+    tests = {kind: shards / "test" / kind for kind in ("signs", *kinds)}
+    return NanoData(shards / "train", shards / "validation", tests)
+
+
+def annotated(out: Path, source: str, *, words: bool = False, faces: bool = False) -> Path:
+    """Annotate a source once; a folder that was begun is finished."""
+    folder = out / "annotated" / Path(source).name
+    annotate(source, str(folder), text=words, faces=faces)
+    return folder
+
+
+def write_training(kinds: dict[str, list[Path]], out: Path) -> None:
+    """Training and validation shards of all kinds, then the rendered signs."""
+    with ShardWriter(str(out / "train")) as training, ShardWriter(str(out / "validation")) as validation:
+        for sample in pictures(kinds):
+            if split_of(sample) != "test":
+                (training if split_of(sample) == "train" else validation).write(sample)
+        for sample in SyntheticPictures(SIGNS, seed=1, size=128, split="train"):
+            training.write(sample)
+
+
+def write_test(kind: str, folders: list[Path], out: Path, crop: CropConfig) -> None:
+    """Close-ups of the words and faces of the test pictures, and the middle of the plain ones."""
+    seen: set[str] = set()
+    with ShardWriter(str(out)) as writer:
+        for sample in pictures({kind: folders}):
+            if split_of(sample) != "test" or sample.path in seen:
+                continue
+            seen.add(sample.path)
+            for square in [middle(sample, crop)] if kind == "plain" else close_ups(sample, crop, CLOSE_UPS, is_clear):
+                writer.write(square)
+
+
+def middle(sample: Sample, config: CropConfig) -> Sample:
+    """The picture's largest centred square."""
+    crop = centre_crop(sample.width, sample.height, config.resolution)
+    pixels = crop.pixels(decode(sample.image, sample.path))
+    return Sample(
+        image=encode(pixels),
+        path=sample.path,
+        width=config.resolution,
+        height=config.resolution,
+        label=sample.label,
+        source=sample.source,
+        cluster=sample.cluster,
+    )
+
+
+def is_clear(region: TextRegion | Face) -> bool:
+    """Whether a word is one to test on: two letters or digits at least, and read with confidence. Every face is."""
+    if isinstance(region, Face):
+        return True
+    return region.score >= 0.9 and sum(c.isalnum() for c in region.text) >= 2
+
+
+def pictures(kinds: dict[str, list[Path]]) -> Iterator[Sample]:
+    """All annotated pictures, kind by kind."""
+    for folder in (folder for folders in kinds.values() for folder in folders):
+        yield from open_source(str(folder))
+
+
+def split_of(sample: Sample) -> Split:
+    """By a hash of the picture's cluster, or of its path where it has none."""
+    return split_of_cluster(sample.cluster or sample.path)
+
+
+def split_of_cluster(cluster: str) -> Split:
+    """The split that all pictures of a cluster belong to."""
+    place = int.from_bytes(hashlib.sha256(f"nano {cluster}".encode()).digest()[:4], "big") / 2**32
+    return "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
