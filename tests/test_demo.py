@@ -1,34 +1,23 @@
-import re
+import json
 from pathlib import Path
 
 import pytest
 
 from imtok.cli import main
-from imtok.demo import Scores, table
-from imtok.evaluation.text import ReadWord
 from imtok.tokenizers import shipped
 
 
-def scores(*words: tuple[str, str, str]) -> Scores:
-    return Scores("x", "signs", 2, 0.1875, 20.0, 0.5, [ReadWord(*word) for word in words], [])
-
-
-def test_only_words_that_the_judge_reads_on_the_original_count() -> None:
-    row = scores(("OPEN", "open", "Open!"), ("SALE", "SALE", "5ALE"), ("Exit", "Fxit", "Exit"), ("", "", ""))
-    assert [word.text for word in row.readable()] == ["OPEN", "SALE"]
-    assert [word.text for word in row.still_read()] == ["OPEN"]
-    assert "1 of 2" in table([row])
-
-
 @pytest.mark.skipif(not shipped(), reason="no tokenizer is shipped yet")
-def test_demo_runs_and_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], needs) -> None:
+def test_demo_prints_its_table_and_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], needs) -> None:
     for name in ("text_judge/easyocr", "face_judge/dlib", "text_detector/ppocrv6", "face_detector/mtcnn"):
         needs(name)
     assert main(["demo", "--out", str(tmp_path), "--signs", "4"]) == 0
-    shown = capsys.readouterr().out
-    rows = re.findall(r"^\| (\S+) +\| (\d+) ([a-z ]+?) +\|", shown, re.MULTILINE)
-    assert {(name, kind) for name, _, kind in rows} == {
-        (name, kind) for name in shipped() for kind in ("photos", "page of text", "signs")
+    rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert {(name.strip(), data.strip()) for name, data in rows[2:]} == {
+        (name, data) for name in shipped() for data in ("signs", "page of text", "photos")
     }
-    for name in shipped():
-        assert len(list((tmp_path / name / "signs").glob("*.png"))) == 4
+    results = json.loads((tmp_path / "metrics.json").read_text())["results"]
+    page = next(r["metrics"] for r in results if r["data"] == "page of text")
+    assert page["text_accuracy"]["count"] > 20
+    assert next(r["metrics"] for r in results if r["data"] == "photos")["face_similarity"]["count"] == 1
+    assert "data:image/png" in (tmp_path / "report.html").read_text()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from imtok.data.pictures import load_images as load_images
     from imtok.data.pictures import save_images as save_images
     from imtok.data.synthetic import synthesize as synthesize
+    from imtok.evaluation.evaluate import evaluate as evaluate
     from imtok.presets import create_tokenizer as create_tokenizer
     from imtok.tokenizers import load as load_tokenizer
     from imtok.training.launch import train as train
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "annotate": "imtok.data.annotate:annotate",
     "create_tokenizer": "imtok.presets:create_tokenizer",
+    "evaluate": "imtok.evaluation.evaluate:evaluate",
     "load_images": "imtok.data.pictures:load_images",
     "load_tokenizer": "imtok.tokenizers.catalog:load",
     "presets": "imtok.presets",
@@ -29,6 +31,7 @@ _HOMES = {
 __all__ = [
     "annotate",
     "create_tokenizer",
+    "evaluate",
     "load_images",
     "load_tokenizer",
     "presets",

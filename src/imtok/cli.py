@@ -50,8 +50,6 @@ def annotate(argv: Sequence[str]) -> None:
 
 def train(argv: Sequence[str]) -> None:
     """Train a preset, changed by flags: imtok train PRESET --data SHARDS --out RUN [--training.steps 200 …]."""
-    # Must come before torch: threads that wait by spinning take the cores from whatever else runs (docs/training.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from imtok import presets
     from imtok.config import ConfigError
     from imtok.training.launch import train
@@ -110,6 +108,51 @@ def reconstruct(argv: Sequence[str]) -> None:
     _call(run, argv, "reconstruct")
 
 
+def evaluate(argv: Sequence[str]) -> None:
+    """Measure tokenizers and compare them: imtok evaluate RUN… --data SRC… --out DIR."""
+    from imtok.evaluation.evaluate import FACE_JUDGE, TEXT_JUDGE, evaluate
+
+    def run(
+        tokenizers: tyro.conf.Positional[tuple[str, ...]],
+        data: tuple[str, ...],
+        out: Path,
+        metrics: tuple[str, ...] | None = None,
+        size: int | None = None,
+        count: int | None = None,
+        checks: bool = True,
+        text_judge: str = TEXT_JUDGE,
+        face_judge: str = FACE_JUDGE,
+    ) -> None:
+        """Write metrics.json, items.jsonl and report.html; print the scores.
+
+        Args:
+            tokenizers: shipped names, run folders, other projects' checkpoints, or folders of reconstructed pictures;
+                the others are compared with the first.
+            data: annotated pictures, as `imtok annotate` and `imtok synthesize` write them, or any others.
+            out: folder.
+            metrics: only these.
+            size: judge at so many pixels (padded to a square, LANCZOS) instead of each picture's own size.
+            count: at most so many pictures of each set, evenly spread.
+            checks: also measure identity, JPEG, and down-and-up.
+            text_judge: network that reads the words.
+            face_judge: network that compares the faces.
+        """
+        found = evaluate(
+            tokenizers,
+            data,
+            out,
+            metrics=metrics,
+            size=size,
+            count=count,
+            checks=checks,
+            text_judge=text_judge,
+            face_judge=face_judge,
+        )
+        print(f"{found}\n\nReport: {out / 'report.html'}")
+
+    _call(run, argv, "evaluate")
+
+
 def weights(argv: Sequence[str]) -> None:
     """List the third-party networks, or download them: imtok weights [fetch NAME…]."""
     from imtok import pretrained
@@ -140,7 +183,7 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    verb.__name__: verb for verb in (demo, presets, synthesize, annotate, train, reconstruct, weights, doctor)
+    verb.__name__: verb for verb in (demo, presets, synthesize, annotate, train, reconstruct, evaluate, weights, doctor)
 }
 
 
@@ -150,6 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 when done, 2 after bad input (one line on standard error says which), 3 when training has gone wrong.
     """
+    # Must come before torch: threads that wait by spinning take the cores from whatever else runs (docs/training.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print("imtok: train, measure and use image tokenizers\n\nusage: imtok VERB …\n")

@@ -143,9 +143,7 @@ def insighttok_nano() -> RunConfig:
         dataclasses.replace(regions, name="text-and-face", weights={"text": 1.0, "face": 1.0}),
         dataclasses.replace(decoder, weights={"text": 0.1, "face": 0.1}),
     )
-    return dataclasses.replace(
-        base, name="insighttok-nano", training=dataclasses.replace(base.training, phases=phases)
-    )
+    return dataclasses.replace(base, name="insighttok-nano", training=dataclasses.replace(base.training, phases=phases))
 
 
 def nano_pretraining() -> RunConfig:

@@ -2,13 +2,22 @@ import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from imtok.data.pictures import decode, encode
-from imtok.evaluation.metrics import bits_per_pixel, codebook_perplexity, codebook_usage, psnr, ssim
+from imtok.evaluation.metrics import (
+    FeatureStatistics,
+    bits_per_pixel,
+    codebook_perplexity,
+    codebook_usage,
+    frechet_distance,
+    psnr,
+    ssim,
+)
 
 
 def tensor(*pictures: np.ndarray) -> torch.Tensor:
@@ -55,3 +64,31 @@ def test_codebook_numbers_by_hand() -> None:
 
 def test_rate_of_table_1() -> None:
     assert bits_per_pixel(1024, 14.0, 512, 512) == pytest.approx(0.0547, abs=5e-5)
+
+
+def statistics(features: np.ndarray, batch: int = 7) -> FeatureStatistics:
+    found = FeatureStatistics()
+    for start in range(0, len(features), batch):
+        found.add(torch.from_numpy(features[start : start + batch]))
+    return found
+
+
+@pytest.mark.parametrize("count", [5, 40, 200])
+def test_frechet_distance_is_scipy_s(count: int) -> None:
+    """With fewer pictures than features, and with so many that the rows are reduced on the way."""
+    rng = np.random.default_rng(count)
+    a, b = rng.normal(0, 1, (count, 12)) @ rng.normal(0, 1, (12, 12)), rng.normal(0.5, 2, (count + 3, 12))
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b + 1e-12 * np.eye(12)).real
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b - 2 * root)
+    assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_frechet_distance_of_hand_made_gaussians() -> None:
+    """Of N(m, s^2 I) and N(0, I) in two dimensions: |m|^2 + 2 (s - 1)^2; the four corners have exactly these moments."""
+    corners = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)]) * 0.75**0.5  # unbiased covariance I
+    distance = frechet_distance(statistics(3 * corners + (1, 2)), statistics(corners))
+    assert distance == pytest.approx(5 + 2 * 4, abs=1e-9)
+    assert frechet_distance(statistics(corners), statistics(corners)) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="two pictures or more, got 1"):
+        statistics(corners[:1]).mean_and_root()

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from imtok.data.sample import DataError
 
+Picture = UInt8[np.ndarray, "height width 3"]
+"""Upright RGB pixels."""
+
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header, before a pixel is decoded."""
 MAX_BYTES = 256 * 2**20

@@ -116,6 +116,19 @@ class Source(ABC):
         return (self.read(index) for index in range(len(self)))
 
 
+class Samples(Source):
+    """Pictures that are in memory already."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._samples = list(samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def read(self, index: int) -> Sample:
+        return self._samples[index]
+
+
 def clip_box(box: Iterable[SupportsFloat], width: int, height: int) -> Box | None:
     """The part of a box that lies inside the picture, or None when nothing is left of it.
 

@@ -5,21 +5,27 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-from imtok.data.pictures import from_uint8
+from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Face
 from imtok.layers.crops import Regions, align_faces
-
-Picture = UInt8[np.ndarray, "height width 3"]
 
 
 @runtime_checkable
 class FaceJudge(Protocol):
-    """Embeds aligned faces."""
+    """Embeds aligned faces.
 
+    Attributes:
+        name: role/name behind the door.
+        sha256: of its weights.
+        input_size: of a face.
+        template: where its five landmarks shall lie.
+    """
+
+    name: str
+    sha256: str
     input_size: tuple[int, int] | None
     template: Tensor
 
@@ -29,32 +35,34 @@ class FaceJudge(Protocol):
 
 
 @torch.no_grad()
-def face_similarity(
-    judge: FaceJudge, original: Picture, reconstruction: Picture, faces: Sequence[Face]
-) -> Float[Tensor, " faces"]:
-    """Cosine between the embeddings of each face in the original and in the reconstruction.
+def embed_faces(judge: FaceJudge, picture: Picture, faces: Sequence[Face]) -> Float[Tensor, "faces dim"]:
+    """The judge's embedding of each face.
 
-    The landmarks are those of the original for both, as in TokBench: nothing is detected on the reconstruction.
+    For a reconstruction too the landmarks are those of the original, as in TokBench: nothing is detected on it.
 
     Args:
         judge: of the role `face_judge`.
-        original: as it was.
-        reconstruction: of the same size.
+        picture: that the faces belong to, or its reconstruction of the same size.
         faces: with landmarks.
 
     Raises:
         ValueError: a face without landmarks.
     """
     if not faces:
-        return torch.zeros(0)
+        return torch.zeros(0, 1)
     assert judge.input_size is not None, "a face judge has an input size"
     regions = Regions(
         boxes=torch.tensor([face.box for face in faces]),
         image_index=torch.zeros(len(faces), dtype=torch.long),
         landmarks=torch.from_numpy(np.stack([face.landmark_array() for face in faces])),
     )
-    before, after = (
-        judge.embed(align_faces(from_uint8(picture)[None], regions, judge.template, judge.input_size))
-        for picture in (original, reconstruction)
-    )
-    return F.cosine_similarity(before, after)
+    return judge.embed(align_faces(from_uint8(picture)[None], regions, judge.template, judge.input_size))
+
+
+def size_ratio(face: Face, width: int, height: int) -> float:
+    """Size of a face: the longer side of its box as a share of the picture's longer side.
+
+    How TokBench measures it could not be verified.
+    """
+    x0, y0, x1, y1 = face.box
+    return max(x1 - x0, y1 - y0) / max(width, height)

@@ -57,3 +57,52 @@ def codebook_perplexity(codes: Int[Tensor, "batch tokens codebooks"], codebook_s
 def bits_per_pixel(tokens: int, bits_per_token: float, height: int, width: int) -> float:
     """Rate of a discrete tokenizer (InsightTok eq. 16)."""
     return tokens * bits_per_token / (height * width)
+
+
+class FeatureStatistics:
+    """Feature vectors of a set of pictures, reduced to what a Fréchet distance needs: at most `dim` rows.
+
+    Rows are gathered and, whenever there are more than twice as many as dimensions, replaced by the triangular factor
+    of their QR decomposition, which has the same second moments. So the set is never held in memory.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._rows: list[Tensor] = []
+
+    def add(self, features: Float[Tensor, "batch dim"]) -> None:
+        """More pictures."""
+        extended = torch.cat([features.double(), torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
+        self._rows.append(extended.cpu())
+        self.count += len(features)
+        if sum(len(rows) for rows in self._rows) > 2 * extended.shape[1]:
+            self._rows = [torch.linalg.qr(torch.cat(self._rows), mode="r").R]
+
+    def mean_and_root(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, "rows dim"]]:
+        """The mean, and a matrix A with A^T A = the unbiased covariance.
+
+        Raises:
+            ValueError: fewer than two pictures.
+        """
+        if self.count < 2:
+            raise ValueError(f"a covariance needs two pictures or more, got {self.count}")
+        # The last column of the rows is 1 for every picture: with it first, the factor's first row holds the mean.
+        rows = torch.cat(self._rows).roll(1, dims=1)
+        factor = torch.linalg.qr(rows, mode="r").R
+        mean = factor[0, 1:] / factor[0, 0]
+        return mean, factor[1:, 1:] / (self.count - 1) ** 0.5
+
+
+def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+    """Squared Fréchet distance of two Gaussians with the sets' means and covariances (Heusel et al. 2017).
+
+    |m_a - m_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2)). The last trace is the sum of the singular values of A B^T, where
+    A^T A = S_a and B^T B = S_b, so no matrix root is taken. It is biased for few pictures: compare only equal counts.
+
+    Raises:
+        ValueError: fewer than two pictures in a set.
+    """
+    (mean_a, root_a), (mean_b, root_b) = a.mean_and_root(), b.mean_and_root()
+    cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    distance = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
+    return max(0.0, distance.item())

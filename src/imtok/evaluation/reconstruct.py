@@ -5,17 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from tqdm import tqdm
 
 from imtok.config import ConfigError
-from imtok.data.pictures import decode, encode, from_uint8, read_bytes, to_uint8
+from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
 from imtok.data.readers import IMAGE_SUFFIXES
 from imtok.data.sample import DataError
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load
-
-Picture = UInt8[np.ndarray, "height width 3"]
 
 
 def reconstruct(tokenizer: str, images: Iterable[Path], out: Path) -> list[Path]:

@@ -42,11 +42,16 @@ def perceptual_distance(
         images: originals in [-1, 1]; no gradient flows into them.
         reconstructions: same shape.
     """
-    distances = [
-        (_unit(drawn) - _unit(wanted)).square().sum(1).mean((1, 2))  # batch
-        for wanted, drawn in feature_pairs(network, images, reconstructions)
-    ]
-    return torch.stack(distances).sum(0).mean()
+    pairs = feature_pairs(network, images, reconstructions)
+    return feature_distances([wanted for wanted, _ in pairs], [drawn for _, drawn in pairs]).mean()
+
+
+def feature_distances(
+    wanted: list[Float[Tensor, "batch _ _ _"]], drawn: list[Float[Tensor, "batch _ _ _"]]
+) -> Float[Tensor, " batch"]:
+    """`perceptual_distance` of each picture, from the maps of originals and reconstructions."""
+    distances = [(_unit(b) - _unit(a)).square().sum(1).mean((1, 2)) for a, b in zip(wanted, drawn, strict=True)]
+    return torch.stack(distances).sum(0)
 
 
 def ocr_perceptual(

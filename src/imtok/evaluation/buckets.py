@@ -1,0 +1,52 @@
+"""Small, medium and large words and faces: TokBench's size buckets, and our own for small pictures."""
+
+import math
+from dataclasses import dataclass
+
+BUCKET_NAMES = ("small", "medium", "large")
+
+
+@dataclass(frozen=True)
+class SizeBuckets:
+    """Half-open ranges of a size ratio; what is smaller than the first is not scored.
+
+    Attributes:
+        rule: where the limits come from.
+        edges: four rising limits.
+    """
+
+    rule: str
+    edges: tuple[float, float, float, float]
+
+    def index(self, ratio: float) -> int | None:
+        """0 for small, 1 for medium, 2 for large; None when smaller still."""
+        found = [position for position, edge in enumerate(self.edges[:3]) if ratio >= edge]
+        return found[-1] if found else None
+
+
+_TEXT = {
+    128: SizeBuckets("imtok, 128 px", (0.06, 0.12, 0.18, 1.0)),
+    256: SizeBuckets("TokBench, 256 px", (0.02, 0.03, 0.04, 1.0)),
+    512: SizeBuckets("TokBench, 512 px", (0.01, 0.02, 0.03, 1.0)),
+    1024: SizeBuckets("TokBench, 1024 px", (0.005, 0.01, 0.02, 1.0)),
+}
+_FACE = {
+    128: SizeBuckets("imtok, 128 px", (0.2, 0.4, 0.6, 1.0)),
+    256: SizeBuckets("TokBench (second version), 256 px", (0.1, 0.2, 0.3, 1.0)),
+    512: SizeBuckets("TokBench (second version), 512 px", (0.05, 0.1, 0.2, 1.0)),
+    1024: SizeBuckets("TokBench (second version), 1024 px", (0.02, 0.05, 0.1, 1.0)),
+}
+
+
+def text_buckets(side: float) -> SizeBuckets:
+    """The rule for pictures whose longer side has about so many pixels when they enter the tokenizer."""
+    return _TEXT[_nearest(side)]
+
+
+def face_buckets(side: float) -> SizeBuckets:
+    """Likewise for faces."""
+    return _FACE[_nearest(side)]
+
+
+def _nearest(side: float) -> int:
+    return min(_TEXT, key=lambda size: abs(math.log(side / size)))

@@ -1,0 +1,166 @@
+"""What can be evaluated: a tokenizer, a folder of pictures that somebody has reconstructed, or a model-free check."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from PIL import Image
+from torch import Tensor
+
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError
+from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
+from imtok.evaluation.metrics import bits_per_pixel
+from imtok.evaluation.reconstruct import find_pictures
+from imtok.tokenizers.base import Tokenizer
+from imtok.tokenizers.catalog import load, locate, shipped
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A picture after the bottleneck, at its own size; its codes and rate where they are known."""
+
+    picture: Picture
+    codes: Int[Tensor, "tokens codebooks"] | None = None
+    bits_per_pixel: float | None = None
+
+
+class Contestant(ABC):
+    """Turns pictures into reconstructions.
+
+    Attributes:
+        name: in tables and files.
+        codebook_sizes: of a discrete tokenizer; empty otherwise.
+        teachers: names of the networks that it was trained with, as far as that is known.
+        is_check: whether it is a model-free check and no competitor.
+    """
+
+    name: str
+    codebook_sizes: tuple[int, ...] = ()
+    teachers: frozenset[str] = frozenset()
+    is_check = False
+
+    @abstractmethod
+    def reconstruct(self, pictures: Sequence[Picture], paths: Sequence[str]) -> list[Reconstruction]:
+        """Reconstructions of pictures of one size; `paths` tells which they are."""
+
+
+class TokenizerContestant(Contestant):
+    """A tokenizer in eval mode."""
+
+    def __init__(self, name: str, tokenizer: Tokenizer, teachers: frozenset[str] = frozenset()) -> None:
+        self.name, self.tokenizer, self.teachers = name, tokenizer, teachers
+        self.codebook_sizes = tokenizer.codebook_sizes
+
+    @torch.no_grad()
+    def reconstruct(self, pictures: Sequence[Picture], paths: Sequence[str]) -> list[Reconstruction]:
+        images = from_uint8(np.stack(pictures)).to(next(self.tokenizer.parameters()).device)
+        encoding = self.tokenizer.encode(images)
+        height, width = encoding.image_size
+        decoded = self.tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
+        drawn = to_uint8(decoded[:, :, :height, :width])
+        if encoding.codes is None:
+            return [Reconstruction(picture) for picture in drawn]
+        rate = bits_per_pixel(encoding.codes.shape[1], self.tokenizer.bits_per_token, height, width)
+        return [
+            Reconstruction(picture, codes, rate) for picture, codes in zip(drawn, encoding.codes.cpu(), strict=True)
+        ]
+
+
+@dataclass
+class FolderContestant(Contestant):
+    """A folder with `NAME.png` (or another picture format) for every original called NAME, of the same size."""
+
+    folder: Path
+    name: str = field(init=False)
+    _files: dict[str, Path] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = str(self.folder)
+        self._files = {}
+        for file in find_pictures([self.folder]):
+            key = str(PurePosixPath(file.relative_to(self.folder).as_posix()).with_suffix(""))
+            self._files[key] = file
+        if not self._files:
+            raise ConfigError(f"{self.folder}: neither a run folder (it has no config.json) nor a folder of pictures")
+
+    def reconstruct(self, pictures: Sequence[Picture], paths: Sequence[str]) -> list[Reconstruction]:
+        return [Reconstruction(self._read(picture, path)) for picture, path in zip(pictures, paths, strict=True)]
+
+    def _read(self, original: Picture, path: str) -> Picture:
+        stem = PurePosixPath(path).with_suffix("")
+        file = self._files.get(str(stem)) or self._files.get(stem.name)
+        if file is None:
+            raise ConfigError(f"{self.folder}: holds no reconstruction of {path}; there should be a {stem.name}.png")
+        picture = decode(read_bytes(file), str(file))
+        if picture.shape != original.shape:
+            (height, width), (h, w) = original.shape[:2], picture.shape[:2]
+            raise ConfigError(f"{file}: has {w} x {h} pixels, its original {width} x {height}")
+        return picture
+
+
+@dataclass
+class SelfCheck(Contestant):
+    """A damage of known kind, without any model: whoever gets other scores for it has other rules."""
+
+    name: str
+    damage: Callable[[Picture], Picture]
+    is_check = True
+
+    def reconstruct(self, pictures: Sequence[Picture], paths: Sequence[str]) -> list[Reconstruction]:
+        return [Reconstruction(self.damage(picture)) for picture in pictures]
+
+
+def self_checks() -> list[SelfCheck]:
+    """The same picture; JPEG of quality 30; halved and enlarged again."""
+    return [
+        SelfCheck("identity", lambda picture: picture),
+        SelfCheck("jpeg-30", lambda picture: decode(encode(picture, "JPEG", quality=30))),
+        SelfCheck("down-and-up", _down_and_up),
+    ]
+
+
+def open_contestant(source: str) -> Contestant:
+    """What a user names on the command line.
+
+    Args:
+        source: a shipped name, a run folder, another project's checkpoint, or a folder of reconstructed pictures.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    path = locate(source)
+    if path.is_dir():
+        run = RunFolder(path)
+        if not run.exists():
+            return FolderContestant(path)
+        name = source if source in shipped() else path.name
+        return TokenizerContestant(name, load(source), teachers_of(run.read_config()))
+    return TokenizerContestant(path.name, load(source))
+
+
+def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
+    """The networks behind the losses that a run's config gives a weight in some phase, such as `perceptual/vgg16`."""
+    losses = config.get("losses", {})
+    phases = config.get("training", {}).get("phases", [])
+    networks = {
+        "perceptual": losses.get("perceptual_network"),
+        "text": losses.get("text", {}).get("network"),
+        "face": losses.get("face", {}).get("network"),
+        "ocr": losses.get("ocr_network"),
+    }
+    weights = [
+        {term: losses.get(f"{term}_weight", 0) for term in networks} | phase.get("weights", {}) for phase in phases
+    ]
+    return frozenset(network for term, network in networks.items() if network and any(w[term] for w in weights))
+
+
+def _down_and_up(picture: Picture) -> Picture:
+    height, width = picture.shape[:2]
+    small = Image.fromarray(picture).resize((-(-width // 2), -(-height // 2)), Image.Resampling.LANCZOS)
+    return np.asarray(small.resize((width, height), Image.Resampling.LANCZOS))

@@ -1,0 +1,193 @@
+"""What an evaluation finds, and its form in `metrics.json`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from imtok import __version__
+from imtok.config import FORMAT_VERSION
+from imtok.data.pictures import Picture
+from imtok.evaluation.statistics import CONFIDENCE, RESAMPLES
+
+LABELS = {
+    "psnr": ("PSNR", "dB, higher is better"),
+    "ssim": ("SSIM", "higher is better"),
+    "vgg16_distance": ("VGG16 distance", "unweighted, lower is better; not LPIPS"),
+    "fd_efficientnet_lite0": ("Fréchet distance", "EfficientNet-Lite0, lower is better; not FID"),
+    "bits_per_pixel": ("bits per pixel", "rate"),
+    "codebook_usage": ("codebook usage", "share of the codes"),
+    "codebook_perplexity": ("codebook perplexity", "codes"),
+    "text_accuracy": ("T-ACC", "words still read, to the letter"),
+    "text_ned": ("T-NED", "1 - edit distance over length"),
+    "text_accuracy_alnum": ("T-ACC, letters and digits", "case and punctuation do not count"),
+    "face_similarity": ("face similarity", "cosine of embeddings"),
+}
+"""What a reader sees in place of a metric's name, and what it means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One metric of one tokenizer on one set.
+
+    Attributes:
+        value: None where it is infinite (the PSNR of equal pictures) or where too few items are there.
+        low: of the bootstrap interval; None for metrics that it would bias.
+        high: likewise.
+        count: pictures, words or faces behind it.
+        buckets: the mean of each size bucket (None: too few) and its count, where there are buckets.
+        parts: the metric on disjoint parts of the set, where there is no interval.
+        network: behind the number.
+        sha256: of the network's weights.
+        taught: the tokenizer was trained through this very network, so the number is no evidence.
+        note: what else has to be known to repeat it.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    buckets: dict[str, dict[str, float | int | None]] | None = None
+    parts: list[float] | None = None
+    network: str | None = None
+    sha256: str | None = None
+    taught: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """All scores of one tokenizer (or model-free check) on one set."""
+
+    tokenizer: str
+    data: str
+    is_check: bool
+    metrics: dict[str, Score]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A metric of a tokenizer minus that of the first one named, on the same items."""
+
+    tokenizer: str
+    baseline: str
+    data: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def counts(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One picture of a set for the report, with every tokenizer's reconstruction and what was read and measured."""
+
+    data: str
+    path: str
+    original: Picture
+    drawn: dict[str, Picture]
+    words: list[dict[str, Any]]
+    faces: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """What was looked at: name, number of pictures and of resampling groups, hash of the pictures' bytes."""
+
+    name: str
+    pictures: int
+    groups: int
+    sha256: str
+    unreadable: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Everything that came out; `metrics.json` is this without the examples."""
+
+    tokenizers: dict[str, dict[str, Any]]
+    sets: list[DataSet]
+    results: list[Result]
+    comparisons: list[Comparison]
+    preprocessing: str
+    examples: list[Example] = field(repr=False)
+
+    def score(self, tokenizer: str, data: str, metric: str) -> Score:
+        """One score by names.
+
+        Raises:
+            KeyError: it was not measured.
+        """
+        for result in self.results:
+            if (result.tokenizer, result.data) == (tokenizer, data):
+                return result.metrics[metric]
+        raise KeyError((tokenizer, data))
+
+    def __str__(self) -> str:
+        differences = [
+            f"{one.tokenizer} - {one.baseline}, {one.data}, {one.metric}: "
+            f"{one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}, n = {one.count})"
+            for one in self.comparisons
+        ]
+        return "\n".join([markdown_table(self.results), *(["", *differences] if differences else [])])
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "imtok": __version__,
+            "preprocessing": self.preprocessing,
+            "pixels": "uint8, rounded 127.5 (x + 1) after clamping",
+            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over groups of pictures, {RESAMPLES} resamples, seed 0",
+            "tokenizers": self.tokenizers,
+            "data": [asdict(one) for one in self.sets],
+            "results": [
+                {
+                    "tokenizer": r.tokenizer,
+                    "data": r.data,
+                    "metrics": {name: _plain(s) for name, s in r.metrics.items()},
+                }
+                for r in self.results
+            ],
+            "comparisons": [asdict(one) | {"counts": one.counts} for one in self.comparisons],
+        }
+
+
+def label(metric: str) -> tuple[str, str]:
+    """A metric's label and meaning; one of several codebooks keeps its number."""
+    if metric in LABELS:
+        return LABELS[metric]
+    family, _, index = metric.rpartition("_")
+    name, meaning = LABELS[family]
+    return f"{name} {index}", meaning
+
+
+def show_number(value: float | None) -> str:
+    """Three significant digits or so; ∞ for what is infinite."""
+    if value is None:
+        return "∞"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = None) -> str:
+    """The scores, a row for each tokenizer and set, as a Markdown table; empty columns are left out."""
+    metrics = metrics or list(dict.fromkeys(metric for result in results for metric in result.metrics))
+    metrics = [metric for metric in metrics if any(metric in result.metrics for result in results)]
+    lines = [("tokenizer", "pictures", *(label(metric)[0] for metric in metrics))]
+    for result in results:
+        cells = [show_number(result.metrics[m].value) if m in result.metrics else "" for m in metrics]
+        lines.append((result.tokenizer, result.data, *cells))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    lines.insert(1, tuple("-" * width for width in widths))
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    return {name: value for name, value in asdict(score).items() if value is not None and value is not False} | {
+        "value": score.value
+    }

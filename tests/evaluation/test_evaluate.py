@@ -1,0 +1,213 @@
+"""The whole way from pictures to metrics.json and report.html, with an untrained tokenizer and real networks."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from imtok import presets
+from imtok.checkpoints import RunFolder
+from imtok.cli import main
+from imtok.config import ConfigError, to_dict
+from imtok.data.pictures import decode, encode
+from imtok.data.sample import Face, Sample
+from imtok.data.shards import ShardWriter
+from imtok.data.synthetic import synthesize
+from imtok.evaluation.contestants import FolderContestant, open_contestant, self_checks, teachers_of
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.fit import SquareFit
+from imtok.evaluation.reconstruct import reconstruct
+from imtok.evaluation.text import same_letters
+
+PIXELS = ("psnr", "ssim", "bits_per_pixel", "codebook_usage", "codebook_perplexity")
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("data") / "signs"
+    synthesize(str(folder), count=24, seed=5)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained tokenizer in a run folder."""
+    torch.manual_seed(0)
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "untrained")
+    folder.write_config(to_dict(presets.get("insighttok-debug")))
+    folder.write_model(presets.create_tokenizer("insighttok-debug").weights())
+    return str(folder.path)
+
+
+@pytest.fixture(scope="module")
+def portrait(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A photograph of 200 x 256 pixels with one face, whose landmarks were found by MTCNN and noted down."""
+    picture = np.asarray(Image.fromarray(data.astronaut()[:, :400]).resize((200, 256)))
+    points = ((99.9, 49.6), (119.5, 49.0), (110.4, 60.7), (101.9, 69.9), (119.7, 69.5))
+    face = Face(box=(88.0, 29.0, 130.0, 85.0), landmarks=points)
+    folder = tmp_path_factory.mktemp("data") / "portrait"
+    with ShardWriter(str(folder)) as writer:
+        writer.write(Sample(image=encode(picture), path="astronaut.png", width=200, height=256, faces=[face]))
+    return str(folder)
+
+
+def test_checks_have_known_scores_and_the_files_agree(run: str, signs: str, tmp_path: Path, needs) -> None:
+    for network in ("text_judge/easyocr", "perceptual/vgg16", "vision/efficientnet_lite0"):
+        needs(network)
+    assert main(["evaluate", run, "--data", signs, "--out", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    scores = {result["tokenizer"]: result["metrics"] for result in written["results"]}
+    identity = scores["identity"]
+    assert identity["psnr"]["value"] is None  # infinite
+    for metric, perfect in {"ssim": 1, "text_accuracy": 1, "text_ned": 1, "text_accuracy_alnum": 1}.items():
+        assert identity[metric]["value"] == pytest.approx(perfect)
+    assert identity["vgg16_distance"]["value"] == pytest.approx(0, abs=1e-5)
+    assert identity["fd_efficientnet_lite0"]["value"] == pytest.approx(0, abs=1e-3)
+    for check in ("jpeg-30", "down-and-up"):
+        assert scores[check]["ssim"]["value"] < 1
+        assert 0.3 < scores[check]["text_accuracy"]["value"] <= 1
+        assert scores[check]["fd_efficientnet_lite0"]["value"] > 0
+    untrained = scores["untrained"]
+    assert untrained["text_accuracy"]["value"] == 0
+    assert untrained["bits_per_pixel"]["value"] == pytest.approx(6 / 64)  # 64 codes, f8
+    assert untrained["text_accuracy"]["network"] == "text_judge/easyocr"
+    assert len(untrained["text_accuracy"]["sha256"]) == 64
+
+    words = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+    readable = [word for word in words if same_letters(word["original"], word["text"])]
+    assert scores["jpeg-30"]["text_accuracy_alnum"]["count"] == len(readable)
+    kept = [same_letters(word["read"]["jpeg-30"], word["text"]) for word in readable]
+    buckets = scores["jpeg-30"]["text_accuracy_alnum"]["buckets"].values()
+    total = sum(bucket["count"] for bucket in buckets)
+    assert total == len(kept)
+    assert scores["jpeg-30"]["psnr"]["count"] == 24
+
+    page = (tmp_path / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert len(re.findall(r"data:image/png;base64,", page)) > 24
+    assert "untrained" in page
+
+
+def test_a_folder_of_reconstructions_scores_like_the_tokenizer_itself(run: str, signs: str, tmp_path: Path) -> None:
+    originals = tmp_path / "originals"
+    originals.mkdir()
+    for index, picture in enumerate((data.coffee()[:96, :130], data.chelsea()[:70, :99])):
+        (originals / f"{index}.png").write_bytes(encode(np.ascontiguousarray(picture)))
+    reconstruct(run, [originals], tmp_path / "drawn")
+    found = evaluate([run, str(tmp_path / "drawn")], str(originals), metrics=PIXELS, checks=False)
+    for metric in ("psnr", "ssim"):
+        values = [found.score(name, "originals", metric).value for name in ("untrained", str(tmp_path / "drawn"))]
+        assert values[0] == pytest.approx(values[1])
+    assert {(one.metric, one.difference) for one in found.comparisons} == {("psnr", 0.0), ("ssim", 0.0)}
+    assert not any(one.counts for one in found.comparisons)
+    assert "codebook_usage" not in found.results[1].metrics
+
+
+def test_faces_are_compared_before_and_after(run: str, portrait: str, needs) -> None:
+    needs("face_judge/dlib")
+    found = evaluate(run, portrait, metrics=["face_similarity"])
+    names = ("identity", "jpeg-30", "untrained")
+    values = [found.score(name, "portrait", "face_similarity").value for name in names]
+    assert values[0] == pytest.approx(1, abs=1e-5)
+    assert values[0] > values[1] > values[2]  # pyright: ignore[reportOptionalOperand]
+    assert found.score("identity", "portrait", "face_similarity").count == 1
+
+
+def test_a_size_pads_resizes_and_restores(portrait: str, needs) -> None:
+    needs("face_judge/dlib")
+    found = evaluate(str(CHECKPOINT), portrait, metrics=["psnr", "face_similarity", "bits_per_pixel"], size=128)
+    assert found.preprocessing.endswith("128 px")
+    half = found.score("identity", "portrait", "face_similarity").value
+    assert half is not None
+    assert 0.8 < half < 0.9999  # the detour over 128 pixels shows
+    assert found.score("identity", "portrait", "psnr").value is None  # compared as it entered
+
+
+CHECKPOINT = Path(__file__).parents[1] / "tokenizers/reference/insighttok_tiny.pt"
+
+
+def test_the_square_keeps_the_picture_and_cuts_the_padding() -> None:
+    picture = np.ascontiguousarray(data.coffee()[:300, :420])
+    fit = SquareFit(256)
+    square = fit.prepare(picture)
+    assert square.shape == (256, 256, 3)
+    assert fit.content(square, picture).shape == (183, 256, 3)  # 300 / 420 * 256 = 182.9
+    assert square[190:].max() == 0
+    restored = fit.restore(square, picture)
+    assert restored.shape == picture.shape
+    assert np.abs(restored.astype(float) - picture).mean() < 6
+
+
+def test_a_teacher_s_number_is_marked(tmp_path: Path, signs: str, needs) -> None:
+    needs("perceptual/vgg16")
+    config: dict[str, Any] = to_dict(presets.get("insighttok-debug"))
+    assert teachers_of(config) == {"text_features/ppocrv6", "face_features/mobilefacenet"}
+    config["losses"]["perceptual_weight"] = 0.5
+    assert "perceptual/vgg16" in teachers_of(config)
+    folder = RunFolder(tmp_path / "taught")
+    folder.write_config(config)
+    folder.write_model(presets.create_tokenizer("insighttok-debug").weights())
+    found = evaluate(str(folder.path), signs, metrics=["vgg16_distance"], count=2, checks=True)
+    assert found.score("taught", "signs", "vgg16_distance").taught
+    assert not found.score("jpeg-30", "signs", "vgg16_distance").taught
+
+
+def test_checks_do_what_they_say() -> None:
+    picture = np.ascontiguousarray(data.coffee()[:101, :77])
+    by_name = {check.name: check.reconstruct([picture], ["x"])[0].picture for check in self_checks()}
+    assert (by_name["identity"] == picture).all()
+    assert (by_name["jpeg-30"] == decode(encode(picture, "JPEG", quality=30))).all()
+    assert by_name["down-and-up"].shape == picture.shape
+    assert 0 < np.abs(by_name["down-and-up"].astype(float) - picture).mean() < 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": ["fid"]}, "no metric is called 'fid'; there are psnr"),
+        ({"tokenizers": []}, "name at least one tokenizer"),
+        ({"tokenizers": ["RUN", "RUN"]}, "two tokenizers are called untrained"),
+        ({"tokenizers": ["absent"]}, "absent: no such run folder"),
+        ({"data": "absent"}, "absent: no such file or folder"),
+        ({"tokenizers": ["EMPTY"]}, "neither a run folder"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(
+    changes: dict[str, Any], message: str, run: str, signs: str, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"tokenizers": run, "data": signs, "metrics": ["psnr"]} | changes
+    if isinstance(arguments["tokenizers"], list):
+        places = {"RUN": run, "EMPTY": str(tmp_path)}
+        arguments["tokenizers"] = [places.get(name, name) for name in arguments["tokenizers"]]
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+        evaluate(**arguments)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_must_fit_its_originals(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(np.zeros((20, 20, 3), dtype=np.uint8)))
+    folder = open_contestant(str(tmp_path))
+    assert isinstance(folder, FolderContestant)
+    original = np.zeros((20, 24, 3), dtype=np.uint8)
+    with pytest.raises(ConfigError, match="has 20 x 20 pixels, its original 24 x 20"):
+        folder.reconstruct([original], ["deep/a.jpg"])
+    with pytest.raises(ConfigError, match=r"holds no reconstruction of b.jpg; there should be a b\.png"):
+        folder.reconstruct([original], ["b.jpg"])
+
+
+def test_unreadable_pictures_are_counted_and_left_out(tmp_path: Path, run: str) -> None:
+    (tmp_path / "a.png").write_bytes(encode(np.zeros((32, 32, 3), dtype=np.uint8)))
+    (tmp_path / "b.png").write_bytes(b"not a picture")
+    found = evaluate(run, str(tmp_path), metrics=["psnr"], checks=False)
+    assert (found.sets[0].pictures, found.sets[0].unreadable) == (1, 1)
+    assert dataclasses.asdict(found.sets[0])["groups"] == 1
+    (tmp_path / "a.png").write_bytes(b"neither")
+    with pytest.raises(ConfigError, match="none of the pictures can be read"):
+        evaluate(run, str(tmp_path), metrics=["psnr"], checks=False)

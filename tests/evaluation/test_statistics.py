@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from imtok.evaluation.statistics import MIN_ITEMS, Items, interval, paired_difference
+
+
+def items(
+    values: np.ndarray, groups: np.ndarray | None = None, buckets: np.ndarray | None = None, names: int = 1
+) -> Items:
+    return Items(
+        values=np.asarray(values, dtype=np.float64),
+        groups=np.arange(len(values)) if groups is None else groups,
+        buckets=np.zeros(len(values), dtype=np.int64) if buckets is None else buckets,
+        bucket_names=tuple(f"bucket {index}" for index in range(names)),
+    )
+
+
+def test_the_interval_is_the_normal_one_for_independent_items() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    found = interval(items(values))
+    error = values.std() / 400**0.5
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
+    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
+
+
+def test_close_ups_of_one_picture_are_drawn_together() -> None:
+    """Ten equal copies of each number carry no more information than one."""
+    values = np.random.default_rng(1).normal(0, 1, 40)
+    alone, copied = interval(items(values)), interval(items(values.repeat(10), groups=np.arange(40).repeat(10)))
+    assert copied.high - copied.low == pytest.approx(alone.high - alone.low, rel=0.05)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(200):
+        found = interval(items(rng.binomial(1, 0.3, 150)))
+        covered += found.low <= 0.3 <= found.high
+    assert 180 <= covered <= 199
+
+
+def test_buckets_count_alike_and_small_ones_not_at_all() -> None:
+    large, small = MIN_ITEMS * 5, MIN_ITEMS
+    values = np.r_[np.zeros(large), np.ones(small), np.full(MIN_ITEMS - 1, 50.0)]
+    buckets = np.r_[np.zeros(large), np.ones(small), np.full(MIN_ITEMS - 1, 2)].astype(np.int64)
+    found = items(values, buckets=buckets, names=3)
+    assert found.bucket_means() == [0, 1, None]
+    assert found.mean() == 0.5
+    assert interval(found).low == interval(found).high == 0.5
+
+
+def test_a_set_with_small_buckets_only_still_has_a_mean() -> None:
+    assert items(np.array([1.0, 3.0]), buckets=np.array([0, 1]), names=3).mean() == 2
+    assert items(np.array([])).mean() is None
+    with pytest.raises(ValueError, match="nothing to average"):
+        interval(items(np.array([])))
+
+
+def test_pairing_takes_out_what_both_share() -> None:
+    rng = np.random.default_rng(3)
+    hard = rng.normal(0, 10, 300)
+    ours, theirs = items(hard + 0.5 + rng.normal(0, 0.1, 300)), items(hard)
+    found = paired_difference(ours, theirs)
+    assert found.value == pytest.approx(0.5, abs=0.03)
+    assert 0.45 < found.low < found.high < 0.55
+    apart = interval(ours)
+    assert apart.high - apart.low > 20 * (found.high - found.low)
+
+
+def test_only_the_same_items_can_be_compared() -> None:
+    with pytest.raises(ValueError, match="same pictures"):
+        paired_difference(items(np.zeros(3)), items(np.zeros(3), groups=np.array([0, 0, 1])))
+    with pytest.raises(ValueError, match="finite"):
+        paired_difference(items(np.array([np.inf, 1.0])), items(np.zeros(2)))
+    assert np.isnan(interval(items(np.array([np.inf, 1.0]))).low)
