@@ -86,19 +86,22 @@ def write_training(kinds: dict[str, list[Path]], out: Path) -> None:
 
 
 def write_test(kind: str, folders: list[Path], out: Path, crop: CropConfig) -> None:
-    """Close-ups of the words and faces of the test pictures, and the middle of the plain ones."""
+    """Close-ups of the words and faces of the test pictures; the middle of plain ones and of faces that fill theirs."""
     seen: set[str] = set()
     with ShardWriter(str(out)) as writer:
         for sample in pictures({kind: folders}):
             if split_of(sample) != "test" or sample.path in seen:
                 continue
             seen.add(sample.path)
-            for square in [middle(sample, crop)] if kind == "plain" else close_ups(sample, crop, CLOSE_UPS, is_clear):
+            squares = list(close_ups(sample, crop, CLOSE_UPS, is_clear))
+            if not squares and kind != "words":
+                squares = [middle(sample, crop)]
+            for square in squares:
                 writer.write(square)
 
 
 def middle(sample: Sample, config: CropConfig) -> Sample:
-    """The picture's largest centred square."""
+    """The picture's largest centred square, with the faces that it shows."""
     crop = centre_crop(sample.width, sample.height, config.resolution)
     pixels = crop.pixels(decode(sample.image, sample.path))
     return Sample(
@@ -106,6 +109,7 @@ def middle(sample: Sample, config: CropConfig) -> Sample:
         path=sample.path,
         width=config.resolution,
         height=config.resolution,
+        faces=None if sample.faces is None else list(crop.faces(sample.faces)),
         label=sample.label,
         source=sample.source,
         cluster=sample.cluster,
