@@ -114,8 +114,8 @@ def vqgan_nano() -> RunConfig:
             phases=(
                 Phase(name="warm-up", steps=200, quantize=False, region_share=0.6),
                 Phase(name="pretrain", steps=2400, region_share=0.6),
-                Phase(name="continue", steps=1200, region_share=0.8),
-                Phase(name="decoder", steps=200, trains=("decoder",), region_share=0.8),
+                Phase(name="continue", steps=1000, region_share=0.8),
+                Phase(name="decoder", steps=150, trains=("decoder",), region_share=0.8),
             ),
             global_batch_size=16,
             optimizer=OptimizerConfig(learning_rate=8e-4, betas=(0.9, 0.99), weight_decay=0.0, final_share=0.1),

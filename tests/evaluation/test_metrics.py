@@ -85,7 +85,7 @@ def test_frechet_distance_is_scipy_s(count: int) -> None:
 
 
 def test_frechet_distance_of_hand_made_gaussians() -> None:
-    """Of N(m, s^2 I) and N(0, I) in two dimensions: |m|^2 + 2 (s - 1)^2; the four corners have exactly these moments."""
+    """Of N(m, s^2 I) and N(0, I) in two dimensions: |m|^2 + 2 (s - 1)^2; four corners have exactly these moments."""
     corners = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)]) * 0.75**0.5  # unbiased covariance I
     distance = frechet_distance(statistics(3 * corners + (1, 2)), statistics(corners))
     assert distance == pytest.approx(5 + 2 * 4, abs=1e-9)

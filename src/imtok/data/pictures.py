@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imtok.data.sample import DataError
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 """Upright RGB pixels."""
 
 MAX_PIXELS = 64_000_000

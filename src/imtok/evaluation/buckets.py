@@ -38,15 +38,15 @@ _FACE = {
 }
 
 
-def text_buckets(side: float) -> SizeBuckets:
+def text_buckets(side: int) -> SizeBuckets:
     """The rule for pictures whose longer side has about so many pixels when they enter the tokenizer."""
     return _TEXT[_nearest(side)]
 
 
-def face_buckets(side: float) -> SizeBuckets:
+def face_buckets(side: int) -> SizeBuckets:
     """Likewise for faces."""
     return _FACE[_nearest(side)]
 
 
-def _nearest(side: float) -> int:
+def _nearest(side: int) -> int:
     return min(_TEXT, key=lambda size: abs(math.log(side / size)))

@@ -72,8 +72,8 @@ def evaluate(
     Args:
         tokenizers: shipped names, run folders, other projects' checkpoints, or folders of reconstructed pictures. The
             others are compared with the first.
-        data: anything that `open_source` reads, or sources by name. Words need their text and faces their landmarks, as `imtok annotate`
-            writes them, for the metrics that look at them.
+        data: anything that `open_source` reads, or sources by name. For the metrics that look at them, words need their
+            text and faces their landmarks, as `imtok annotate` writes them.
         out: folder for `metrics.json`, `report.html` and `items.jsonl`; None writes nothing.
         metrics: names out of `METRICS`; None: all that the pictures and the networks at hand allow.
         size: judge at so many pixels by TokBench's preparation (`SquareFit`); None: every picture at its own size.

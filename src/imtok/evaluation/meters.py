@@ -269,9 +269,9 @@ class TextMeter(Meter):
         loose = [text.same_letters(reading.original, reading.text) for reading in readings]
         similarity = [text.normalized_edit_similarity(reading.text, reading.reconstruction) for reading in readings]
         found = {
-            "text_accuracy": self._measure([reading.kept for reading in readings], exact),
+            "text_accuracy": self._measure([float(reading.kept) for reading in readings], exact),
             "text_ned": self._measure(similarity, exact),
-            "text_accuracy_alnum": self._measure([reading.kept_letters for reading in readings], loose),
+            "text_accuracy_alnum": self._measure([float(reading.kept_letters) for reading in readings], loose),
         }
         return {metric: measurement for metric, measurement in found.items() if measurement is not None}
 

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from imtok import __version__
 from imtok.checkpoints import write_text
 from imtok.data.pictures import Picture, encode
 from imtok.data.sample import TextRegion
@@ -34,7 +34,7 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
     )
     environment.filters |= {"number": show_number, "interval": show_interval, "difference": show_difference}
     page = environment.get_template("report.html.jinja").render(
-        version=__version__,
+        version=version("imtok"),
         confidence=f"{CONFIDENCE:.0%}",
         min_items=MIN_ITEMS,
         evaluation=evaluation,

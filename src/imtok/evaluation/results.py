@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any
 
-from imtok import __version__
 from imtok.config import FORMAT_VERSION
 from imtok.data.pictures import Picture
 from imtok.evaluation.statistics import CONFIDENCE, RESAMPLES
@@ -140,7 +140,7 @@ class Evaluation:
         """The content of `metrics.json`."""
         return {
             "format_version": FORMAT_VERSION,
-            "imtok": __version__,
+            "imtok": version("imtok"),
             "preprocessing": self.preprocessing,
             "pixels": "uint8, rounded 127.5 (x + 1) after clamping",
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over groups of pictures, {RESAMPLES} resamples, seed 0",
@@ -178,7 +178,7 @@ def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = No
     """The scores, a row for each tokenizer and set, as a Markdown table; empty columns are left out."""
     metrics = metrics or list(dict.fromkeys(metric for result in results for metric in result.metrics))
     metrics = [metric for metric in metrics if any(metric in result.metrics for result in results)]
-    lines = [("tokenizer", "pictures", *(label(metric)[0] for metric in metrics))]
+    lines: list[tuple[str, ...]] = [("tokenizer", "pictures", *(label(metric)[0] for metric in metrics))]
     for result in results:
         cells = [show_number(result.metrics[m].value) if m in result.metrics else "" for m in metrics]
         lines.append((result.tokenizer, result.data, *cells))
