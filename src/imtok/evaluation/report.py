@@ -13,7 +13,7 @@ from PIL import Image
 from imtok.checkpoints import write_text
 from imtok.data.pictures import Picture, encode
 from imtok.data.sample import TextRegion
-from imtok.evaluation.results import Comparison, Evaluation, Example, Result, Score, label, show_number
+from imtok.evaluation.results import Evaluation, Example, Result, Score, label, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS
 from imtok.evaluation.text import crop_word, same_letters
 
@@ -32,7 +32,7 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": show_number, "interval": show_interval, "difference": show_difference}
+    environment.filters |= {"number": show_number, "interval": show_interval}
     page = environment.get_template("report.html.jinja").render(
         version=version("imtok"),
         confidence=f"{CONFIDENCE:.0%}",
@@ -53,12 +53,6 @@ def show_interval(score: Score) -> str:
     if score.parts:
         return f"parts: {show_number(min(score.parts))} to {show_number(max(score.parts))}"
     return ""
-
-
-def show_difference(comparison: Comparison) -> str:
-    """With its sign, and its interval."""
-    value, low, high = (f"{number:+.3f}" for number in (comparison.difference, comparison.low, comparison.high))
-    return f"{value} ({low} to {high})"
 
 
 def _table(evaluation: Evaluation, data: str) -> dict[str, Any]:
