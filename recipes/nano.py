@@ -15,16 +15,17 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/training.md
 
-import dataclasses
 import shutil
 from pathlib import Path
 
 import tyro
-from nano_data import NanoData, prepare
+from nano_data import prepare
 
 from imtok import presets
 from imtok.checkpoints import RunFolder
+from imtok.evaluation.evaluate import evaluate
 from imtok.training.launch import train
+from imtok.training.run import RunConfig
 
 PRETRAINING = "nano-pretraining"
 TWINS = ("vqgan-nano", "insighttok-nano")
@@ -40,34 +41,34 @@ def main(text: tuple[str, ...], faces: tuple[str, ...], plain: tuple[str, ...], 
         out: working folder.
     """
     data = prepare(text, faces, plain, out, presets.get(PRETRAINING).data.crop)
-    run(PRETRAINING, data, out)
-    start = ship(RunFolder(out / PRETRAINING), out / "shipped" / PRETRAINING)
+    start = ship(run(presets.get(PRETRAINING), data, out / PRETRAINING), out / "shipped" / PRETRAINING)
     for name in TWINS:
-        run(f"{name}-finetune", data, out, start)
-        ship(RunFolder(out / f"{name}-finetune"), out / "shipped" / name)
+        ship(run(presets.get(f"{name}-finetune"), data, out / name, start), out / "shipped" / name)
+    tests = [str(data / "test" / kind) for kind in ("signs", "words", "faces", "plain")]
+    print(evaluate([str(out / "shipped" / name) for name in TWINS], tests, out / "scores"))
 
 
-def run(preset: str, data: NanoData, out: Path, start: Path | None = None, seed: int = 0) -> None:
-    """Train a preset to its end, or go on with it; a finished one is left alone."""
-    folder = RunFolder(out / preset)
-    config = presets.get(preset)
-    config = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
-    train(
-        config,
-        str(data.training),
-        folder.path,
-        validation=str(data.validation),
-        resume=folder.exists(),
-        init_from=str(start) if start else None,
-    )
+def run(config: RunConfig, shards: Path, out: Path, start: Path | None = None) -> Path:
+    """Train to the end, or go on with it; a finished run is left alone.
+
+    Args:
+        config: which run.
+        shards: with `train` and `validation` in it.
+        out: run folder.
+        start: weights to begin with.
+    """
+    folder = RunFolder(out)
+    training, validation = str(shards / "train"), str(shards / "validation")
+    begin = None if start is None else str(start)
+    return train(config, training, out, validation=validation, resume=folder.exists(), init_from=begin)
 
 
-def ship(run: RunFolder, out: Path) -> Path:
+def ship(run: Path, out: Path) -> Path:
     """Weights in fp16, config and log: what the package carries."""
     out.mkdir(parents=True, exist_ok=True)
-    RunFolder(out).write_model({name: tensor.half() for name, tensor in run.read_model().items()})
+    RunFolder(out).write_model({name: tensor.half() for name, tensor in RunFolder(run).read_model().items()})
     for name in ("config.json", "metrics.jsonl"):
-        shutil.copy(run.path / name, out / name)
+        shutil.copy(run / name, out / name)
     return out
 
 

@@ -9,7 +9,6 @@ pictures that the shipped weights were made from.
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,16 +29,7 @@ CLOSE_UPS = 6
 Split = Literal["train", "validation", "test"]
 
 
-@dataclass(frozen=True)
-class NanoData:
-    """Where the shards lie: `training` and `validation`, and one folder a kind of test pictures."""
-
-    training: Path
-    validation: Path
-    tests: dict[str, Path]
-
-
-def prepare(text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out: Path, crop: CropConfig) -> NanoData:
+def prepare(text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out: Path, crop: CropConfig) -> Path:
     """Annotate and split; what is there already stays. Also writes `test_clusters.txt`.
 
     Args:
@@ -48,6 +38,9 @@ def prepare(text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out
         plain: other pictures.
         out: working folder.
         crop: how large words and faces in the test's close-ups are, and the resolution.
+
+    Returns:
+        The folder of shards: `train`, `validation`, and `test/signs`, `test/words`, `test/faces`, `test/plain`.
     """
     kinds = {"words": [annotated(out, source, words=True) for source in text]}
     kinds["faces"] = [annotated(out, source, faces=True) for source in faces]
@@ -64,8 +57,7 @@ def prepare(text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out
         clusters = {sample.cluster for sample in pictures(kinds) if sample.cluster and split_of(sample) == "test"}
         (out / "test_clusters.txt").write_text("".join(f"{cluster}\n" for cluster in sorted(clusters)))
         (shards / "complete").touch()
-    tests = {kind: shards / "test" / kind for kind in ("signs", *kinds)}
-    return NanoData(shards / "train", shards / "validation", tests)
+    return shards
 
 
 def annotated(out: Path, source: str, *, words: bool = False, faces: bool = False) -> Path:

@@ -57,6 +57,15 @@ def test_a_set_with_small_buckets_only_still_has_a_mean() -> None:
         interval(items(np.array([])))
 
 
+def test_groups_without_items_and_uncounted_ones_change_nothing() -> None:
+    values = np.random.default_rng(4).normal(0, 1, 30)
+    apart = items(values, groups=np.arange(30) * 7 + 3)
+    assert interval(apart) == interval(items(values))
+    few = np.r_[values, np.full(5, 100.0)]
+    buckets = np.r_[np.zeros(30), np.ones(5)].astype(np.int64)
+    assert interval(items(few, buckets=buckets, names=2)) == interval(items(values))
+
+
 def test_pairing_takes_out_what_both_share() -> None:
     rng = np.random.default_rng(3)
     hard = rng.normal(0, 10, 300)

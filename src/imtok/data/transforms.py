@@ -156,7 +156,7 @@ def zoom_targets(sample: Sample, config: CropConfig) -> Iterator[ZoomTarget]:
         regions += [(face, _longer_side(face.box), config.face_size) for face in sample.faces or []]
     for region, size, wanted in regions:
         least = max(config.resolution * max(size / wanted[1], 1 / config.max_enlargement), _longer_side(region.box))
-        greatest = min(config.resolution * size / wanted[0], sample.width, sample.height)
+        greatest = float(min(config.resolution * size / wanted[0], sample.width, sample.height))
         if least <= greatest:
             picture = sample.width, sample.height
             yield ZoomTarget(region=region, sides=(least, greatest), size=picture, resolution=config.resolution)

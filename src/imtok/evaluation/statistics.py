@@ -101,19 +101,21 @@ def paired_difference(items: Items, baseline: Items, seed: int = 0) -> Interval:
 def _resampled_means(several: Sequence[Items], seed: int) -> list[Float[np.ndarray, " resamples"]]:
     """The mean of each of several numbers of the same items, in the same resamples of their groups."""
     first = several[0]
-    groups, counted = int(first.groups.max()) + 1, np.flatnonzero(first.counted())
+    buckets = np.flatnonzero(first.counted())
+    kept = np.isin(first.buckets, buckets)
+    _, groups = np.unique(first.groups[kept], return_inverse=True)  # those that have a share in the mean
+    shape = (int(groups.max()) + 1, len(first.bucket_names))
+    cells = groups * shape[1] + first.buckets[kept]
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(groups, np.full(groups, 1 / groups), RESAMPLES).astype(np.float64)  # resamples, groups
-    cells = first.groups * len(first.bucket_names) + first.buckets
-    shape = (groups, len(first.bucket_names))
+    drawn = rng.multinomial(shape[0], np.full(shape[0], 1 / shape[0]), RESAMPLES).astype(np.float64)
 
-    def per_resample(weights: Float[np.ndarray, " items"] | None) -> Float[np.ndarray, "resamples buckets"]:
+    def per_resample(weights: Float[np.ndarray, " kept"] | None) -> Float[np.ndarray, "resamples buckets"]:
         table = np.bincount(cells, weights, minlength=shape[0] * shape[1]).reshape(shape)
-        return (drawn @ table)[:, counted]
+        return (drawn @ table)[:, buckets]
 
     sizes = per_resample(None)
     with np.errstate(invalid="ignore"):  # a bucket of which a resample holds nothing leaves that resample's mean
-        return [np.nanmean(per_resample(items.values) / sizes, axis=1) for items in several]
+        return [np.nanmean(per_resample(items.values[kept]) / sizes, axis=1) for items in several]
 
 
 def _limits(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
