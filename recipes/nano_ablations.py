@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from nano import run
+from nano import run, test_sets
 
 from imtok import presets
 from imtok.evaluation.evaluate import evaluate
@@ -103,8 +103,7 @@ def main(data: Path, out: Path, start: Path = HOME, seeds: tuple[int, ...] = (0,
         for name, config in runs.items():
             begin = large_pretraining(shards, out) if name.startswith("16k") else start
             done[f"{name}-seed-{seed}"] = run(seeded(config, seed), shards, out / f"{name}-seed-{seed}", begin)
-    sets = [str(shards / "test" / name) for name in ("signs", "words", "faces", "plain")]
-    found = evaluate([str(folder) for folder in done.values()], sets, out / "scores", checks=False)
+    found = evaluate(list(done.values()), test_sets(shards), out / "scores", checks=False)
     text = "\n\n".join(table(title, rows, found, seeds) for title, rows in TABLES.items())
     (out / "tables.md").write_text(text + "\n")
     print(text)

@@ -10,8 +10,8 @@ def test_tokbench_limits_by_hand() -> None:
     assert text_buckets(256).index(0.025) == 0
     assert text_buckets(256).index(0.03) == 1
     assert text_buckets(256).index(0.019) is None
-    assert text_buckets(512).edges == (0.01, 0.02, 0.03, 1.0)
-    assert text_buckets(1024).edges == (0.005, 0.01, 0.02, 1.0)
+    assert text_buckets(512).limits == (0.01, 0.02, 0.03)
+    assert text_buckets(1024).limits == (0.005, 0.01, 0.02)
 
 
 def test_a_tall_word_is_measured_by_its_height() -> None:

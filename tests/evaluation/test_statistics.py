@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from imtok.evaluation.statistics import MIN_ITEMS, Items, interval, paired_difference
+from imtok.evaluation.statistics import MIN_GROUPS, MIN_ITEMS, Items, interval, paired_difference
 
 
 def items(
@@ -80,6 +80,14 @@ def test_pairing_takes_out_what_both_share() -> None:
 def test_only_the_same_items_can_be_compared() -> None:
     with pytest.raises(ValueError, match="same pictures"):
         paired_difference(items(np.zeros(3)), items(np.zeros(3), groups=np.array([0, 0, 1])))
-    with pytest.raises(ValueError, match="finite"):
-        paired_difference(items(np.array([np.inf, 1.0])), items(np.zeros(2)))
-    assert np.isnan(interval(items(np.array([np.inf, 1.0]))).low)
+    with pytest.raises(ValueError, match="same pictures"):
+        paired_difference(items(np.zeros(0)), items(np.zeros(0)))
+
+
+def test_few_groups_give_no_interval() -> None:
+    """Forty words of one picture say nothing about other pictures."""
+    one = items(np.arange(40.0), groups=np.zeros(40, dtype=np.int64))
+    assert interval(one).value == 19.5
+    assert np.isnan(interval(one).low)
+    assert np.isnan(paired_difference(one, one).high)
+    assert np.isfinite(interval(items(np.arange(40.0), groups=np.arange(40) % MIN_GROUPS)).low)

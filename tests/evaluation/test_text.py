@@ -5,9 +5,18 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from imtok.data.pictures import decode
-from imtok.data.sample import TextRegion
+from imtok.data.sample import Sample, TextRegion
 from imtok.data.synthetic import SyntheticPictures
-from imtok.evaluation.text import crop_word, edit_distance, normalized_edit_similarity, read_words, same_letters
+from imtok.evaluation.contestants import Reconstruction
+from imtok.evaluation.meters import Drawn, Shown
+from imtok.evaluation.text import (
+    TextMeter,
+    crop_word,
+    edit_distance,
+    normalized_edit_similarity,
+    read_words,
+    same_letters,
+)
 from imtok.pretrained import Reading
 
 
@@ -51,3 +60,42 @@ def test_no_words_is_no_work() -> None:
             raise AssertionError("asked to read nothing")
 
     assert read_words(Judge(), [np.zeros((8, 8, 3), dtype=np.uint8)], [[]]) == []
+
+
+def test_tokbench_s_rules_on_words_written_down() -> None:
+    """What is scored, and how, with a judge whose readings stand in a table."""
+    table = [  # text, read before, read after, pixels a character
+        ("Exit", "Exit", "Exit", 20),
+        ("Exit", "Exit", "exit", 20),  # another case
+        ("Exit", "EXIT", "Exit", 20),  # not read to the letter on the original
+        ("stop!", "stop!", "stap", 20),
+        ("tiny", "tiny", "tiny", 5),  # below the smallest size of 128 pixels: .06 * 128 = 7.7
+        ("lost", "cost", "lost", 20),
+        ("--", "--", "", 20),  # no letter to be read
+        ("a", "a", "a", 20),  # one character
+    ]
+
+    class Judge:
+        name, sha256 = "text_judge/table", "0"
+        column = 1
+
+        def read(self, crops: object) -> list[Reading]:
+            return [Reading(row[self.column], 1.0) for row in table if len(row[0]) > 1]  # pyright: ignore
+
+    words = [TextRegion(box=(0.0, 0.0, float(len(t) * pixels), 4.0), text=t) for t, _, _, pixels in table]
+    picture = np.zeros((128, 128, 3), dtype=np.uint8)
+    sample = Sample(image=b"", path="x", width=128, height=128, words=words)
+    judge = Judge()
+    meter = TextMeter(judge)
+    meter.see([Shown(row=0, sample=sample, group=0, original=picture, prepared=picture, content=picture)])
+    judge.column = 2
+    meter.compare("tokenizer", [Drawn(made=Reconstruction(picture), content=picture, restored=picture)])
+    found = meter.results("tokenizer")
+    values = {name: m.items.values.tolist() for name, m in found.items() if m.items is not None}
+    assert values["text_accuracy"] == [1, 0, 0, 0]  # Exit, Exit in another case, stop!, --
+    assert values["text_ned"] == [1, 0.75, pytest.approx(3 / 5), 0]
+    assert values["text_accuracy_alnum"] == [1, 1, 1, 0]  # the three Exits and stop
+    assert "4 of 7 words are scored" in (found["text_accuracy"].note or "")
+    assert found["text_accuracy"].network == "text_judge/table"
+    (first, *_) = meter.items()
+    assert (first["text"], first["original"], first["read"]) == ("Exit", "Exit", {"tokenizer": "Exit"})

@@ -246,7 +246,7 @@ def _example(sample: Sample, crop: Crop, config: DataConfig, rng: np.random.Gene
     return _Example(
         pixels=crop.pixels(picture),
         words=_draw(list(words), config.max_words, rng),
-        faces=_draw([face for face in faces if _can_be_aligned(face)], config.max_faces, rng),
+        faces=_draw([face for face in faces if face.can_be_aligned], config.max_faces, rng),
         caption=sample.captions[rng.integers(len(sample.captions))] if sample.captions else None,
         label=sample.label,
         path=sample.path,
@@ -266,10 +266,6 @@ def _draw(regions: list[_Region], most: int, rng: np.random.Generator) -> list[_
     if len(regions) <= most:
         return regions
     return [regions[index] for index in sorted(rng.choice(len(regions), most, replace=False))]
-
-
-def _can_be_aligned(face: Face) -> bool:
-    return face.landmarks is not None and len(set(face.landmarks)) > 1
 
 
 def _collate(examples: list[_Example]) -> Batch:
@@ -298,7 +294,7 @@ def _split_by_regions(source: Source) -> tuple[Sequence[int], Sequence[int]]:
     """Rows without and rows with words or alignable faces."""
     rows = array("q"), array("q")
     for row, sample in enumerate(_annotations(source)):
-        rows[bool(sample.words) or any(map(_can_be_aligned, sample.faces or []))].append(row)
+        rows[bool(sample.words) or any(face.can_be_aligned for face in sample.faces or [])].append(row)
     return rows
 
 

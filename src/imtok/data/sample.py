@@ -57,6 +57,11 @@ class Face:
     landmarks: tuple[Point, ...] | None = None
     score: float = 1.0
 
+    @property
+    def can_be_aligned(self) -> bool:
+        """Whether there are landmarks that say where the face looks; some tables write (0, 0) for unknown ones."""
+        return self.landmarks is not None and len(set(self.landmarks)) > 1
+
     def landmark_array(self) -> Float[np.ndarray, "5 2"]:
         """The points as an array.
 

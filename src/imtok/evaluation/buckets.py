@@ -12,29 +12,32 @@ class SizeBuckets:
 
     Attributes:
         rule: where the limits come from.
-        edges: four rising limits.
+        limits: where small, medium and large begin.
     """
 
     rule: str
-    edges: tuple[float, float, float, float]
+    limits: tuple[float, float, float]
+
+    def __str__(self) -> str:
+        return f"{self.rule} ({', '.join(map(str, self.limits))})"
 
     def index(self, ratio: float) -> int | None:
         """0 for small, 1 for medium, 2 for large; None when smaller still."""
-        found = [position for position, edge in enumerate(self.edges[:3]) if ratio >= edge]
+        found = [position for position, edge in enumerate(self.limits) if ratio >= edge]
         return found[-1] if found else None
 
 
 _TEXT = {
-    128: SizeBuckets("imtok, 128 px", (0.06, 0.12, 0.18, 1.0)),
-    256: SizeBuckets("TokBench, 256 px", (0.02, 0.03, 0.04, 1.0)),
-    512: SizeBuckets("TokBench, 512 px", (0.01, 0.02, 0.03, 1.0)),
-    1024: SizeBuckets("TokBench, 1024 px", (0.005, 0.01, 0.02, 1.0)),
+    128: SizeBuckets("imtok, 128 px", (0.06, 0.12, 0.18)),
+    256: SizeBuckets("TokBench, 256 px", (0.02, 0.03, 0.04)),
+    512: SizeBuckets("TokBench, 512 px", (0.01, 0.02, 0.03)),
+    1024: SizeBuckets("TokBench, 1024 px", (0.005, 0.01, 0.02)),
 }
 _FACE = {
-    128: SizeBuckets("imtok, 128 px", (0.2, 0.4, 0.6, 1.0)),
-    256: SizeBuckets("TokBench (second version), 256 px", (0.1, 0.2, 0.3, 1.0)),
-    512: SizeBuckets("TokBench (second version), 512 px", (0.05, 0.1, 0.2, 1.0)),
-    1024: SizeBuckets("TokBench (second version), 1024 px", (0.02, 0.05, 0.1, 1.0)),
+    128: SizeBuckets("imtok, 128 px", (0.2, 0.4, 0.6)),
+    256: SizeBuckets("TokBench (second version), 256 px", (0.1, 0.2, 0.3)),
+    512: SizeBuckets("TokBench (second version), 512 px", (0.05, 0.1, 0.2)),
+    1024: SizeBuckets("TokBench (second version), 1024 px", (0.02, 0.05, 0.1)),
 }
 
 

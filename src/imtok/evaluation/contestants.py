@@ -15,6 +15,7 @@ from torch import Tensor
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
+from imtok.data.readers import IMAGE_SUFFIXES
 from imtok.evaluation.metrics import bits_per_pixel
 from imtok.evaluation.reconstruct import find_pictures
 from imtok.tokenizers.base import Tokenizer
@@ -38,16 +39,22 @@ class Contestant(ABC):
         codebook_sizes: of a discrete tokenizer; empty otherwise.
         teachers: names of the networks that it was trained with, as far as that is known.
         is_check: whether it is a model-free check and no competitor.
+        at_own_size: whether it wants each picture at its own size, whatever the evaluation's.
     """
 
     name: str
     codebook_sizes: tuple[int, ...] = ()
     teachers: frozenset[str] = frozenset()
     is_check = False
+    at_own_size = False
 
     @abstractmethod
     def reconstruct(self, pictures: Sequence[Picture], paths: Sequence[str]) -> list[Reconstruction]:
-        """Reconstructions of pictures of one size; `paths` tells which they are."""
+        """Reconstructions of pictures, of one size unless `at_own_size`; `paths` tells which they are.
+
+        Raises:
+            ConfigError: it cannot; one line with its name.
+        """
 
 
 class TokenizerContestant(Contestant):
@@ -63,6 +70,10 @@ class TokenizerContestant(Contestant):
         encoding = self.tokenizer.encode(images)
         height, width = encoding.image_size
         decoded = self.tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
+        if decoded.isnan().any():
+            raise ConfigError(
+                f"{self.name}: answers NaN to {paths[0]} or one of its neighbours; its weights are broken"
+            )
         drawn = to_uint8(decoded[:, :, :height, :width])
         if encoding.codes is None:
             return [Reconstruction(picture) for picture in drawn]
@@ -77,15 +88,16 @@ class FolderContestant(Contestant):
     """A folder with `NAME.png` (or another picture format) for every original called NAME, of the same size."""
 
     folder: Path
+    at_own_size = True
     name: str = field(init=False)
     _files: dict[str, Path] = field(init=False)
+    _taken: dict[Path, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.name = str(self.folder)
         self._files = {}
         for file in find_pictures([self.folder]):
-            key = str(PurePosixPath(file.relative_to(self.folder).as_posix()).with_suffix(""))
-            self._files[key] = file
+            self._files[_without_suffix(file.relative_to(self.folder).as_posix())] = file
         if not self._files:
             raise ConfigError(f"{self.folder}: neither a run folder (it has no config.json) nor a folder of pictures")
 
@@ -93,10 +105,15 @@ class FolderContestant(Contestant):
         return [Reconstruction(self._read(picture, path)) for picture, path in zip(pictures, paths, strict=True)]
 
     def _read(self, original: Picture, path: str) -> Picture:
-        stem = PurePosixPath(path).with_suffix("")
-        file = self._files.get(str(stem)) or self._files.get(stem.name)
+        stem = _without_suffix(path)
+        name = PurePosixPath(stem).name
+        file = self._files.get(stem) or self._files.get(name)
         if file is None:
-            raise ConfigError(f"{self.folder}: holds no reconstruction of {path}; there should be a {stem.name}.png")
+            raise ConfigError(f"{self.folder}: holds no reconstruction of {path}; there should be a {name}.png")
+        if self._taken.setdefault(file, path) != path:
+            raise ConfigError(
+                f"{file}: is it the reconstruction of {self._taken[file]} or of {path}? Keep their folders"
+            )
         picture = decode(read_bytes(file), str(file))
         if picture.shape != original.shape:
             (height, width), (h, w) = original.shape[:2], picture.shape[:2]
@@ -139,7 +156,7 @@ def open_contestant(source: str) -> Contestant:
         run = RunFolder(path)
         if not run.exists():
             return FolderContestant(path)
-        name = source if source in shipped() else path.name
+        name = source if source in shipped() else path.resolve().name
         return TokenizerContestant(name, load(source), teachers_of(run.read_config()))
     return TokenizerContestant(path.name, load(source))
 
@@ -158,6 +175,12 @@ def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
         {term: losses.get(f"{term}_weight", 0) for term in networks} | phase.get("weights", {}) for phase in phases
     ]
     return frozenset(network for term, network in networks.items() if network and any(w[term] for w in weights))
+
+
+def _without_suffix(path: str) -> str:
+    """A path without the suffix of its picture format; another dot may be part of the name."""
+    suffix = PurePosixPath(path).suffix
+    return path.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else path
 
 
 def _down_and_up(picture: Picture) -> Picture:

@@ -1,9 +1,9 @@
 """Any tokenizers on any pictures: numbers with intervals, differences between tokenizers, and a report to look at."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,25 @@ from tqdm import tqdm
 from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.config import ConfigError
-from imtok.data.pictures import PictureError, decode
-from imtok.data.readers import open_source
 from imtok.data.sample import Source
 from imtok.evaluation.contestants import Contestant, open_contestant, self_checks
+from imtok.evaluation.faces import FaceJudge, FaceMeter
 from imtok.evaluation.fit import OwnSize, SquareFit
 from imtok.evaluation.meters import (
     CodeMeter,
     Drawn,
-    FaceMeter,
     FrechetMeter,
     Measurement,
     Meter,
     PerceptualMeter,
     PixelMeter,
     Shown,
-    TextMeter,
 )
 from imtok.evaluation.report import write_report
 from imtok.evaluation.results import Comparison, DataSet, Evaluation, Example, Result, Score
+from imtok.evaluation.sets import MIN_SIDE, Pictures, open_sets
 from imtok.evaluation.statistics import interval, paired_difference
+from imtok.evaluation.text import TextJudge, TextMeter
 
 METRICS = (
     "psnr",
@@ -49,15 +48,14 @@ METRICS = (
 )
 TEXT_JUDGE, FACE_JUDGE = "text_judge/easyocr", "face_judge/dlib"
 _METERS = {"perceptual": PerceptualMeter, "frechet": FrechetMeter, "text": TextMeter, "face": FaceMeter}
-_BATCH, _BATCH_PIXELS = 16, 2**20
-"""At most so many pictures and pixels are held together."""
+_PROTOCOLS = {"text": TextJudge, "face": FaceJudge}
 _EXAMPLES = 12
 """Pictures of each set that the report shows: evenly spread over the set, none chosen."""
 
 
 def evaluate(
-    tokenizers: str | Sequence[str],
-    data: str | Sequence[str] | Mapping[str, Source],
+    tokenizers: str | PathLike[str] | Sequence[str | PathLike[str]],
+    data: str | PathLike[str] | Sequence[str | PathLike[str]] | Mapping[str, Source],
     out: str | Path | None = None,
     *,
     metrics: Sequence[str] | None = None,
@@ -83,16 +81,22 @@ def evaluate(
         face_judge: compares the faces.
 
     Raises:
-        ConfigError: an unknown metric or tokenizer, two of one name, or a set without a readable picture.
+        ConfigError: an unknown metric, tokenizer or judge, two tokenizers of one name, a set without a readable
+            picture, or a tokenizer that cannot reconstruct one.
+        DataError: a set that cannot be opened.
         MissingWeights: a network that a metric asked for by name needs.
     """
-    sources = [tokenizers] if isinstance(tokenizers, str) else list(tokenizers)
-    sets = _open_sets([data] if isinstance(data, str) else data)
+    sources = [tokenizers] if isinstance(tokenizers, str | PathLike) else list(tokenizers)
+    sets = open_sets([data] if isinstance(data, str | PathLike) else data)
     if unknown := [name for name in metrics or () if name not in METRICS]:
         raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
     if not sources or not sets:
         raise ConfigError("name at least one tokenizer and one set of pictures")
-    contestants: list[Contestant] = [open_contestant(source) for source in sources]
+    if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
+        raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    contestants: list[Contestant] = [open_contestant(str(source)) for source in sources]
     if checks:
         contestants += self_checks()
     names = [contestant.name for contestant in contestants]
@@ -109,7 +113,6 @@ def evaluate(
         examples=[example for part in parts for example in part.examples],
     )
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
         write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
         write_text(Path(out) / "items.jsonl", "".join(json.dumps(item) + "\n" for part in parts for item in part.items))
         write_report(evaluation, Path(out) / "report.html")
@@ -139,8 +142,8 @@ def _evaluate_set(
     fit = OwnSize() if size is None else SquareFit(size)
     meters: list[Meter] = [PixelMeter(), CodeMeter({c.name: c.codebook_sizes for c in contestants})]
     meters += [_METERS[use](network) for use, network in networks.items()]
-    pictures = _Pictures(source, fit, count)
-    wanted, examples = pictures.evenly_spread(_EXAMPLES), {}
+    pictures = Pictures(name, source, fit, count)
+    wanted, kept = pictures.evenly_spread(_EXAMPLES), {}
     with tqdm(total=pictures.total, desc=name, unit=" pictures", disable=None) as bar:
         for batch in pictures.batches():
             for meter in meters:
@@ -150,11 +153,13 @@ def _evaluate_set(
                 for meter in meters:
                     meter.compare(contestant.name, drawn)
                 for shown, one in zip(batch, drawn, strict=True):
-                    if shown.sample.path in wanted:
-                        kept = examples.setdefault(shown.sample.path, (shown.original, {}))
-                        kept[1][contestant.name] = one.restored
+                    if shown.row in wanted:
+                        kept.setdefault(shown.row, (shown, {}))[1][contestant.name] = one.restored
             bar.update(len(batch))
     measured = {c.name: _measurements(meters, c.name, metrics) for c in contestants}
+    for metric in metrics or ():
+        if not any(metric in found for found in measured.values()):
+            tqdm.write(f"{name}: nothing to measure {metric} on")
     items = [{"data": name} | item for meter in meters for item in meter.items()]
     return _Part(
         data=DataSet(
@@ -177,85 +182,28 @@ def _evaluate_set(
         examples=[
             Example(
                 data=name,
-                path=path,
-                original=original,
+                path=shown.sample.path,
+                original=shown.original,
                 drawn=drawn,
-                words=[item for item in items if item["path"] == path and item["kind"] == "word"],
-                faces=[item for item in items if item["path"] == path and item["kind"] == "face"],
+                words=[item for item in items if item["row"] == row and item["kind"] == "word"],
+                faces=[item for item in items if item["row"] == row and item["kind"] == "face"],
             )
-            for path, (original, drawn) in examples.items()
+            for row, (shown, drawn) in kept.items()
         ],
         items=items,
     )
 
 
-class _Pictures:
-    """The readable pictures of a set in batches of one size, with their resampling groups."""
-
-    def __init__(self, source: Source, fit: OwnSize | SquareFit, count: int | None) -> None:
-        total = len(source) if count is None else min(count, len(source))
-        self._rows = [index * len(source) // total for index in range(total)]
-        self._source, self._fit = source, fit
-        self._groups: dict[str, int] = {}
-        self._hash = hashlib.sha256()
-        self.total, self.seen, self.unreadable = total, 0, 0
-
-    @property
-    def groups(self) -> int:
-        """How many there are."""
-        return len(self._groups)
-
-    def sha256(self) -> str:
-        """Of the encoded pictures that were seen, in their order."""
-        return self._hash.hexdigest()
-
-    def evenly_spread(self, number: int) -> set[str]:
-        """Paths of some pictures."""
-        rows = self._rows[:: max(1, len(self._rows) // number)][:number]
-        paths = set()
-        for row in rows:
-            try:
-                paths.add(self._source[row].path)
-            except PictureError:
-                continue
-        return paths
-
-    def batches(self) -> Iterator[list[Shown]]:
-        """Consecutive pictures of one prepared size.
-
-        Raises:
-            ConfigError: not one picture could be read.
-        """
-        batch: list[Shown] = []
-        most = _BATCH
-        for row in self._rows:
-            try:
-                sample = self._source[row]
-                original = decode(sample.image, sample.path)
-            except PictureError as error:
-                tqdm.write(f"left out: {error}")
-                self.unreadable += 1
-                continue
-            self._hash.update(sample.image)
-            self.seen += 1
-            group = self._groups.setdefault(sample.cluster or sample.path, len(self._groups))
-            shown = Shown(sample=sample, group=group, original=original, prepared=self._fit.prepare(original))
-            if batch and (len(batch) == most or batch[0].prepared.shape != shown.prepared.shape):
-                yield batch
-                batch = []
-            batch.append(shown)
-            most = max(1, min(_BATCH, _BATCH_PIXELS // shown.prepared[..., 0].size))
-        if not self.seen:
-            raise ConfigError("none of the pictures can be read")
-        yield batch
-
-
 def _reconstruct(contestant: Contestant, batch: Sequence[Shown], fit: OwnSize | SquareFit) -> list[Drawn]:
-    made = contestant.reconstruct([one.prepared for one in batch], [one.sample.path for one in batch])
-    return [
-        Drawn(prepared=reconstruction, restored=fit.restore(reconstruction.picture, one.original))
-        for reconstruction, one in zip(made, batch, strict=True)
-    ]
+    own = contestant.at_own_size
+    entering = [one.original if own else one.prepared for one in batch]
+    drawn = []
+    for made, one in zip(contestant.reconstruct(entering, [one.sample.path for one in batch]), batch, strict=True):
+        restored = made.picture if own else fit.restore(made.picture, one.original)
+        square = fit.prepare(restored) if own else made.picture
+        content = fit.content(square, one.original)
+        drawn.append(Drawn(made=replace(made, picture=square), content=content, restored=restored))
+    return drawn
 
 
 def _load_networks(metrics: Sequence[str] | None, text_judge: str, face_judge: str) -> dict[str, Any]:
@@ -272,6 +220,8 @@ def _load_networks(metrics: Sequence[str] | None, text_judge: str, face_judge: s
             continue
         try:
             networks[use] = pretrained.load(network)
+            if not isinstance(networks[use], _PROTOCOLS.get(use, object)):
+                raise ConfigError(f"{network}: cannot judge {use}s; see imtok weights for the {use} judges")
         except pretrained.MissingWeights as error:
             if metrics is not None:
                 raise
@@ -300,12 +250,18 @@ def _score(measurement: Measurement, contestant: Contestant) -> Score:
     if len(items.bucket_names) > 1:
         columns = zip(items.bucket_names, items.bucket_means(), items.bucket_sizes().tolist(), strict=True)
         buckets = {bucket: {"value": mean, "count": size} for bucket, mean, size in columns}
-    found = interval(items)
+    finite = items.where(np.isfinite(items.values))
+    if not len(finite):
+        return Score(value=None, count=len(items), **about)
+    if len(finite) < len(items):
+        about["note"] = f"{about['note']}; {len(items) - len(finite)} equal pictures are left out"
+    found = interval(finite)
     return Score(
-        value=_finite(found.value),
+        value=found.value,
         low=_finite(found.low),
         high=_finite(found.high),
-        count=len(items),
+        count=len(finite),
+        groups=finite.number_of_groups(),
         buckets=buckets,
         **about,
     )
@@ -314,15 +270,18 @@ def _score(measurement: Measurement, contestant: Contestant) -> Score:
 def _comparisons(
     data: str, contestants: Sequence[Contestant], measured: Mapping[str, Mapping[str, Measurement]]
 ) -> Iterator[Comparison]:
-    """Every tokenizer against the first, metric by metric."""
+    """Every tokenizer against the first, metric by metric, where there are groups enough for an interval."""
     for other in contestants[1:]:
         for metric, baseline in measured[contestants[0].name].items():
             ours = measured[other.name].get(metric)
             if ours is None or ours.items is None or baseline.items is None or metric == "bits_per_pixel":
                 continue
-            if not np.isfinite([ours.items.values, baseline.items.values]).all():
+            finite = np.isfinite(ours.items.values) & np.isfinite(baseline.items.values)
+            if not finite.any():
                 continue
-            found = paired_difference(ours.items, baseline.items)
+            found = paired_difference(ours.items.where(finite), baseline.items.where(finite))
+            if np.isnan(found.low):
+                continue
             yield Comparison(
                 tokenizer=other.name,
                 baseline=contestants[0].name,
@@ -331,17 +290,8 @@ def _comparisons(
                 difference=found.value,
                 low=found.low,
                 high=found.high,
-                count=len(ours.items),
+                count=int(finite.sum()),
             )
-
-
-def _open_sets(data: Sequence[str] | Mapping[str, Source]) -> Mapping[str, Source]:
-    """Each set by the last part of its place, or by all of it where that is not unique."""
-    if isinstance(data, Mapping):
-        return data
-    short = [Path(place).name or place for place in data]
-    names = [name if short.count(name) == 1 else place for name, place in zip(short, data, strict=True)]
-    return {name: open_source(place) for name, place in zip(names, data, strict=True)}
 
 
 def _finite(value: float) -> float | None:

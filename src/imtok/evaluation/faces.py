@@ -1,15 +1,19 @@
 """Are faces still the same person? A judge that had no part in training compares them."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Face
+from imtok.evaluation.buckets import BUCKET_NAMES, face_buckets
+from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
 from imtok.layers.crops import Regions, align_faces
 
 
@@ -66,3 +70,60 @@ def size_ratio(face: Face, width: int, height: int) -> float:
     """
     x0, y0, x1, y1 = face.box
     return max(x1 - x0, y1 - y0) / max(width, height)
+
+
+class FaceMeter(Meter):
+    """Cosine between the judge's embeddings of each face before and after, in size buckets whose means are averaged."""
+
+    def __init__(self, judge: FaceJudge) -> None:
+        self.judge = judge
+        self._faces: list[tuple[dict[str, Any], Face]] = []  # with the place of the picture
+        self._similarities: dict[str, list[float]] = defaultdict(list)  # in the order of the faces
+        self._places: list[tuple[int, int]] = []
+        self._too_small = 0
+        self._rules: set[str] = set()
+
+    def see(self, shown: Sequence[Shown]) -> None:
+        self._batch: list[tuple[list[Face], Tensor]] = []
+        for one in shown:
+            rule, scored = face_buckets(max(one.prepared.shape[:2])), []
+            for face in one.sample.faces or []:
+                bucket = rule.index(size_ratio(face, one.sample.width, one.sample.height))
+                if bucket is None or not face.can_be_aligned:
+                    self._too_small += 1
+                    continue
+                scored.append(face)
+                self._faces.append((one.place, face))
+                self._places.append((one.group, bucket))
+                self._rules.add(str(rule))
+            self._batch.append((scored, embed_faces(self.judge, one.original, scored)))
+
+    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
+        for (scored, before), one in zip(self._batch, drawn, strict=True):
+            after = embed_faces(self.judge, one.restored, scored)
+            self._similarities[name] += F.cosine_similarity(before, after).tolist()
+
+    def results(self, name: str) -> dict[str, Measurement]:
+        if not self._faces:
+            return {}
+        groups, buckets = zip(*self._places, strict=True)
+        note = f"{self._too_small} faces too small or without landmarks; buckets: {' and '.join(sorted(self._rules))}"
+        return {
+            "face_similarity": Measurement(
+                items=make_items(self._similarities[name], groups, buckets, BUCKET_NAMES),
+                network=self.judge.name,
+                sha256=self.judge.sha256,
+                note=note,
+            )
+        }
+
+    def items(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "kind": "face",
+                **place,
+                "box": list(face.box),
+                "similarity": {name: found[index] for name, found in self._similarities.items()},
+            }
+            for index, (place, face) in enumerate(self._faces)
+        ]

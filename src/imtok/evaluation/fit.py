@@ -34,7 +34,7 @@ class SquareFit:
     def restore(self, drawn: Picture, original: Picture) -> Picture:
         """The reconstruction at the original's size."""
         height, width = original.shape[:2]
-        return _resize(drawn, max(height, width), max(height, width))[:height, :width]
+        return _resize(self.content(drawn, original), width, height)
 
 
 class OwnSize:

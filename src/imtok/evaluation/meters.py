@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from imtok.data.pictures import Picture, from_uint8
-from imtok.data.sample import Face, Sample, TextRegion
-from imtok.evaluation import faces, text
-from imtok.evaluation.buckets import BUCKET_NAMES, face_buckets, text_buckets
+from imtok.data.sample import Sample
 from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.metrics import (
     FeatureStatistics,
@@ -37,23 +34,33 @@ class Shown:
     """One original.
 
     Attributes:
+        row: its place in the set.
         sample: with its annotations, in the pixels of `original`.
         group: what a bootstrap draws together.
         original: at its own size.
         prepared: as it enters the tokenizer; the same unless the evaluation has a size.
+        content: of that, what is no padding.
     """
 
+    row: int
     sample: Sample
     group: int
     original: Picture
     prepared: Picture
+    content: Picture
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """What tells it from others in `items.jsonl`."""
+        return {"row": self.row, "path": self.sample.path}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Its reconstruction by one contestant: what came out, and that at the original's own size."""
+    """Its reconstruction by one contestant: what came out, of that what is no padding, and at the original's size."""
 
-    prepared: Reconstruction
+    made: Reconstruction
+    content: Picture
     restored: Picture
 
 
@@ -106,18 +113,19 @@ class PixelMeter(Meter):
         self._values: dict[str, dict[str, list[float]]] = defaultdict(lambda: {"psnr": [], "ssim": []})
 
     def see(self, shown: Sequence[Shown]) -> None:
-        self._batch = _pixels([one.prepared for one in shown])
+        self._batch = [_pixels(one.content) for one in shown]
         self._groups += [one.group for one in shown]
 
     def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        after = _pixels([one.prepared.picture for one in drawn])
-        for metric, function in (("psnr", psnr), ("ssim", ssim)):
-            self._values[name][metric] += function(self._batch, after).tolist()
+        for before, one in zip(self._batch, drawn, strict=True):
+            after = _pixels(one.content)
+            self._values[name]["psnr"].append(psnr(before, after).item())
+            self._values[name]["ssim"].append(ssim(before, after).item())
 
     def results(self, name: str) -> dict[str, Measurement]:
         note = "uint8, data range 255"
         return {
-            metric: Measurement(items=_items(values, self._groups), note=note)
+            metric: Measurement(items=make_items(values, self._groups), note=note)
             for metric, values in self._values[name].items()
         }
 
@@ -135,7 +143,7 @@ class PerceptualMeter(Meter):
         self._groups += [one.group for one in shown]
 
     def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        maps = self._maps([one.prepared.picture for one in drawn])
+        maps = self._maps([one.made.picture for one in drawn])
         self._values[name] += feature_distances(self._batch, maps).tolist()
 
     @torch.no_grad()
@@ -143,7 +151,7 @@ class PerceptualMeter(Meter):
         return self.network(from_uint8(np.stack(pictures)))
 
     def results(self, name: str) -> dict[str, Measurement]:
-        items = _items(self._values[name], self._groups)
+        items = make_items(self._values[name], self._groups)
         return {"vgg16_distance": Measurement(items=items, network=self.network.name, sha256=self.network.sha256)}
 
 
@@ -154,38 +162,36 @@ class FrechetMeter(Meter):
 
     def __init__(self, network: Any) -> None:
         self.network = network
-        self._seen = 0
         self._originals = _parts()
         self._drawn = defaultdict(_parts)
 
     def see(self, shown: Sequence[Shown]) -> None:
-        self._first, self._seen = self._seen, self._seen + len(shown)
+        self._members = torch.tensor([one.group % FRECHET_PARTS for one in shown])
         self._add(self._originals, [one.prepared for one in shown])
 
     def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        self._add(self._drawn[name], [one.prepared.picture for one in drawn])
+        self._add(self._drawn[name], [one.made.picture for one in drawn])
 
     @torch.no_grad()
     def _add(self, parts: list[FeatureStatistics], pictures: list[Picture]) -> None:
-        """The whole set comes last, its disjoint parts first; neighbours go to different parts."""
+        """The whole set comes last, its disjoint parts first; a group stays together."""
         features = self.network.embed(from_uint8(np.stack(pictures)))
         parts[-1].add(features)
         for part in range(FRECHET_PARTS):
-            mine = features[(part - self._first) % FRECHET_PARTS :: FRECHET_PARTS]
-            if len(mine):
-                parts[part].add(mine)
+            parts[part].add(features[self._members == part])
 
     def results(self, name: str) -> dict[str, Measurement]:
-        if self._seen < 2 * FRECHET_PARTS:
+        pairs = list(zip(self._originals, self._drawn[name], strict=True))
+        if pairs[-1][0].count < 2:
             return {}
-        *parts, whole = [frechet_distance(a, b) for a, b in zip(self._originals, self._drawn[name], strict=True)]
+        *parts, whole = [frechet_distance(a, b) if a.count >= 2 else None for a, b in pairs]
         return {
             self.metric: Measurement(
                 value=whole,
-                parts=parts,
+                parts=[part for part in parts if part is not None],
                 network=self.network.name,
                 sha256=self.network.sha256,
-                note=f"{self._seen} pictures, 1280 features at 224 px; biased by the count",
+                note=f"{pairs[-1][0].count} pictures, 1280 features at 224 px; biased by the count",
             )
         }
 
@@ -208,15 +214,15 @@ class CodeMeter(Meter):
 
     def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
         for one in drawn:
-            if one.prepared.bits_per_pixel is not None:
-                self._rates[name].append(one.prepared.bits_per_pixel)
-            if one.prepared.codes is not None:
-                self._codes[name].append(one.prepared.codes)
+            if one.made.bits_per_pixel is not None:
+                self._rates[name].append(one.made.bits_per_pixel)
+            if one.made.codes is not None:
+                self._codes[name].append(one.made.codes)
 
     def results(self, name: str) -> dict[str, Measurement]:
         found: dict[str, Measurement] = {}
         if self._rates[name]:
-            found["bits_per_pixel"] = Measurement(items=_items(self._rates[name], self._groups))
+            found["bits_per_pixel"] = Measurement(items=make_items(self._rates[name], self._groups))
         if self._codes[name]:
             codes, sizes = torch.cat(self._codes[name])[None], self._sizes[name]
             several = len(sizes) > 1
@@ -230,142 +236,13 @@ class CodeMeter(Meter):
         return found
 
 
-class TextMeter(Meter):
-    """T-ACC and T-NED by TokBench's rules, and the accuracy of letters and digits alone.
-
-    Scored are words of two characters or more that the judge reads right on the original, each variant by its own rule
-    of what is right, in size buckets whose means are averaged.
-    """
-
-    def __init__(self, judge: text.TextJudge) -> None:
-        self.judge = judge
-        self._words: list[tuple[str, TextRegion]] = []  # with the path of the picture
-        self._readings: dict[str, list[text.WordReading]] = defaultdict(list)  # in the order of the words
-        self._places: list[tuple[int, int | None]] = []  # group and bucket
-        self._rules: set[str] = set()
-
-    def see(self, shown: Sequence[Shown]) -> None:
-        self._batch: list[list[TextRegion]] = []
-        for one in shown:
-            words = [word for word in one.sample.words or [] if len(word.text) >= text.MIN_CHARACTERS]
-            self._batch.append(words)
-            rule = text_buckets(max(one.prepared.shape[:2]))
-            self._rules |= {rule.rule} if words else set()
-            for word in words:
-                ratio = text.size_ratio(word, one.sample.width, one.sample.height)
-                self._words.append((one.sample.path, word))
-                self._places.append((one.group, rule.index(ratio)))
-        self._originals = text.read_words(self.judge, [one.original for one in shown], self._batch)
-
-    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        readings = text.read_words(self.judge, [one.restored for one in drawn], self._batch)
-        words = [word for words in self._batch for word in words]
-        for word, before, after in zip(words, self._originals, readings, strict=True):
-            self._readings[name].append(text.WordReading(word.text, before, after))
-
-    def results(self, name: str) -> dict[str, Measurement]:
-        readings = self._readings[name]
-        exact = [reading.original == reading.text for reading in readings]
-        loose = [text.same_letters(reading.original, reading.text) for reading in readings]
-        similarity = [text.normalized_edit_similarity(reading.text, reading.reconstruction) for reading in readings]
-        found = {
-            "text_accuracy": self._measure([float(reading.kept) for reading in readings], exact),
-            "text_ned": self._measure(similarity, exact),
-            "text_accuracy_alnum": self._measure([float(reading.kept_letters) for reading in readings], loose),
-        }
-        return {metric: measurement for metric, measurement in found.items() if measurement is not None}
-
-    def items(self) -> list[dict[str, Any]]:
-        rows = []
-        for index, (path, word) in enumerate(self._words):
-            readings = {name: found[index] for name, found in self._readings.items()}
-            row = {"kind": "word", "path": path, "box": list(word.box), "text": word.text}
-            row["original"] = next(reading.original for reading in readings.values())
-            rows.append(row | {"read": {name: reading.reconstruction for name, reading in readings.items()}})
-        return rows
-
-    def _measure(self, values: Sequence[float], readable: Sequence[bool]) -> Measurement | None:
-        places = zip(values, readable, self._places, strict=True)
-        scored = [
-            (float(value), group, bucket) for value, read, (group, bucket) in places if read and bucket is not None
-        ]
-        if not scored:
-            return None
-        numbers, groups, buckets = zip(*scored, strict=True)
-        small = sum(bucket is None for read, (_, bucket) in zip(readable, self._places, strict=True) if read)
-        note = f"{len(scored)} of {len(values)} words are scored; {len(values) - sum(readable)} unread on the original"
-        note += f", {small} too small; buckets: {' and '.join(sorted(self._rules))}"
-        return Measurement(
-            items=_items(numbers, groups, buckets, BUCKET_NAMES),
-            network=self.judge.name,
-            sha256=self.judge.sha256,
-            note=note,
-        )
-
-
-class FaceMeter(Meter):
-    """Cosine between the judge's embeddings of each face before and after, in size buckets whose means are averaged."""
-
-    def __init__(self, judge: faces.FaceJudge) -> None:
-        self.judge = judge
-        self._faces: list[tuple[str, Face]] = []  # with the path of the picture
-        self._similarities: dict[str, list[float]] = defaultdict(list)  # in the order of the faces
-        self._places: list[tuple[int, int]] = []
-        self._too_small = 0
-        self._rules: set[str] = set()
-
-    def see(self, shown: Sequence[Shown]) -> None:
-        self._batch: list[tuple[list[Face], Tensor]] = []
-        for one in shown:
-            rule, scored = face_buckets(max(one.prepared.shape[:2])), []
-            for face in one.sample.faces or []:
-                bucket = rule.index(faces.size_ratio(face, one.sample.width, one.sample.height))
-                if bucket is None or face.landmarks is None:
-                    self._too_small += 1
-                    continue
-                scored.append(face)
-                self._faces.append((one.sample.path, face))
-                self._places.append((one.group, bucket))
-                self._rules.add(rule.rule)
-            self._batch.append((scored, faces.embed_faces(self.judge, one.original, scored)))
-
-    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        for (scored, before), one in zip(self._batch, drawn, strict=True):
-            after = faces.embed_faces(self.judge, one.restored, scored)
-            self._similarities[name] += F.cosine_similarity(before, after).tolist()
-
-    def results(self, name: str) -> dict[str, Measurement]:
-        if not self._faces:
-            return {}
-        groups, buckets = zip(*self._places, strict=True)
-        note = f"{self._too_small} faces too small or without landmarks; buckets: {' and '.join(sorted(self._rules))}"
-        return {
-            "face_similarity": Measurement(
-                items=_items(self._similarities[name], groups, buckets, BUCKET_NAMES),
-                network=self.judge.name,
-                sha256=self.judge.sha256,
-                note=note,
-            )
-        }
-
-    def items(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "kind": "face",
-                "path": path,
-                "box": list(face.box),
-                "similarity": {name: found[index] for name, found in self._similarities.items()},
-            }
-            for index, (path, face) in enumerate(self._faces)
-        ]
-
-
-def _items(
+def make_items(
     values: Sequence[float],
     groups: Sequence[int],
     buckets: Sequence[int] | None = None,
     bucket_names: tuple[str, ...] = ("",),
 ) -> Items:
+    """Items from plain lists; without buckets all lie in one."""
     return Items(
         values=np.asarray(values, dtype=np.float64),
         groups=np.asarray(groups, dtype=np.int64),
@@ -374,5 +251,5 @@ def _items(
     )
 
 
-def _pixels(pictures: Sequence[Picture]) -> Tensor:
-    return torch.from_numpy(np.stack(pictures)).movedim(-1, 1)
+def _pixels(picture: Picture) -> Tensor:
+    return torch.from_numpy(np.array(picture)).movedim(-1, 0)[None]

@@ -15,7 +15,7 @@ from imtok.data.pictures import Picture, encode
 from imtok.data.sample import TextRegion
 from imtok.evaluation.results import Evaluation, Example, Result, Score, label, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS
-from imtok.evaluation.text import crop_word, same_letters
+from imtok.evaluation.text import crop_word, letters
 
 _WIDEST = 384
 """Pixels; larger pictures are shrunk for the page."""
@@ -47,11 +47,11 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
 
 
 def show_interval(score: Score) -> str:
-    """The interval, or the range over disjoint parts."""
+    """The interval, or the range over disjoint quarters of the set."""
     if score.low is not None and score.high is not None:
         return f"{show_number(score.low)} to {show_number(score.high)}"
     if score.parts:
-        return f"parts: {show_number(min(score.parts))} to {show_number(max(score.parts))}"
+        return f"quarters: {show_number(min(score.parts))} to {show_number(max(score.parts))}"
     return ""
 
 
@@ -93,14 +93,16 @@ def _word(example: Example, item: Mapping[str, Any], pictures: Mapping[str, Pict
         {
             "picture": _embed(crop_word(picture, region), height=56),
             "text": read[name] or "nothing",
-            "verdict": "right" if read[name] == item["text"] else "case" if _same(read[name], item) else "wrong",
+            "verdict": _verdict(read[name], item["text"]),
         }
         for name, picture in pictures.items()
     ]
 
 
-def _same(read: str, item: Mapping[str, Any]) -> bool:
-    return same_letters(read, item["text"])
+def _verdict(read: str, text: str) -> str:
+    if read == text:
+        return "right"
+    return "case" if letters(text) and letters(read) == letters(text) else "wrong"
 
 
 def _face(example: Example, item: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[dict[str, Any]]:

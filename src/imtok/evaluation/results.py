@@ -7,7 +7,8 @@ from typing import Any
 
 from imtok.config import FORMAT_VERSION
 from imtok.data.pictures import Picture
-from imtok.evaluation.statistics import CONFIDENCE, RESAMPLES
+from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, MIN_ITEMS, RESAMPLES
+from imtok.evaluation.text import CROP_MARGIN, MIN_CHARACTERS
 
 LABELS = {
     "psnr": ("PSNR", "dB, higher is better"),
@@ -30,10 +31,11 @@ class Score:
     """One metric of one tokenizer on one set.
 
     Attributes:
-        value: None where it is infinite (the PSNR of equal pictures) or where too few items are there.
-        low: of the bootstrap interval; None for metrics that it would bias.
+        value: None where it is infinite: the PSNR of equal pictures.
+        low: of the bootstrap interval; None for metrics that it would bias, and with too few groups.
         high: likewise.
         count: pictures, words or faces behind it.
+        groups: of pictures that the bootstrap draws together.
         buckets: the mean of each size bucket (None: too few) and its count, where there are buckets.
         parts: the metric on disjoint parts of the set, where there is no interval.
         network: behind the number.
@@ -46,6 +48,7 @@ class Score:
     low: float | None = None
     high: float | None = None
     count: int | None = None
+    groups: int | None = None
     buckets: dict[str, dict[str, float | int | None]] | None = None
     parts: list[float] | None = None
     network: str | None = None
@@ -131,7 +134,7 @@ class Evaluation:
     def __str__(self) -> str:
         differences = [
             f"{one.tokenizer} - {one.baseline}, {one.data}, {one.metric}: "
-            f"{one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}, n = {one.count})"
+            f"{one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, n = {one.count})"
             for one in self.comparisons
         ]
         return "\n".join([markdown_table(self.results), *(["", *differences] if differences else [])])
@@ -143,7 +146,10 @@ class Evaluation:
             "imtok": version("imtok"),
             "preprocessing": self.preprocessing,
             "pixels": "uint8, rounded 127.5 (x + 1) after clamping",
-            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over groups of pictures, {RESAMPLES} resamples, seed 0",
+            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over groups of pictures, {RESAMPLES} resamples, "
+            f"seed 0; none with fewer than {MIN_GROUPS} groups",
+            "buckets": f"mean of bucket means; one of fewer than {MIN_ITEMS} items is left out unless all are",
+            "words": f"{MIN_CHARACTERS} characters or more; cut out with a margin of {CROP_MARGIN} of their height",
             "tokenizers": self.tokenizers,
             "data": [asdict(one) for one in self.sets],
             "results": [

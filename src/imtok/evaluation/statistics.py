@@ -1,7 +1,7 @@
 """Means over pictures, words and faces with their bootstrap intervals, alone and against each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -9,7 +9,10 @@ from jaxtyping import Bool, Float, Int
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 MIN_ITEMS = 20
-"""A size bucket with fewer words or faces is null and leaves the mean."""
+"""A size bucket with fewer words or faces is null and leaves the mean, unless none has as many."""
+MIN_GROUPS = 10
+"""With fewer groups a bootstrap says nothing, and no interval is given."""
+_CHUNK = 200
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,9 +45,16 @@ class Items:
 
     def bucket_means(self) -> list[float | None]:
         """The mean of each bucket, or None where it has too few items."""
-        means = [self.values[self.buckets == index].mean() for index in np.flatnonzero(self.bucket_sizes())]
-        found = dict(zip(np.flatnonzero(self.bucket_sizes()).tolist(), means, strict=True))
-        return [float(found[index]) if counts else None for index, counts in enumerate(self.counted())]
+        counted = enumerate(self.counted())
+        return [float(self.values[self.buckets == index].mean()) if counts else None for index, counts in counted]
+
+    def number_of_groups(self) -> int:
+        """Groups that have a share in the mean."""
+        return len(np.unique(self.groups[np.isin(self.buckets, np.flatnonzero(self.counted()))]))
+
+    def where(self, chosen: Bool[np.ndarray, " items"]) -> "Items":
+        """Some of the items."""
+        return replace(self, values=self.values[chosen], groups=self.groups[chosen], buckets=self.buckets[chosen])
 
     def mean(self) -> float | None:
         """The mean of the bucket means (TokBench's rule); None without items."""
@@ -54,7 +64,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the interval that a bootstrap gives it, at `CONFIDENCE`."""
+    """A value and the interval that a bootstrap gives it, at `CONFIDENCE`; NaN limits where it can give none."""
 
     value: float
     low: float
@@ -62,10 +72,10 @@ class Interval:
 
 
 def interval(items: Items, seed: int = 0) -> Interval:
-    """The mean with a percentile bootstrap over groups; without limits (NaN) where a value is infinite.
+    """The mean with a percentile bootstrap over groups.
 
     Args:
-        items: at least one.
+        items: at least one, all finite.
         seed: of the resamples.
 
     Raises:
@@ -74,7 +84,7 @@ def interval(items: Items, seed: int = 0) -> Interval:
     value = items.mean()
     if value is None:
         raise ValueError("nothing to average")
-    if not np.isfinite(items.values).all():  # the PSNR of equal pictures
+    if items.number_of_groups() < MIN_GROUPS:
         return Interval(value, np.nan, np.nan)
     return Interval(value, *_limits(_resampled_means([items], seed)[0]))
 
@@ -86,15 +96,15 @@ def paired_difference(items: Items, baseline: Items, seed: int = 0) -> Interval:
     interval excludes 0.
 
     Raises:
-        ValueError: the two are not finite numbers of the same items.
+        ValueError: the two are not numbers of the same items, or there are none.
     """
     same = np.array_equal(items.groups, baseline.groups) and np.array_equal(items.buckets, baseline.buckets)
-    if not same or not len(items) or not np.isfinite([items.values, baseline.values]).all():
-        raise ValueError("only finite numbers of the same pictures, words or faces can be compared")
-    ours, theirs = _resampled_means([items, baseline], seed)
     value, base = items.mean(), baseline.mean()
-    assert value is not None
-    assert base is not None
+    if not same or value is None or base is None:
+        raise ValueError("only numbers of the same pictures, words or faces can be compared")
+    if items.number_of_groups() < MIN_GROUPS:
+        return Interval(value - base, np.nan, np.nan)
+    ours, theirs = _resampled_means([items, baseline], seed)
     return Interval(value - base, *_limits(ours - theirs))
 
 
@@ -107,15 +117,19 @@ def _resampled_means(several: Sequence[Items], seed: int) -> list[Float[np.ndarr
     shape = (int(groups.max()) + 1, len(first.bucket_names))
     cells = groups * shape[1] + first.buckets[kept]
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(shape[0], np.full(shape[0], 1 / shape[0]), RESAMPLES).astype(np.float64)
+    means: list[list[np.ndarray]] = [[] for _ in several]
+    for _ in range(RESAMPLES // _CHUNK):
+        drawn = rng.multinomial(shape[0], np.full(shape[0], 1 / shape[0]), _CHUNK).astype(np.float64)
 
-    def per_resample(weights: Float[np.ndarray, " kept"] | None) -> Float[np.ndarray, "resamples buckets"]:
-        table = np.bincount(cells, weights, minlength=shape[0] * shape[1]).reshape(shape)
-        return (drawn @ table)[:, buckets]
+        def per_resample(weights: np.ndarray | None, drawn: np.ndarray = drawn) -> Float[np.ndarray, "chunk buckets"]:
+            table = np.bincount(cells, weights, minlength=shape[0] * shape[1]).reshape(shape)
+            return (drawn @ table)[:, buckets]
 
-    sizes = per_resample(None)
-    with np.errstate(invalid="ignore"):  # a bucket of which a resample holds nothing leaves that resample's mean
-        return [np.nanmean(per_resample(items.values[kept]) / sizes, axis=1) for items in several]
+        sizes = per_resample(None)
+        for found, items in zip(means, several, strict=True):
+            with np.errstate(invalid="ignore"):  # a bucket of which a resample holds nothing leaves its mean
+                found.append(np.nanmean(per_resample(items.values[kept]) / sizes, axis=1))
+    return [np.concatenate(found) for found in means]
 
 
 def _limits(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:

@@ -1,18 +1,23 @@
 """Are words still legible? A judge that had no part in training reads them before and after (TokBench's rules)."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
 from imtok.data.pictures import Picture
 from imtok.data.sample import TextRegion
+from imtok.evaluation.buckets import BUCKET_NAMES, text_buckets
+from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
 from imtok.pretrained import Reading
 
 MIN_CHARACTERS = 2
 """Shorter words are not scored (TokBench)."""
+CROP_MARGIN = 0.2
+"""On each side of a word, as a share of its box's height."""
 
 
 @runtime_checkable
@@ -44,8 +49,8 @@ def read_words(judge: TextJudge, pictures: Sequence[Picture], words: Sequence[Se
     return [reading.text for reading in judge.read(crops)] if crops else []
 
 
-def crop_word(picture: Picture, word: TextRegion, margin: float = 0.2) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
-    """The upright box around a word with some of its surroundings, cut at whole pixels.
+def crop_word(picture: Picture, word: TextRegion) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
+    """The upright box around a word with a margin (`CROP_MARGIN`), cut at whole pixels.
 
     Deviation: TokBench cuts at the box. Our boxes are tight around the letters, and recognizers are trained on looser
     ones.
@@ -53,11 +58,10 @@ def crop_word(picture: Picture, word: TextRegion, margin: float = 0.2) -> UInt8[
     Args:
         picture: the whole picture.
         word: its box in pixels.
-        margin: on each side, as a share of the box's height.
     """
     height, width = picture.shape[:2]
     x0, y0, x1, y1 = word.box
-    more = margin * (y1 - y0)
+    more = CROP_MARGIN * (y1 - y0)
     left, top = min(max(int(x0 - more), 0), width - 1), min(max(int(y0 - more), 0), height - 1)
     return picture[top : max(int(y1 + more), top + 1), left : max(int(x1 + more), left + 1)]
 
@@ -117,3 +121,76 @@ class WordReading:
     def kept_letters(self) -> bool:
         """Read right but for case and punctuation."""
         return same_letters(self.reconstruction, self.text)
+
+
+class TextMeter(Meter):
+    """T-ACC and T-NED by TokBench's rules, and the accuracy of letters and digits alone.
+
+    Scored are words of two characters or more that the judge reads right on the original, each variant by its own rule
+    of what is right, in size buckets whose means are averaged.
+    """
+
+    def __init__(self, judge: TextJudge) -> None:
+        self.judge = judge
+        self._words: list[tuple[dict[str, Any], TextRegion]] = []  # with the place of the picture
+        self._readings: dict[str, list[WordReading]] = defaultdict(list)  # in the order of the words
+        self._places: list[tuple[int, int | None]] = []  # group and bucket
+        self._rules: set[str] = set()
+
+    def see(self, shown: Sequence[Shown]) -> None:
+        self._batch: list[list[TextRegion]] = []
+        for one in shown:
+            words = [word for word in one.sample.words or [] if len(word.text) >= MIN_CHARACTERS]
+            self._batch.append(words)
+            rule = text_buckets(max(one.prepared.shape[:2]))
+            self._rules |= {str(rule)} if words else set()
+            for word in words:
+                ratio = size_ratio(word, one.sample.width, one.sample.height)
+                self._words.append((one.place, word))
+                self._places.append((one.group, rule.index(ratio)))
+        self._originals = read_words(self.judge, [one.original for one in shown], self._batch)
+
+    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
+        readings = read_words(self.judge, [one.restored for one in drawn], self._batch)
+        words = [word for words in self._batch for word in words]
+        for word, before, after in zip(words, self._originals, readings, strict=True):
+            self._readings[name].append(WordReading(word.text, before, after))
+
+    def results(self, name: str) -> dict[str, Measurement]:
+        readings = self._readings[name]
+        exact = [reading.original == reading.text for reading in readings]
+        loose = [bool(letters(r.text)) and same_letters(r.original, r.text) for r in readings]
+        similarity = [normalized_edit_similarity(reading.text, reading.reconstruction) for reading in readings]
+        found = {
+            "text_accuracy": self._measure([float(reading.kept) for reading in readings], exact),
+            "text_ned": self._measure(similarity, exact),
+            "text_accuracy_alnum": self._measure([float(reading.kept_letters) for reading in readings], loose),
+        }
+        return {metric: measurement for metric, measurement in found.items() if measurement is not None}
+
+    def items(self) -> list[dict[str, Any]]:
+        rows = []
+        for index, (place, word) in enumerate(self._words):
+            readings = {name: found[index] for name, found in self._readings.items()}
+            original = next(reading.original for reading in readings.values())
+            row = {"kind": "word", **place, "box": list(word.box), "text": word.text, "original": original}
+            rows.append(row | {"read": {name: reading.reconstruction for name, reading in readings.items()}})
+        return rows
+
+    def _measure(self, values: Sequence[float], readable: Sequence[bool]) -> Measurement | None:
+        places = zip(values, readable, self._places, strict=True)
+        scored = [
+            (float(value), group, bucket) for value, read, (group, bucket) in places if read and bucket is not None
+        ]
+        if not scored:
+            return None
+        numbers, groups, buckets = zip(*scored, strict=True)
+        small = sum(bucket is None for read, (_, bucket) in zip(readable, self._places, strict=True) if read)
+        note = f"{len(scored)} of {len(values)} words are scored; {len(values) - sum(readable)} unread on the original"
+        note += f", {small} too small; buckets: {' and '.join(sorted(self._rules))}"
+        return Measurement(
+            items=make_items(numbers, groups, buckets, BUCKET_NAMES),
+            network=self.judge.name,
+            sha256=self.judge.sha256,
+            note=note,
+        )
