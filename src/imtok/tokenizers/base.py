@@ -77,6 +77,21 @@ class Tokenizer(Model, ABC):
         """Each codebook's share of the latents; all of them where there is one or none."""
         return (latents,)
 
+    def alone(
+        self, latents: Float[Tensor, "batch tokens channels"], codebook: int
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """The latents with the share of every other codebook set to zero: what one has learned (FQGAN, Figure 3).
+
+        Raises:
+            ValueError: there is no such codebook.
+        """
+        parts = self.split(latents)
+        if not 0 <= codebook < len(parts):
+            raise ValueError(f"there are {len(parts)} codebooks, counted from 0, and no {codebook}")
+        return torch.cat(
+            [part if index == codebook else torch.zeros_like(part) for index, part in enumerate(parts)], dim=2
+        )
+
     def decode_codes(
         self,
         codes: Int[Tensor, "batch tokens codebooks"],

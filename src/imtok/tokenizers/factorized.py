@@ -79,17 +79,6 @@ class FactorizedQuantizer(Quantizer):
     def split(self, vectors: Float[Tensor, "batch tokens dim"]) -> tuple[Float[Tensor, "batch tokens sub_dim"], ...]:
         return vectors.split(self.config.sub_dim, dim=2)
 
-    def only(self, latents: Float[Tensor, "batch tokens dim"], branch: int) -> Float[Tensor, "batch tokens dim"]:
-        """The latents with all branches but one set to zero: what that one has learned (FQGAN, Figure 3).
-
-        Raises:
-            ValueError: there is no such branch.
-        """
-        if not 0 <= branch < len(self.codebook_sizes):
-            raise ValueError(f"there are {len(self.codebook_sizes)} branches, counted from 0, and no {branch}")
-        parts = [part if index == branch else torch.zeros_like(part) for index, part in enumerate(self.split(latents))]
-        return torch.cat(parts, dim=2)
-
     def update(self) -> dict[str, float]:
         """As `Quantizer.update`, for each branch by number; `codebook_used` is that of the least used one."""
         numbers = [branch.update() for branch in self.branches]  # pyright: ignore[reportCallIssue]
