@@ -77,6 +77,7 @@ def main(out: Path, shards: str, dtype: torch.dtype, steps: int, micro: int) -> 
             restarts, faces = restarts + numbers["codebook_restarts"], faces + numbers["face"]
         kept |= {"restarts": torch.tensor(restarts), "faces": torch.tensor(faces)}
         state = {name: tensor.contiguous() for name, tensor in task.state_dict().items()}
+        kept = {name: tensor.contiguous() for name, tensor in kept.items()}
         save_file(state | kept, out / f"rank{rank()}.safetensors")
 
 
