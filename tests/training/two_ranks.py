@@ -80,6 +80,7 @@ def main(out: Path, shards: str, preset: str, dtype: torch.dtype, steps: int, mi
             restarts, faces = restarts + numbers.get("codebook_restarts", 0.0), faces + numbers["face"]
         kept |= {"restarts": torch.tensor(restarts), "faces": torch.tensor(faces)}
         state = {name: tensor.contiguous() for name, tensor in task.state_dict().items()}
+        kept = {name: tensor.contiguous() for name, tensor in kept.items()}
         save_file(state | kept, out / f"rank{rank()}.safetensors")
 
 

@@ -33,8 +33,14 @@ def restore(
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
             values = _below(state, f"optimizer.{name}.{index}.")
             if values:
-                # the step counter lives where the optimizer made it: beside the parameter when fused
-                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in values.items()}
+                optimizer.state[parameter] = {key: _like(parameter, value) for key, value in values.items()}
+
+
+def _like(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """A value where the optimizer made it: beside the parameter, and laid out like it, as fused kernels expect."""
+    if value.shape != parameter.shape:  # the step counter
+        return value.to(parameter.device)
+    return torch.empty_like(parameter).copy_(value)
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
