@@ -2,13 +2,17 @@ import json
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from imtok import presets
+from imtok.checkpoints import RunFolder
 from imtok.cli import VERBS, main
+from imtok.config import to_dict
 
 
 def test_help_answers_at_once_and_without_torch() -> None:
@@ -63,6 +67,22 @@ def test_reconstruct_does_not_overwrite_the_originals(tmp_path: Path, capsys: py
     assert main(["reconstruct", str(checkpoint), str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "would overwrite" in capsys.readouterr().err
     assert (tmp_path / "picture.png").read_bytes() == before
+
+
+def test_reconstruct_shows_each_branch_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (40, 24), (200, 30, 30)).save(tmp_path / "picture.png")
+    run = RunFolder(tmp_path / "run")
+    run.write_config(to_dict(presets.get("fqgan-debug")))
+    run.write_model(presets.create_tokenizer("fqgan-debug").weights())
+    arguments = [str(tmp_path / "picture.png"), "--out", str(tmp_path / "out"), "--branches"]
+    assert main(["reconstruct", str(run.path), *arguments]) == 0
+    with Image.open(tmp_path / "out/side_by_side/picture.png") as row:
+        assert row.size == (4 * 40, 24)  # original, reconstruction, two branches
+        views = [np.asarray(row)[:, 40 * i : 40 * (i + 1)] for i in (1, 2, 3)]
+    assert not any((a == b).all() for a, b in combinations(views, 2))
+    checkpoint = str(Path(__file__).parent / "tokenizers/reference/insighttok_tiny.pt")
+    assert main(["reconstruct", checkpoint, *arguments]) == 2
+    assert "has no branches to show" in capsys.readouterr().err
 
 
 def test_presets_prints_one_resolved(capsys: pytest.CaptureFixture[str]) -> None:

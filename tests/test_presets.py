@@ -18,6 +18,8 @@ def millions(name: str) -> float:
         ("insighttok", 426.0, 16),
         ("insighttok-65k", 426.0 + 49_152 * 256 / 1e6, 16),
         ("insighttok-small", 111.0, 16),
+        ("fqgan-dual", 111.3, 16),
+        ("fqgan-triple", 131.7, 16),
     ],
 )
 def test_sizes_are_the_papers(name: str, expected: float, factor: int) -> None:
@@ -26,7 +28,8 @@ def test_sizes_are_the_papers(name: str, expected: float, factor: int) -> None:
 
 
 def test_f8_has_four_times_the_tokens() -> None:
-    assert presets.get("insighttok-f8").tokenizer.downsample_factor == 8
+    for name in ("insighttok-f8", "fqgan-dual-f8", "fqgan-triple-f8"):
+        assert presets.get(name).tokenizer.downsample_factor == 8
 
 
 def test_insighttok_carries_the_values_of_appendix_e1() -> None:
@@ -47,6 +50,19 @@ def test_insighttok_carries_the_values_of_appendix_e1() -> None:
     assert (run.training.global_batch_size, run.training.max_grad_norm) == (512, 1.0)
     assert (run.tokenizer.quantizer.codebook_size, run.tokenizer.quantizer.codebook_dim) == (16_384, 256)
     assert run.data.crop.resolution == 256
+
+
+def test_fqgan_carries_the_paper_s_values() -> None:
+    for name, codebooks in (("fqgan-dual", 2), ("fqgan-triple", 3)):
+        run = presets.get(name)
+        weights = run.losses.weights()
+        assert (weights["l2"], weights["perceptual"], weights["adversarial"], weights["l1"]) == (1, 1, 0.5, 0)
+        assert (weights["codebook"], weights["commitment"], weights["entropy"]) == (1, 0.25, 0.03)
+        assert weights["disentangle"] == 0.1
+        assert run.tokenizer.quantizer.codebook_sizes == (16_384,) * codebooks
+        assert run.training.optimizer.learning_rate == 2e-4
+        assert run.training.optimizer.schedule == "constant"
+        assert run.training.global_batch_size * run.training.phases[0].steps == pytest.approx(40 * 1_281_167, rel=1e-3)
 
 
 def test_lightweight_setup_takes_100k_steps_in_two_phases() -> None:

@@ -95,15 +95,21 @@ def reconstruct(argv: Sequence[str]) -> None:
     """Send pictures through a tokenizer and back: imtok reconstruct RUN IMAGES… --out DIR."""
     from imtok.evaluation.reconstruct import reconstruct
 
-    def run(tokenizer: tyro.conf.Positional[str], images: tyro.conf.Positional[tuple[Path, ...]], out: Path) -> None:
+    def run(
+        tokenizer: tyro.conf.Positional[str],
+        images: tyro.conf.Positional[tuple[Path, ...]],
+        out: Path,
+        branches: bool = False,
+    ) -> None:
         """Write DIR/NAME.png at each picture's own size, and DIR/side_by_side/NAME.png.
 
         Args:
             tokenizer: a run folder, a shipped name, or another project's checkpoint.
             images: picture files or folders of them.
             out: folder.
+            branches: side by side also show what each codebook says alone.
         """
-        reconstruct(tokenizer, images, out)
+        reconstruct(tokenizer, images, out, branches)
 
     _call(run, argv, "reconstruct")
 

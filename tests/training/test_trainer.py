@@ -30,9 +30,9 @@ def signs(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "shards")
 
 
-def small_run(**training: object) -> RunConfig:
-    """The debug run without third-party networks: what is tested here does not depend on them."""
-    base = presets.get("insighttok-debug")
+def small_run(preset: str = "insighttok-debug", **training: object) -> RunConfig:
+    """A debug run without third-party networks: what is tested here does not depend on them."""
+    base = presets.get(preset)
     phases = tuple(dataclasses.replace(phase, weights={}, region_share=None) for phase in base.training.phases)
     settings = {"phases": phases, "precision": "fp32", **training}
     return dataclasses.replace(base, training=dataclasses.replace(base.training, **settings))
@@ -111,9 +111,13 @@ def run_command(config: RunConfig, signs: str, out: Path, *flags: str) -> list[s
     return [sys.executable, "-c", code, json.dumps(to_dict(config)), signs, str(out), *flags]
 
 
-@pytest.mark.parametrize("killed_after", [1, 3, 6, 8, 11])
-def test_killed_and_resumed_run_ends_in_the_same_bits(signs: str, tmp_path: Path, killed_after: int) -> None:
-    config = small_run(save_every=2, preview_every=0, evaluate_every=0, threads=1, precision="bf16")
+@pytest.mark.parametrize(
+    ("preset", "killed_after"), [*(("insighttok-debug", steps) for steps in (1, 3, 6, 8, 11)), ("fqgan-debug", 7)]
+)
+def test_killed_and_resumed_run_ends_in_the_same_bits(
+    signs: str, tmp_path: Path, preset: str, killed_after: int
+) -> None:
+    config = small_run(preset, save_every=2, preview_every=0, evaluate_every=0, threads=1, precision="bf16")
     straight = train(config, signs, tmp_path / "straight")
     out = tmp_path / "killed"
     with subprocess.Popen(run_command(config, signs, out), stderr=subprocess.PIPE) as process:

@@ -1,6 +1,6 @@
 """Run by test_distributed.py in one process or two: a few steps on rendered signs, everything of interest saved.
 
-python two_ranks.py OUT SHARDS DTYPE STEPS
+python two_ranks.py OUT SHARDS PRESET DTYPE STEPS MICRO
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from imtok.checkpoints import RunFolder
 from imtok.data.readers import open_source
 from imtok.layers.collective import rank
 from imtok.pretrained import FeatureNetwork
+from imtok.tokenizers import EMAVQConfig
 from imtok.training.devices import process_group
 from imtok.training.run import Phase
 from imtok.training.tasks import TokenizerTask
@@ -38,17 +39,19 @@ class TinyRecognizer(FeatureNetwork):
         return [first, self.layers[1](first).tanh()]
 
 
-def main(out: Path, shards: str, dtype: torch.dtype, steps: int, micro: int) -> None:
-    base = presets.get("insighttok-debug")
+def main(out: Path, shards: str, preset: str, dtype: torch.dtype, steps: int, micro: int) -> None:
+    base = presets.get(preset)
     phase = Phase(name="all", steps=20, weights={"text": 1.0, "face": 1.0}, region_share=0.5)
     training = dataclasses.replace(
         base.training, phases=(phase,), precision="fp32", global_batch_size=8, micro_batch_size=micro
     )
     training = dataclasses.replace(training, ema_decay=None)
-    losses = dataclasses.replace(base.losses, adversarial_start=0)
-    # Short memory: codes die and are restarted within the few steps.
-    quantizer = dataclasses.replace(base.tokenizer.quantizer, codebook_size=256, decay=0.5)
-    tokenizer = dataclasses.replace(base.tokenizer, quantizer=quantizer)
+    # The entropy loss looks at the mean assignment of one pass, so it does depend on how a batch is cut.
+    losses = dataclasses.replace(base.losses, adversarial_start=0, entropy_weight=0.0)
+    tokenizer = base.tokenizer
+    if isinstance(tokenizer.quantizer, EMAVQConfig):  # with a short memory codes die within the few steps
+        quantizer = dataclasses.replace(tokenizer.quantizer, codebook_size=256, decay=0.5)
+        tokenizer = dataclasses.replace(tokenizer, quantizer=quantizer)
     config = dataclasses.replace(base, tokenizer=tokenizer, training=training, losses=losses)
     with process_group() as device:
         torch.manual_seed(0)
@@ -74,7 +77,7 @@ def main(out: Path, shards: str, dtype: torch.dtype, steps: int, micro: int) -> 
         restarts, faces = 0.0, 0.0
         for _, batch in trainer.loader(0).batches(0, steps):
             numbers = trainer._train_step(dataclasses.replace(batch, images=batch.images.to(dtype)), rate=1e-3)
-            restarts, faces = restarts + numbers["codebook_restarts"], faces + numbers["face"]
+            restarts, faces = restarts + numbers.get("codebook_restarts", 0.0), faces + numbers["face"]
         kept |= {"restarts": torch.tensor(restarts), "faces": torch.tensor(faces)}
         state = {name: tensor.contiguous() for name, tensor in task.state_dict().items()}
         kept = {name: tensor.contiguous() for name, tensor in kept.items()}
@@ -83,4 +86,4 @@ def main(out: Path, shards: str, dtype: torch.dtype, steps: int, micro: int) -> 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2], getattr(torch, sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
+    main(Path(sys.argv[1]), *sys.argv[2:4], getattr(torch, sys.argv[4]), int(sys.argv[5]), int(sys.argv[6]))

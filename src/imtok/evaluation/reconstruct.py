@@ -15,7 +15,7 @@ from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load
 
 
-def reconstruct(tokenizer: str, images: Iterable[Path], out: Path) -> list[Path]:
+def reconstruct(tokenizer: str, images: Iterable[Path], out: Path, branches: bool = False) -> list[Path]:
     """Write OUT/NAME.png, and OUT/side_by_side/NAME.png with the original on the left.
 
     A picture that cannot be read is named and left out.
@@ -24,12 +24,14 @@ def reconstruct(tokenizer: str, images: Iterable[Path], out: Path) -> list[Path]
         tokenizer: a run folder, a shipped name, or another project's checkpoint.
         images: picture files, or folders of them.
         out: folder.
+        branches: side by side also show what each codebook says alone, the others set to zero (FQGAN, Figure 3).
 
     Returns:
         The reconstructions.
 
     Raises:
-        ConfigError: no such tokenizer, no picture, two pictures of one name, or an original that would be overwritten.
+        ConfigError: no such tokenizer, one codebook where branches are wanted, no picture, two pictures of one name, or
+            an original that would be overwritten.
     """
     files = list(find_pictures(images))
     names = [file.stem for file in files]
@@ -42,6 +44,8 @@ def reconstruct(tokenizer: str, images: Iterable[Path], out: Path) -> list[Path]
     if any((out / f"{name}.png").resolve() == file.resolve() for name, file in zip(names, files, strict=True)):
         raise ConfigError(f"{out}: holds the pictures themselves; reconstructions there would overwrite them")
     model = load(tokenizer)
+    if branches and len(model.codebook_sizes) < 2:
+        raise ConfigError(f"{tokenizer}: has no branches to show; it is not a tokenizer of several codebooks")
     written = []
     (out / "side_by_side").mkdir(parents=True, exist_ok=True)
     for file in tqdm(files, unit="picture", disable=None):
@@ -53,7 +57,8 @@ def reconstruct(tokenizer: str, images: Iterable[Path], out: Path) -> list[Path]
         drawn = reconstruct_picture(model, picture)
         written.append(out / f"{file.stem}.png")
         written[-1].write_bytes(encode(drawn))
-        (out / "side_by_side" / f"{file.stem}.png").write_bytes(encode(np.concatenate([picture, drawn], axis=1)))
+        row = [picture, drawn, *(each_branch(model, picture) if branches else ())]
+        (out / "side_by_side" / f"{file.stem}.png").write_bytes(encode(np.concatenate(row, axis=1)))
     return written
 
 
@@ -62,6 +67,16 @@ def reconstruct_picture(tokenizer: Tokenizer, picture: Picture) -> Picture:
     images = from_uint8(picture)[None].to(next(tokenizer.parameters()).device)
     with torch.no_grad():
         return to_uint8(tokenizer.reconstruct(images))[0]
+
+
+@torch.no_grad()
+def each_branch(tokenizer: Tokenizer, picture: Picture) -> list[Picture]:
+    """The picture as each codebook alone would have it, the others set to zero."""
+    height, width = picture.shape[:2]
+    encoding = tokenizer.encode(from_uint8(picture)[None].to(next(tokenizer.parameters()).device))
+    alone = [tokenizer.alone(encoding.latents, branch) for branch in range(len(tokenizer.codebook_sizes))]
+    drawn = [tokenizer.decode(latents, grid_size=encoding.grid_size) for latents in alone]
+    return [to_uint8(images[:, :, :height, :width])[0] for images in drawn]
 
 
 def find_pictures(paths: Iterable[Path]) -> Iterator[Path]:

@@ -47,6 +47,16 @@ def sum_over_ranks(tensors: Sequence[Tensor], bucket_elements: int = 1 << 25) ->
         _sum_bucket(bucket)
 
 
+@torch.no_grad()
+def gather_over_ranks(tensor: Tensor) -> Tensor:
+    """The rows of all ranks, in the order of the ranks; every rank has as many. No gradient flows through it."""
+    if world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over all ranks, in place."""
     sum_over_ranks(tensors)

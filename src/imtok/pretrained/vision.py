@@ -58,6 +58,8 @@ class EfficientNetLite0(FrozenNetwork):
     Our own definition in 50 lines; timm would be a large dependency for one network.
     """
 
+    embed_dim = 1280
+
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = [SameConv(3, 32, 3, stride=2), _norm(32), nn.ReLU6()]

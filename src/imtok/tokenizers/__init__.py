@@ -2,15 +2,18 @@
 
 from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.catalog import TokenizerConfig, build, load, shipped
-from imtok.tokenizers.quantizers import EMAVQConfig
-from imtok.tokenizers.vqgan import VQGAN, VQGANConfig
+from imtok.tokenizers.quantizers import EMAVQConfig, FactorizedVQConfig, VQConfig
+from imtok.tokenizers.vqgan import VQGAN, AdapterConfig, VQGANConfig
 
 __all__ = [
     "VQGAN",
+    "AdapterConfig",
     "EMAVQConfig",
     "Encoding",
+    "FactorizedVQConfig",
     "Tokenizer",
     "TokenizerConfig",
+    "VQConfig",
     "VQGANConfig",
     "build",
     "load",

@@ -41,10 +41,12 @@ class Tokenizer(Model, ABC):
     Attributes:
         downsample_factor: pictures are padded to multiples of this.
         codebook_sizes: entries of each codebook; empty for a continuous tokenizer.
+        branch_dims: channels of the latents that belong to each codebook.
     """
 
     downsample_factor: int
     codebook_sizes: tuple[int, ...]
+    branch_dims: tuple[int, ...]
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
@@ -70,6 +72,25 @@ class Tokenizer(Model, ABC):
         Raises:
             TypeError: the tokenizer is continuous.
         """
+
+    def split(self, latents: Float[Tensor, "batch tokens channels"]) -> tuple[Float[Tensor, "batch tokens _"], ...]:
+        """Each codebook's share of the latents; all of them where there is one or none."""
+        return (latents,)
+
+    def alone(
+        self, latents: Float[Tensor, "batch tokens channels"], codebook: int
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """The latents with the share of every other codebook set to zero: what one has learned (FQGAN, Figure 3).
+
+        Raises:
+            ValueError: there is no such codebook.
+        """
+        parts = self.split(latents)
+        if not 0 <= codebook < len(parts):
+            raise ValueError(f"there are {len(parts)} codebooks, counted from 0, and no {codebook}")
+        return torch.cat(
+            [part if index == codebook else torch.zeros_like(part) for index, part in enumerate(parts)], dim=2
+        )
 
     def decode_codes(
         self,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from imtok.config import ConfigError
-from imtok.tokenizers.quantizers import EMAVQConfig
+from imtok.tokenizers.ema_vq import EMAVQConfig
 from imtok.tokenizers.vqgan import VQGANConfig
 
 Tensors = Mapping[str, Tensor]

@@ -3,13 +3,30 @@
 from collections import OrderedDict
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.conv import AttentionBlock, Checkpointed, Downsample, Level, NormSwish, ResidualBlock, Upsample
+from imtok.layers.transformer import Block, GridPositions
 from imtok.tokenizers.base import Encoding, Text, Tokenizer, grid_from_tokens, pad_to_multiple
-from imtok.tokenizers.quantizers import EMAVectorQuantizer, EMAVQConfig
+from imtok.tokenizers.quantizers import EMAVQConfig, FactorizedVQConfig, QuantizerConfig, build_quantizer
+
+
+@config
+class AdapterConfig:
+    """A feature adapter in front of each branch of a factorized quantizer (FQGAN eq. 4); its width is the encoder's."""
+
+    depth: int = 6
+    num_heads: int = 8
+    mlp_ratio: float = 4.0
+    grid_size: int = 16
+    """Side of the grid whose positions are learned; other grids get them resized."""
+
+    def __post_init__(self) -> None:
+        if min(self.depth, self.num_heads, self.grid_size) < 1 or self.mlp_ratio <= 0:
+            raise ConfigError("adapter: depth, num_heads, mlp_ratio and grid_size must be positive")
 
 
 @config
@@ -32,16 +49,24 @@ class VQGANConfig:
     groups: int = 32
     """Groups of every GroupNorm. Keep 8 channels a group or more: 32 groups on 32 channels are an instance norm, which
     removes the picture's mean colour, and training stalls."""
-    quantizer: EMAVQConfig = EMAVQConfig()
+    quantizer: QuantizerConfig = EMAVQConfig()
+    adapter: AdapterConfig | None = None
+    """Gives every branch of a factorized quantizer features of its own; None: all branches share the encoder's."""
 
     def __post_init__(self) -> None:
         if not self.channel_multipliers or min(self.channels, self.residual_blocks, self.patch_size) < 1:
             raise ConfigError(
                 "vqgan: channels, residual_blocks and patch_size must be at least 1, channel_multipliers not empty"
             )
-        for width in (self.channels * m for m in self.channel_multipliers):
+        widths = [self.channels * multiplier for multiplier in self.channel_multipliers]
+        for width in widths:
             if width % self.groups:
                 raise ConfigError(f"vqgan: a level of {width} channels cannot be split into {self.groups} groups")
+        if self.adapter is not None:
+            if not isinstance(self.quantizer, FactorizedVQConfig):
+                raise ConfigError("vqgan: adapters belong to the branches of a factorized quantizer; set its kind")
+            if widths[-1] % self.adapter.num_heads:
+                raise ConfigError(f"vqgan: {self.adapter.num_heads} heads do not divide {widths[-1]} adapter channels")
 
     @property
     def downsample_factor(self) -> int:
@@ -50,15 +75,19 @@ class VQGANConfig:
 
 
 class VQGAN(Tokenizer):
-    """Convolutional encoder, vector quantizer, convolutional decoder."""
+    """Convolutional encoder, vector quantizer of any number of codebooks, convolutional decoder.
+
+    With one codebook it is VQGAN, LlamaGen's tokenizer or InsightTok; with k codebooks and adapters it is FQGAN.
+    """
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config = config
         self.downsample_factor = config.downsample_factor
-        self.codebook_sizes = (config.quantizer.codebook_size,)
         self.encoder = build_encoder(config)
-        self.quantizer = EMAVectorQuantizer(config.quantizer)
+        self.quantizer = build_quantizer(config.quantizer)
+        self.codebook_sizes = self.quantizer.codebook_sizes
+        self.branch_dims = (config.quantizer.codebook_dim // len(self.codebook_sizes),) * len(self.codebook_sizes)
         self.decoder = build_decoder(config)
 
     def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
@@ -85,6 +114,9 @@ class VQGAN(Tokenizer):
     def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens channels"]:
         return self.quantizer.lookup(codes)
 
+    def split(self, latents: Float[Tensor, "batch tokens channels"]) -> tuple[Float[Tensor, "batch tokens _"], ...]:
+        return self.quantizer.split(latents)
+
     def compile_parts(self) -> None:
         """torch.compile for encoder and decoder, one program per picture size."""
         self.encoder.compile(dynamic=False)
@@ -108,10 +140,55 @@ def build_encoder(config: VQGANConfig) -> Checkpointed:
         resample = None if index == last else Downsample
         parts[f"level_{index}"] = Level(channels, config.attention and index == last, config.groups, resample)
     parts["middle"] = middle(widths[last], config)
-    parts["norm_out"] = NormSwish(widths[last], config.groups)
-    parts["conv_out"] = nn.Conv2d(widths[last], config.latent_channels, 3, padding=1)
-    parts["to_latents"] = nn.Conv2d(config.latent_channels, config.quantizer.codebook_dim, 1)
+    if config.adapter is None:
+        return Checkpointed(OrderedDict(parts | head(widths[last], config.quantizer.codebook_dim, config)))
+    assert isinstance(config.quantizer, FactorizedVQConfig)
+    branches = [
+        nn.Sequential(
+            OrderedDict(
+                {
+                    "adapter": Adapter(widths[last], config.adapter),
+                    **head(widths[last], config.quantizer.sub_dim, config),
+                }
+            )
+        )
+        for _ in config.quantizer.codebook_sizes
+    ]
+    parts["branches"] = Parallel(branches)
     return Checkpointed(OrderedDict(parts))
+
+
+def head(channels: int, dim: int, config: VQGANConfig) -> dict[str, nn.Module]:
+    """From features to what a codebook looks up: norm, swish, 3x3, 1x1."""
+    return {
+        "norm_out": NormSwish(channels, config.groups),
+        "conv_out": nn.Conv2d(channels, config.latent_channels, 3, padding=1),
+        "to_latents": nn.Conv2d(config.latent_channels, dim, 1),
+    }
+
+
+class Adapter(nn.Module):
+    """Transformer blocks over the encoder's grid, with learned positions: one branch's own view of the picture."""
+
+    def __init__(self, channels: int, config: AdapterConfig) -> None:
+        super().__init__()
+        self.positions = GridPositions(config.grid_size, channels)
+        self.norm_in = nn.LayerNorm(channels)
+        self.blocks = nn.Sequential(*(Block(channels, config.num_heads, config.mlp_ratio) for _ in range(config.depth)))
+        self.norm_out = nn.LayerNorm(channels)
+
+    def forward(self, x: Float[Tensor, "batch c height width"]) -> Float[Tensor, "batch c height width"]:
+        grid = (x.shape[2], x.shape[3])
+        tokens = x.flatten(2).transpose(1, 2) + self.positions(grid)  # batch, tokens, c
+        tokens = self.norm_out(self.blocks(self.norm_in(tokens)))
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+class Parallel(nn.ModuleList):
+    """Every module's answer to the same input, side by side in the channels."""
+
+    def forward(self, x: Float[Tensor, "batch c height width"]) -> Float[Tensor, "batch dim height width"]:
+        return torch.cat([module(x) for module in self], dim=1)
 
 
 def build_decoder(config: VQGANConfig) -> Checkpointed:

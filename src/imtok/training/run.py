@@ -7,6 +7,7 @@ from imtok.config import ConfigError, config
 from imtok.data.loader import DataConfig
 from imtok.losses.adversarial import AdversarialKind, PatchDiscriminatorConfig
 from imtok.losses.regions import FaceLossConfig, TextLossConfig
+from imtok.losses.representation import RepresentationConfig
 from imtok.tokenizers.catalog import TokenizerConfig
 from imtok.tokenizers.vqgan import VQGANConfig
 
@@ -23,6 +24,12 @@ class LossConfig:
     """Deviation: the paper's LPIPS weighs the layers of another VGG16 by learned weights; see `perceptual_distance`."""
     commitment_weight: float = 0.02
     """beta of eq. 1."""
+    codebook_weight: float = 1.0
+    """Pulls the codes of a codebook that the optimizer trains to their vectors; running means need no such loss."""
+    entropy_weight: float = 0.0
+    """Of the soft assignments to such a codebook; see `entropy_loss`."""
+    disentangle_weight: float = 0.0
+    """lambda_1 of FQGAN eq. 8, for factorized quantizers."""
     adversarial_weight: float = 0.5
     """eta of eq. 1."""
     adversarial_kind: AdversarialKind = "hinge"
@@ -42,6 +49,9 @@ class LossConfig:
     ocr_weight: float = 0.0
     """The whole-picture loss of OCR-VQGAN, InsightTok's control in Table 5."""
     ocr_network: str = "text_features/craft"
+    representation_weight: float = 0.0
+    """lambda_2 of FQGAN eq. 8, for each of the targets."""
+    representation: RepresentationConfig = RepresentationConfig()
 
     def weights(self) -> dict[str, float]:
         """Weight of each term, by the term's name."""

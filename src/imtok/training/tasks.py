@@ -10,16 +10,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok import pretrained
+from imtok.config import ConfigError
 from imtok.data.loader import Batch
 from imtok.layers.model import Model
 from imtok.losses.adversarial import LeCAM, PatchDiscriminator, discriminator_loss, generator_loss
 from imtok.losses.reconstruction import l1, l2, ocr_perceptual, perceptual_distance
 from imtok.losses.regions import face_loss, text_loss
-from imtok.pretrained import FeatureNetwork
-from imtok.tokenizers.base import Tokenizer
+from imtok.losses.representation import RepresentationHead, RepresentationTarget, representation_loss
+from imtok.pretrained import FeatureNetwork, FrozenNetwork
+from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.catalog import build
-from imtok.tokenizers.quantizers import Quantizer
-from imtok.training.run import Phase, RunConfig
+from imtok.tokenizers.quantization import Quantizer
+from imtok.training.run import LossConfig, Phase, RunConfig
 
 Losses = dict[str, Float[Tensor, ""]]
 
@@ -97,7 +99,9 @@ class TokenizerTask(Task):
         self.tokenizer: Tokenizer = build(config.tokenizer)
         self.discriminator = PatchDiscriminator(config.discriminator)
         self.lecam = LeCAM()
+        self.heads = nn.ModuleList(self._representation_heads())
         self._weights = config.losses.weights()
+        self._targets: list[FrozenNetwork] = []
         self._networks: dict[str, FeatureNetwork] = {}  # a plain dict: they are not part of the state
         self._drawn: Tensor | None = None
 
@@ -107,8 +111,9 @@ class TokenizerTask(Task):
         return self.tokenizer
 
     def parameters_of(self, player: str) -> list[nn.Parameter]:
-        module = self.tokenizer if player == "tokenizer" else self.discriminator
-        return list(module.parameters())
+        if player == "discriminator":
+            return list(self.discriminator.parameters())
+        return [*self.tokenizer.parameters(), *self.heads.parameters()]
 
     def prepare(self, phases: Sequence[Phase], device: torch.device) -> None:
         settings = self.config.losses
@@ -119,8 +124,10 @@ class TokenizerTask(Task):
             "ocr": settings.ocr_network,
         }
         for term, network in networks.items():
-            if any({**settings.weights(), **phase.weights}[term] for phase in phases):
+            if _weighed(term, settings, phases):
                 self._networks[term] = pretrained.load(network).to(device)
+        if _weighed("representation", settings, phases):
+            self._targets = [_load_target(target).to(device) for target in settings.representation.targets]
         self.to(device)
 
     def start_phase(self, phase: Phase) -> None:
@@ -130,6 +137,7 @@ class TokenizerTask(Task):
         for quantizer in self._quantizers():
             quantizer.frozen = "quantizer" not in phase.trains
             quantizer.bypass = not phase.quantize
+            quantizer.unwanted = frozenset(name for name, weight in self._weights.items() if not weight)
 
     def weight(self, term: str) -> float:
         return self._weights.get(term, 1.0)  # the discriminator's own loss
@@ -159,10 +167,39 @@ class TokenizerTask(Task):
             terms["face"] = face_loss(self._networks["face"], images, drawn, batch.faces, settings.face)
         if wanted["ocr"]:
             terms["ocr"] = ocr_perceptual(self._networks["ocr"], images, drawn)
+        if wanted["representation"]:
+            terms["representation"] = self._representation_loss(images, encoding)
         if adversarial:
             self.discriminator.requires_grad_(False)
             terms["adversarial"] = generator_loss(self.discriminator(drawn), self.config.losses.adversarial_kind)
         return terms
+
+    def _representation_heads(self) -> Iterator[RepresentationHead]:
+        """A head for each target, as wide as it; they train with the tokenizer and are no part of it.
+
+        Raises:
+            ConfigError: a target's branch does not exist.
+        """
+        settings, tokenizer = self.config.losses.representation, self.tokenizer
+        for target in settings.targets:
+            if target.branch >= max(1, len(tokenizer.codebook_sizes)):
+                raise ConfigError(
+                    f"representation: {target.network} is for branch {target.branch}, counted from 0, and the "
+                    f"tokenizer has {len(tokenizer.codebook_sizes)}"
+                )
+            yield RepresentationHead(tokenizer.branch_dims[target.branch], target.dim, settings)
+
+    def _representation_loss(self, images: Tensor, encoding: Encoding) -> Float[Tensor, ""]:
+        """Summed over the targets."""
+        settings, branches = self.config.losses.representation, self.tokenizer.split(encoding.latents)
+        assert encoding.grid_size is not None, "heads have positions on a grid"
+        total = images.new_zeros(())
+        for target, head, network in zip(settings.targets, self.heads, self._targets, strict=True):
+            with torch.no_grad():
+                wanted = network.embed(images)  # pyright: ignore[reportCallIssue]
+            predicted = head(branches[target.branch], encoding.grid_size)
+            total = total + representation_loss(predicted, wanted, settings)
+        return total
 
     def _discriminator_losses(self, batch: Batch) -> Losses:
         assert self._drawn is not None, "the tokenizer plays first"
@@ -183,3 +220,23 @@ class TokenizerTask(Task):
 
     def _quantizers(self) -> Iterator[Quantizer]:
         return (module for module in self.tokenizer.modules() if isinstance(module, Quantizer))
+
+
+def _weighed(term: str, settings: LossConfig, phases: Sequence[Phase]) -> bool:
+    """Whether any phase gives a term weight."""
+    return any({**settings.weights(), **phase.weights}[term] for phase in phases)
+
+
+def _load_target(target: RepresentationTarget) -> FrozenNetwork:
+    """The network that a branch predicts.
+
+    Raises:
+        ConfigError: it embeds no pictures, or in another width.
+    """
+    network = pretrained.load(target.network)
+    dim = getattr(network, "embed_dim", None)
+    if dim is None:
+        raise ConfigError(f"representation: {target.network} has no embedding of pictures to predict")
+    if dim != target.dim:
+        raise ConfigError(f"representation: {target.network} embeds in {dim} channels, not {target.dim}")
+    return network

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imtok.tokenizers.quantizers import EMAVectorQuantizer, EMAVQConfig, nearest_codes
+from imtok.tokenizers.ema_vq import EMAVectorQuantizer, EMAVQConfig
+from imtok.tokenizers.quantization import nearest_codes
 
 
 def quantizer(size: int = 16, dim: int = 4, seed: int = 0, **settings: float | bool) -> EMAVectorQuantizer:
@@ -26,7 +27,7 @@ def test_nearest_code_is_the_one_at_the_smallest_distance(normalized: bool, seed
 def test_search_in_blocks_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, codebook = torch.randn(101, 6), torch.randn(33, 6)
     whole = nearest_codes(vectors, codebook, False)
-    monkeypatch.setattr("imtok.tokenizers.quantizers._SEARCH_ELEMENTS", 33 * 7)
+    monkeypatch.setattr("imtok.tokenizers.quantization._SEARCH_ELEMENTS", 33 * 7)
     assert torch.equal(nearest_codes(vectors, codebook, False), whole)
 
 

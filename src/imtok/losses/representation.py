@@ -1,0 +1,99 @@
+"""Representation learning of FQGAN (section 3.2.2): a branch of codes predicts what a frozen vision network sees."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imtok.config import ConfigError, config
+from imtok.layers.collective import gather_over_ranks, rank
+from imtok.layers.transformer import Block, GridPositions
+from imtok.losses.precision import widen
+
+_START_STD = 0.02
+
+
+@config
+class RepresentationTarget:
+    """Which branch predicts which network."""
+
+    branch: int
+    """From 0. FQGAN supervises all but the first."""
+    network: str
+    """A frozen vision network behind the door, with an `embed` for pictures."""
+    dim: int
+    """Width of that embedding, and of the head that predicts it."""
+
+
+@config
+class RepresentationConfig:
+    """How branches learn from vision networks."""
+
+    targets: tuple[RepresentationTarget, ...] = ()
+    kind: Literal["info_nce", "cosine"] = "info_nce"
+    """`info_nce`: tell the picture's own feature from the batch's others; `cosine`: 1 - cosine with it."""
+    temperature: float = 1.0
+    """Of `info_nce`. The authors' release uses 1; with it the loss depends strongly on the number of negatives."""
+    gather: bool = False
+    """Whether the other ranks' pictures are negatives too. The authors' release compares within a rank."""
+    depth: int = 3
+    num_heads: int = 8
+    grid_size: int = 16
+    """Side of the grid whose positions a head learns; other grids get them resized."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or min(self.depth, self.num_heads, self.grid_size) < 1:
+            raise ConfigError("representation: temperature, depth, num_heads and grid_size must be positive")
+        for target in self.targets:
+            if target.branch < 0 or target.dim < 1 or target.dim % self.num_heads:
+                raise ConfigError(
+                    f"representation: {target.network}: branch counts from 0; {self.num_heads} heads must divide dim"
+                )
+
+
+class RepresentationHead(nn.Module):
+    """A branch's codes of a picture to one vector: two linear layers with ReLU, a class token, transformer blocks."""
+
+    def __init__(self, code_dim: int, dim: int, config: RepresentationConfig) -> None:
+        super().__init__()
+        self.lift = nn.Sequential(nn.Linear(code_dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
+        self.class_token = nn.Parameter(torch.randn(dim) * _START_STD)
+        self.positions = GridPositions(config.grid_size, dim)
+        self.blocks = nn.Sequential(*(Block(dim, config.num_heads) for _ in range(config.depth)))
+
+    def forward(
+        self, codes: Float[Tensor, "batch tokens code_dim"], grid_size: tuple[int, int]
+    ) -> Float[Tensor, "batch dim"]:
+        """The class token's answer.
+
+        Args:
+            codes: a branch's quantized vectors, with their gradient.
+            grid_size: rows and columns of the tokens.
+        """
+        tokens = self.lift(codes) + self.positions(grid_size)
+        first = self.class_token.expand(len(codes), 1, -1).to(tokens.dtype)
+        return self.blocks(torch.cat([first, tokens], dim=1))[:, 0]
+
+
+def representation_loss(
+    predicted: Float[Tensor, "batch dim"], wanted: Float[Tensor, "batch dim"], config: RepresentationConfig
+) -> Float[Tensor, ""]:
+    """How far predictions are from a frozen network's features; both are normalized first.
+
+    `info_nce`: cross-entropy of finding each picture's own feature among those of the batch, in nats: log(batch) when
+    the predictions know nothing. One direction, from predictions to features, as in the authors' release.
+
+    Args:
+        predicted: by a head.
+        wanted: by the network; no gradient flows into them.
+        config: kind, temperature, and whether the other ranks' features are negatives too.
+    """
+    predicted, wanted = (F.normalize(widen(vectors), dim=1) for vectors in (predicted, wanted.detach()))
+    if config.kind == "cosine":
+        return 1 - (predicted * wanted).sum(1).mean()
+    candidates = gather_over_ranks(wanted) if config.gather else wanted
+    first = rank() * len(wanted) if config.gather else 0
+    own = torch.arange(len(wanted), device=wanted.device) + first
+    return F.cross_entropy(predicted @ candidates.T / config.temperature, own)

@@ -1,0 +1,75 @@
+"""What every quantizer is: continuous vectors to codebook entries, with the gradient passed straight through."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+_SEARCH_ELEMENTS = 1 << 26
+"""Scores held at once in the nearest-code search (256 MiB in fp32)."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Result of a quantizer; `losses` are unweighted and empty outside training."""
+
+    latents: Float[Tensor, "batch tokens dim"]
+    codes: Int[Tensor, "batch tokens codebooks"]
+    losses: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+
+
+class Quantizer(nn.Module, ABC):
+    """Base class of all quantizers.
+
+    Attributes:
+        codebook_sizes: entries of each codebook.
+        frozen: when True the codebook stays as it is (decoder-only training).
+        bypass: when True vectors pass unquantized in training, and the codebook follows them: a model's first steps.
+        unwanted: names of losses that nobody weighs, so that they need not be computed.
+    """
+
+    codebook_sizes: tuple[int, ...]
+    frozen = False
+    bypass = False
+    unwanted: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized: ...
+
+    @abstractmethod
+    def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens dim"]:
+        """The vectors that codes stand for."""
+
+    def split(self, vectors: Float[Tensor, "batch tokens dim"]) -> tuple[Float[Tensor, "batch tokens sub_dim"], ...]:
+        """Each codebook's channels; all of them for a single codebook."""
+        return (vectors,)
+
+    def update(self) -> dict[str, float]:
+        """Apply what the forward passes of one optimizer step gathered, on all ranks alike.
+
+        Returns:
+            Numbers worth logging: `codebook_used` is the share of codes that the step used, of those that it could
+            have used (no more than it had vectors).
+        """
+        return {}
+
+
+def nearest_codes(
+    vectors: Float[Tensor, "vectors dim"], codebook: Float[Tensor, "codes dim"], normalized: bool
+) -> Int[Tensor, " vectors"]:
+    """Index of the nearest code (InsightTok eq. 12): one matrix product, in blocks of bounded memory.
+
+    Args:
+        vectors: fp32.
+        codebook: fp32.
+        normalized: all vectors have length 1, so that the nearest code is the one with the largest product.
+    """
+    offset = None if normalized else codebook.square().sum(1) / 2
+    rows = max(1, _SEARCH_ELEMENTS // len(codebook))
+    found = []
+    for block in vectors.split(rows):
+        score = block @ codebook.T
+        found.append((score if offset is None else score - offset).argmax(1))
+    return torch.cat(found)

@@ -1,0 +1,118 @@
+"""Vector quantization whose codebook is trained by the gradient (VQGAN, LlamaGen, and FQGAN's sub-codebooks)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from imtok.config import ConfigError, config
+from imtok.layers.collective import sum_over_ranks
+from imtok.tokenizers.quantization import Quantized, Quantizer, nearest_codes
+
+_TINY_SHARE = 1e-20
+"""Below it the entropy's gradient would be infinite."""
+_ENTROPY_ELEMENTS = 1 << 24
+"""Probabilities held at once for the entropy loss (64 MiB in fp32)."""
+
+
+@config
+class VQConfig:
+    """A codebook that the optimizer trains, like any other weight."""
+
+    kind: Literal["vq"] = "vq"
+    codebook_size: int = 16_384
+    codebook_dim: int = 8
+    normalize: bool = True
+    """Vectors and codes lie on the unit sphere (LlamaGen, FQGAN)."""
+    entropy_temperature: float = 0.01
+    """Of the softmax over minus the squared distances that the entropy loss looks at."""
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 1 or self.codebook_dim < 1 or self.entropy_temperature <= 0:
+            raise ConfigError("vq: codebook_size, codebook_dim and entropy_temperature must be positive")
+
+
+class VectorQuantizer(Quantizer):
+    """Nearest code; the codebook follows the vectors by its own loss.
+
+    Losses: `codebook`, the mean squared distance of the codes to the vectors held fixed; `commitment`, that of the
+    vectors to the codes held fixed; `entropy`, the mean entropy of a vector's soft assignment minus the entropy of the
+    mean assignment: low when each vector is sure of its code and all codes are used alike. The search runs in fp32
+    whatever autocast says.
+    """
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook_sizes = (config.codebook_size,)
+        codebook = torch.randn(config.codebook_size, config.codebook_dim)
+        self.codebook = nn.Parameter(F.normalize(codebook, dim=-1) if config.normalize else codebook)
+        self._used: Tensor | None = None  # by the step's micro-batches so far
+
+    def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
+        with torch.autocast(z.device.type, enabled=False):
+            z = self._on_sphere(z.to(torch.promote_types(z.dtype, torch.float32)))
+            codebook = self._on_sphere(self.codebook)
+            flat = z.flatten(0, 1)  # vectors, dim
+            codes = nearest_codes(flat.detach(), codebook.detach(), self.config.normalize)
+            quantized = F.embedding(codes, codebook).view_as(z)
+            if not self.training:
+                return Quantized(quantized, codes.view(*z.shape[:2], 1))
+            if torch.is_grad_enabled():
+                self._count(codes)
+            losses = {"codebook": F.mse_loss(quantized, z.detach())}
+            if not self.bypass:
+                losses["commitment"] = F.mse_loss(z, quantized.detach())
+                if "entropy" not in self.unwanted:
+                    losses["entropy"] = entropy_loss(flat, codebook, self.config.entropy_temperature)
+            latents = z if self.bypass else z + (quantized - z).detach()
+            return Quantized(latents, codes.view(*z.shape[:2], 1), losses)
+
+    def lookup(self, codes: Int[Tensor, "batch tokens 1"]) -> Float[Tensor, "batch tokens dim"]:
+        return self._on_sphere(F.embedding(codes.squeeze(-1), self.codebook))
+
+    def _on_sphere(self, vectors: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+        return F.normalize(vectors, dim=-1) if self.config.normalize else vectors
+
+    def _count(self, codes: Int[Tensor, " vectors"]) -> None:
+        used = torch.bincount(codes, minlength=self.config.codebook_size).to(torch.float32)
+        self._used = used if self._used is None else self._used + used
+
+    @torch.no_grad()
+    def update(self) -> dict[str, float]:
+        if self._used is None:
+            return {}
+        used, self._used = self._used, None
+        sum_over_ranks([used])
+        return {"codebook_used": torch.count_nonzero(used).item() / min(len(used), used.sum().item())}
+
+
+def entropy_loss(
+    vectors: Float[Tensor, "vectors dim"], codebook: Float[Tensor, "codes dim"], temperature: float
+) -> Float[Tensor, ""]:
+    """Mean entropy of the vectors' soft assignments minus the entropy of the mean assignment, in nats.
+
+    A vector's assignment is the softmax of minus its squared distances to the codes over the temperature. Computed in
+    blocks whose probabilities are not kept for the backward pass. The mean assignment is that of one rank.
+
+    Args:
+        vectors: fp32.
+        codebook: fp32.
+        temperature: the lower, the surer every assignment.
+    """
+
+    def of_block(block: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+        distance = codebook.square().sum(1) - 2 * block @ codebook.T  # up to the vector's own norm, which cancels
+        logs = F.log_softmax(-distance / temperature, dim=1)
+        probabilities = logs.exp()
+        return -(probabilities * logs).sum(), probabilities.sum(0)
+
+    rows = max(1, _ENTROPY_ELEMENTS // len(codebook))
+    entropies, sums = zip(
+        *(checkpoint(of_block, block, codebook, use_reentrant=False) for block in vectors.split(rows)), strict=True
+    )
+    share = torch.stack(sums).sum(0) / len(vectors)
+    return torch.stack(entropies).sum() / len(vectors) - torch.special.entr(share.clamp_min(_TINY_SHARE)).sum()
