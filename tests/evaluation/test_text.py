@@ -68,7 +68,7 @@ def test_tokbench_s_rules_on_words_written_down() -> None:
         ("Exit", "Exit", "Exit", 20),
         ("Exit", "Exit", "exit", 20),  # another case
         ("Exit", "EXIT", "Exit", 20),  # not read to the letter on the original
-        ("stop!", "stop!", "stap", 20),
+        ("stop!", "stop!", "stqp", 20),
         ("tiny", "tiny", "tiny", 5),  # below the smallest size of 128 pixels: .06 * 128 = 7.7
         ("lost", "cost", "lost", 20),
         ("--", "--", "", 20),  # no letter to be read
