@@ -166,15 +166,15 @@ def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
     losses = config.get("losses", {})
     phases = config.get("training", {}).get("phases", [])
     networks = {
-        "perceptual": losses.get("perceptual_network"),
-        "text": losses.get("text", {}).get("network"),
-        "face": losses.get("face", {}).get("network"),
-        "ocr": losses.get("ocr_network"),
+        "perceptual": [losses.get("perceptual_network")],
+        "text": [losses.get("text", {}).get("network")],
+        "face": [losses.get("face", {}).get("network")],
+        "ocr": [losses.get("ocr_network")],
+        "representation": [target["network"] for target in losses.get("representation", {}).get("targets", [])],
     }
-    weights = [
-        {term: losses.get(f"{term}_weight", 0) for term in networks} | phase.get("weights", {}) for phase in phases
-    ]
-    return frozenset(network for term, network in networks.items() if network and any(w[term] for w in weights))
+    weights = [{t: losses.get(f"{t}_weight", 0) for t in networks} | phase.get("weights", {}) for phase in phases]
+    taught = [network for term, found in networks.items() for network in found if any(w[term] for w in weights)]
+    return frozenset(network for network in taught if network)
 
 
 def _without_suffix(path: str) -> str:
