@@ -15,7 +15,9 @@ from imtok.evaluation.metrics import (
     codebook_perplexity,
     codebook_usage,
     frechet_distance,
+    mutual_information,
     psnr,
+    shared_information,
     ssim,
 )
 
@@ -92,3 +94,19 @@ def test_frechet_distance_of_hand_made_gaussians() -> None:
     assert frechet_distance(statistics(corners), statistics(corners)) == pytest.approx(0, abs=1e-9)
     with pytest.raises(ValueError, match="two pictures or more, got 1"):
         statistics(corners[:1]).mean_and_root()
+
+
+def test_shared_information_by_hand() -> None:
+    a = torch.tensor([0, 0, 1, 1])
+    assert mutual_information(a, a) == pytest.approx(1)
+    assert mutual_information(a, torch.tensor([0, 1, 0, 1])) == pytest.approx(0)
+    assert mutual_information(a, torch.tensor([5, 5, 5, 9])) == pytest.approx(1 + 0.811278 - 1.5, abs=1e-5)
+    generator = torch.Generator().manual_seed(1)
+    first, other = (torch.randint(64, (4, 256), generator=generator) for _ in range(2))
+    beyond, chance = shared_information(torch.stack([first, other], dim=2))
+    assert chance > 1  # the counts of 1,024 tokens make independent codes look related
+    assert abs(beyond) < 0.1
+    beyond, chance = shared_information(torch.stack([first, first, first], dim=2))
+    assert beyond + chance == pytest.approx(6, abs=0.1)  # a copy shares its whole entropy
+    with pytest.raises(ValueError, match="one codebook"):
+        shared_information(first[..., None])

@@ -41,6 +41,7 @@ METRICS = (
     "bits_per_pixel",
     "codebook_usage",
     "codebook_perplexity",
+    "shared_information",
     "text_accuracy",
     "text_ned",
     "text_accuracy_alnum",

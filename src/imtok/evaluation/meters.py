@@ -19,6 +19,7 @@ from imtok.evaluation.metrics import (
     codebook_usage,
     frechet_distance,
     psnr,
+    shared_information,
     ssim,
 )
 from imtok.evaluation.statistics import Items
@@ -233,6 +234,10 @@ class CodeMeter(Meter):
                 for index, value in enumerate(values):
                     note = f"{codes.shape[1]} tokens, {sizes[index]} codes"
                     found[f"{metric}_{index}" if several else metric] = Measurement(value=value, note=note)
+            if several:
+                value, chance = shared_information(codes)
+                note = f"bits beyond the {chance:.3f} of shuffled codes; mean over pairs of codebooks"
+                found["shared_information"] = Measurement(value=value, note=note)
         return found
 
 

@@ -1,5 +1,9 @@
 """Metrics between pictures and their reconstructions. One rule each, on uint8 with data range 255."""
 
+import math
+from itertools import combinations
+from statistics import fmean
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
@@ -52,6 +56,36 @@ def codebook_perplexity(codes: Int[Tensor, "batch tokens codebooks"], codebook_s
     counts = [torch.bincount(codes[..., k].flatten(), minlength=size) for k, size in enumerate(codebook_sizes)]
     shares = [count / count.sum() for count in counts]
     return [torch.special.entr(share.double()).sum().exp().item() for share in shares]
+
+
+def mutual_information(a: Int[Tensor, " tokens"], b: Int[Tensor, " tokens"]) -> float:
+    """Bits that two codes at the same position share, by their counts; biased upwards when there are few tokens."""
+    pairs = torch.stack([a, b])
+    entropies = []
+    for values in (pairs[:1], pairs[1:], pairs):
+        share = torch.unique(values, dim=1, return_counts=True)[1].double() / len(a)
+        entropies.append(torch.special.entr(share).sum().item() / math.log(2))
+    return entropies[0] + entropies[1] - entropies[2]
+
+
+def shared_information(codes: Int[Tensor, "batch tokens codebooks"]) -> tuple[float, float]:
+    """How much the codebooks repeat each other: mean mutual information of their codes over all pairs, in bits.
+
+    Returns:
+        The mutual information at the same position beyond chance, and chance: that of codes shuffled over all
+        positions, which is what the counts alone would make of independent codebooks.
+
+    Raises:
+        ValueError: fewer than two codebooks.
+    """
+    flat = codes.flatten(0, 1)
+    if flat.shape[1] < 2:
+        raise ValueError("one codebook shares nothing with another")
+    order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))
+    pairs = list(combinations(flat.unbind(1), 2))
+    found = fmean(mutual_information(a, b) for a, b in pairs)
+    chance = fmean(mutual_information(a, b[order]) for a, b in pairs)
+    return found - chance, chance
 
 
 def bits_per_pixel(tokens: int, bits_per_token: float, height: int, width: int) -> float:

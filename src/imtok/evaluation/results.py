@@ -18,6 +18,7 @@ LABELS = {
     "bits_per_pixel": ("bits per pixel", "rate"),
     "codebook_usage": ("codebook usage", "share of the codes"),
     "codebook_perplexity": ("codebook perplexity", "codes"),
+    "shared_information": ("shared information", "bits that codebooks share at a position, beyond chance"),
     "text_accuracy": ("T-ACC", "words still read, to the letter"),
     "text_ned": ("T-NED", "1 - edit distance over length"),
     "text_accuracy_alnum": ("T-ACC, letters and digits", "case and punctuation do not count"),
