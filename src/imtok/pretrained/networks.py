@@ -62,13 +62,19 @@ def fold_batch_norms(network: Network) -> Network:
     return network
 
 
-def load_named(network: nn.Module, path: Path, ignored: tuple[str, ...] = ()) -> None:
+def load_named(network: nn.Module, path: Path, ignored: tuple[str, ...] = (), prefix: str = "") -> None:
     """Load a user's state dict by its tensors' names, those that begin with `ignored` left out.
+
+    Args:
+        network: takes them.
+        path: the file.
+        ignored: what the network does not need.
+        prefix: that all names have in the file and none in the network.
 
     Raises:
         ConfigError: it belongs to another network; one line with the first name or shape that does not fit.
     """
     tensors = {name.removeprefix("module."): value for name, value in load_tensors(path).items()}
-    tensors = {name: value for name, value in tensors.items() if not name.startswith(ignored)}
+    tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if not name.startswith(ignored)}
     check_fit(tensors, network.state_dict(), f"{path}: not the weights of {type(network).__name__}")
     network.load_state_dict(tensors)

@@ -14,6 +14,7 @@ from imtok.pretrained.ppocr import load_ppocr_features
 from imtok.pretrained.readers import TesseractReader, load_easyocr
 from imtok.pretrained.text import PPOCRDetector
 from imtok.pretrained.vision import load_efficientnet_lite0, load_vgg16
+from imtok.pretrained.vit import load_clip_b16, load_clip_l14, load_dinov2_small
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,5 +192,23 @@ SOURCES: dict[str, Source] = {
                 size=18_826_032,
             ),
         ),
+    ),
+    "vision/clip_vit_l14": Source(
+        what="CLIP ViT-L/14, vision half (unverified: loads its layout, checked without trained weights)",
+        licence="MIT",
+        load=load_clip_l14,
+        hint="hf://openai/clip-vit-large-patch14/model.safetensors holds it",
+    ),
+    "vision/clip_vit_b16": Source(
+        what="CLIP ViT-B/16, vision half (unverified: loads its layout, checked without trained weights)",
+        licence="MIT",
+        load=load_clip_b16,
+        hint="hf://openai/clip-vit-base-patch16/pytorch_model.bin holds it",
+    ),
+    "vision/dinov2_small": Source(
+        what="DINOv2 ViT-S/14 (unverified: loads its layout, checked without trained weights)",
+        licence="Apache-2.0",
+        load=load_dinov2_small,
+        hint="hf://facebook/dinov2-small/model.safetensors holds it",
     ),
 }
