@@ -40,7 +40,7 @@ def main(text: tuple[str, ...], faces: tuple[str, ...], plain: tuple[str, ...], 
         plain: other pictures.
         out: working folder.
     """
-    data = prepare(text, faces, plain, out, presets.get(PRETRAINING).data.crop)
+    data = prepare(text, faces, plain, out, presets.get(TWINS[0]).data.crop)
     start = ship(run(presets.get(PRETRAINING), data, out / PRETRAINING), out / "shipped" / PRETRAINING)
     for name in TWINS:
         ship(run(presets.get(f"{name}-finetune"), data, out / name, start), out / "shipped" / name)

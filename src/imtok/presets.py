@@ -108,14 +108,16 @@ def vqgan_nano() -> RunConfig:
         losses=LossConfig(perceptual_weight=0.0, adversarial_weight=0.0, text=_SCALED_TEXT, face=_SCALED_FACE),
         discriminator=PatchDiscriminatorConfig(base_channels=32),
         data=DataConfig(
-            crop=CropConfig(resolution=128, word_height=(24.0, 48.0), face_size=(48.0, 112.0)), max_words=2, max_faces=1
+            crop=CropConfig(resolution=128, word_height=(32.0, 64.0), face_size=(48.0, 112.0), max_enlargement=4.0),
+            max_words=2,
+            max_faces=1,
         ),
         training=TrainingConfig(
             phases=(
                 Phase(name="warm-up", steps=200, quantize=False, region_share=0.6),
                 Phase(name="pretrain", steps=2400, region_share=0.6),
-                Phase(name="continue", steps=1000, region_share=0.8),
-                Phase(name="decoder", steps=150, trains=("decoder",), region_share=0.8),
+                Phase(name="continue", steps=750, region_share=0.8),
+                Phase(name="decoder", steps=100, trains=("decoder",), region_share=0.8),
             ),
             global_batch_size=16,
             optimizer=OptimizerConfig(learning_rate=8e-4, betas=(0.9, 0.99), weight_decay=0.0, final_share=0.1),
@@ -147,10 +149,18 @@ def insighttok_nano() -> RunConfig:
 
 
 def nano_pretraining() -> RunConfig:
-    """The phases that vqgan-nano and insighttok-nano share, to be continued with --init-from."""
+    """The phases that vqgan-nano and insighttok-nano share, to be continued with --init-from.
+
+    It zooms less: words of 24 to 48 pixels, enlarged twice at most.
+    """
     base = vqgan_nano()
-    training = dataclasses.replace(base.training, phases=base.training.phases[:2])
-    return dataclasses.replace(base, name="nano-pretraining", training=training)
+    crop = dataclasses.replace(base.data.crop, word_height=(24.0, 48.0), max_enlargement=2.0)
+    return dataclasses.replace(
+        base,
+        name="nano-pretraining",
+        data=dataclasses.replace(base.data, crop=crop),
+        training=dataclasses.replace(base.training, phases=base.training.phases[:2]),
+    )
 
 
 def insighttok_finetune() -> RunConfig:
