@@ -49,6 +49,9 @@ def test_training_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) 
         assert main([smaller.get(word, word) for word in commands[verb]]) == 0
     assert Path("runs/try/model.safetensors").exists()
     assert main(["reconstruct", "runs/try", "photos", "--out", "out"]) == 0
+    line = next(line for line in block("imtok reconstruct").splitlines() if line.startswith("imtok evaluate"))
+    assert main([*line.split("#")[0].split()[1:], "--count", "4"]) == 0
+    assert Path("scores/report.html").exists()
 
 
 def test_every_network_and_tokenizer_stands_in_the_licence_table() -> None:
