@@ -60,6 +60,11 @@ def test_fqgan_carries_the_paper_s_values() -> None:
         assert (weights["codebook"], weights["commitment"], weights["entropy"]) == (1, 0.25, 0.03)
         assert weights["disentangle"] == 0.1
         assert run.tokenizer.quantizer.codebook_sizes == (16_384,) * codebooks
+        targets = run.losses.representation.targets
+        assert [target.branch for target in targets] == list(range(1, codebooks))
+        assert weights["representation"] == 0.5
+        assert run.training.optimizer.betas == (0.9, 0.95)
+        assert run.losses.discriminator_start == run.losses.adversarial_start == 20_000
         assert run.training.optimizer.learning_rate == 2e-4
         assert run.training.optimizer.schedule == "constant"
         assert run.training.global_batch_size * run.training.phases[0].steps == pytest.approx(40 * 1_281_167, rel=1e-3)

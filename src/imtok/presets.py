@@ -13,12 +13,18 @@ from imtok.data.loader import DataConfig
 from imtok.data.transforms import CropConfig
 from imtok.losses.adversarial import PatchDiscriminatorConfig
 from imtok.losses.regions import FaceLossConfig, TextLossConfig
+from imtok.losses.representation import RepresentationConfig, RepresentationTarget
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import TokenizerConfig, build
 from imtok.tokenizers.quantizers import EMAVQConfig, FactorizedVQConfig
 from imtok.tokenizers.vqgan import AdapterConfig, VQGANConfig
 from imtok.training.run import LossConfig, OptimizerConfig, Phase, RunConfig, TrainingConfig
 
+_CLIP_L14 = (RepresentationTarget(branch=1, network="vision/clip_vit_l14", dim=1024),)
+_DINO_AND_CLIP_B16 = (
+    RepresentationTarget(branch=1, network="vision/dinov2_small", dim=384),
+    RepresentationTarget(branch=2, network="vision/clip_vit_b16", dim=768),
+)
 _SCALED_TEXT = TextLossConfig(layer_scale="energy")
 _SCALED_FACE = FaceLossConfig(layer_scale="energy")
 
@@ -221,30 +227,32 @@ def fqgan_dual() -> RunConfig:
 
     Paper: 8 A100, 40 epochs of ImageNet (200k steps of 256): rFID .94, PSNR 22.02, IS 57.15. Not trained here.
 
-    The discriminator begins at step 20,000 and is untrained then, and the Adam betas are those of the authors' release,
-    as the paper says neither.
+    The second branch learns to predict CLIP ViT-L/14, whose weights only a user can provide (`imtok weights`). The
+    discriminator begins at step 20,000 and is untrained then, and the Adam betas are those of the authors' release, as
+    the paper says neither.
 
-    Deviation: no representation learning; unweighted VGG16 in place of LPIPS.
+    Deviation: unweighted VGG16 in place of LPIPS.
     """
-    return _fqgan("fqgan-dual", codebooks=2, multipliers=(1, 1, 2, 2, 4), grid_size=16)
+    return _fqgan("fqgan-dual", f8=False, targets=_CLIP_L14)
 
 
 def fqgan_triple() -> RunConfig:
     """FQGAN with three sub-codebooks of 16,384, 132M, f16.
 
-    Paper: 40 epochs: rFID .76, PSNR 22.73, IS 58.05. Otherwise as fqgan-dual.
+    Paper: 40 epochs: rFID .76, PSNR 22.73, IS 58.05. The second branch predicts DINOv2-small, the third CLIP ViT-B/16;
+    otherwise as fqgan-dual.
     """
-    return _fqgan("fqgan-triple", codebooks=3, multipliers=(1, 1, 2, 2, 4), grid_size=16)
+    return _fqgan("fqgan-triple", f8=False, targets=_DINO_AND_CLIP_B16)
 
 
 def fqgan_dual_f8() -> RunConfig:
     """FQGAN with two sub-codebooks of 16,384, 110M, f8: four times the tokens (published rFID .32)."""
-    return _fqgan("fqgan-dual-f8", codebooks=2, multipliers=(1, 2, 2, 4), grid_size=32)
+    return _fqgan("fqgan-dual-f8", f8=True, targets=_CLIP_L14)
 
 
 def fqgan_triple_f8() -> RunConfig:
     """FQGAN with three sub-codebooks of 16,384, 131M, f8 (published rFID .24)."""
-    return _fqgan("fqgan-triple-f8", codebooks=3, multipliers=(1, 2, 2, 4), grid_size=32)
+    return _fqgan("fqgan-triple-f8", f8=True, targets=_DINO_AND_CLIP_B16)
 
 
 def fqgan_debug() -> RunConfig:
@@ -259,14 +267,16 @@ def fqgan_debug() -> RunConfig:
     return dataclasses.replace(base, name="fqgan-debug", tokenizer=tokenizer, losses=losses)
 
 
-def _fqgan(name: str, codebooks: int, multipliers: tuple[int, ...], grid_size: int) -> RunConfig:
+def _fqgan(name: str, f8: bool, targets: tuple[RepresentationTarget, ...]) -> RunConfig:
+    """All branches but the first have a target."""
+    grid_size = 32 if f8 else 16
     return RunConfig(
         name=name,
         tokenizer=VQGANConfig(
             channels=128,
-            channel_multipliers=multipliers,
+            channel_multipliers=(1, 2, 2, 4) if f8 else (1, 1, 2, 2, 4),
             residual_blocks=2,
-            quantizer=FactorizedVQConfig(codebook_sizes=(16_384,) * codebooks),
+            quantizer=FactorizedVQConfig(codebook_sizes=(16_384,) * (1 + len(targets))),
             adapter=AdapterConfig(grid_size=grid_size),
         ),
         losses=LossConfig(
@@ -277,6 +287,8 @@ def _fqgan(name: str, codebooks: int, multipliers: tuple[int, ...], grid_size: i
             codebook_weight=1.0,
             entropy_weight=0.03,
             disentangle_weight=0.1,
+            representation_weight=0.5,
+            representation=RepresentationConfig(targets=targets, grid_size=grid_size),
             adversarial_weight=0.5,
             discriminator_start=20_000,
             adversarial_start=20_000,

@@ -7,12 +7,15 @@ import torch.nn.functional as F
 
 from imtok import presets, pretrained
 from imtok.config import ConfigError
+from imtok.data.loader import Batch
+from imtok.layers.crops import Regions
 from imtok.losses.representation import (
     RepresentationConfig,
     RepresentationHead,
     RepresentationTarget,
     representation_loss,
 )
+from imtok.training.run import Phase
 from imtok.training.tasks import TokenizerTask
 
 
@@ -65,12 +68,87 @@ def test_heads_have_the_published_size() -> None:
         assert sum(p.numel() for p in head.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
-def task(**target: object) -> TokenizerTask:
+@pytest.mark.parametrize("temperature", [1.0, 0.07])
+def test_autocast_does_not_round_the_cosines(temperature: float) -> None:
+    torch.manual_seed(0)
+    wanted = F.normalize(torch.ones(8, 64) + 0.05 * torch.randn(8, 64), dim=1)  # features lie close together
+    config = RepresentationConfig(temperature=temperature)
+    exact = representation_loss(wanted + 0.01, wanted, config)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert representation_loss(wanted + 0.01, wanted, config).item() == pytest.approx(exact.item(), abs=1e-6)
+
+
+class Embedder(pretrained.FrozenNetwork):
+    """Stands in for a vision network: a fixed random projection of the shrunken picture."""
+
+    embed_dim = 32
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        projection = torch.randn(192, 32, generator=torch.Generator().manual_seed(3))
+        return F.adaptive_avg_pool2d(images, 8).flatten(1) @ projection
+
+
+def task(weight: float = 0.5, entropy: float = 0.0, **target: object) -> TokenizerTask:
     base = presets.get("fqgan-debug")
-    values = {"branch": 1, "network": "vision/efficientnet_lite0", "dim": 1280, **target}
-    representation = RepresentationConfig(targets=(RepresentationTarget(**values),), depth=1, grid_size=8)  # pyright: ignore
-    losses = dataclasses.replace(base.losses, representation_weight=0.5, representation=representation)
+    values = {"branch": 1, "network": "vision/stub", "dim": 32, **target}
+    settings = RepresentationConfig(targets=(RepresentationTarget(**values),), depth=1, grid_size=8)  # pyright: ignore
+    losses = dataclasses.replace(
+        base.losses, representation_weight=weight, representation=settings, entropy_weight=entropy
+    )
     return TokenizerTask(dataclasses.replace(base, losses=losses))
+
+
+def prepared(monkeypatch: pytest.MonkeyPatch, ours: TokenizerTask, trains: tuple[str, ...]) -> TokenizerTask:
+    monkeypatch.setattr(pretrained, "load", lambda name: Embedder())
+    phase = Phase(name="all", steps=1, trains=trains)  # pyright: ignore[reportArgumentType]
+    ours.prepare([phase], torch.device("cpu"))
+    ours.start_phase(phase)
+    return ours.train()
+
+
+def batch() -> Batch:
+    torch.manual_seed(1)
+    nothing = {"captions": [None] * 3, "labels": [None] * 3, "paths": [""] * 3}
+    return Batch(
+        images=torch.rand(3, 3, 64, 64) * 2 - 1,
+        words=Regions.empty(),
+        faces=Regions.empty(with_landmarks=True),
+        **nothing,
+    )
+
+
+def test_a_step_moves_the_supervised_branch_and_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = prepared(monkeypatch, task(), ("encoder", "quantizer", "decoder"))
+    terms = ours.losses(batch(), "tokenizer", step=0)
+    assert 0 < terms["representation"].item() < 2 * math.log(3)
+    terms["representation"].backward()
+    moved = {name for name, p in ours.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert any(name.startswith("heads.0.") for name in moved)
+    assert "tokenizer.encoder.branches.1.adapter.positions.table" in moved
+    assert not any(name.startswith("tokenizer.encoder.branches.0.") for name in moved)
+    assert not any(name.startswith("tokenizer.decoder.") for name in moved)
+
+
+def test_frozen_codes_owe_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = prepared(monkeypatch, task(entropy=0.03), ("decoder",))
+    assert not {"representation", "entropy", "disentangle"} & ours.losses(batch(), "tokenizer", step=0).keys()
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "message"),
+    [
+        ("insighttok-debug", {"representation_weight": 0.5}, "representation_weight is set, but .*targets is empty"),
+        ("insighttok-debug", {"entropy_weight": 0.03}, "only a codebook that the gradient trains"),
+        ("insighttok-debug", {"disentangle_weight": 0.1}, "only a factorized quantizer of two codebooks"),
+    ],
+)
+def test_a_weight_for_a_loss_that_is_not_there_is_an_error(
+    preset: str, changes: dict[str, float], message: str
+) -> None:
+    base = presets.get(preset)
+    ours = TokenizerTask(dataclasses.replace(base, losses=dataclasses.replace(base.losses, **changes)))
+    with pytest.raises(ConfigError, match=message):
+        ours.prepare([Phase(name="all", steps=1)], torch.device("cpu"))
 
 
 def test_heads_train_with_the_tokenizer_and_are_no_part_of_it() -> None:
@@ -87,28 +165,11 @@ def test_targets_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="is for branch 2, counted from 0, and the tokenizer has 2"):
         task(branch=2)
     with pytest.raises(ConfigError, match="8 heads must divide dim"):
-        task(dim=1281)
-
-    class Embedder(torch.nn.Module):
-        embed_dim = 640
-
-    monkeypatch.setattr(pretrained, "load", lambda name: Embedder())
-    ours = task()
-    with pytest.raises(ConfigError, match="vision/efficientnet_lite0 embeds in 640 channels, not 1280"):
-        ours.prepare(ours.config.training.phases, torch.device("cpu"))
+        task(dim=33)
+    with pytest.raises(ConfigError, match="vision/stub embeds in 32 channels, not 64"):
+        prepared(monkeypatch, task(dim=64), ("encoder",))
 
 
-def test_a_step_with_the_real_network(needs) -> None:
-    needs("vision/efficientnet_lite0")
-    ours = task()
-    phases = [dataclasses.replace(phase, weights={}) for phase in ours.config.training.phases]
-    ours.prepare(phases, torch.device("cpu"))
-    ours.start_phase(phases[1])
-    images = torch.rand(3, 3, 64, 64) * 2 - 1
-    encoding = ours.tokenizer.train().encode(images)
-    loss = ours._representation_loss(images, encoding)
-    assert 0 < loss.item() < 2 * math.log(3)
-    loss.backward()
-    assert ours.tokenizer.get_parameter("encoder.branches.1.adapter.positions.table").grad is not None
-    other = ours.tokenizer.get_parameter("encoder.branches.0.adapter.positions.table").grad
-    assert other is None or other.abs().max() == 0
+def test_efficientnet_can_be_a_target(needs) -> None:
+    network = needs("vision/efficientnet_lite0")
+    assert network.embed(torch.zeros(1, 3, 32, 32)).shape == (1, network.embed_dim)

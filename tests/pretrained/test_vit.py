@@ -24,7 +24,7 @@ def test_clip_answers_with_its_class_token_before_the_last_norm(tmp_path: Path) 
     tensors = {name: tensor.contiguous() for name, tensor in clip.state_dict().items()}
     tensors["vision_model.embeddings.position_ids"] = torch.arange(257)[None]  # as in files of older versions
     save_file(tensors, tmp_path / "clip.safetensors")
-    network = load_clip(tmp_path / "clip.safetensors", **SMALL).freeze()
+    network = load_clip(tmp_path / "clip.safetensors", **SMALL, patch_size=14).freeze()
     picture = np.ascontiguousarray(data.astronaut()[:224, 100:324])
     pixels = CLIPImageProcessor(do_resize=False, do_center_crop=False)(Image.fromarray(picture), return_tensors="pt")
     with torch.no_grad():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from imtok import presets
 from imtok.config import ConfigError, from_dict, to_dict
 from imtok.tokenizers import VQGAN, AdapterConfig, FactorizedVQConfig, VQConfig, VQGANConfig
 from imtok.tokenizers.factorized import FactorizedQuantizer, disentangle_loss
@@ -92,6 +93,34 @@ def test_running_means_serve_as_codebooks_too() -> None:
     assert not any("statistics" in name for name in tokenizer.weights())
 
 
+def test_losses_are_the_branches_means_and_the_pairs_cosines() -> None:
+    torch.manual_seed(0)
+    quantizer = FactorizedQuantizer(FactorizedVQConfig(codebook_sizes=(16, 8), sub_dim=4)).train()
+    z = torch.randn(2, 6, 8, requires_grad=True)
+    found = quantizer(z)
+    apart = [branch(part) for branch, part in zip(quantizer.branches, z.split(4, dim=2), strict=True)]
+    assert found.losses.keys() == {"codebook", "commitment", "entropy", "disentangle"} == quantizer.loss_names
+    for name in apart[0].losses:
+        mean = (apart[0].losses[name] + apart[1].losses[name]) / 2
+        assert found.losses[name].item() == pytest.approx(mean.item(), abs=1e-6)
+    to_z, *to_codebooks = torch.autograd.grad(
+        found.losses["disentangle"], (z, *quantizer.parameters()), allow_unused=True
+    )
+    assert to_z.abs().sum() > 0  # the adapters learn, the codes follow
+    assert to_codebooks == [None, None]
+    quantizer.bypass = True
+    assert "disentangle" not in quantizer(z).losses
+    quantizer.bypass, quantizer.unwanted = False, frozenset({"disentangle"})
+    assert "disentangle" not in quantizer(z).losses
+    assert "disentangle" not in FactorizedQuantizer(FactorizedVQConfig(codebook_sizes=(4,))).train()(z).losses
+
+
+def test_presets_take_codebook_sizes_from_outside() -> None:
+    fresh = presets.create_tokenizer("fqgan-debug", codebook_sizes=(8, 4, 4))
+    assert fresh.codebook_sizes == (8, 4, 4)
+    assert len(fresh.encoder.branches) == 3  # pyright: ignore
+
+
 def test_disentanglement_by_hand() -> None:
     x, y = torch.tensor([[[1.0, 0.0], [2.0, 0.0]]]), torch.tensor([[[0.0, 3.0], [1.0, 1.0]]])
     assert disentangle_loss([x, y]).item() == pytest.approx((0 + 0.5) / 2)
@@ -131,6 +160,7 @@ def test_adapters_serve_grids_of_other_sizes() -> None:
         ({"quantizer": {"kind": "factorized", "codebook_sizes": [4, 0]}}, "must be positive"),
         ({"quantizer": {"kind": "vq"}, "adapter": {}}, "adapters belong to the branches of a factorized quantizer"),
         ({"quantizer": {"kind": "factorized"}, "adapter": {"num_heads": 5}}, "5 heads do not divide"),
+        ({"quantizer": {"kind": "ema_vq", "codebook_size": 0}}, "must be positive"),
         ({"quantizer": {"kind": "octree"}}, "does not match any of the expected tags"),
         ({"quantizer": {"kind": "factorized", "sizes": [4]}}, "sizes: no such setting"),
     ],

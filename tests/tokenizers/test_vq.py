@@ -51,10 +51,10 @@ def test_entropy_loss_by_hand() -> None:
     assert entropy_loss(one_code, codebook, 0.01).item() == pytest.approx(0, abs=1e-5)  # sure, but one code only
     undecided = torch.full((6, 4), 0.5)
     assert entropy_loss(undecided, codebook, 0.01).item() == pytest.approx(0, abs=1e-5)  # unsure, all used
-    at_distance = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # squared distances 0 and 2
+    vectors, codes = torch.eye(2), torch.eye(2)  # squared distances 0 and 2
     p = 1 / (1 + math.exp(-2 / 0.5))
-    entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
-    assert entropy_loss(*at_distance, 0.5).item() == pytest.approx(entropy - entropy, abs=1e-6)
+    of_one = -p * math.log(p) - (1 - p) * math.log(1 - p)
+    assert entropy_loss(vectors, codes, 0.5).item() == pytest.approx(of_one - math.log(2), abs=1e-6)
 
 
 def test_entropy_loss_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

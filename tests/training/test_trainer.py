@@ -159,6 +159,32 @@ def test_a_started_run_is_not_overwritten_and_resumes_only_with_the_same_setting
         train(small_run(phases=phases, seed=7), signs, tmp_path / "run", resume=True)
 
 
+def test_micro_batches_are_part_of_losses_that_compare_the_pictures_of_a_pass(signs: str, tmp_path: Path) -> None:
+    phases = (Phase(name="all", steps=1),)
+    for preset, may_change in (("insighttok-debug", True), ("fqgan-debug", False)):
+        out = tmp_path / preset
+        train(small_run(preset, phases=phases), signs, out)
+        other = small_run(preset, phases=phases, micro_batch_size=2)
+        if may_change:
+            train(other, signs, out, resume=True)
+        else:
+            with pytest.raises(ConfigError, match=r"was started with training.micro_batch_size = None, not 2"):
+                train(other, signs, out, resume=True)
+
+
+def test_a_codebook_of_another_kind_is_no_start(signs: str, tmp_path: Path) -> None:
+    """Names and shapes alone would let a trained codebook pass for running means."""
+    phases = (Phase(name="all", steps=1),)
+    begun = train(small_run("fqgan-debug", phases=phases), signs, tmp_path / "begun")
+    config = small_run("fqgan-debug", phases=phases)
+    quantizer = dataclasses.replace(config.tokenizer.quantizer, update="ema")
+    tokenizer = dataclasses.replace(config.tokenizer, quantizer=quantizer)
+    losses = dataclasses.replace(config.losses, entropy_weight=0.0)
+    other = dataclasses.replace(config, tokenizer=tokenizer, losses=losses)
+    with pytest.raises(ConfigError, match=r"has tokenizer.quantizer.update = gradient, this run ema"):
+        train(other, signs, tmp_path / "other", init_from=str(begun))
+
+
 def test_fine_tuning_starts_from_another_projects_checkpoint(signs: str, tmp_path: Path) -> None:
     checkpoint = Path(__file__).parents[1] / "tokenizers/reference/llamagen_tiny.pt"
     foreign = load(str(checkpoint))
@@ -169,7 +195,7 @@ def test_fine_tuning_starts_from_another_projects_checkpoint(signs: str, tmp_pat
     tuned, original = load(str(out)).weights(), foreign.weights()
     changed = {name.split(".")[0] for name in original if not torch.equal(original[name], tuned[name])}
     assert changed == {"decoder"}
-    with pytest.raises(ConfigError, match=r"--init-from .*do not fit"):
+    with pytest.raises(ConfigError, match=r"--init-from .*has tokenizer\.channel_multipliers\.1 = 1, this run 2"):
         train(small_run(phases=phases), signs, tmp_path / "other", init_from=str(checkpoint))
 
 

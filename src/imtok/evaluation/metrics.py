@@ -60,10 +60,9 @@ def codebook_perplexity(codes: Int[Tensor, "batch tokens codebooks"], codebook_s
 
 def mutual_information(a: Int[Tensor, " tokens"], b: Int[Tensor, " tokens"]) -> float:
     """Bits that two codes at the same position share, by their counts; biased upwards when there are few tokens."""
-    pairs = torch.stack([a, b])
     entropies = []
-    for values in (pairs[:1], pairs[1:], pairs):
-        share = torch.unique(values, dim=1, return_counts=True)[1].double() / len(a)
+    for values in (a, b, a.long() * (int(b.max()) + 1) + b):  # the third numbers the pairs
+        share = torch.unique(values, return_counts=True)[1].double() / len(a)
         entropies.append(torch.special.entr(share).sum().item() / math.log(2))
     return entropies[0] + entropies[1] - entropies[2]
 

@@ -37,7 +37,8 @@ class RepresentationConfig:
     temperature: float = 1.0
     """Of `info_nce`. The authors' release uses 1; with it the loss depends strongly on the number of negatives."""
     gather: bool = False
-    """Whether the other ranks' pictures are negatives too. The authors' release compares within a rank."""
+    """Whether the other ranks' pictures are negatives too. Without, they are those of one pass on one rank, as in the
+    authors' release; micro-batches make them fewer."""
     depth: int = 3
     num_heads: int = 8
     grid_size: int = 16
@@ -73,7 +74,7 @@ class RepresentationHead(nn.Module):
             grid_size: rows and columns of the tokens.
         """
         tokens = self.lift(codes) + self.positions(grid_size)
-        first = self.class_token.expand(len(codes), 1, -1).to(tokens.dtype)
+        first = self.class_token.expand(len(codes), 1, -1)
         return self.blocks(torch.cat([first, tokens], dim=1))[:, 0]
 
 
@@ -90,10 +91,11 @@ def representation_loss(
         wanted: by the network; no gradient flows into them.
         config: kind, temperature, and whether the other ranks' features are negatives too.
     """
-    predicted, wanted = (F.normalize(widen(vectors), dim=1) for vectors in (predicted, wanted.detach()))
-    if config.kind == "cosine":
-        return 1 - (predicted * wanted).sum(1).mean()
-    candidates = gather_over_ranks(wanted) if config.gather else wanted
-    first = rank() * len(wanted) if config.gather else 0
-    own = torch.arange(len(wanted), device=wanted.device) + first
-    return F.cross_entropy(predicted @ candidates.T / config.temperature, own)
+    with torch.autocast(predicted.device.type, enabled=False):  # features lie close together
+        predicted, wanted = (F.normalize(widen(vectors), dim=1) for vectors in (predicted, wanted.detach()))
+        if config.kind == "cosine":
+            return 1 - (predicted * wanted).sum(1).mean()
+        candidates = gather_over_ranks(wanted) if config.gather else wanted
+        first = rank() * len(wanted) if config.gather else 0
+        own = torch.arange(len(wanted), device=wanted.device) + first
+        return F.cross_entropy(predicted @ candidates.T / config.temperature, own)

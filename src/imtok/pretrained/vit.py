@@ -54,7 +54,13 @@ class VisionTransformer(FrozenNetwork):
 
 def load_clip_l14(weights: Path) -> VisionTransformer:
     """CLIP ViT-L/14: the class token before the last LayerNorm and the projection, 1024 channels (FQGAN-Dual)."""
-    return load_clip(weights, hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
+    size: dict[str, Any] = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    }
+    return load_clip(weights, **size, patch_size=14)
 
 
 def load_clip_b16(weights: Path) -> VisionTransformer:
@@ -62,7 +68,7 @@ def load_clip_b16(weights: Path) -> VisionTransformer:
     return load_clip(weights, patch_size=16)
 
 
-def load_clip(weights: Path, **settings: int) -> VisionTransformer:
+def load_clip(weights: Path, **settings: Any) -> VisionTransformer:
     """CLIP's vision half out of a whole CLIP's state dict, in the transformers library's names.
 
     Args:
@@ -71,11 +77,11 @@ def load_clip(weights: Path, **settings: int) -> VisionTransformer:
     """
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    config = CLIPVisionConfig(**({"patch_size": 14} | settings))
+    config = CLIPVisionConfig(**settings)
     model = CLIPVisionModel(config)
     other_half = ("text_model.", "text_projection", "visual_projection", "logit_scale", _OLD_BUFFER)
     load_named(getattr(model, "vision_model", model), weights, other_half, prefix="vision_model.")
-    return VisionTransformer(model, config.hidden_size, _CLIP_MEAN, _CLIP_STD, config.image_size)
+    return VisionTransformer(model, config.hidden_size, _CLIP_MEAN, _CLIP_STD)
 
 
 def load_dinov2_small(weights: Path) -> VisionTransformer:
@@ -83,7 +89,7 @@ def load_dinov2_small(weights: Path) -> VisionTransformer:
     return load_dinov2(weights, hidden_size=384, num_attention_heads=6, patch_size=14, image_size=518)
 
 
-def load_dinov2(weights: Path, **settings: int) -> VisionTransformer:
+def load_dinov2(weights: Path, **settings: Any) -> VisionTransformer:
     """A DINOv2 from a state dict in the transformers library's names.
 
     Args:

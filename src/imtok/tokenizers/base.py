@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,11 +40,13 @@ class Tokenizer(Model, ABC):
     """Base class of all tokenizers.
 
     Attributes:
+        config: what it was built from.
         downsample_factor: pictures are padded to multiples of this.
         codebook_sizes: entries of each codebook; empty for a continuous tokenizer.
         branch_dims: channels of the latents that belong to each codebook.
     """
 
+    config: Any
     downsample_factor: int
     codebook_sizes: tuple[int, ...]
     branch_dims: tuple[int, ...]

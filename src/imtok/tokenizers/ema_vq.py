@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from imtok.config import config
+from imtok.config import ConfigError, config
 from imtok.layers.collective import rank, sum_over_ranks, world_size
 from imtok.tokenizers.quantization import Quantized, Quantizer, nearest_codes
 
@@ -30,6 +30,12 @@ class EMAVQConfig:
     """1 - mu of eq. 13; the paper gives no value, the released model uses .99."""
     restart_threshold: float = 0.125
     """A code is dead when its running count falls below this share of the mean count; 0 never restarts."""
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 1 or self.codebook_dim < 1 or not 0 <= self.decay < 1 or self.restart_threshold < 0:
+            raise ConfigError(
+                "ema_vq: codebook_size and codebook_dim must be positive, decay in [0, 1), restart_threshold 0 or more"
+            )
 
 
 class EMAVectorQuantizer(Quantizer):

@@ -1,7 +1,7 @@
 """Factorized quantization: k small codebooks in place of a large one (FQGAN, section 3.2)."""
 
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ class FactorizedVQConfig:
     sub_dim: int = 8
     """Channels of each branch."""
     normalize: bool = True
+    entropy_temperature: float = 0.01
+    """See `VQConfig`; only for codebooks that the gradient trains."""
     update: Literal["gradient", "ema"] = "gradient"
     """How the codebooks learn: by their own loss (FQGAN), or as running means with restart (InsightTok)."""
 
@@ -40,11 +42,11 @@ class FactorizedVQConfig:
 
     def branches(self) -> list[VQConfig | EMAVQConfig]:
         """One quantizer's config for each branch."""
-        kind = VQConfig if self.update == "gradient" else EMAVQConfig
-        return [
-            kind(codebook_size=size, codebook_dim=self.sub_dim, normalize=self.normalize)
-            for size in self.codebook_sizes
-        ]
+        common: dict[str, Any] = {"codebook_dim": self.sub_dim, "normalize": self.normalize}
+        if self.update == "ema":
+            return [EMAVQConfig(codebook_size=size, **common) for size in self.codebook_sizes]
+        common["entropy_temperature"] = self.entropy_temperature
+        return [VQConfig(codebook_size=size, **common) for size in self.codebook_sizes]
 
 
 class FactorizedQuantizer(Quantizer):
@@ -61,6 +63,8 @@ class FactorizedQuantizer(Quantizer):
             VectorQuantizer(branch) if isinstance(branch, VQConfig) else EMAVectorQuantizer(branch)
             for branch in config.branches()
         )
+        pairwise = {"disentangle"} if len(config.codebook_sizes) > 1 else set()
+        self.loss_names = self.branches[0].loss_names | pairwise  # pyright: ignore[reportOperatorIssue]
 
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
         found: list[Quantized] = [branch(part) for branch, part in zip(self.branches, self.split(z), strict=True)]

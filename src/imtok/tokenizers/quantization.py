@@ -26,11 +26,14 @@ class Quantizer(nn.Module, ABC):
     Attributes:
         codebook_sizes: entries of each codebook.
         frozen: when True the codebook stays as it is (decoder-only training).
-        bypass: when True vectors pass unquantized in training, and the codebook follows them: a model's first steps.
+        bypass: when True vectors pass unquantized in training, and the codebook follows them as far as its kind can: a
+            model's first steps.
         unwanted: names of losses that nobody weighs, so that they need not be computed.
+        loss_names: what it may owe in training.
     """
 
     codebook_sizes: tuple[int, ...]
+    loss_names: frozenset[str] = frozenset({"commitment"})
     frozen = False
     bypass = False
     unwanted: frozenset[str] = frozenset()

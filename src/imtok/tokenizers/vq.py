@@ -48,6 +48,7 @@ class VectorQuantizer(Quantizer):
         super().__init__()
         self.config = config
         self.codebook_sizes = (config.codebook_size,)
+        self.loss_names = frozenset({"codebook", "commitment", "entropy"})
         codebook = torch.randn(config.codebook_size, config.codebook_dim)
         self.codebook = nn.Parameter(F.normalize(codebook, dim=-1) if config.normalize else codebook)
         self._used: Tensor | None = None  # by the step's micro-batches so far
@@ -96,7 +97,8 @@ def entropy_loss(
     """Mean entropy of the vectors' soft assignments minus the entropy of the mean assignment, in nats.
 
     A vector's assignment is the softmax of minus its squared distances to the codes over the temperature. Computed in
-    blocks whose probabilities are not kept for the backward pass. The mean assignment is that of one rank.
+    blocks whose probabilities are not kept for the backward pass. The mean assignment is that of one pass on one rank,
+    so micro-batches change it.
 
     Args:
         vectors: fp32.

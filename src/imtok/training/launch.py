@@ -34,6 +34,12 @@ _MAY_CHANGE = (
 )
 """Settings that a resumed run may change: they alter how the steps are computed and watched, not what they compute."""
 
+_OF_ONE_PASS = ("entropy", "representation")
+"""Losses that compare the pictures of one pass, so that the size of a micro-batch is part of what they are."""
+
+_TRAINING_ONLY = ("quantizer.decay", "quantizer.restart_threshold", "quantizer.entropy_temperature")
+"""Settings of a tokenizer that mean nothing to its weights."""
+
 
 def train(
     config: RunConfig,
@@ -94,7 +100,15 @@ def start_from(task: TokenizerTask, source: str) -> None:
             f"--init-from {source}: {task.config.name} begins without quantization, which redraws the codebook; "
             "use a preset for fine-tuning"
         )
-    task.tokenizer.load_weights(load(source).weights(), f"--init-from {source}")
+    original = load(source)
+    ours, theirs = (dict(_leaves(to_dict(model.config))) for model in (task.tokenizer, original))
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name) and not name.startswith(_TRAINING_ONLY):
+            raise ConfigError(
+                f"--init-from {source}: has tokenizer.{name} = {theirs.get(name)}, this run {ours.get(name)}; "
+                "flags of this name make them alike"
+            )
+    task.tokenizer.load_weights(original.weights(), f"--init-from {source}")
 
 
 def check_same_run(config: RunConfig, saved: RunConfig, folder: RunFolder) -> None:
@@ -104,8 +118,11 @@ def check_same_run(config: RunConfig, saved: RunConfig, folder: RunFolder) -> No
         ConfigError: names the first setting that differs.
     """
     now, then = dict(_leaves(to_dict(config))), dict(_leaves(to_dict(saved)))
+    weights = [config.losses.weights(), *(phase.weights for phase in config.training.phases)]
+    of_one_pass = any(weight.get(term) for weight in weights for term in _OF_ONE_PASS)
+    may_change = tuple(name for name in _MAY_CHANGE if not (of_one_pass and name == "training.micro_batch_size"))
     for name in sorted(now.keys() | then.keys()):
-        if now.get(name) != then.get(name) and not name.startswith(_MAY_CHANGE):
+        if now.get(name) != then.get(name) and not name.startswith(may_change):
             raise ConfigError(
                 f"{folder.path}: was started with {name} = {then.get(name)}, not {now.get(name)}; "
                 "resume with the same settings, or start a new run with --init-from"

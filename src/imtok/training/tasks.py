@@ -25,6 +25,13 @@ from imtok.training.run import LossConfig, Phase, RunConfig
 
 Losses = dict[str, Float[Tensor, ""]]
 
+_HOMES = {
+    "entropy": "only a codebook that the gradient trains has an entropy loss",
+    "disentangle": "only a factorized quantizer of two codebooks or more can be disentangled",
+    "representation": "losses.representation.targets is empty",
+}
+"""Losses of the codes that not every tokenizer has, and why one may lack them."""
+
 
 class Task(nn.Module, ABC):
     """What the trainer needs of a model with its losses; its module state is all that exact resume needs of it.
@@ -126,12 +133,17 @@ class TokenizerTask(Task):
         for term, network in networks.items():
             if _weighed(term, settings, phases):
                 self._networks[term] = pretrained.load(network).to(device)
+        for term, there in self._optional_terms().items():
+            if _weighed(term, settings, phases) and not there:
+                raise ConfigError(f"losses: {term}_weight is set, but {_HOMES[term]}")
         if _weighed("representation", settings, phases):
             self._targets = [_load_target(target).to(device) for target in settings.representation.targets]
         self.to(device)
 
     def start_phase(self, phase: Phase) -> None:
         self._weights = {**self.config.losses.weights(), **phase.weights}
+        if not {"encoder", "quantizer"} & set(phase.trains):  # codes that cannot change owe nothing
+            self._weights |= {term: 0.0 for term in _HOMES}
         for name, part in self.tokenizer.named_children():
             part.requires_grad_(name in phase.trains)
         for quantizer in self._quantizers():
@@ -174,6 +186,11 @@ class TokenizerTask(Task):
             terms["adversarial"] = generator_loss(self.discriminator(drawn), self.config.losses.adversarial_kind)
         return terms
 
+    def _optional_terms(self) -> dict[str, bool]:
+        """Which of the losses that not every tokenizer has this one has."""
+        owed = frozenset[str]().union(*(quantizer.loss_names for quantizer in self._quantizers()))
+        return {term: term in owed for term in ("entropy", "disentangle")} | {"representation": len(self.heads) > 0}
+
     def _representation_heads(self) -> Iterator[RepresentationHead]:
         """A head for each target, as wide as it; they train with the tokenizer and are no part of it.
 
@@ -214,7 +231,7 @@ class TokenizerTask(Task):
         self._drawn = None
         self.lecam.update()
         stats: dict[str, float] = {}
-        for quantizer in self._quantizers():
+        for quantizer in self._quantizers():  # a factorized one comes before its branches, which then have nothing left
             stats |= quantizer.update()
         return stats
 
