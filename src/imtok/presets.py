@@ -95,7 +95,9 @@ def insighttok_small() -> RunConfig:
 def vqgan_nano() -> RunConfig:
     """A VQGAN for a laptop's CPU, without the text and face losses: 3.2M, f8, 4,096 codes at 128 px.
 
-    The twin of insighttok-nano: same architecture, data, steps and phases; only the two losses are missing.
+    The twin of insighttok-nano: same architecture, data, steps and phases; only the two losses are missing. The
+    shipped one continues nano-pretraining (recipes/nano.py, 68 minutes on two CPU cores): T-ACC 41.4 % on unseen
+    signs, 42.6 % on real words, face similarity .944, PSNR 21.77 on other pictures.
 
     Deviation: no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;
     other Adam betas, no weight decay; a first phase without quantization.
@@ -140,6 +142,9 @@ def vqgan_nano() -> RunConfig:
 
 def insighttok_nano() -> RunConfig:
     """InsightTok for a laptop's CPU: vqgan-nano with the text and face losses in its last two phases.
+
+    The shipped one (recipes/nano.py, 76 minutes on two CPU cores): T-ACC 51.0 % on unseen signs, 42.7 % on real words,
+    face similarity .950, PSNR 21.73 on other pictures.
 
     Deviation: those of vqgan-nano; layers of the recognizers weigh alike (`layer_scale`).
     """
