@@ -25,12 +25,12 @@ from imtok.training.run import LossConfig, Phase, RunConfig
 
 Losses = dict[str, Float[Tensor, ""]]
 
-_HOMES = {
+_WHY_ABSENT = {
     "entropy": "only a codebook that the gradient trains has an entropy loss",
     "disentangle": "only a factorized quantizer of two codebooks or more can be disentangled",
     "representation": "losses.representation.targets is empty",
 }
-"""Losses of the codes that not every tokenizer has, and why one may lack them."""
+"""Losses of the codes that not every tokenizer has, each with the reason why one lacks it."""
 
 
 class Task(nn.Module, ABC):
@@ -135,7 +135,7 @@ class TokenizerTask(Task):
                 self._networks[term] = pretrained.load(network).to(device)
         for term, there in self._optional_terms().items():
             if _weighed(term, settings, phases) and not there:
-                raise ConfigError(f"losses: {term}_weight is set, but {_HOMES[term]}")
+                raise ConfigError(f"losses: {term}_weight is set, but {_WHY_ABSENT[term]}")
         if _weighed("representation", settings, phases):
             self._targets = [_load_target(target).to(device) for target in settings.representation.targets]
         self.to(device)
@@ -143,7 +143,7 @@ class TokenizerTask(Task):
     def start_phase(self, phase: Phase) -> None:
         self._weights = {**self.config.losses.weights(), **phase.weights}
         if not {"encoder", "quantizer"} & set(phase.trains):  # codes that cannot change owe nothing
-            self._weights |= {term: 0.0 for term in _HOMES}
+            self._weights |= {term: 0.0 for term in _WHY_ABSENT}
         for name, part in self.tokenizer.named_children():
             part.requires_grad_(name in phase.trains)
         for quantizer in self._quantizers():
