@@ -26,11 +26,17 @@ TEST_SHARE, VALIDATION_SHARE = 0.15, 0.03
 CLOSE_UPS = 6
 """Of one picture, at most."""
 
+CAPTION = "a photo of a {label}"
+
 Split = Literal["train", "validation", "test"]
 
 
-def prepare(text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out: Path, crop: CropConfig) -> Path:
+def prepare(
+    text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out: Path, crop: CropConfig, signs: bool = True
+) -> Path:
     """Annotate and split; what is there already stays. Also writes `test_clusters.txt`.
+
+    Pictures with a class and no caption get one from it.
 
     Args:
         text: pictures with words (anything that imtok reads); of pictures of one name the first is tested on.
@@ -38,6 +44,7 @@ def prepare(text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out
         plain: other pictures.
         out: working folder.
         crop: how large words and faces in the test's close-ups are, and the resolution.
+        signs: whether some are rendered for the training and for the test.
 
     Returns:
         The folder of shards: `train`, `validation`, and `test/signs`, `test/words`, `test/faces`, `test/plain`.
@@ -48,11 +55,11 @@ def prepare(text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out
     shards = out / "shards"
     if not (shards / "complete").exists():
         shutil.rmtree(shards, ignore_errors=True)
-        write_training(kinds, shards)
+        write_training(kinds, shards, SIGNS if signs else 0)
         for kind, folders in kinds.items():
             write_test(kind, folders, shards / "test" / kind, crop)
         with ShardWriter(str(shards / "test" / "signs")) as writer:
-            for sample in SyntheticPictures(TEST_SIGNS, seed=2, size=crop.resolution, split="test"):
+            for sample in SyntheticPictures(TEST_SIGNS if signs else 0, seed=2, size=crop.resolution, split="test"):
                 writer.write(sample)
         clusters = {sample.cluster for sample in pictures(kinds) if sample.cluster and split_of(sample) == "test"}
         (out / "test_clusters.txt").write_text("".join(f"{cluster}\n" for cluster in sorted(clusters)))
@@ -63,17 +70,17 @@ def prepare(text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out
 def annotated(out: Path, source: str, *, words: bool = False, faces: bool = False) -> Path:
     """Annotate a source once; a folder that was begun is finished."""
     folder = out / "annotated" / Path(source).name
-    annotate(source, str(folder), text=words, faces=faces)
+    annotate(source, str(folder), text=words, faces=faces, captions=CAPTION)
     return folder
 
 
-def write_training(kinds: dict[str, list[Path]], out: Path) -> None:
+def write_training(kinds: dict[str, list[Path]], out: Path, signs: int) -> None:
     """Training and validation shards of all kinds, then the rendered signs."""
     with ShardWriter(str(out / "train")) as training, ShardWriter(str(out / "validation")) as validation:
         for sample in pictures(kinds):
             if split_of(sample) != "test":
                 (training if split_of(sample) == "train" else validation).write(sample)
-        for sample in SyntheticPictures(SIGNS, seed=1, size=128, split="train"):
+        for sample in SyntheticPictures(signs, seed=1, size=128, split="train"):
             training.write(sample)
 
 

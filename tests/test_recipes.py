@@ -5,17 +5,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ablation
+import branches
+import fqgan_nano
 import nano
 import nano_ablations
 import nano_data
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 
 from imtok import presets
+from imtok.checkpoints import RunFolder
 from imtok.config import to_dict
 from imtok.data.readers import open_source
+from imtok.evaluation.results import Evaluation, Result, Score
+from imtok.tokenizers.catalog import build
 from imtok.training.run import RunConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -84,10 +91,94 @@ def test_an_ablation_changes_what_its_name_says(name: str, expected: set[str]) -
     assert {min((n for n in expected if d.endswith(n)), default=d) for d in found} == expected
 
 
-def test_every_row_of_a_table_is_a_run() -> None:
-    runs = nano_ablations.configs()
-    rows = [row for rows in nano_ablations.TABLES.values() for row in rows]
-    assert {row.run for row in rows} == runs.keys()
+@pytest.mark.parametrize(
+    ("tables", "runs"),
+    [
+        (nano_ablations.TABLES, nano_ablations.configs()),
+        ((fqgan_nano.COMPONENTS, fqgan_nano.SCALING), fqgan_nano.from_scratch()),
+        ((fqgan_nano.AT_EQUAL_BITS,), fqgan_nano.at_equal_bits()),
+    ],
+)
+def test_every_row_of_a_table_is_a_run(tables: tuple[ablation.Table, ...], runs: dict[str, RunConfig]) -> None:
+    assert {row.run for table in tables for row in table.rows} == runs.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dual", {"losses.disentangle_weight", "losses.representation_weight"}),
+        ("dual-dis", {"losses.representation_weight"}),
+        ("dual-rep", {"losses.disentangle_weight"}),
+        ("dual-long", {"training.phases.0.steps"}),
+        ("triple", {"tokenizer.quantizer.codebook_sizes", "losses.representation.targets"}),
+    ],
+)
+def test_a_factorized_run_changes_what_its_name_says(name: str, expected: set[str]) -> None:
+    configs = fqgan_nano.from_scratch()
+    assert differences(configs[name], configs["dual-dis-rep"]) == expected
+
+
+def test_the_single_codebook_is_as_many_codes_and_the_equal_bits_are_equal() -> None:
+    configs = fqgan_nano.from_scratch()
+    sizes = {name: build(configs[name].tokenizer).codebook_sizes for name in ("vq-4096", "dual", "triple")}
+    assert sizes == {"vq-4096": (4096,), "dual": (2048, 2048), "triple": (2048,) * 3}
+    assert differences(configs["vq-2048"], configs["vq-4096"]) == {"tokenizer.quantizer.codebook_size"}
+    equal = fqgan_nano.at_equal_bits()
+    assert {build(config.tokenizer).bits_per_token for config in equal.values()} == {12.0}
+    for name in fqgan_nano.EQUAL_BITS:
+        assert differences(equal[name], equal[f"{name}-insight"]) == {
+            "training.phases.0.weights.text",
+            "training.phases.0.weights.face",
+        }
+
+
+def test_the_runs_at_equal_bits_begin_with_the_pretrained_convolutions_alone(tmp_path: Path) -> None:
+    config = fqgan_nano.at_equal_bits()["2-codebooks"]
+    begun = RunFolder(fqgan_nano.with_convolutions(config, tmp_path / "start")).read_model()
+    pretrained = RunFolder(fqgan_nano.PRETRAINED).read_model()
+    same = {name for name, tensor in begun.items() if name in pretrained and torch.equal(tensor, pretrained[name])}
+    assert all(name in same for name in begun if name.startswith(("encoder.level", "decoder.level", "decoder.middle")))
+    assert not any(name.startswith(("quantizer.", "encoder.branches.")) for name in same)
+
+
+def test_a_table_shows_every_seed_beside_the_paper() -> None:
+    columns = (ablation.Column("T", "text_accuracy", ("signs",), "{:.1%}"), ablation.Column("U", "usage", ("signs",)))
+    rows = (ablation.Row("a", "first", {"T": "30"}), ablation.Row("b", "not done"))
+    others = {"usage_0": Score(value=0.5), "usage_1": Score(value=1.0), "usage_of_all": Score(value=9.0)}
+    results = [
+        Result(tokenizer=name, data="signs", is_check=False, metrics={"text_accuracy": Score(value=value), **others})
+        for name, value in (("a-seed-0", 0.123), ("a-seed-1", 0.2))
+    ]
+    found = Evaluation(
+        tokenizers={result.tokenizer: {} for result in results},
+        sets=[],
+        results=results,
+        comparisons=[],
+        preprocessing="",
+        examples=[],
+    )
+    assert ablation.Table("Title", columns, rows).markdown(found, (0, 1)).splitlines() == [
+        "**Title**",
+        "",
+        "|  | T, signs | U, signs | paper: T |",
+        "| --- | --- | --- | --- |",
+        "| first | 12.3% / 20.0% | 0.75 / 0.75 | 30 |",
+    ]
+
+
+def test_neighbours_and_captions_are_found_where_the_features_hold_them(needs) -> None:
+    rng = np.random.default_rng(0)
+    labels = [name for name in ("cat", "dog", "sign") for _ in range(20)]
+    telling = np.repeat(np.eye(3), 20, axis=0) + 0.01 * rng.normal(size=(60, 3))
+    silent = rng.normal(size=(60, 3))
+    assert branches.same_class_neighbours(telling, labels) == (1.0, pytest.approx(1 / 3))
+    assert branches.same_class_neighbours(silent, labels)[0] < 0.7
+    needs("text_encoder/minilm")
+    captions = [f"{name} {index}" for index, name in enumerate(("a black cat", "a red bus", "the sea") * 20)]
+    with torch.no_grad():
+        vectors = needs("text_encoder/minilm").embed_text(captions).numpy()
+    assert branches.caption_probe(vectors, captions, first=1) == (1.0, pytest.approx(1 / 15))
+    assert branches.caption_probe(rng.normal(size=(60, 3)), captions, first=1)[0] < 0.4
 
 
 def test_the_nano_recipe_runs_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:

@@ -25,6 +25,7 @@ _DINO_AND_CLIP_B16 = (
     RepresentationTarget(branch=1, network="vision/dinov2_small", dim=384),
     RepresentationTarget(branch=2, network="vision/clip_vit_b16", dim=768),
 )
+_CAPTION = RepresentationTarget(branch=1, network="text_encoder/minilm", dim=384)
 _SCALED_TEXT = TextLossConfig(layer_scale="energy")
 _SCALED_FACE = FaceLossConfig(layer_scale="energy")
 
@@ -260,6 +261,35 @@ def fqgan_triple_f8() -> RunConfig:
     return _fqgan("fqgan-triple-f8", f8=True, targets=_DINO_AND_CLIP_B16)
 
 
+def fqgan_dual_nano() -> RunConfig:
+    """FQGAN for a laptop's CPU: two sub-codebooks of 2,048, 3.9M, f8, 22 bits a token; trained at 128 px.
+
+    The second branch learns to predict MiniLM's vector of the picture's caption, so the pictures want captions.
+
+    Deviation: those of vqgan-nano; adapters of two blocks.
+    """
+    return _fqgan_nano("fqgan-dual-nano", (2048, 2048), (_CAPTION,))
+
+
+def fqgan_triple_nano() -> RunConfig:
+    """FQGAN for a laptop's CPU with three sub-codebooks of 2,048, 4.3M, f8, 33 bits a token.
+
+    The third branch learns from the caption, as the second of fqgan-dual-nano does.
+
+    Deviation: the second branch has no target; a head for EfficientNet-Lite0's 1,280 channels would cost several times
+    the tokenizer's step.
+    """
+    return _fqgan_nano("fqgan-triple-nano", (2048,) * 3, (dataclasses.replace(_CAPTION, branch=2),))
+
+
+def insight_fqgan_nano() -> RunConfig:
+    """fqgan-dual-nano with InsightTok's text and face losses in its last two phases. In neither paper."""
+    base, phases = fqgan_dual_nano(), insighttok_nano().training.phases
+    return dataclasses.replace(
+        base, name="insight-fqgan-nano", training=dataclasses.replace(base.training, phases=phases)
+    )
+
+
 def fqgan_debug() -> RunConfig:
     """A factorized tokenizer with every loss of its own in twelve steps, for tests."""
     base = insighttok_debug()
@@ -270,6 +300,24 @@ def fqgan_debug() -> RunConfig:
     )
     losses = dataclasses.replace(base.losses, commitment_weight=0.25, entropy_weight=0.03, disentangle_weight=0.1)
     return dataclasses.replace(base, name="fqgan-debug", tokenizer=tokenizer, losses=losses)
+
+
+def _fqgan_nano(name: str, sizes: tuple[int, ...], targets: tuple[RepresentationTarget, ...]) -> RunConfig:
+    base = vqgan_nano()
+    tokenizer = dataclasses.replace(
+        base.tokenizer,
+        quantizer=FactorizedVQConfig(codebook_sizes=sizes),
+        adapter=AdapterConfig(depth=2, num_heads=4, mlp_ratio=3.0),
+    )
+    losses = dataclasses.replace(
+        base.losses,
+        commitment_weight=0.25,
+        entropy_weight=0.03,
+        disentangle_weight=0.1,
+        representation_weight=0.5,
+        representation=RepresentationConfig(targets=targets, depth=1),
+    )
+    return dataclasses.replace(base, name=name, tokenizer=tokenizer, losses=losses)
 
 
 def _fqgan(name: str, f8: bool, targets: tuple[RepresentationTarget, ...]) -> RunConfig:
@@ -336,6 +384,9 @@ _FUNCTIONS: tuple[Callable[[], RunConfig], ...] = (
     fqgan_triple,
     fqgan_dual_f8,
     fqgan_triple_f8,
+    fqgan_dual_nano,
+    fqgan_triple_nano,
+    insight_fqgan_nano,
     fqgan_debug,
 )
 

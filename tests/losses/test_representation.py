@@ -1,5 +1,8 @@
 import dataclasses
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +43,48 @@ def test_info_nce_is_one_direction_and_moves_only_the_prediction() -> None:
     loss.backward()
     assert predicted.grad is not None
     assert wanted.grad is None
+
+
+def test_pictures_without_a_feature_are_neither_asked_for_nor_negatives() -> None:
+    torch.manual_seed(0)
+    predicted, wanted = torch.randn(5, 8, requires_grad=True), torch.randn(5, 8)
+    known = torch.tensor([True, False, True, True, False])
+    for kind in ("info_nce", "cosine"):
+        config = RepresentationConfig(kind=kind)  # pyright: ignore[reportArgumentType]
+        masked = representation_loss(predicted, wanted, config, known)
+        assert masked.item() == pytest.approx(representation_loss(predicted[known], wanted[known], config).item())
+        (gradient,) = torch.autograd.grad(masked, predicted)
+        assert (gradient.abs().sum(1) > 0).tolist() == known.tolist()
+        nothing = representation_loss(predicted, wanted, config, torch.zeros(5, dtype=torch.bool))
+        assert nothing.item() == 0
+        assert not torch.autograd.grad(nothing, predicted)[0].any()
+
+
+TWO_RANKS = """
+import sys, torch, torch.distributed as dist
+from imtok.losses.representation import RepresentationConfig, representation_loss
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+torch.manual_seed(0)
+predicted, wanted = torch.randn(6, 8), torch.randn(6, 8)
+known = torch.tensor([True, False, True, True, True, False])
+mine = slice(3 * rank, 3 * rank + 3)
+config = RepresentationConfig(gather=True, temperature=0.3)
+loss = representation_loss(predicted[mine], wanted[mine], config, known[mine])
+dist.all_reduce(loss)
+print(loss.item() / 2)
+"""
+
+
+def test_gathered_negatives_give_the_loss_of_the_whole_batch(tmp_path: Path) -> None:
+    commands = [[sys.executable, "-c", TWO_RANKS, str(rank), str(tmp_path / "meeting")] for rank in (0, 1)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    answers = [float(process.communicate(timeout=120)[0]) for process in processes]
+    torch.manual_seed(0)
+    predicted, wanted = torch.randn(6, 8), torch.randn(6, 8)
+    known = torch.tensor([True, False, True, True, True, False])
+    whole = representation_loss(predicted, wanted, RepresentationConfig(temperature=0.3), known)
+    assert answers == pytest.approx([whole.item()] * 2, abs=1e-6)
 
 
 def test_cosine_regression() -> None:
@@ -106,10 +151,11 @@ def prepared(monkeypatch: pytest.MonkeyPatch, ours: TokenizerTask, trains: tuple
     return ours.train()
 
 
-def batch() -> Batch:
+def batch(captions: tuple[str | None, ...] = (None,) * 3) -> Batch:
     torch.manual_seed(1)
-    nothing = {"captions": [None] * 3, "labels": [None] * 3, "paths": [""] * 3}
+    nothing = {"labels": [None] * 3, "paths": [""] * 3}
     return Batch(
+        captions=list(captions),
         images=torch.rand(3, 3, 64, 64) * 2 - 1,
         words=Regions.empty(),
         faces=Regions.empty(with_landmarks=True),
@@ -127,6 +173,26 @@ def test_a_step_moves_the_supervised_branch_and_its_head(monkeypatch: pytest.Mon
     assert "tokenizer.encoder.branches.1.adapter.positions.table" in moved
     assert not any(name.startswith("tokenizer.encoder.branches.0.") for name in moved)
     assert not any(name.startswith("tokenizer.decoder.") for name in moved)
+
+
+def test_a_branch_can_learn_from_captions(needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = needs("text_encoder/minilm")
+    ours = task(network="text_encoder/minilm", dim=encoder.embed_dim)
+    monkeypatch.setattr(pretrained, "load", lambda name: encoder)
+    phase = Phase(name="all", steps=1)
+    ours.prepare([phase], torch.device("cpu"))
+    ours.start_phase(phase)
+    ours.train()
+    seen = batch(("a dog", None, "a red sign"))
+    loss = ours.losses(seen, "tokenizer", step=0)["representation"]
+    assert ours.after_step()["representation_pictures_1"] == 2
+    with torch.no_grad():  # the same from its parts: two pictures, two captions
+        encoding = ours.tokenizer.encode(seen.images)
+        predicted = ours.heads[0](ours.tokenizer.split(encoding.latents)[1], encoding.grid_size)[[0, 2]]
+        wanted = encoder.embed_text(["a dog", "a red sign"])
+    assert loss.item() == pytest.approx(representation_loss(predicted, wanted, RepresentationConfig()).item(), abs=1e-5)
+    ours.losses(batch(), "tokenizer", step=1)
+    assert ours.after_step()["representation_pictures_1"] == 0
 
 
 def test_frozen_codes_owe_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,12 @@ def pattern() -> Callable[..., torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    """The texts that the references were made from."""
+    return list(_MAKE["SENTENCES"])
+
+
+@pytest.fixture(scope="session")
 def reference() -> Callable[[str, str], torch.Tensor]:
     """`reference(network, output)`: what the network's own code answered."""
     return lambda name, key: torch.tensor(json.loads((_REFERENCES / f"{name}.json").read_text())[key])

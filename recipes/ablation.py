@@ -1,0 +1,106 @@
+"""What the ablation recipes share: a queue of short runs, and the paper's tables that their scores fill."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from nano import run, test_sets
+
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.results import Evaluation
+from imtok.training.run import RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """The paper's name for a number, our metric, the sets that it is shown on, and how it is printed."""
+
+    name: str
+    metric: str
+    sets: tuple[str, ...]
+    shown: str = "{:.2f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table: the run that it shows, its label, and the paper's numbers by the name of their column."""
+
+    run: str
+    label: str
+    paper: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One of the paper's tables in miniature."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    def markdown(self, found: Evaluation, seeds: Sequence[int]) -> str:
+        """Ours for every seed, the paper's beside it; runs that were not done are left out."""
+        ours = [(column, data) for column in self.columns for data in column.sets]
+        theirs = [column.name for column in self.columns if any(column.name in row.paper for row in self.rows)]
+        head = ["", *(f"{column.name}, {data}" for column, data in ours), *(f"paper: {name}" for name in theirs)]
+        lines = [head, ["---"] * len(head)]
+        for row in self.rows:
+            names = [name_of(row.run, seed) for seed in seeds if name_of(row.run, seed) in found.tokenizers]
+            if names:
+                scores = [" / ".join(show(found, name, column, data) for name in names) for column, data in ours]
+                lines.append([row.label, *scores, *(row.paper.get(name, "") for name in theirs)])
+        return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def carry_out(
+    configs: dict[str, RunConfig],
+    start: Callable[[str], Path | None],
+    tables: Sequence[Table],
+    shards: Path,
+    out: Path,
+    seeds: tuple[int, ...],
+) -> str:
+    """Do every run that is not done yet, evaluate all, and write the tables to `tables.md`.
+
+    It can be killed at any moment and goes on where it was.
+
+    Args:
+        configs: the runs by name.
+        start: the weights that a run continues; None for fresh ones.
+        tables: they show those of their runs that are among `configs`.
+        shards: with `train`, `validation` and `test` in it.
+        out: folder for the runs, `scores/` and `tables.md`.
+        seeds: each run is done once with every seed; a second one tells luck from effect.
+
+    Returns:
+        The tables, in Markdown.
+    """
+    done = [
+        run(seeded(config, seed), shards, out / name_of(name, seed), start(name))
+        for seed in seeds
+        for name, config in configs.items()
+    ]
+    found = evaluate(done, test_sets(shards), out / "scores", checks=False)
+    text = "\n\n".join(table.markdown(found, seeds) for table in tables)
+    (out / "tables.md").write_text(text + "\n")
+    return text
+
+
+def name_of(run: str, seed: int) -> str:
+    """Name of a run's folder."""
+    return f"{run}-seed-{seed}"
+
+
+def seeded(config: RunConfig, seed: int) -> RunConfig:
+    """With other pictures, crops and first weights."""
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
+
+
+def show(found: Evaluation, name: str, column: Column, data: str) -> str:
+    """A score as the column prints it: the mean of several codebooks' numbers, nothing where there is none."""
+    (result,) = (one for one in found.results if (one.tokenizer, one.data) == (name, data))
+    numbered = re.compile(rf"{column.metric}(_\d+)?")
+    values = [score.value for metric, score in result.metrics.items() if numbered.fullmatch(metric)]
+    return column.shown.format(fmean(values)) if values and None not in values else ""

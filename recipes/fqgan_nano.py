@@ -1,0 +1,197 @@
+"""FQGAN's Tables 3 and 5 in miniature, and its codebooks under InsightTok's losses at equal bits: one queue.
+
+    python recipes/fqgan_nano.py --data FOLDER_OF_nano.py --plain PICTURES… --out FOLDER
+
+It can be stopped at any moment and goes on where it was; finished runs are left alone. Tables 3 and 5 train from
+scratch at 64 px on pictures with captions (from a table, or from their class): the second branch learns to predict
+MiniLM's vector of the caption; the Fréchet distance is of EfficientNet-Lite0's features, which nothing here is trained
+towards. The runs at equal bits continue the convolutions of recipes/nano_pretraining at 128 px with fresh adapters and
+codebooks, and so need the shards of nano.py with their words and faces.
+
+The paper's columns are printed beside ours. They are another model at another scale: only the order can be compared.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/training.md
+
+import dataclasses
+from pathlib import Path
+
+import torch
+import tyro
+from ablation import Column, Row, Table, carry_out
+from nano_data import prepare
+
+from imtok import presets
+from imtok.checkpoints import RunFolder
+from imtok.config import to_dict
+from imtok.tokenizers.catalog import build, load
+from imtok.tokenizers.quantizers import FactorizedVQConfig, VQConfig
+from imtok.training.run import Phase, RunConfig
+
+STEPS = 1000
+"""Of a run from scratch; the longer schedule has twice as many."""
+BATCH = 32
+EQUAL_BITS_STEPS = 300
+PRETRAINED = Path(__file__).parent / "nano_pretraining"
+EQUAL_BITS = {"1-codebook": (4096,), "2-codebooks": (64, 64), "3-codebooks": (16, 16, 16)}
+
+FRECHET = Column("rFID", "fd_efficientnet_lite0", ("plain",))
+"""Deviation: a Fréchet distance of other features."""
+PSNR = Column("PSNR", "psnr", ("plain",))
+VGG16 = Column("VGG16 distance", "vgg16_distance", ("plain",), "{:.3f}")
+USAGE = Column("Usage", "codebook_usage", ("plain",), "{:.0%}")
+SHARED = Column("shared bits", "shared_information", ("plain",))
+
+COMPONENTS = Table(
+    "Table 3: components",
+    (FRECHET, PSNR, VGG16, USAGE, SHARED),
+    (
+        Row("vq-2048", "VQ 2,048 (paper: 16,384)", {"rFID": "3.71", "PSNR": "20.56", "Usage": "98%"}),
+        Row("vq-4096", "VQ 4,096 (paper: 32,768)", {"rFID": "3.60", "PSNR": "20.56", "Usage": "84%"}),
+        Row("dual", "2,048 x 2 (paper: 16,384 x 2)", {"rFID": "2.00", "PSNR": "22.21", "Usage": "97%"}),
+        Row("dual-dis", "… with disentanglement", {"rFID": "1.84", "PSNR": "22.04", "Usage": "98%"}),
+        Row("dual-rep", "… with representation learning", {"rFID": "1.73", "PSNR": "21.61", "Usage": "98%"}),
+        Row("dual-dis-rep", "… with both", {"rFID": "1.66", "PSNR": "21.62", "Usage": "98%"}),
+    ),
+)
+SCALING = Table(
+    "Table 5: more codebooks, longer schedule (paper: 10 and 20 epochs)",
+    (FRECHET, PSNR, VGG16, USAGE),
+    (
+        Row("dual-dis-rep", "2,048 x 2", {"rFID": "1.66", "PSNR": "21.62"}),
+        Row("dual-long", "2,048 x 2, twice the steps", {"rFID": "1.25", "PSNR": "22.00"}),
+        Row("triple", "2,048 x 3", {"rFID": "1.30", "PSNR": "21.85"}),
+        Row("triple-long", "2,048 x 3, twice the steps", {"rFID": ".92", "PSNR": "22.67"}),
+    ),
+)
+AT_EQUAL_BITS = Table(
+    "Twelve bits a token, without and with the text and face losses",
+    (
+        Column("T-ACC", "text_accuracy", ("signs", "words"), "{:.1%}"),
+        Column("T-NED", "text_ned", ("signs", "words"), "{:.3f}"),
+        Column("F-Sim", "face_similarity", ("faces",), "{:.4f}"),
+        PSNR,
+        USAGE,
+    ),
+    tuple(
+        Row(f"{name}{suffix}", f"{' x '.join(f'{size:,}' for size in sizes)}{label}")
+        for suffix, label in (("", ""), ("-insight", ", with"))
+        for name, sizes in EQUAL_BITS.items()
+    ),
+)
+
+
+def main(
+    plain: tuple[str, ...],
+    out: Path,
+    data: Path | None = None,
+    seeds: tuple[int, ...] = (0, 1),
+    only: tuple[str, ...] = (),
+) -> None:
+    """Run the queue, evaluate, and print the tables.
+
+    Args:
+        plain: pictures with captions or classes.
+        out: folder for the runs.
+        data: working folder of recipes/nano.py; without it the runs at equal bits are left out.
+        seeds: each run from scratch is done once with every seed.
+        only: names of runs to do; all, if none is given.
+    """
+
+    def wanted(configs: dict[str, RunConfig]) -> dict[str, RunConfig]:
+        return {name: config for name, config in configs.items() if not only or name in only}
+
+    crop = next(iter(from_scratch().values())).data.crop
+    shards = prepare((), (), plain, out, crop, signs=False)
+    if runs := wanted(from_scratch()):
+        print(carry_out(runs, lambda name: None, (COMPONENTS, SCALING), shards, out / "from-scratch", seeds))
+    if data is not None and (runs := wanted(at_equal_bits())):
+        starts = {name: with_convolutions(config, out / "starts" / name) for name, config in runs.items()}
+        print(carry_out(runs, starts.__getitem__, (AT_EQUAL_BITS,), data / "shards", out / "equal-bits", seeds[:1]))
+
+
+def from_scratch() -> dict[str, RunConfig]:
+    """The runs of Tables 3 and 5 by name."""
+    dual, triple = small("fqgan-dual-nano"), small("fqgan-triple-nano")
+    together, blind = {"disentangle_weight": 0.0}, {"representation_weight": 0.0}
+    found = {
+        "vq-2048": single(2048),
+        "vq-4096": single(4096),
+        "dual": weighed(dual, **together, **blind),
+        "dual-dis": weighed(dual, **blind),
+        "dual-rep": weighed(dual, **together),
+        "dual-dis-rep": dual,
+        "dual-long": lasting(dual, 2 * STEPS),
+        "triple": triple,
+        "triple-long": lasting(triple, 2 * STEPS),
+    }
+    return {name: dataclasses.replace(config, name=f"fqgan-{name}") for name, config in found.items()}
+
+
+def small(preset: str) -> RunConfig:
+    """At 64 px, whichever part of a picture comes, in larger batches."""
+    base = presets.get(preset)
+    crop = dataclasses.replace(base.data.crop, resolution=64, word_height=None, face_size=None)
+    training = dataclasses.replace(base.training, global_batch_size=BATCH)
+    data = dataclasses.replace(base.data, crop=crop)
+    return lasting(dataclasses.replace(base, data=data, training=training), STEPS)
+
+
+def single(codes: int) -> RunConfig:
+    """The VQGAN: one codebook of the same kind, no adapter, none of FQGAN's two losses."""
+    base = small("fqgan-dual-nano")
+    tokenizer = dataclasses.replace(
+        base.tokenizer, quantizer=VQConfig(codebook_size=codes, codebook_dim=8), adapter=None
+    )
+    return weighed(dataclasses.replace(base, tokenizer=tokenizer), disentangle_weight=0.0, representation_weight=0.0)
+
+
+def at_equal_bits() -> dict[str, RunConfig]:
+    """One, two or three codebooks of twelve bits together, without and with InsightTok's losses."""
+    insight = presets.get("insighttok-nano-finetune").training.phases[0]
+    found = {}
+    for name, sizes in EQUAL_BITS.items():
+        base = presets.get("fqgan-dual-nano")
+        quantizer = FactorizedVQConfig(codebook_sizes=sizes)
+        tokenizer = dataclasses.replace(base.tokenizer, quantizer=quantizer)
+        plain = weighed(
+            dataclasses.replace(base, tokenizer=tokenizer),
+            representation_weight=0.0,
+            disentangle_weight=0.1 if len(sizes) > 1 else 0.0,
+        )
+        for suffix, weights in (("", {}), ("-insight", insight.weights)):
+            phase = Phase(name="train", steps=EQUAL_BITS_STEPS, weights=weights, region_share=insight.region_share)
+            training = dataclasses.replace(plain.training, phases=(phase,))
+            found[f"{name}{suffix}"] = dataclasses.replace(plain, name=f"fqgan-{name}{suffix}", training=training)
+    return found
+
+
+def weighed(config: RunConfig, **weights: float) -> RunConfig:
+    """With other weights of the losses."""
+    return dataclasses.replace(config, losses=dataclasses.replace(config.losses, **weights))
+
+
+def lasting(config: RunConfig, steps: int) -> RunConfig:
+    """One phase of so many steps, whichever pictures come."""
+    training = dataclasses.replace(config.training, phases=(Phase(name="train", steps=steps),))
+    return dataclasses.replace(config, training=training)
+
+
+def with_convolutions(config: RunConfig, out: Path) -> Path:
+    """A fresh tokenizer with the convolutions of the nano's pretraining, as a run folder to start from."""
+    torch.manual_seed(0)
+    tokenizer, pretrained = build(config.tokenizer), load(str(PRETRAINED)).weights()
+    weights = tokenizer.weights()
+    for name, tensor in weights.items():
+        if name in pretrained and pretrained[name].shape == tensor.shape and not name.startswith("quantizer."):
+            weights[name] = pretrained[name]
+    folder = RunFolder(out)
+    folder.write_config(to_dict(config))
+    folder.write_model(weights)
+    return out
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
