@@ -71,7 +71,9 @@ def main(
         size: of the pictures.
         count: how many pictures of each source.
     """
-    tokenizer = load(run).eval()
+    tokenizer = load(run)
+    if not tokenizer.tokens_on_grid:
+        raise SystemExit(f"{run}: its tokens do not lie on a grid")
     found = describe(tokenizer, data, size, count)
     counts = Counter(label for label in found.labels if label is not None)
     classes = classes or tuple(label for label, _ in counts.most_common(5))
@@ -101,7 +103,6 @@ def describe(tokenizer: Tokenizer, data: tuple[str, ...], size: int, count: int)
     rows: list[list[np.ndarray]] = [[] for _ in tokenizer.codebook_sizes]
     for batch in batches:
         encoding = tokenizer.encode(batch.images)
-        assert encoding.grid_size is not None, "a grid of tokens is needed"
         for branch, part in enumerate(tokenizer.split(encoding.latents)):
             grid = part.transpose(1, 2).unflatten(2, encoding.grid_size)
             rows[branch].append(torch.nn.functional.adaptive_avg_pool2d(grid, CELLS).flatten(1).numpy())

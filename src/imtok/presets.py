@@ -8,14 +8,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from imtok.config import ConfigError, from_dict, to_dict
+from imtok.config import ConfigError, to_dict
 from imtok.data.loader import DataConfig
 from imtok.data.transforms import CropConfig
 from imtok.losses.adversarial import PatchDiscriminatorConfig
 from imtok.losses.regions import FaceLossConfig, TextLossConfig
 from imtok.losses.representation import RepresentationConfig, RepresentationTarget
 from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.catalog import TokenizerConfig, build
+from imtok.tokenizers.catalog import build, read_config
 from imtok.tokenizers.quantizers import EMAVQConfig, FactorizedVQConfig
 from imtok.tokenizers.vqgan import AdapterConfig, VQGANConfig
 from imtok.training.run import LossConfig, OptimizerConfig, Phase, RunConfig, TrainingConfig
@@ -262,17 +262,17 @@ def fqgan_triple_f8() -> RunConfig:
 
 
 def fqgan_dual_nano() -> RunConfig:
-    """FQGAN for a laptop's CPU: two sub-codebooks of 2,048, 3.9M, f8, 22 bits a token; trained at 128 px.
+    """FQGAN for a laptop's CPU: two sub-codebooks of 2,048, 3.6M, f8, 22 bits a token; trained at 128 px.
 
     The second branch learns to predict MiniLM's vector of the picture's caption, so the pictures want captions.
 
-    Deviation: those of vqgan-nano; adapters of two blocks.
+    Deviation: those of vqgan-nano; adapters and heads of one block.
     """
     return _fqgan_nano("fqgan-dual-nano", (2048, 2048), (_CAPTION,))
 
 
 def fqgan_triple_nano() -> RunConfig:
-    """FQGAN for a laptop's CPU with three sub-codebooks of 2,048, 4.3M, f8, 33 bits a token.
+    """FQGAN for a laptop's CPU with three sub-codebooks of 2,048, 3.9M, f8, 33 bits a token.
 
     The third branch learns from the caption, as the second of fqgan-dual-nano does.
 
@@ -307,7 +307,7 @@ def _fqgan_nano(name: str, sizes: tuple[int, ...], targets: tuple[Representation
     tokenizer = dataclasses.replace(
         base.tokenizer,
         quantizer=FactorizedVQConfig(codebook_sizes=sizes),
-        adapter=AdapterConfig(depth=2, num_heads=4, mlp_ratio=3.0),
+        adapter=AdapterConfig(depth=1, num_heads=4),
     )
     losses = dataclasses.replace(
         base.losses,
@@ -422,7 +422,7 @@ def create_tokenizer(name: str, **changes: Any) -> Tokenizer:
     for setting, value in changes.items():
         home = values["quantizer"] if setting in values["quantizer"] else values
         home[setting] = value
-    return build(from_dict(TokenizerConfig, values, name))
+    return build(read_config(values, name))
 
 
 def _name(function: Callable[[], RunConfig]) -> str:

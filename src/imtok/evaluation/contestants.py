@@ -75,12 +75,9 @@ class TokenizerContestant(Contestant):
                 f"{self.name}: answers NaN to {paths[0]} or one of its neighbours; its weights are broken"
             )
         drawn = to_uint8(decoded[:, :, :height, :width])
-        if encoding.codes is None:
-            return [Reconstruction(picture) for picture in drawn]
-        rate = bits_per_pixel(encoding.codes.shape[1], self.tokenizer.bits_per_token, height, width)
-        return [
-            Reconstruction(picture, codes, rate) for picture, codes in zip(drawn, encoding.codes.cpu(), strict=True)
-        ]
+        rate = bits_per_pixel(encoding.latents.shape[1], self.tokenizer.bits_per_token, height, width)
+        codes = [None] * len(drawn) if encoding.codes is None else encoding.codes.cpu()
+        return [Reconstruction(picture, of_it, rate) for picture, of_it in zip(drawn, codes, strict=True)]
 
 
 @dataclass

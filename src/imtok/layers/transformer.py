@@ -2,10 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 _START_STD = 0.02
+
+Context = tuple[Float[Tensor, "batch context dim"], Bool[Tensor, "batch context"]]
+"""What tokens may look at beside themselves, and which of it is there."""
 
 
 class Attention(nn.Module):
@@ -17,25 +21,94 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Attend to the tokens where `mask` is True, or to all; each row needs one."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # batch, heads, tokens, d
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        seen = None if mask is None else mask[:, None, None]
+        return self.out(F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens to a context; a picture without context gets zeros."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"], context: Context) -> Float[Tensor, "batch tokens dim"]:
+        states, mask = context
+        some = mask.any(1)
+        q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # batch, heads, tokens, d
+        k, v = self.kv(states).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = (mask | ~some[:, None])[:, None, None]  # a softmax over nothing is NaN
+        found = F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(2)
+        return torch.where(some[:, None, None], self.out(found), 0.0)
 
 
 class Block(nn.Module):
-    """LayerNorm, attention, LayerNorm, two linear layers with GELU between; each half is added to its input."""
+    """LayerNorm, attention, LayerNorm, two linear layers with GELU between; each half is added to its input.
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+    With `cross_attention`, another LayerNorm and attention to a context stand between the two.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, cross_attention: bool = False) -> None:
         super().__init__()
         hidden = int(dim * mlp_ratio)
         self.norm1 = nn.LayerNorm(dim)
         self.attention = Attention(dim, num_heads)
+        if cross_attention:
+            self.norm_cross = nn.LayerNorm(dim)
+            self.cross_attention = CrossAttention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        x = x + self.attention(self.norm1(x))
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        mask: Bool[Tensor, "batch tokens"] | None = None,
+        context: Context | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Transform the tokens.
+
+        Args:
+            x: the tokens.
+            mask: which of them are there; what stands at the others is of no consequence. None: all.
+            context: for a block with cross-attention; None leaves that layer out.
+        """
+        x = x + self.attention(self.norm1(x), mask)
+        if context is not None:
+            x = x + self.cross_attention(self.norm_cross(x), context)
         return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """Blocks and a last LayerNorm, whose activations can be recomputed in the backward pass."""
+
+    checkpointing = False
+
+    def __init__(
+        self, dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0, cross_attention: bool = False
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, cross_attention) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        mask: Bool[Tensor, "batch tokens"] | None = None,
+        context: Context | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """As `Block.forward`, through all blocks."""
+        recompute = self.checkpointing and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, mask, context, use_reentrant=False) if recompute else block(x, mask, context)
+        return self.norm(x)
 
 
 class GridPositions(nn.Module):

@@ -25,13 +25,14 @@ class Encoding:
         latents: after quantization; in training with the straight-through gradient.
         codes: one index per token and codebook, or None for a continuous tokenizer.
         losses: what the quantizer itself owes (`commitment`, ...), unweighted scalars; empty in eval mode.
-        grid_size: height and width of the token grid, or None for a 1D tokenizer.
+        grid_size: rows and columns of the patches of `downsample_factor` pixels that `decode` draws; the tokens' own
+            grid where they lie on one.
         image_size: height and width of the pictures before padding.
     """
 
     latents: Float[Tensor, "batch tokens channels"]
     codes: Int[Tensor, "batch tokens codebooks"] | None
-    grid_size: tuple[int, int] | None
+    grid_size: tuple[int, int]
     image_size: tuple[int, int]
     losses: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
 
@@ -43,13 +44,15 @@ class Tokenizer(Model, ABC):
         config: what it was built from.
         downsample_factor: pictures are padded to multiples of this.
         codebook_sizes: entries of each codebook; empty for a continuous tokenizer.
-        branch_dims: channels of the latents that belong to each codebook.
+        branch_dims: channels of the latents that belong to each codebook, or of all.
+        tokens_on_grid: whether every token belongs to a patch of the picture.
     """
 
     config: Any
     downsample_factor: int
     codebook_sizes: tuple[int, ...]
     branch_dims: tuple[int, ...]
+    tokens_on_grid: bool
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
@@ -62,7 +65,13 @@ class Tokenizer(Model, ABC):
         text: Text | None = None,
         grid_size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Latents to pictures, not clamped; the grid is square unless `grid_size` says otherwise.
+        """Latents to pictures, not clamped.
+
+        Args:
+            latents: as `encode` gave them.
+            text: likewise, for a tokenizer that hears of captions.
+            grid_size: of the picture, in patches; None: square, as large as the tokens say or the tokenizer was
+                trained for.
 
         Raises:
             ValueError: the number of tokens does not fit the grid.
@@ -118,11 +127,10 @@ class Tokenizer(Model, ABC):
     def bits_per_token(self) -> float:
         """Information in one token: the sum of log2 of the codebook sizes (InsightTok eq. 16).
 
-        Raises:
-            TypeError: the tokenizer is continuous.
+        32 for each channel of a continuous tokenizer, by convention (InsightTok, Table 10).
         """
         if not self.codebook_sizes:
-            raise TypeError("a continuous tokenizer has no bits per token; 32 bits a channel are the convention")
+            return 32.0 * sum(self.branch_dims)
         return sum(math.log2(size) for size in self.codebook_sizes)
 
 

@@ -2,22 +2,38 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated, Any
 
+import pydantic
 import torch
 
 from imtok.checkpoints import RunFolder, load_tensors
 from imtok.config import ConfigError, from_dict
 from imtok.tokenizers import foreign
 from imtok.tokenizers.base import Tokenizer
+from imtok.tokenizers.textok import TexTok, TexTokConfig
 from imtok.tokenizers.vqgan import VQGAN, VQGANConfig
 
-TokenizerConfig = VQGANConfig
-"""Any tokenizer's config."""
+TokenizerConfig = Annotated[VQGANConfig | TexTokConfig, pydantic.Discriminator("kind")]
+"""Any tokenizer's config; `kind` says which."""
+_KINDS = {"vqgan": VQGANConfig, "textok": TexTokConfig}
 
 
-def build(config: TokenizerConfig) -> Tokenizer:
+def build(config: VQGANConfig | TexTokConfig) -> Tokenizer:
     """A fresh, untrained tokenizer."""
-    return VQGAN(config)
+    return VQGAN(config) if isinstance(config, VQGANConfig) else TexTok(config)
+
+
+def read_config(values: dict[str, Any], where: str) -> VQGANConfig | TexTokConfig:
+    """A tokenizer's config from its JSON form.
+
+    Raises:
+        ConfigError: it is of no kind that there is, or has other settings; one line.
+    """
+    kind = values.get("kind")
+    if kind not in _KINDS:
+        raise ConfigError(f"{where}: is of the kind {kind!r}; there are {', '.join(_KINDS)}")
+    return from_dict(_KINDS[kind], values, where)
 
 
 def shipped() -> list[str]:
@@ -56,7 +72,7 @@ def load(source: str, device: str | torch.device = "cpu") -> Tokenizer:
     path = locate(source)
     if path.is_dir():
         run = RunFolder(path)
-        config = from_dict(TokenizerConfig, run.read_config().get("tokenizer", {}), f"{run.config_file}: tokenizer")
+        config = read_config(run.read_config().get("tokenizer", {}), f"{run.config_file}: tokenizer")
         weights = run.read_model()
     else:
         config, weights = foreign.convert(load_tensors(path), str(path))

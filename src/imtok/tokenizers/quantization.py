@@ -13,10 +13,10 @@ _SEARCH_ELEMENTS = 1 << 26
 
 @dataclass(frozen=True)
 class Quantized:
-    """Result of a quantizer; `losses` are unweighted and empty outside training."""
+    """Result of a quantizer: without a codebook there are no codes; `losses` are unweighted, empty outside training."""
 
     latents: Float[Tensor, "batch tokens dim"]
-    codes: Int[Tensor, "batch tokens codebooks"]
+    codes: Int[Tensor, "batch tokens codebooks"] | None
     losses: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
@@ -24,7 +24,7 @@ class Quantizer(nn.Module, ABC):
     """Base class of all quantizers.
 
     Attributes:
-        codebook_sizes: entries of each codebook.
+        codebook_sizes: entries of each codebook; empty for a continuous bottleneck.
         frozen: when True the codebook stays as it is (decoder-only training).
         bypass: when True vectors pass unquantized in training, and the codebook follows them as far as its kind can: a
             model's first steps.
@@ -43,7 +43,11 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens dim"]:
-        """The vectors that codes stand for."""
+        """The vectors that codes stand for.
+
+        Raises:
+            TypeError: there is no codebook.
+        """
 
     def split(self, vectors: Float[Tensor, "batch tokens dim"]) -> tuple[Float[Tensor, "batch tokens sub_dim"], ...]:
         """Each codebook's channels; all of them for a single codebook."""

@@ -4,17 +4,26 @@ from typing import Annotated
 
 import pydantic
 
+from imtok.tokenizers.continuous import Continuous, ContinuousConfig
 from imtok.tokenizers.ema_vq import EMAVectorQuantizer, EMAVQConfig
 from imtok.tokenizers.factorized import FactorizedQuantizer, FactorizedVQConfig
 from imtok.tokenizers.quantization import Quantizer
 from imtok.tokenizers.vq import VectorQuantizer, VQConfig
 
-QuantizerConfig = Annotated[EMAVQConfig | VQConfig | FactorizedVQConfig, pydantic.Discriminator("kind")]
-"""Any quantizer's config; `kind` says which."""
+QuantizerConfig = Annotated[
+    EMAVQConfig | VQConfig | FactorizedVQConfig | ContinuousConfig, pydantic.Discriminator("kind")
+]
+"""Any bottleneck's config; `kind` says which."""
 
 
-def build_quantizer(config: EMAVQConfig | VQConfig | FactorizedVQConfig) -> Quantizer:
+def build_quantizer(config: EMAVQConfig | VQConfig | FactorizedVQConfig | ContinuousConfig) -> Quantizer:
     """A fresh quantizer."""
-    if isinstance(config, EMAVQConfig):
-        return EMAVectorQuantizer(config)
-    return VectorQuantizer(config) if isinstance(config, VQConfig) else FactorizedQuantizer(config)
+    match config:
+        case EMAVQConfig():
+            return EMAVectorQuantizer(config)
+        case VQConfig():
+            return VectorQuantizer(config)
+        case FactorizedVQConfig():
+            return FactorizedQuantizer(config)
+        case ContinuousConfig():
+            return Continuous(config)

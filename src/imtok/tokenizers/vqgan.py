@@ -77,8 +77,11 @@ class VQGANConfig:
 class VQGAN(Tokenizer):
     """Convolutional encoder, vector quantizer of any number of codebooks, convolutional decoder.
 
-    With one codebook it is VQGAN, LlamaGen's tokenizer or InsightTok; with k codebooks and adapters it is FQGAN.
+    With one codebook it is VQGAN, LlamaGen's tokenizer or InsightTok; with k codebooks and adapters it is FQGAN; with
+    a continuous bottleneck, LDM's autoencoder.
     """
+
+    tokens_on_grid = True
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -87,7 +90,8 @@ class VQGAN(Tokenizer):
         self.encoder = build_encoder(config)
         self.quantizer = build_quantizer(config.quantizer)
         self.codebook_sizes = self.quantizer.codebook_sizes
-        self.branch_dims = (config.quantizer.codebook_dim // len(self.codebook_sizes),) * len(self.codebook_sizes)
+        branches = max(1, len(self.codebook_sizes))
+        self.branch_dims = (config.quantizer.codebook_dim // branches,) * branches
         self.decoder = build_decoder(config)
 
     def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:

@@ -28,6 +28,8 @@ class LossConfig:
     """Pulls the codes of a codebook that the optimizer trains to their vectors; running means need no such loss."""
     entropy_weight: float = 0.0
     """Of the soft assignments to such a codebook; see `entropy_loss`."""
+    kl_weight: float = 0.0
+    """Of a continuous bottleneck with Gaussians; see `Continuous`."""
     disentangle_weight: float = 0.0
     """lambda_1 of FQGAN eq. 8, for factorized quantizers."""
     adversarial_weight: float = 0.5

@@ -28,6 +28,7 @@ Losses = dict[str, Float[Tensor, ""]]
 
 _WHY_ABSENT = {
     "entropy": "only a codebook that the gradient trains has an entropy loss",
+    "kl": "only a continuous bottleneck with `kl` has that loss",
     "disentangle": "only a factorized quantizer of two codebooks or more can be disentangled",
     "representation": "losses.representation.targets is empty",
 }
@@ -193,7 +194,9 @@ class TokenizerTask(Task):
     def _optional_terms(self) -> dict[str, bool]:
         """Which of the losses that not every tokenizer has this one has."""
         owed = frozenset[str]().union(*(quantizer.loss_names for quantizer in self._quantizers()))
-        return {term: term in owed for term in ("entropy", "disentangle")} | {"representation": len(self.heads) > 0}
+        return {term: term in owed for term in ("kl", "entropy", "disentangle")} | {
+            "representation": len(self.heads) > 0
+        }
 
     def _representation_heads(self) -> Iterator[RepresentationHead]:
         """A head for each target, as wide as it; they train with the tokenizer and are no part of it.
@@ -213,11 +216,11 @@ class TokenizerTask(Task):
     def _representation_loss(self, batch: Batch, encoding: Encoding) -> Float[Tensor, ""]:
         """Summed over the targets."""
         settings, branches = self.config.losses.representation, self.tokenizer.split(encoding.latents)
-        assert encoding.grid_size is not None, "heads have positions on a grid"
+        grid = encoding.grid_size if self.tokenizer.tokens_on_grid else (1, encoding.latents.shape[1])
         total = batch.images.new_zeros(())
         for target, head, network in zip(settings.targets, self.heads, self._targets, strict=True):
             wanted, known = _features(network, batch)
-            predicted = head(branches[target.branch], encoding.grid_size)
+            predicted = head(branches[target.branch], grid)
             total = total + representation_loss(predicted, wanted, settings, known)
             self._known[f"representation_pictures_{target.branch}"] = float(known.sum())
         return total

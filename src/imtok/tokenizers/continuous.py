@@ -1,0 +1,59 @@
+"""The bottleneck of a continuous tokenizer: few channels, and where wanted a Gaussian in place of a point."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from imtok.config import ConfigError, config
+from imtok.tokenizers.quantization import Quantized, Quantizer
+
+
+@config
+class ContinuousConfig:
+    """No codebook: latents are numbers (TexTok; LDM's KL autoencoder)."""
+
+    kind: Literal["continuous"] = "continuous"
+    dim: int = 8
+    """Channels of a token."""
+    kl: bool = False
+    """Latents are drawn from a Gaussian in training, whose distance to the standard normal one is the loss `kl`."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ConfigError("continuous: dim must be positive")
+
+    @property
+    def codebook_dim(self) -> int:
+        """Channels on both sides of the bottleneck, by the name that all quantizers have for them."""
+        return self.dim
+
+
+class Continuous(Quantizer):
+    """Lets vectors pass, or in training draws from the Gaussians that they describe; outside training, the mean.
+
+    Losses: with `kl`, the divergence from the standard normal distribution, summed over a picture's latents and
+    averaged over pictures, in nats.
+    """
+
+    def __init__(self, config: ContinuousConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook_sizes = ()
+        self.loss_names = frozenset({"kl"} if config.kl else ())
+        self.to_moments = nn.Linear(config.dim, 2 * config.dim) if config.kl else None
+
+    def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
+        if self.to_moments is None:
+            return Quantized(z, None)
+        mean, log_variance = self.to_moments(z).chunk(2, dim=2)
+        if not self.training or self.bypass:
+            return Quantized(mean, None)
+        mean, log_variance = mean.float(), log_variance.float().clamp(-30, 20)
+        drawn = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+        divergence = (mean.square() + log_variance.exp() - 1 - log_variance) / 2
+        return Quantized(drawn, None, {"kl": divergence.sum((1, 2)).mean()})
+
+    def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens dim"]:
+        raise TypeError("a continuous tokenizer has no codes")

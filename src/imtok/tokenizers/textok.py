@@ -1,0 +1,197 @@
+"""TexTok: a one-dimensional tokenizer of two vision transformers that both hear the caption (TexTok, section 3.2)."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from imtok.config import ConfigError, config
+from imtok.layers.transformer import GridPositions, Transformer
+from imtok.tokenizers.base import Encoding, Text, Tokenizer, pad_to_multiple
+from imtok.tokenizers.continuous import ContinuousConfig
+from imtok.tokenizers.quantizers import QuantizerConfig, build_quantizer
+
+_START_STD = 0.02
+
+
+@config
+class TextConfig:
+    """How a tokenizer hears of a picture's caption."""
+
+    encoder: str = "text_encoder/t5_xl"
+    """The frozen network that reads captions, by its name behind the door."""
+    dim: int = 2048
+    """Channels of its states."""
+    max_tokens: int = 128
+    """Longer captions are cut."""
+    where: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+    """Which halves hear it."""
+    how: Literal["in_context", "cross_attention"] = "in_context"
+    """As further tokens among the others, or through a cross-attention layer in each block (TexTok, Table 4c)."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or self.max_tokens < 1 or not self.where:
+            raise ConfigError("text: dim and max_tokens must be positive, and where not empty")
+
+
+@config
+class TexTokConfig:
+    """A text-conditioned tokenizer; the defaults are TexTok-Base-128 at 256 px, 176M (appendix C)."""
+
+    kind: Literal["textok"] = "textok"
+    num_latent_tokens: int = 128
+    """N."""
+    patch_size: int = 8
+    grid_size: int = 32
+    """Patches a side of the pictures that it is trained on; other grids get its positions resized."""
+    dim: int = 768
+    depth: int = 12
+    """Blocks of each half."""
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    quantizer: QuantizerConfig = ContinuousConfig()
+    """The bottleneck; the paper's is continuous, with 8 channels."""
+    text: TextConfig | None = TextConfig()
+    """None: the paper's Baseline (w/o text)."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_latent_tokens, self.patch_size, self.grid_size, self.dim, self.depth, self.num_heads) < 1:
+            raise ConfigError("textok: all sizes must be positive")
+        if self.dim % self.num_heads:
+            raise ConfigError(f"textok: {self.num_heads} heads do not divide {self.dim} channels")
+
+    @property
+    def downsample_factor(self) -> int:
+        """Pixels per side of a patch."""
+        return self.patch_size
+
+
+class TexTok(Tokenizer):
+    """A ViT that keeps N tokens of a picture, and one that draws it from them; both hear the caption.
+
+    `text` is what the frozen encoder says of the captions. Without it, or where a picture's mask is False throughout,
+    a picture is encoded and decoded as by a tokenizer that knows no text.
+    """
+
+    tokens_on_grid = False
+
+    def __init__(self, config: TexTokConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.downsample_factor = config.downsample_factor
+        self.encoder = Encoder(config)
+        self.quantizer = build_quantizer(config.quantizer)
+        self.codebook_sizes = self.quantizer.codebook_sizes
+        branches = max(1, len(self.codebook_sizes))
+        self.branch_dims = (config.quantizer.codebook_dim // branches,) * branches
+        self.decoder = Decoder(config)
+
+    def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
+        padded = pad_to_multiple(images, self.downsample_factor)
+        quantized = self.quantizer(self.encoder(padded, text))
+        return Encoding(
+            latents=quantized.latents,
+            codes=quantized.codes,
+            losses=quantized.losses,
+            grid_size=(padded.shape[2] // self.downsample_factor, padded.shape[3] // self.downsample_factor),
+            image_size=(images.shape[2], images.shape[3]),
+        )
+
+    def decode(
+        self,
+        latents: Float[Tensor, "batch tokens channels"],
+        text: Text | None = None,
+        grid_size: tuple[int, int] | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        if latents.shape[1] != self.config.num_latent_tokens:
+            raise ValueError(f"{latents.shape[1]} tokens, expected {self.config.num_latent_tokens}")
+        return self.decoder(latents, text, grid_size or (self.config.grid_size,) * 2)
+
+    def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens channels"]:
+        return self.quantizer.lookup(codes)
+
+    def split(self, latents: Float[Tensor, "batch tokens channels"]) -> tuple[Float[Tensor, "batch tokens _"], ...]:
+        return self.quantizer.split(latents)
+
+    def compile_parts(self) -> None:
+        """torch.compile for both transformers."""
+        self.encoder.transformer.compile(dynamic=False)
+        self.decoder.transformer.compile(dynamic=False)
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Recompute activations in the backward pass: less memory, about a third more time."""
+        self.encoder.transformer.checkpointing = self.decoder.transformer.checkpointing = on
+
+
+class Half(nn.Module):
+    """What both halves are: a transformer over their own tokens, which hears the caption where the config says so."""
+
+    def __init__(self, config: TexTokConfig, name: Literal["encoder", "decoder"]) -> None:
+        super().__init__()
+        text = config.text if config.text is not None and name in config.text.where else None
+        across = text is not None and text.how == "cross_attention"
+        self.transformer = Transformer(config.dim, config.depth, config.num_heads, config.mlp_ratio, across)
+        self.text_in = nn.Linear(text.dim, config.dim) if text is not None else None
+        self.in_context = not across
+
+    def transform(
+        self, tokens: Float[Tensor, "batch tokens dim"], text: Text | None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Its own tokens after all blocks.
+
+        Raises:
+            ValueError: the text's states are not of the width that it was built for.
+        """
+        if self.text_in is None or text is None:
+            return self.transformer(tokens)
+        states, mask = text
+        if states.shape[2] != self.text_in.in_features:
+            raise ValueError(f"text states of {states.shape[2]} channels, expected {self.text_in.in_features}")
+        words = self.text_in(states)
+        if not self.in_context:
+            return self.transformer(tokens, context=(words, mask))
+        there = torch.cat([mask.new_ones(tokens.shape[:2]), mask], dim=1)
+        return self.transformer(torch.cat([tokens, words], dim=1), there)[:, : tokens.shape[1]]
+
+
+class Encoder(Half):
+    """Patches, learned image tokens and text; of the answer only the image tokens are kept."""
+
+    def __init__(self, config: TexTokConfig) -> None:
+        super().__init__(config, "encoder")
+        self.patches_in = nn.Conv2d(3, config.dim, config.patch_size, config.patch_size)
+        self.positions = GridPositions(config.grid_size, config.dim)
+        self.image_tokens = nn.Parameter(torch.randn(config.num_latent_tokens, config.dim) * _START_STD)
+        self.to_latents = nn.Linear(config.dim, config.quantizer.codebook_dim)
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"], text: Text | None
+    ) -> Float[Tensor, "batch tokens codebook_dim"]:
+        patches = self.patches_in(images)  # batch, dim, rows, columns
+        grid = (patches.shape[2], patches.shape[3])
+        patches = patches.flatten(2).transpose(1, 2) + self.positions(grid)
+        kept = self.image_tokens.expand(len(images), -1, -1)
+        answer = self.transform(torch.cat([patches, kept], dim=1), text)
+        return self.to_latents(answer[:, patches.shape[1] :])
+
+
+class Decoder(Half):
+    """Learned patch tokens, projected image tokens and text; of the answer only the patches are kept."""
+
+    def __init__(self, config: TexTokConfig) -> None:
+        super().__init__(config, "decoder")
+        self.patch_tokens = GridPositions(config.grid_size, config.dim)
+        self.from_latents = nn.Linear(config.quantizer.codebook_dim, config.dim)
+        self.positions = nn.Parameter(torch.randn(config.num_latent_tokens, config.dim) * _START_STD)
+        self.patches_out = nn.Linear(config.dim, 3 * config.patch_size**2)
+        self.unpatchify = nn.PixelShuffle(config.patch_size)
+
+    def forward(
+        self, latents: Float[Tensor, "batch tokens codebook_dim"], text: Text | None, grid_size: tuple[int, int]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        patches = self.patch_tokens(grid_size).expand(len(latents), -1, -1)
+        told = self.from_latents(latents) + self.positions
+        answer = self.transform(torch.cat([patches, told], dim=1), text)
+        pixels = self.patches_out(answer[:, : patches.shape[1]])  # batch, patches, 3 * patch_size ** 2
+        return self.unpatchify(pixels.transpose(1, 2).unflatten(2, grid_size))

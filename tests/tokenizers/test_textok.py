@@ -1,0 +1,234 @@
+"""TexTok: what text may and may not change, the published sizes, and every bottleneck."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from imtok.config import ConfigError, from_dict, to_dict
+from imtok.tokenizers import (
+    ContinuousConfig,
+    EMAVQConfig,
+    FactorizedVQConfig,
+    TextConfig,
+    TexTok,
+    TexTokConfig,
+    VQConfig,
+    VQGANConfig,
+    build,
+)
+from imtok.tokenizers.base import Text
+from imtok.tokenizers.continuous import Continuous
+
+SMALL = TexTokConfig(
+    num_latent_tokens=6, grid_size=4, dim=32, depth=2, num_heads=4, text=TextConfig(encoder="any", dim=12)
+)
+HOW = [
+    ("in_context", ("encoder", "decoder")),
+    ("cross_attention", ("encoder", "decoder")),
+    ("in_context", ("decoder",)),
+]
+
+
+def small(**changes: object) -> TexTok:
+    torch.manual_seed(0)
+    tokenizer = build(dataclasses.replace(SMALL, **changes)).eval()  # pyright: ignore[reportArgumentType]
+    assert isinstance(tokenizer, TexTok)
+    return tokenizer
+
+
+def heard(how: str, where: tuple[str, ...]) -> TexTok:
+    assert SMALL.text is not None
+    return small(text=dataclasses.replace(SMALL.text, how=how, where=where))  # pyright: ignore[reportArgumentType]
+
+
+def pictures(height: int = 32, width: int = 32) -> torch.Tensor:
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def captions(tokens: int = 5) -> Text:
+    states = torch.randn(2, tokens, 12, generator=torch.Generator().manual_seed(2))
+    mask = torch.ones(2, tokens, dtype=torch.bool)
+    mask[1, 3:] = False
+    return states, mask
+
+
+@torch.no_grad()
+def through(tokenizer: TexTok, text: Text | None, images: torch.Tensor | None = None) -> torch.Tensor:
+    return tokenizer.reconstruct(pictures() if images is None else images, text)
+
+
+@pytest.mark.parametrize(("how", "where"), HOW)
+def test_what_the_mask_hides_has_exactly_no_influence(how: str, where: tuple[str, ...]) -> None:
+    tokenizer, (states, mask) = heard(how, where), captions()
+    changed = states.clone()
+    changed[~mask] = 1e4
+    assert torch.equal(through(tokenizer, (states, mask)), through(tokenizer, (changed, mask)))
+    changed[0, 2] += 1.0
+    assert not torch.allclose(through(tokenizer, (states, mask))[0], through(tokenizer, (changed, mask))[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("how", "where"), HOW)
+def test_more_padding_and_its_place_do_not_matter(how: str, where: tuple[str, ...]) -> None:
+    tokenizer, (states, mask) = heard(how, where), captions()
+    plain = through(tokenizer, (states, mask))
+    longer = torch.cat([torch.randn(2, 3, 12), states], dim=1), torch.cat([torch.zeros(2, 3).bool(), mask], dim=1)
+    assert torch.allclose(plain, through(tokenizer, longer), atol=1e-5)
+    order = torch.tensor([4, 2, 0, 3, 1])
+    assert torch.allclose(plain, through(tokenizer, (states[:, order], mask[:, order])), atol=1e-5)
+
+
+@pytest.mark.parametrize(("how", "where"), HOW)
+def test_no_text_is_text_dropped(how: str, where: tuple[str, ...]) -> None:
+    tokenizer, (states, mask) = heard(how, where), captions()
+    mask[0] = False
+    some = through(tokenizer, (states, mask))
+    none = through(tokenizer, None)
+    assert torch.allclose(some[0], none[0], atol=1e-5)
+    assert not torch.allclose(some[1], none[1], atol=1e-4)
+    for half in (tokenizer.encoder, tokenizer.decoder):
+        half.text_in = None
+    assert torch.equal(through(tokenizer, None), none)
+
+
+def test_text_reaches_the_half_that_hears_it() -> None:
+    images, text = pictures(), captions()
+    tokenizer = heard("in_context", ("decoder",))
+    with torch.no_grad():
+        assert torch.equal(tokenizer.encode(images, text).latents, tokenizer.encode(images).latents)
+    deaf = small(text=None)
+    assert torch.equal(through(deaf, text), through(deaf, None))
+    assert not any("text" in name or "cross" in name for name in deaf.state_dict())
+
+
+def test_the_number_of_tokens_changes_only_the_bottleneck() -> None:
+    few, many = (small(num_latent_tokens=n).state_dict() for n in (6, 9))
+    assert few.keys() == many.keys()
+    changed = {name for name in few if few[name].shape != many[name].shape}
+    assert changed == {"encoder.image_tokens", "decoder.positions"}
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 40), (33, 20)])
+def test_any_picture_comes_back_at_its_size_in_as_many_tokens(height: int, width: int) -> None:
+    tokenizer, images = small(), pictures(height, width)
+    encoding = tokenizer.encode(images, captions())
+    assert encoding.latents.shape == (2, 6, 8)
+    assert encoding.codes is None
+    assert encoding.grid_size == (-(-height // 8), -(-width // 8))
+    assert through(tokenizer, captions(), images).shape == images.shape
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        VQConfig(codebook_size=32, codebook_dim=4),
+        EMAVQConfig(codebook_size=32, codebook_dim=4),
+        FactorizedVQConfig(codebook_sizes=(16, 8), sub_dim=4),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_codes_decode_to_what_latents_decode_to(quantizer: object) -> None:
+    tokenizer, text = small(quantizer=quantizer), captions()
+    with torch.no_grad():
+        encoding = tokenizer.encode(pictures(), text)
+        assert encoding.codes is not None
+        assert encoding.codes.shape == (2, 6, len(tokenizer.codebook_sizes))
+        drawn = tokenizer.decode(encoding.latents, text, encoding.grid_size)
+        assert torch.equal(tokenizer.decode_codes(encoding.codes, text, encoding.grid_size), drawn)
+
+
+def test_a_patch_is_drawn_where_it_was_taken() -> None:
+    """The order of pixels within a patch and of patches in the picture, through an identity in place of the blocks."""
+    tokenizer = small(patch_size=2, dim=12, text=None)
+    weight = tokenizer.encoder.patches_in.weight
+    with torch.no_grad():
+        weight.copy_(torch.eye(12).view(12, 3, 2, 2))
+        tokenizer.encoder.patches_in.bias.zero_()  # pyright: ignore[reportOptionalMemberAccess]
+    images = pictures(8, 6)
+    patches = tokenizer.encoder.patches_in(images).flatten(2)
+    assert torch.equal(tokenizer.decoder.unpatchify(patches.unflatten(2, (4, 3))), images)
+
+
+@pytest.mark.parametrize(
+    ("depth", "dim", "heads", "millions"), [(8, 512, 8, 54), (12, 768, 12, 176), (24, 1024, 16, 612)]
+)
+def test_the_published_sizes(depth: int, dim: int, heads: int, millions: float) -> None:
+    """TexTok, Table 4e."""
+    with torch.device("meta"):
+        tokenizer = build(TexTokConfig(depth=depth, dim=dim, num_heads=heads))
+    assert sum(p.numel() for p in tokenizer.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_training_reaches_every_weight_and_recomputing_changes_nothing() -> None:
+    for how, where in HOW[:2]:
+        gradients = []
+        for recompute in (False, True):
+            tokenizer = heard(how, where).train()
+            tokenizer.checkpoint_activations(recompute)
+            encoding = tokenizer.encode(pictures(), captions())
+            drawn = tokenizer.decode(encoding.latents, captions(), encoding.grid_size)
+            (drawn - pictures()).square().mean().backward()
+            gradients.append({name: p.grad for name, p in tokenizer.named_parameters()})
+        assert all(gradient is not None and gradient.any() for gradient in gradients[0].values())
+        for name, gradient in gradients[0].items():
+            assert gradient is not None
+            torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_the_kl_bottleneck_draws_in_training_and_owes_the_divergence() -> None:
+    torch.manual_seed(0)
+    bottleneck, z = Continuous(ContinuousConfig(dim=3, kl=True)), torch.randn(2, 5, 3)
+    assert bottleneck.to_moments is not None
+    mean, log_variance = bottleneck.to_moments(z).chunk(2, dim=2)
+    owed = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum((1, 2)).mean()
+    drawn = bottleneck.train()(z)
+    assert drawn.losses["kl"].item() == pytest.approx(owed.item(), rel=1e-5)
+    assert not torch.equal(drawn.latents, bottleneck(z).latents)
+    assert torch.equal(bottleneck.eval()(z).latents, mean)
+    assert bottleneck(z).losses == {}
+    many = torch.stack([bottleneck.train()(z).latents for _ in range(3000)])
+    assert torch.allclose(many.mean(0), mean, atol=0.15)
+    assert torch.allclose(many.std(0), (log_variance / 2).exp(), rtol=0.1)
+
+
+@pytest.mark.parametrize("kl", [False, True])
+def test_a_convolutional_tokenizer_can_be_continuous(kl: bool) -> None:
+    config = VQGANConfig(
+        channels=16, channel_multipliers=(1, 2), groups=2, residual_blocks=1, quantizer=ContinuousConfig(dim=4, kl=kl)
+    )
+    tokenizer = build(config).eval()
+    encoding = tokenizer.encode(pictures())
+    assert encoding.codes is None
+    assert encoding.latents.shape == (2, 256, 4)
+    assert tokenizer.bits_per_token == 4 * 32
+    with pytest.raises(TypeError, match="has no codes"):
+        tokenizer.lookup(torch.zeros(1, 1, 1, dtype=torch.long))
+
+
+def test_configs_go_to_json_and_back() -> None:
+    config = dataclasses.replace(SMALL, quantizer=FactorizedVQConfig(codebook_sizes=(4, 4)))
+    assert from_dict(TexTokConfig, to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TexTokConfig(dim=100, num_heads=3), "3 heads do not divide 100"),
+        (lambda: TexTokConfig(num_latent_tokens=0), "all sizes must be positive"),
+        (lambda: TextConfig(where=()), "where not empty"),
+        (lambda: ContinuousConfig(dim=0), "dim must be positive"),
+    ],
+)
+def test_a_config_that_cannot_be_meant_is_refused(make, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_text_or_tokens_of_another_model_are_refused() -> None:
+    tokenizer, mask = small(), torch.ones(2, 5, dtype=torch.bool)
+    with pytest.raises(ValueError, match=re.escape("text states of 13 channels, expected 12")):
+        tokenizer.encode(pictures(), (torch.zeros(2, 5, 13), mask))
+    with pytest.raises(ValueError, match="7 tokens, expected 6"):
+        tokenizer.decode(torch.zeros(2, 7, 8))
