@@ -91,6 +91,24 @@ def train(argv: Sequence[str]) -> None:
     _call(run, argv[1:], f"train {argv[0]}")
 
 
+def embed(argv: Sequence[str]) -> None:
+    """Store what a text encoder says of captions beside the pictures: imtok embed SHARDS --encoder NAME."""
+    from imtok.data.text_features import embed
+
+    def run(data: tyro.conf.Positional[str], encoder: str, max_tokens: int = 128, batch_size: int = 32) -> str:
+        """Write DATA/text_features/ENCODER; captions that are there already stay.
+
+        Args:
+            data: a folder of shards.
+            encoder: such as text_encoder/minilm; see `imtok weights`.
+            max_tokens: longer captions are cut.
+            batch_size: captions that are read together.
+        """
+        return embed(data, encoder, max_tokens, batch_size)
+
+    print(_call(run, argv, "embed"))
+
+
 def reconstruct(argv: Sequence[str]) -> None:
     """Send pictures through a tokenizer and back: imtok reconstruct RUN IMAGES… --out DIR."""
     from imtok.evaluation.reconstruct import reconstruct
@@ -100,6 +118,7 @@ def reconstruct(argv: Sequence[str]) -> None:
         images: tyro.conf.Positional[tuple[Path, ...]],
         out: Path,
         branches: bool = False,
+        captions: str | None = None,
     ) -> None:
         """Write DIR/NAME.png at each picture's own size, and DIR/side_by_side/NAME.png.
 
@@ -108,8 +127,9 @@ def reconstruct(argv: Sequence[str]) -> None:
             images: picture files or folders of them.
             out: folder.
             branches: side by side also show what each codebook says alone.
+            captions: for a tokenizer that hears of them: a JSONL or CSV file, or one caption for all pictures.
         """
-        reconstruct(tokenizer, images, out, branches)
+        reconstruct(tokenizer, images, out, branches, captions)
 
     _call(run, argv, "reconstruct")
 
@@ -189,7 +209,8 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    verb.__name__: verb for verb in (demo, presets, synthesize, annotate, train, reconstruct, evaluate, weights, doctor)
+    verb.__name__: verb
+    for verb in (demo, presets, synthesize, annotate, embed, train, reconstruct, evaluate, weights, doctor)
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from imtok.config import ConfigError, to_dict
 from imtok.data.loader import DataConfig
 from imtok.data.transforms import CropConfig
-from imtok.losses.adversarial import PatchDiscriminatorConfig
+from imtok.losses.discriminators import PatchDiscriminatorConfig
 from imtok.losses.regions import FaceLossConfig, TextLossConfig
 from imtok.losses.representation import RepresentationConfig, RepresentationTarget
 from imtok.tokenizers.base import Tokenizer

@@ -196,9 +196,13 @@ def test_a_teacher_s_number_is_marked(tmp_path: Path, signs: str, needs) -> None
     assert not found.score("jpeg-30", "signs", "vgg16_distance").taught
 
 
+def sample_of(path: str) -> Sample:
+    return Sample(image=b"", path=path, width=1, height=1)
+
+
 def test_checks_do_what_they_say() -> None:
     picture = np.ascontiguousarray(data.coffee()[:101, :77])
-    by_name = {check.name: check.reconstruct([picture], ["x"])[0].picture for check in self_checks()}
+    by_name = {check.name: check.reconstruct([picture], [sample_of("x")])[0].picture for check in self_checks()}
     assert (by_name["identity"] == picture).all()
     assert (by_name["jpeg-30"] == decode(encode(picture, "JPEG", quality=30))).all()
     assert by_name["down-and-up"].shape == picture.shape
@@ -253,13 +257,13 @@ def test_a_folder_must_fit_its_originals(tmp_path: Path) -> None:
     assert isinstance(folder, FolderContestant)
     original = np.zeros((20, 24, 3), dtype=np.uint8)
     with pytest.raises(ConfigError, match="has 20 x 20 pixels, its original 24 x 20"):
-        folder.reconstruct([original], ["deep/a.jpg"])
+        folder.reconstruct([original], [sample_of("deep/a.jpg")])
     with pytest.raises(ConfigError, match=r"holds no reconstruction of b.jpg; there should be a b\.png"):
-        folder.reconstruct([original], ["b.jpg"])
+        folder.reconstruct([original], [sample_of("b.jpg")])
     square = np.zeros((20, 20, 3), dtype=np.uint8)
-    assert len(folder.reconstruct([square], ["deep/a.jpg"])) == 1
+    assert len(folder.reconstruct([square], [sample_of("deep/a.jpg")])) == 1
     with pytest.raises(ConfigError, match=r"is it the reconstruction of deep/a\.jpg or of other/a\.jpg"):
-        folder.reconstruct([square], ["other/a.jpg"])
+        folder.reconstruct([square], [sample_of("other/a.jpg")])
 
 
 def test_unreadable_pictures_are_counted_and_left_out(tmp_path: Path, run: str) -> None:

@@ -7,13 +7,8 @@ import sys
 import pytest
 import torch
 
-from imtok.losses.adversarial import (
-    LeCAM,
-    PatchDiscriminator,
-    PatchDiscriminatorConfig,
-    discriminator_loss,
-    generator_loss,
-)
+from imtok.losses.adversarial import LeCAM, discriminator_loss, generator_loss, r1_penalty
+from imtok.losses.discriminators import StyleDiscriminator, StyleDiscriminatorConfig
 
 REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0])
 
@@ -111,39 +106,30 @@ def test_lecam_means_are_those_of_all_ranks(tmp_path):
     assert [rank.communicate(timeout=120)[0].split() for rank in ranks] == [["1.25", "-1.25"]] * 2
 
 
-def test_discriminator_has_the_papers_size_and_a_70_pixel_view():
-    discriminator = PatchDiscriminator(PatchDiscriminatorConfig())
-    assert sum(p.numel() for p in discriminator.parameters()) == 2_765_633  # 2.8M in Table 11
-    images = torch.zeros(1, 3, 256, 256)
-    assert discriminator(images).shape == (1, 1, 30, 30)
-    for module in discriminator.modules():  # GroupNorm sees everything; without it the view is local
-        if isinstance(module, torch.nn.GroupNorm):
-            module.forward = lambda x: x
-    images.requires_grad_()
-    discriminator(images)[0, 0, 15, 15].backward()
-    rows, columns = images.grad.abs().sum((0, 1)).nonzero().unbind(1)
-    assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (70, 70)
-    assert PatchDiscriminator(PatchDiscriminatorConfig())(torch.zeros(1, 3, 24, 24)).shape == (1, 1, 1, 1)
+def test_r1_is_half_the_squared_slope():
+    weights = torch.randn(3, 8, 8)
+    penalty = r1_penalty(lambda images: (images * weights).sum((1, 2, 3)), torch.randn(4, 3, 8, 8))
+    assert penalty.item() == pytest.approx(weights.square().sum().item() / 2, rel=1e-5)
 
 
-def test_a_pictures_logits_do_not_depend_on_its_batch():
+def test_r1_s_gradient_agrees_with_finite_differences():
     torch.manual_seed(0)
-    discriminator = PatchDiscriminator(PatchDiscriminatorConfig(base_channels=16, num_layers=2)).double()
-    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
-    together = discriminator(images)
-    alone = torch.cat([discriminator(image[None]) for image in images])
-    torch.testing.assert_close(together, alone)
+    config = StyleDiscriminatorConfig(resolution=16, base_channels=4, channel_multipliers=(1, 2))
+    discriminator, images = StyleDiscriminator(config).double(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    parameters = [p for p in discriminator.parameters() if p.dim() > 1]
+    r1_penalty(discriminator, images).backward()
+    generator = torch.Generator().manual_seed(1)
+    directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
+    slope = sum((p.grad * d).sum() for p, d in zip(parameters, directions, strict=True))
 
+    def moved(step: float) -> float:
+        with torch.no_grad():
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter += step * direction
+        value = r1_penalty(discriminator, images).item()
+        with torch.no_grad():
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter -= step * direction
+        return value
 
-def test_a_few_steps_tell_bright_from_dark():
-    torch.manual_seed(0)
-    discriminator = PatchDiscriminator(PatchDiscriminatorConfig(base_channels=16, num_layers=2))
-    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
-    real, fake = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32) - 1
-    for _ in range(20):
-        optimizer.zero_grad()
-        loss = discriminator_loss(discriminator(real), discriminator(fake))
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.1
-    assert generator_loss(discriminator(fake)) > generator_loss(discriminator(real))
+    assert slope.item() == pytest.approx((moved(1e-7) - moved(-1e-7)) / 2e-7, rel=1e-4)

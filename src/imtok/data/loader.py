@@ -47,12 +47,15 @@ class DataConfig:
     drop_regions: float = 0.0
     """Share of words and faces that are left out, always the same ones: a detector of lower recall (InsightTok,
     Table 9). Crops do not depend on it."""
+    drop_captions: float = 0.0
+    """Share of pictures whose caption and class are withheld, anew at every sight: a tokenizer that hears of captions
+    then also learns to do without."""
     num_workers: int = 0
     """Threads that prepare batches ahead. On few cores they take time from the training; 0 prepares between steps."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_regions <= 1:
-            raise ConfigError(f"data: drop_regions = {self.drop_regions} must be in [0, 1]")
+        if not (0 <= self.drop_regions <= 1 and 0 <= self.drop_captions <= 1):
+            raise ConfigError("data: drop_regions and drop_captions must be in [0, 1]")
         if min(self.max_words, self.max_faces, self.num_workers) < 0:
             raise ConfigError("data: max_words, max_faces and num_workers must not be negative")
 
@@ -65,8 +68,8 @@ class Batch:
         images: in [-1, 1].
         words: boxes in the pictures.
         faces: boxes and landmarks; faces without landmarks are left out.
-        captions: one of each picture's, at random, or None.
-        labels: class names as the data spell them, or None.
+        captions: one of each picture's, at random, or None (also where it is withheld).
+        labels: class names as the data spell them, or None (likewise).
         paths: where the pictures came from.
     """
 
@@ -209,7 +212,7 @@ def fixed_batches(
     source = open_source(data) if isinstance(data, str | PathLike) else data
     count = min(count, len(source))
     rows = [index * len(source) // count for index in range(count)]
-    config = replace(config, drop_regions=0.0)
+    config = replace(config, drop_regions=0.0, drop_captions=0.0)
     examples = []
     for row in rows:
         try:
@@ -243,12 +246,16 @@ def _example(sample: Sample, crop: Crop, config: DataConfig, rng: np.random.Gene
         raise PictureError(f"{sample.path}: its row says {sample.width} x {sample.height}, the picture differs")
     words = crop.words(_detected(sample.words or [], "word", sample.path, config.drop_regions))
     faces = crop.faces(_detected(sample.faces or [], "face", sample.path, config.drop_regions))
+    drawn_words = _draw(list(words), config.max_words, rng)
+    drawn_faces = _draw([face for face in faces if face.can_be_aligned], config.max_faces, rng)
+    caption = sample.captions[rng.integers(len(sample.captions))] if sample.captions else None
+    withheld = config.drop_captions > 0 and rng.random() < config.drop_captions
     return _Example(
         pixels=crop.pixels(picture),
-        words=_draw(list(words), config.max_words, rng),
-        faces=_draw([face for face in faces if face.can_be_aligned], config.max_faces, rng),
-        caption=sample.captions[rng.integers(len(sample.captions))] if sample.captions else None,
-        label=sample.label,
+        words=drawn_words,
+        faces=drawn_faces,
+        caption=None if withheld else caption,
+        label=None if withheld else sample.label,
         path=sample.path,
     )
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,10 +17,12 @@ from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
 from imtok.data.readers import IMAGE_SUFFIXES
+from imtok.data.sample import Sample
 from imtok.evaluation.metrics import bits_per_pixel
 from imtok.evaluation.reconstruct import find_pictures
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load, locate, shipped
+from imtok.tokenizers.text import Reader
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Contestant(ABC):
     at_own_size = False
 
     @abstractmethod
-    def reconstruct(self, pictures: Sequence[Picture], paths: Sequence[str]) -> list[Reconstruction]:
-        """Reconstructions of pictures, of one size unless `at_own_size`; `paths` tells which they are.
+    def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
+        """Reconstructions of pictures, of one size unless `at_own_size`; `samples` tells what they are.
 
         Raises:
             ConfigError: it cannot; one line with its name.
@@ -58,21 +61,32 @@ class Contestant(ABC):
 
 
 class TokenizerContestant(Contestant):
-    """A tokenizer in eval mode."""
+    """A tokenizer in eval mode; one that hears of captions is told each picture's first."""
 
-    def __init__(self, name: str, tokenizer: Tokenizer, teachers: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        teachers: frozenset[str] = frozenset(),
+        data: Sequence[str | PathLike[str]] = (),
+    ) -> None:
         self.name, self.tokenizer, self.teachers = name, tokenizer, teachers
         self.codebook_sizes = tokenizer.codebook_sizes
+        self.device = next(tokenizer.parameters()).device
+        self.reader = None if tokenizer.hears is None else Reader(tokenizer.hears, data, self.device)
 
     @torch.no_grad()
-    def reconstruct(self, pictures: Sequence[Picture], paths: Sequence[str]) -> list[Reconstruction]:
-        images = from_uint8(np.stack(pictures)).to(next(self.tokenizer.parameters()).device)
-        encoding = self.tokenizer.encode(images)
+    def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
+        images, text = from_uint8(np.stack(pictures)).to(self.device), None
+        if self.reader is not None:
+            captions = [sample.captions[0] if sample.captions else None for sample in samples]
+            text = self.reader.read(captions, [sample.label for sample in samples])
+        encoding = self.tokenizer.encode(images, text)
         height, width = encoding.image_size
-        decoded = self.tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
+        decoded = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
         if decoded.isnan().any():
             raise ConfigError(
-                f"{self.name}: answers NaN to {paths[0]} or one of its neighbours; its weights are broken"
+                f"{self.name}: answers NaN to {samples[0].path} or one of its neighbours; its weights are broken"
             )
         drawn = to_uint8(decoded[:, :, :height, :width])
         rate = bits_per_pixel(encoding.latents.shape[1], self.tokenizer.bits_per_token, height, width)
@@ -98,8 +112,9 @@ class FolderContestant(Contestant):
         if not self._files:
             raise ConfigError(f"{self.folder}: neither a run folder (it has no config.json) nor a folder of pictures")
 
-    def reconstruct(self, pictures: Sequence[Picture], paths: Sequence[str]) -> list[Reconstruction]:
-        return [Reconstruction(self._read(picture, path)) for picture, path in zip(pictures, paths, strict=True)]
+    def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
+        pairs = zip(pictures, samples, strict=True)
+        return [Reconstruction(self._read(picture, sample.path)) for picture, sample in pairs]
 
     def _read(self, original: Picture, path: str) -> Picture:
         stem = _without_suffix(path)
@@ -126,7 +141,7 @@ class SelfCheck(Contestant):
     damage: Callable[[Picture], Picture]
     is_check = True
 
-    def reconstruct(self, pictures: Sequence[Picture], paths: Sequence[str]) -> list[Reconstruction]:
+    def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         return [Reconstruction(self.damage(picture)) for picture in pictures]
 
 
@@ -139,11 +154,12 @@ def self_checks() -> list[SelfCheck]:
     ]
 
 
-def open_contestant(source: str) -> Contestant:
+def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Contestant:
     """What a user names on the command line.
 
     Args:
         source: a shipped name, a run folder, another project's checkpoint, or a folder of reconstructed pictures.
+        data: what it will be shown; text features may be stored there.
 
     Raises:
         ConfigError: it is none of these.
@@ -154,7 +170,7 @@ def open_contestant(source: str) -> Contestant:
         if not run.exists():
             return FolderContestant(path)
         name = source if source in shipped() else path.resolve().name
-        return TokenizerContestant(name, load(source), teachers_of(run.read_config()))
+        return TokenizerContestant(name, load(source), teachers_of(run.read_config()), data)
     return TokenizerContestant(path.name, load(source))
 
 

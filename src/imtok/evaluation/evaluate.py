@@ -88,7 +88,8 @@ def evaluate(
         MissingWeights: a network that a metric asked for by name needs.
     """
     sources = [tokenizers] if isinstance(tokenizers, str | PathLike) else list(tokenizers)
-    sets = open_sets([data] if isinstance(data, str | PathLike) else data)
+    places = [data] if isinstance(data, str | PathLike) else data
+    sets = open_sets(places)
     if unknown := [name for name in metrics or () if name not in METRICS]:
         raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
     if not sources or not sets:
@@ -97,7 +98,8 @@ def evaluate(
         raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
-    contestants: list[Contestant] = [open_contestant(str(source)) for source in sources]
+    told = () if isinstance(places, Mapping) else places
+    contestants: list[Contestant] = [open_contestant(str(source), told) for source in sources]
     if checks:
         contestants += self_checks()
     names = [contestant.name for contestant in contestants]
@@ -199,7 +201,7 @@ def _reconstruct(contestant: Contestant, batch: Sequence[Shown], fit: OwnSize | 
     own = contestant.at_own_size
     entering = [one.original if own else one.prepared for one in batch]
     drawn = []
-    for made, one in zip(contestant.reconstruct(entering, [one.sample.path for one in batch]), batch, strict=True):
+    for made, one in zip(contestant.reconstruct(entering, [one.sample for one in batch]), batch, strict=True):
         restored = made.picture if own else fit.restore(made.picture, one.original)
         square = fit.prepare(restored) if own else made.picture
         content = fit.content(square, one.original)

@@ -1,11 +1,11 @@
 """Tensors in, named scalars out."""
 
-from imtok.losses.adversarial import (
-    LeCAM,
+from imtok.losses.adversarial import LeCAM, discriminator_loss, generator_loss, r1_penalty
+from imtok.losses.discriminators import (
     PatchDiscriminator,
     PatchDiscriminatorConfig,
-    discriminator_loss,
-    generator_loss,
+    StyleDiscriminator,
+    StyleDiscriminatorConfig,
 )
 from imtok.losses.reconstruction import l1, l2, ocr_perceptual, perceptual_distance
 from imtok.losses.regions import FaceLossConfig, TextLossConfig, face_loss, text_loss
@@ -15,6 +15,8 @@ __all__ = [
     "LeCAM",
     "PatchDiscriminator",
     "PatchDiscriminatorConfig",
+    "StyleDiscriminator",
+    "StyleDiscriminatorConfig",
     "TextLossConfig",
     "discriminator_loss",
     "face_loss",
@@ -23,5 +25,6 @@ __all__ = [
     "l2",
     "ocr_perceptual",
     "perceptual_distance",
+    "r1_penalty",
     "text_loss",
 ]

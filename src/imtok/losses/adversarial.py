@@ -1,6 +1,6 @@
-"""PatchGAN discriminator, adversarial losses and the LeCAM regularizer."""
+"""Adversarial losses, and what keeps a discriminator in bounds: LeCAM and R1."""
 
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -8,50 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imtok.config import config
 from imtok.layers.collective import sum_over_ranks
-from imtok.layers.conv import group_norm
 from imtok.losses.precision import widen
 
 AdversarialKind = Literal["hinge", "non_saturating"]
-
-
-@config
-class PatchDiscriminatorConfig:
-    """PatchGAN (Isola et al. 2017) as VQGAN uses it; 2.8M parameters, InsightTok Table 11."""
-
-    base_channels: int = 64
-    num_layers: int = 3
-    """Convolutions of stride 2."""
-
-
-class PatchDiscriminator(nn.Module):
-    """Judges every 70 x 70 patch of a picture (at three layers) as real or reconstructed.
-
-    Deviation: GroupNorm instead of BatchNorm, whose statistics differ between ranks, micro-batches and the passes of
-    real and reconstructed pictures; here a picture's logits depend on nothing but the picture.
-    """
-
-    def __init__(self, config: PatchDiscriminatorConfig) -> None:
-        super().__init__()
-        widths = [config.base_channels * min(2**i, 8) for i in range(config.num_layers + 1)]
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for i, (before, width) in enumerate(pairwise(widths), start=1):
-            stride = 2 if i < config.num_layers else 1
-            layers += [nn.Conv2d(before, width, 4, stride, padding=1, bias=False), group_norm(width), nn.LeakyReLU(0.2)]
-        layers.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
-        self.layers = nn.Sequential(*layers)
-        for layer in self.layers:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, 0.0, 0.02)
-
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 rows columns"]:
-        """Logits, one per patch; large means real.
-
-        Args:
-            images: in [-1, 1], at least 24 pixels on each side at three layers.
-        """
-        return self.layers(images)
 
 
 def discriminator_loss(
@@ -81,6 +41,23 @@ def generator_loss(fake_logits: Float[Tensor, "..."], kind: AdversarialKind = "h
     """
     fake_logits = widen(fake_logits)
     return -fake_logits.mean() if kind == "hinge" else F.softplus(-fake_logits).mean()
+
+
+def r1_penalty(
+    discriminator: Callable[[Tensor], Tensor], images: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, ""]:
+    """Half the mean squared length of the logits' gradient with respect to originals (Mescheder et al. 2018).
+
+    A picture's gradient is that of the sum of its logits. Computed in fp32 whatever autocast says.
+
+    Args:
+        discriminator: whose slope around real pictures shall be small.
+        images: originals in [-1, 1].
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        images = widen(images).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+        return slope.square().sum((1, 2, 3)).mean() / 2
 
 
 class LeCAM(nn.Module):

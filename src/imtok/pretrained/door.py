@@ -36,8 +36,8 @@ def load(name: str, file: str | Path | None = None) -> Any:
     Args:
         name: a key of `SOURCES`.
         file: for a network that no package carries: a state dict of yours (.safetensors, or a torch file, which is
-            read without executing anything), or `hf://owner/repository/path` once that has been fetched. Without it
-            the file is looked for at the place that the error message names.
+            read without executing anything), `hf://owner/repository/path` once that has been fetched, or for T5 a
+            folder. Without it the file is looked for at the place that the error message names.
 
     Returns:
         Depends on the role: a `FeatureNetwork`, or an object that detects, reads or embeds. All have `name` and
@@ -56,7 +56,7 @@ def load(name: str, file: str | Path | None = None) -> Any:
     except ModuleNotFoundError as error:
         raise MissingWeights(f"{name} needs {error.name}; `pip install 'imtok[networks]'` brings it") from None
     network.name = name
-    network.sha256 = network.sha256 or _joint([sha256_of(path) for path in paths])
+    network.sha256 = network.sha256 or _joint([sha256_of(path) for path in _files(paths)])
     return network.freeze() if isinstance(network, FrozenNetwork) else network
 
 
@@ -122,7 +122,7 @@ def _source(name: str) -> Source:
 def _find(name: str, source: Source, file: str | Path | None = None) -> list[Path] | None:
     """The files that the network is built from, or None if one is missing."""
     if source.package is None and source.program is None:
-        return _find_own(name, file)
+        return _find_own(name, source, file)
     if file is not None:
         raise ConfigError(f"{name}: a file of yours cannot stand in for {source.package or source.program}")
     if source.package is None:
@@ -133,13 +133,21 @@ def _find(name: str, source: Source, file: str | Path | None = None) -> list[Pat
     return present if len(present) == len(found) else None
 
 
-def _find_own(name: str, file: str | Path | None) -> list[Path] | None:
+def _find_own(name: str, source: Source, file: str | Path | None) -> list[Path] | None:
     if isinstance(file, str) and file.startswith(hub.PREFIX):
         candidates = [hub.find_hub_file(file)]
     else:
         place = _own_place(name)
         candidates = [Path(file)] if file is not None else [place.with_suffix(".safetensors"), place]
-    return next(([path] for path in candidates if path is not None and path.is_file()), None)
+        if source.folder and file is None:
+            candidates = [place.with_suffix("")]
+    found = (path for path in candidates if path is not None and (path.is_dir() if source.folder else path.is_file()))
+    return next(([path] for path in found), None)
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """The files themselves, and those in folders."""
+    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
 
 
 def _own_place(name: str) -> Path:
@@ -154,7 +162,8 @@ def _how_to_get(name: str, source: Source, file: str | Path | None = None) -> st
         return missing + source.hint
     if isinstance(file, str) and file.startswith(hub.PREFIX):
         return missing + f"`imtok weights fetch {file}` gets it"
-    return missing + f"there is no {file or _own_place(name)}; {source.hint}"
+    place = _own_place(name)
+    return missing + f"there is no {file or (place.with_suffix('') if source.folder else place)}; {source.hint}"
 
 
 def _megabytes(source: Source) -> str:

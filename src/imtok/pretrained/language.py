@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from imtok.config import ConfigError
 from imtok.pretrained.networks import FrozenNetwork, load_named
 
 
@@ -16,7 +17,7 @@ class TextEncoder(FrozenNetwork):
     """A frozen transformer that reads text.
 
     Args:
-        model: of the transformers library, without a pooling layer.
+        model: an encoder of the transformers library.
         tokenizer: of the tokenizers library; it cuts, pads and frames texts as the model wants.
         dim: of the model's states.
     """
@@ -27,13 +28,21 @@ class TextEncoder(FrozenNetwork):
         self.tokenizer = tokenizer
         self.embed_dim = dim
 
-    def encode(self, texts: Sequence[str]) -> tuple[Float[Tensor, "batch tokens dim"], Bool[Tensor, "batch tokens"]]:
-        """States of the last layer, and which of them are not padding; as many tokens as the longest text has."""
+    def encode(
+        self, texts: Sequence[str], max_tokens: int = 128
+    ) -> tuple[Float[Tensor, "batch tokens dim"], Bool[Tensor, "batch tokens"]]:
+        """States of the last layer in fp32, and which of them are not padding.
+
+        Args:
+            texts: any; as many tokens come back as the longest has.
+            max_tokens: what is longer is cut.
+        """
         device = next(self.model.parameters()).device
+        self.tokenizer.enable_truncation(max_tokens)
         read = self.tokenizer.encode_batch(list(texts))
         ids = torch.tensor([one.ids for one in read], device=device)
         mask = torch.tensor([one.attention_mask for one in read], device=device)
-        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask.bool()
+        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float(), mask.bool()
 
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "batch dim"]:
         """One vector of length 1 a text: the mean of its tokens' states, as sentence-transformers takes it."""
@@ -43,16 +52,54 @@ class TextEncoder(FrozenNetwork):
 
 
 def load_minilm(weights: Path, tokenizer: Path) -> TextEncoder:
-    """all-MiniLM-L6-v2: 384 channels, 6 layers, up to 256 tokens (what is longer is cut)."""
+    """all-MiniLM-L6-v2: 384 channels, 6 layers."""
     from transformers import BertConfig, BertModel
-
-    from tokenizers import Tokenizer
 
     size: dict[str, Any] = {"hidden_size": 384, "intermediate_size": 1536}
     config = BertConfig(num_hidden_layers=6, num_attention_heads=12, **size)
     model = BertModel(config, add_pooling_layer=False)
     load_named(model, weights, ignored=("pooler.", "embeddings.position_ids"))
-    reader = Tokenizer.from_file(str(tokenizer))
-    reader.enable_truncation(256)
-    reader.enable_padding()
-    return TextEncoder(model, reader, config.hidden_size)
+    return TextEncoder(model, _read_tokenizer(tokenizer), config.hidden_size)
+
+
+def load_t5(folder: Path) -> TextEncoder:
+    """The encoder half of a T5 from a folder in the transformers library's layout (TexTok, section 4.1).
+
+    Weights that the folder holds in bf16 stay so; all others run in fp32, for T5 overflows in fp16.
+
+    Args:
+        folder: config.json, tokenizer.json, and the weights in one or several .safetensors files.
+
+    Raises:
+        ConfigError: something else is in it, or something is missing; one line.
+    """
+    from transformers import T5Config, T5EncoderModel
+
+    try:
+        config = T5Config.from_pretrained(folder, local_files_only=True)
+        model, found = T5EncoderModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            folder, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{folder}: not a T5 in transformers' layout ({str(error).splitlines()[0]})") from None
+    if found["missing_keys"]:
+        raise ConfigError(f"{folder}: not a whole T5 encoder; {sorted(found['missing_keys'])[0]} is missing")
+    if model.dtype == torch.float16:
+        model = model.float()
+    return TextEncoder(model, _read_tokenizer(folder / "tokenizer.json"), config.d_model)
+
+
+def _read_tokenizer(file: Path) -> Any:
+    """The tokenizer in a file, which pads to the longest text of a batch.
+
+    Raises:
+        ConfigError: no such file, or another kind of file.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise ConfigError(f"{file}: not a tokenizer ({str(error).splitlines()[0]})") from None
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>") or 0)
+    return tokenizer

@@ -7,7 +7,7 @@ from typing import Any
 from imtok.pretrained.arcface import load_arcface
 from imtok.pretrained.craft import load_craft
 from imtok.pretrained.faces import load_dlib, load_mobilefacenet
-from imtok.pretrained.language import load_minilm
+from imtok.pretrained.language import load_minilm, load_t5
 from imtok.pretrained.mtcnn import load_mtcnn
 from imtok.pretrained.packages import Package, PackageFile
 from imtok.pretrained.parseq import load_parseq
@@ -29,6 +29,7 @@ class Source:
         package: carries the files; None for a file of the user's own, or for a program.
         files: inside the package.
         program: an executable that must be on the PATH instead.
+        folder: the user's own is no file but a folder.
         hint: where to get what no package carries.
     """
 
@@ -38,6 +39,7 @@ class Source:
     package: Package | None = None
     files: tuple[PackageFile, ...] = ()
     program: str | None = None
+    folder: bool = False
     hint: str = ""
 
 
@@ -211,6 +213,27 @@ SOURCES: dict[str, Source] = {
                 size=466_247,
             ),
         ),
+    ),
+    "text_encoder/t5_small": Source(
+        what="the encoder of T5 small: captions to 512-d token states (unverified: checked without trained weights)",
+        licence="Apache-2.0",
+        load=load_t5,
+        folder=True,
+        hint="it is google/flan-t5-small in transformers' layout: config.json, tokenizer.json and *.safetensors",
+    ),
+    "text_encoder/t5_xl": Source(
+        what="the encoder of T5 XL: captions to 2048-d token states (unverified: checked without trained weights)",
+        licence="Apache-2.0",
+        load=load_t5,
+        folder=True,
+        hint="it is google/flan-t5-xl in transformers' layout: config.json, tokenizer.json and *.safetensors",
+    ),
+    "text_encoder/t5_xxl": Source(
+        what="the encoder of T5 XXL: captions to 4096-d token states (unverified: checked without trained weights)",
+        licence="Apache-2.0",
+        load=load_t5,
+        folder=True,
+        hint="it is google/flan-t5-xxl in transformers' layout: config.json, tokenizer.json and *.safetensors",
     ),
     "vision/clip_vit_l14": Source(
         what="CLIP ViT-L/14, vision half (unverified: loads its layout, checked without trained weights)",

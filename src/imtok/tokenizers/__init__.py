@@ -4,7 +4,8 @@ from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.catalog import TokenizerConfig, build, load, shipped
 from imtok.tokenizers.continuous import ContinuousConfig
 from imtok.tokenizers.quantizers import EMAVQConfig, FactorizedVQConfig, VQConfig
-from imtok.tokenizers.textok import TextConfig, TexTok, TexTokConfig
+from imtok.tokenizers.text import TextConfig
+from imtok.tokenizers.textok import TexTok, TexTokConfig
 from imtok.tokenizers.vqgan import VQGAN, AdapterConfig, VQGANConfig
 
 __all__ = [

@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from imtok.layers.model import Model
-
-Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
-"""Text states and their mask (True where there is a token)."""
+from imtok.tokenizers.text import Text, TextConfig
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Tokenizer(Model, ABC):
         codebook_sizes: entries of each codebook; empty for a continuous tokenizer.
         branch_dims: channels of the latents that belong to each codebook, or of all.
         tokens_on_grid: whether every token belongs to a patch of the picture.
+        hears: what it wants to be told of a picture's caption, or None.
     """
 
     config: Any
@@ -53,6 +52,7 @@ class Tokenizer(Model, ABC):
     codebook_sizes: tuple[int, ...]
     branch_dims: tuple[int, ...]
     tokens_on_grid: bool
+    hears: TextConfig | None = None
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:

@@ -74,7 +74,8 @@ class FactorizedQuantizer(Quantizer):
         if self.training and len(found) > 1 and not self.bypass and "disentangle" not in self.unwanted:
             losses["disentangle"] = disentangle_loss([one.latents for one in found])
         latents = torch.cat([one.latents for one in found], dim=2)
-        return Quantized(latents, torch.cat([one.codes for one in found], dim=2), losses)
+        codes = torch.cat([one.codes for one in found if one.codes is not None], dim=2)
+        return Quantized(latents, codes, losses)
 
     def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens dim"]:
         pairs = zip(self.branches, codes.split(1, dim=2), strict=True)

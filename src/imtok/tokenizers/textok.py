@@ -8,31 +8,12 @@ from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.transformer import GridPositions, Transformer
-from imtok.tokenizers.base import Encoding, Text, Tokenizer, pad_to_multiple
+from imtok.tokenizers.base import Encoding, Tokenizer, pad_to_multiple
 from imtok.tokenizers.continuous import ContinuousConfig
 from imtok.tokenizers.quantizers import QuantizerConfig, build_quantizer
+from imtok.tokenizers.text import Text, TextConfig
 
 _START_STD = 0.02
-
-
-@config
-class TextConfig:
-    """How a tokenizer hears of a picture's caption."""
-
-    encoder: str = "text_encoder/t5_xl"
-    """The frozen network that reads captions, by its name behind the door."""
-    dim: int = 2048
-    """Channels of its states."""
-    max_tokens: int = 128
-    """Longer captions are cut."""
-    where: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
-    """Which halves hear it."""
-    how: Literal["in_context", "cross_attention"] = "in_context"
-    """As further tokens among the others, or through a cross-attention layer in each block (TexTok, Table 4c)."""
-
-    def __post_init__(self) -> None:
-        if self.dim < 1 or self.max_tokens < 1 or not self.where:
-            raise ConfigError("text: dim and max_tokens must be positive, and where not empty")
 
 
 @config
@@ -79,6 +60,7 @@ class TexTok(Tokenizer):
     def __init__(self, config: TexTokConfig) -> None:
         super().__init__()
         self.config = config
+        self.hears = config.text
         self.downsample_factor = config.downsample_factor
         self.encoder = Encoder(config)
         self.quantizer = build_quantizer(config.quantizer)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from imtok.config import ConfigError, config
 from imtok.layers.conv import AttentionBlock, Checkpointed, Downsample, Level, NormSwish, ResidualBlock, Upsample
 from imtok.layers.transformer import Block, GridPositions
-from imtok.tokenizers.base import Encoding, Text, Tokenizer, grid_from_tokens, pad_to_multiple
+from imtok.tokenizers.base import Encoding, Tokenizer, grid_from_tokens, pad_to_multiple
 from imtok.tokenizers.quantizers import EMAVQConfig, FactorizedVQConfig, QuantizerConfig, build_quantizer
+from imtok.tokenizers.text import Text
 
 
 @config

@@ -5,7 +5,8 @@ from typing import Literal
 
 from imtok.config import ConfigError, config
 from imtok.data.loader import DataConfig
-from imtok.losses.adversarial import AdversarialKind, PatchDiscriminatorConfig
+from imtok.losses.adversarial import AdversarialKind
+from imtok.losses.discriminators import DiscriminatorConfig, PatchDiscriminatorConfig
 from imtok.losses.regions import FaceLossConfig, TextLossConfig
 from imtok.losses.representation import RepresentationConfig
 from imtok.tokenizers.catalog import TokenizerConfig
@@ -42,6 +43,11 @@ class LossConfig:
     """First step in which the tokenizer listens to it, not before `discriminator_start`. A fresh discriminator spoils
     a trained tokenizer: let it learn first."""
     lecam_weight: float = 0.05
+    r1_weight: float = 0.0
+    """Of the slope of the discriminator around originals; see `r1_penalty`."""
+    r1_every: int = 16
+    """The slope is looked at every so many steps, and then counts as many times. TexTok does not say; 16 is StyleGAN2's
+    value and a re-implementation's."""
     text_weight: float = 0.0
     """alpha_1 of eq. 3."""
     text: TextLossConfig = TextLossConfig()
@@ -181,6 +187,6 @@ class RunConfig:
     name: str
     tokenizer: TokenizerConfig = VQGANConfig()
     losses: LossConfig = LossConfig()
-    discriminator: PatchDiscriminatorConfig = PatchDiscriminatorConfig()
+    discriminator: DiscriminatorConfig = PatchDiscriminatorConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig

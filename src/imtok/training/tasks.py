@@ -13,7 +13,8 @@ from imtok import pretrained
 from imtok.config import ConfigError
 from imtok.data.loader import Batch
 from imtok.layers.model import Model
-from imtok.losses.adversarial import LeCAM, PatchDiscriminator, discriminator_loss, generator_loss
+from imtok.losses.adversarial import LeCAM, discriminator_loss, generator_loss, r1_penalty
+from imtok.losses.discriminators import build_discriminator
 from imtok.losses.reconstruction import l1, l2, ocr_perceptual, perceptual_distance
 from imtok.losses.regions import face_loss, text_loss
 from imtok.losses.representation import RepresentationHead, RepresentationTarget, representation_loss
@@ -22,6 +23,7 @@ from imtok.pretrained.language import TextEncoder
 from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.catalog import build
 from imtok.tokenizers.quantization import Quantizer
+from imtok.tokenizers.text import Reader
 from imtok.training.run import LossConfig, Phase, RunConfig
 
 Losses = dict[str, Float[Tensor, ""]]
@@ -102,11 +104,20 @@ class TokenizerTask(Task):
 
     players = ("tokenizer", "discriminator")
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, reader: Reader | None = None) -> None:
+        """A fresh tokenizer with its losses.
+
+        Args:
+            config: the run.
+            reader: tells a tokenizer that hears of captions what they say; None: it is told nothing.
+
+        Raises:
+            ConfigError: parts that do not fit each other.
+        """
         super().__init__()
-        self.config = config
+        self.config, self.reader = config, reader
         self.tokenizer: Tokenizer = build(config.tokenizer)
-        self.discriminator = PatchDiscriminator(config.discriminator)
+        self.discriminator = build_discriminator(config.discriminator)
         self.lecam = LeCAM()
         self.heads = nn.ModuleList(self._representation_heads())
         self._weights = config.losses.weights()
@@ -162,14 +173,17 @@ class TokenizerTask(Task):
     def losses(self, batch: Batch, player: str, step: int) -> Losses:
         settings, adversarial = self.config.losses, self._weights["adversarial"] > 0
         if player == "discriminator":
-            return self._discriminator_losses(batch) if adversarial and step >= settings.discriminator_start else {}
+            return (
+                self._discriminator_losses(batch, step) if adversarial and step >= settings.discriminator_start else {}
+            )
         start = max(settings.adversarial_start, settings.discriminator_start)
         return self._tokenizer_losses(batch, adversarial and step >= start)
 
     def _tokenizer_losses(self, batch: Batch, adversarial: bool) -> Losses:
         images, settings, wanted = batch.images, self.config.losses, self._weights
-        encoding = self.tokenizer.encode(images)
-        drawn = self.tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
+        text = None if self.reader is None else self.reader.read(batch.captions, batch.labels)
+        encoding = self.tokenizer.encode(images, text)
+        drawn = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
         self._drawn = drawn.detach()
         terms: Losses = {name: value for name, value in encoding.losses.items() if wanted[name]}
         if wanted["l1"]:
@@ -225,13 +239,16 @@ class TokenizerTask(Task):
             self._known[f"representation_pictures_{target.branch}"] = float(known.sum())
         return total
 
-    def _discriminator_losses(self, batch: Batch) -> Losses:
+    def _discriminator_losses(self, batch: Batch, step: int) -> Losses:
         assert self._drawn is not None, "the tokenizer plays first"
         self.discriminator.requires_grad_(True)
         real, fake = self.discriminator(batch.images), self.discriminator(self._drawn)
         terms = {"discriminator": discriminator_loss(real, fake, self.config.losses.adversarial_kind)}
         if self._weights["lecam"]:
             terms["lecam"] = self.lecam(real, fake)
+        every = self.config.losses.r1_every
+        if self._weights["r1"] and step % every == 0:
+            terms["r1"] = every * r1_penalty(self.discriminator, batch.images)
         return terms
 
     def after_step(self) -> dict[str, float]:

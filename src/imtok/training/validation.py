@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from imtok.config import ConfigError
-from imtok.data.loader import fixed_batches
+from imtok.data.loader import Batch, fixed_batches
 from imtok.data.pictures import encode, to_uint8
 from imtok.data.sample import Source
 from imtok.evaluation.metrics import codebook_perplexity, codebook_usage, psnr, ssim
 from imtok.tokenizers.base import Tokenizer
+from imtok.tokenizers.text import Reader, Text
 from imtok.training.run import RunConfig
 
 _PREVIEW_PICTURES = 8
@@ -23,15 +24,16 @@ class Validation:
         config: of the run.
         data: held-out pictures, or the training pictures when there are none.
         held_out: whether scores on them mean anything.
+        reader: tells a tokenizer that hears of captions what they say.
 
     Raises:
         ConfigError: no pictures.
     """
 
-    def __init__(self, config: RunConfig, data: Source, held_out: bool) -> None:
+    def __init__(self, config: RunConfig, data: Source, held_out: bool, reader: Reader | None = None) -> None:
         if not len(data):
             raise ConfigError("no pictures to look at: the validation data are empty")
-        self.config, self.data, self.held_out = config, data, held_out
+        self.config, self.data, self.held_out, self.reader = config, data, held_out, reader
 
     @torch.no_grad()
     def evaluate(self, tokenizer: Tokenizer, device: torch.device) -> dict[str, float]:
@@ -42,8 +44,9 @@ class Validation:
         size = settings.micro_batch_size or min(settings.global_batch_size, 32)
         for batch in fixed_batches(self.data, self.config.data, count=settings.evaluation_pictures, batch_size=size):
             images = batch.images.to(device)
-            encoding = tokenizer.encode(images)
-            drawn = tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
+            text = self._text(batch)
+            encoding = tokenizer.encode(images, text)
+            drawn = tokenizer.decode(encoding.latents, text, encoding.grid_size)
             original, reconstruction = _pixels(images), _pixels(drawn)
             scores.append(torch.stack([psnr(original, reconstruction), ssim(original, reconstruction)]))
             if encoding.codes is not None:
@@ -61,15 +64,19 @@ class Validation:
     def preview(self, tokenizer: Tokenizer, folder: Path, step: int, device: torch.device) -> Path:
         """Originals above their reconstructions, as RUN/previews/step-00001234.png."""
         batches = fixed_batches(self.data, self.config.data, count=_PREVIEW_PICTURES, batch_size=_PREVIEW_PICTURES)
-        images = next(batches).images.to(device)
+        batch = next(batches)
+        images = batch.images.to(device)
         training = tokenizer.training
-        drawn = tokenizer.eval().reconstruct(images)
+        drawn = tokenizer.eval().reconstruct(images, self._text(batch))
         tokenizer.train(training)
         rows = torch.cat([torch.cat(list(pictures), dim=2) for pictures in (images, drawn)], dim=1)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"step-{step:08d}.png"
         file.write_bytes(encode(to_uint8(rows)))
         return file
+
+    def _text(self, batch: Batch) -> Text | None:
+        return None if self.reader is None else self.reader.read(batch.captions, batch.labels)
 
 
 def _pixels(images: Tensor) -> Tensor:

@@ -1,0 +1,153 @@
+"""Discriminators: PatchGAN judges patches (VQGAN, InsightTok, FQGAN), StyleGAN's the picture as a whole (TexTok)."""
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import pydantic
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imtok.config import ConfigError, config
+from imtok.layers.conv import group_norm
+
+_SLOPE = 0.2
+
+
+@config
+class PatchDiscriminatorConfig:
+    """PatchGAN (Isola et al. 2017) as VQGAN uses it; 2.8M parameters, InsightTok Table 11."""
+
+    kind: Literal["patch"] = "patch"
+    base_channels: int = 64
+    num_layers: int = 3
+    """Convolutions of stride 2."""
+
+
+@config
+class StyleDiscriminatorConfig:
+    """StyleGAN2's residual discriminator (Karras et al. 2020) as TexTok uses it; 24M at 256 and 512 px (appendix C)."""
+
+    kind: Literal["style"] = "style"
+    resolution: int = 256
+    """Of the pictures; others are refused."""
+    base_channels: int = 128
+    channel_multipliers: tuple[int | float, ...] = (1, 2, 4, 4, 4, 4)
+    """A block each, which halves the resolution; (.5, 1, 2, 4, 4, 4, 4) at 512 px."""
+
+    def __post_init__(self) -> None:
+        if not self.channel_multipliers or min(self.channel_multipliers) <= 0 or self.base_channels < 1:
+            raise ConfigError("discriminator: base_channels and channel_multipliers must be positive")
+        if self.resolution % 2 ** len(self.channel_multipliers):
+            raise ConfigError(
+                f"discriminator: {self.resolution} px cannot be halved {len(self.channel_multipliers)} times"
+            )
+
+
+def _kind(config: Any) -> str:
+    """`kind` of a discriminator's config; files from before there were two say nothing."""
+    return config.get("kind", "patch") if isinstance(config, dict) else config.kind
+
+
+DiscriminatorConfig = Annotated[
+    Annotated[PatchDiscriminatorConfig, pydantic.Tag("patch")]
+    | Annotated[StyleDiscriminatorConfig, pydantic.Tag("style")],
+    pydantic.Discriminator(_kind),
+]
+"""Any discriminator's config; `kind` says which."""
+
+
+def build_discriminator(config: PatchDiscriminatorConfig | StyleDiscriminatorConfig) -> nn.Module:
+    """A fresh discriminator: pictures in [-1, 1] to logits, of which large ones mean real."""
+    return PatchDiscriminator(config) if isinstance(config, PatchDiscriminatorConfig) else StyleDiscriminator(config)
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges every 70 x 70 patch of a picture (at three layers) as real or reconstructed.
+
+    Deviation: GroupNorm instead of BatchNorm, whose statistics differ between ranks, micro-batches and the passes of
+    real and reconstructed pictures; here a picture's logits depend on nothing but the picture.
+    """
+
+    def __init__(self, config: PatchDiscriminatorConfig) -> None:
+        super().__init__()
+        widths = [config.base_channels * min(2**i, 8) for i in range(config.num_layers + 1)]
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(_SLOPE)]
+        for i, (before, width) in enumerate(pairwise(widths), start=1):
+            stride = 2 if i < config.num_layers else 1
+            convolution = nn.Conv2d(before, width, 4, stride, padding=1, bias=False)
+            layers += [convolution, group_norm(width), nn.LeakyReLU(_SLOPE)]
+        layers.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
+        self.layers = nn.Sequential(*layers)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, 0.0, 0.02)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 rows columns"]:
+        """Logits, one per patch; large means real.
+
+        Args:
+            images: in [-1, 1], at least 24 pixels on each side at three layers.
+        """
+        return self.layers(images)
+
+
+class StyleDiscriminator(nn.Module):
+    """Residual blocks down to a few pixels, then two linear layers: one logit a picture.
+
+    Deviation: no minibatch statistics and no equalized learning rate, as in the open tokenizers that use this network.
+    """
+
+    def __init__(self, config: StyleDiscriminatorConfig) -> None:
+        super().__init__()
+        self.resolution = config.resolution
+        widths = [round(config.base_channels * multiplier) for multiplier in config.channel_multipliers]
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        pairs = zip([widths[0], *widths[:-1]], widths, strict=True)
+        self.blocks = nn.Sequential(*(StyleBlock(before, width) for before, width in pairs))
+        self.conv_out = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
+        left = config.resolution // 2 ** len(widths)
+        self.judge = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(widths[-1] * left**2, widths[-1]),
+            nn.LeakyReLU(_SLOPE),
+            nn.Linear(widths[-1], 1),
+        )
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1"]:
+        """One logit a picture; large means real.
+
+        Args:
+            images: in [-1, 1], of the config's resolution.
+
+        Raises:
+            ValueError: of another size.
+        """
+        if images.shape[2:] != (self.resolution, self.resolution):
+            raise ValueError(f"the discriminator wants {self.resolution} px, not {tuple(images.shape[2:])}")
+        x = F.leaky_relu(self.conv_in(images), _SLOPE)
+        return self.judge(F.leaky_relu(self.conv_out(self.blocks(x)), _SLOPE))
+
+
+class StyleBlock(nn.Module):
+    """3x3, then blur and 3x3 at half the resolution; plus the blurred and halved input through 1x1; over sqrt(2)."""
+
+    blur: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1, stride=2, bias=False)
+        weights = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("blur", torch.outer(weights, weights)[None, None], persistent=False)
+
+    def forward(self, x: Float[Tensor, "batch in_channels height width"]) -> Float[Tensor, "batch out rows columns"]:
+        h = F.leaky_relu(self.conv1(x), _SLOPE)
+        h = F.leaky_relu(self.conv2(self._blurred(h)), _SLOPE)
+        return (h + self.skip(self._blurred(x))) / 2**0.5
+
+    def _blurred(self, x: Tensor) -> Tensor:
+        kernel = self.blur.to(x.dtype).expand(x.shape[1], 1, 3, 3)
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=x.shape[1])

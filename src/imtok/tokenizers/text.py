@@ -1,0 +1,134 @@
+"""What a tokenizer is told of pictures: captions or classes, as the states of a frozen encoder."""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from imtok import pretrained
+from imtok.config import ConfigError, config
+from imtok.data.text_features import TextFeatures, features_folder, has_features
+from imtok.pretrained.language import TextEncoder
+
+Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
+"""Text states and their mask (True where there is a token)."""
+LABELS = "labels"
+"""In place of an encoder: pictures are told by their class alone."""
+
+
+@config
+class TextConfig:
+    """How a tokenizer hears of a picture's caption (TexTok, section 3.2)."""
+
+    encoder: str = "text_encoder/t5_xl"
+    """The frozen network that reads captions, by its name behind the door. "labels": each class is a word of its own,
+    without any network (TexTok, Table 4a)."""
+    dim: int = 2048
+    """Channels of its states; for "labels", the number of classes."""
+    classes: tuple[str, ...] = ()
+    """For "labels", as the data spell them."""
+    max_tokens: int = 128
+    """Longer captions are cut."""
+    where: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+    """Which halves hear it."""
+    how: Literal["in_context", "cross_attention"] = "in_context"
+    """As further tokens among the others, or through a cross-attention layer in each block (TexTok, Table 4c)."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or self.max_tokens < 1 or not self.where:
+            raise ConfigError("text: dim and max_tokens must be positive, and where not empty")
+        if self.encoder == LABELS and len(self.classes) != self.dim:
+            raise ConfigError(f"text: {len(self.classes)} classes are named, but dim is {self.dim}")
+
+
+class Reader:
+    """Captions to states: from what `imtok embed` has stored, or else from the encoder itself, which is then loaded.
+
+    Args:
+        config: of the tokenizer.
+        data: folders of shards, with stored features or without.
+        device: where the states go, and where the encoder computes.
+
+    Raises:
+        ConfigError: stored features are of another width or length.
+    """
+
+    def __init__(
+        self, config: TextConfig, data: Sequence[str | PathLike[str]] = (), device: torch.device | str = "cpu"
+    ) -> None:
+        self.config, self.device = config, torch.device(device)
+        self._encoder: TextEncoder | None = None
+        self._stored = [
+            TextFeatures(features_folder(folder, config.encoder))
+            for folder in data
+            if config.encoder != LABELS and has_features(folder, config.encoder)
+        ]
+        for stored in self._stored:
+            for setting in ("dim", "max_tokens"):
+                if stored.manifest[setting] != getattr(config, setting):
+                    raise ConfigError(
+                        f"{stored.folder}: has {setting} = {stored.manifest[setting]}, the tokenizer's text "
+                        f"{getattr(config, setting)}; delete it and run imtok embed again"
+                    )
+
+    @torch.no_grad()
+    def read(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Text:
+        """What is told of each picture; a picture without a caption (or class) gets a mask of False.
+
+        Args:
+            captions: of the pictures.
+            labels: their classes, for "labels".
+
+        Raises:
+            ConfigError: a class that is not among the config's, or an encoder of another width.
+            MissingWeights: a caption that is not stored, and an encoder that is not here.
+        """
+        if self.config.encoder == LABELS:
+            told = [None if label is None else self._class(label) for label in labels]
+        else:
+            told = self._captions(captions)
+        length = max([1, *(len(states) for states in told if states is not None)])
+        states = torch.zeros(len(told), length, self.config.dim)
+        mask = torch.zeros(len(told), length, dtype=torch.bool)
+        for row, of_it in enumerate(told):
+            if of_it is not None:
+                states[row, : len(of_it)] = of_it
+                mask[row, : len(of_it)] = True
+        return states.to(self.device), mask.to(self.device)
+
+    def _class(self, label: str) -> Float[Tensor, "1 dim"]:
+        if label not in self.config.classes:
+            raise ConfigError(f"text: {label!r} is none of the tokenizer's {len(self.config.classes)} classes")
+        states = torch.zeros(1, self.config.dim)
+        states[0, self.config.classes.index(label)] = 1.0
+        return states
+
+    def _captions(self, captions: Sequence[str | None]) -> list[Float[Tensor, "tokens dim"] | None]:
+        told = [self._look_up(caption) for caption in captions]
+        unread = [row for row, caption in enumerate(captions) if caption is not None and told[row] is None]
+        if unread:
+            states, mask = self._load().encode([captions[row] or "" for row in unread], self.config.max_tokens)
+            for row, of_it, there in zip(unread, states.cpu(), mask.cpu(), strict=True):
+                told[row] = of_it[there]
+        return told
+
+    def _look_up(self, caption: str | None) -> Float[Tensor, "tokens dim"] | None:
+        found = (stored for stored in self._stored if caption is not None and caption in stored)
+        return next((torch.from_numpy(stored.states(caption or "")) for stored in found), None)
+
+    def _load(self) -> TextEncoder:
+        if self._encoder is None:
+            encoder: TextEncoder = pretrained.load(self.config.encoder)
+            if encoder.embed_dim != self.config.dim:
+                raise ConfigError(
+                    f"text: {self.config.encoder} answers in {encoder.embed_dim} channels, not {self.config.dim}"
+                )
+            for stored in self._stored:
+                if stored.manifest["sha256"] != encoder.sha256:
+                    raise ConfigError(f"{stored.folder}: made with other weights of {self.config.encoder}; delete it")
+            self._encoder = encoder.to(self.device)
+            return encoder
+        return self._encoder

@@ -1,0 +1,101 @@
+"""The discriminators: published sizes, what they see, and that a picture's logits are its own."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from imtok.config import ConfigError, from_dict, to_dict
+from imtok.losses.adversarial import discriminator_loss, generator_loss
+from imtok.losses.discriminators import (
+    PatchDiscriminator,
+    PatchDiscriminatorConfig,
+    StyleBlock,
+    StyleDiscriminator,
+    StyleDiscriminatorConfig,
+    build_discriminator,
+)
+from imtok.presets import get
+from imtok.training.run import RunConfig
+
+SMALL = [
+    PatchDiscriminatorConfig(base_channels=16, num_layers=2),
+    StyleDiscriminatorConfig(resolution=32, base_channels=8, channel_multipliers=(1, 2, 2)),
+]
+
+
+def test_discriminator_has_the_papers_size_and_a_70_pixel_view():
+    discriminator = PatchDiscriminator(PatchDiscriminatorConfig())
+    assert sum(p.numel() for p in discriminator.parameters()) == 2_765_633  # 2.8M in Table 11
+    images = torch.zeros(1, 3, 256, 256)
+    assert discriminator(images).shape == (1, 1, 30, 30)
+    for module in discriminator.modules():  # GroupNorm sees everything; without it the view is local
+        if isinstance(module, torch.nn.GroupNorm):
+            module.forward = lambda x: x
+    images.requires_grad_()
+    discriminator(images)[0, 0, 15, 15].backward()
+    rows, columns = images.grad.abs().sum((0, 1)).nonzero().unbind(1)
+    assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (70, 70)
+    assert PatchDiscriminator(PatchDiscriminatorConfig())(torch.zeros(1, 3, 24, 24)).shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("config", SMALL, ids=lambda config: config.kind)
+def test_a_pictures_logits_do_not_depend_on_its_batch(config):
+    torch.manual_seed(0)
+    discriminator = build_discriminator(config).double()
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    together = discriminator(images)
+    alone = torch.cat([discriminator(image[None]) for image in images])
+    torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("config", SMALL, ids=lambda config: config.kind)
+def test_a_few_steps_tell_bright_from_dark(config):
+    torch.manual_seed(0)
+    discriminator = build_discriminator(config)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
+    real, fake = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32) - 1
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = discriminator_loss(discriminator(real), discriminator(fake))
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+    assert generator_loss(discriminator(fake)) > generator_loss(discriminator(real))
+
+
+def test_the_style_discriminator_has_the_published_size_at_both_resolutions():
+    """TexTok, section 4.1 and appendix C: about 24M."""
+    for config in (
+        StyleDiscriminatorConfig(),
+        StyleDiscriminatorConfig(resolution=512, channel_multipliers=(0.5, 1, 2, 4, 4, 4, 4)),
+    ):
+        with torch.device("meta"):
+            discriminator = StyleDiscriminator(config)
+            logits = discriminator(torch.zeros(2, 3, config.resolution, config.resolution))
+        assert sum(p.numel() for p in discriminator.parameters()) / 1e6 == pytest.approx(24, rel=0.03)
+        assert logits.shape == (2, 1)
+
+
+def test_the_blur_keeps_what_is_flat_and_removes_the_finest_stripes():
+    block = StyleBlock(2, 2)
+    flat = torch.full((1, 2, 8, 8), 0.3)
+    assert torch.allclose(block._blurred(flat), flat)
+    stripes = torch.tensor([1.0, -1.0]).repeat(4).expand(1, 2, 8, 8)
+    assert block._blurred(stripes)[..., 1:-1].abs().max() < 1e-6
+
+
+def test_configs_of_older_runs_are_patch_discriminators():
+    values = to_dict(get("insighttok"))
+    del values["discriminator"]["kind"]
+    assert from_dict(RunConfig, values).discriminator == PatchDiscriminatorConfig()
+    for config in SMALL:
+        run = dataclasses.replace(get("insighttok"), discriminator=config)
+        assert from_dict(RunConfig, to_dict(run)) == run
+
+
+def test_a_size_that_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match="100 px cannot be halved 3 times"):
+        StyleDiscriminatorConfig(resolution=100, channel_multipliers=(1, 1, 1))
+    with pytest.raises(ValueError, match=r"wants 32 px, not \(64, 64\)"):
+        build_discriminator(SMALL[1])(torch.zeros(1, 3, 64, 64))

@@ -1,0 +1,133 @@
+"""What tokenizers are told: stored features, the encoder itself, classes, and nothing."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import T5Config, T5EncoderModel
+
+from imtok import pretrained
+from imtok.config import ConfigError
+from imtok.data.shards import ShardWriter
+from imtok.data.synthetic import SyntheticPictures
+from imtok.data.text_features import distinct_captions, embed
+from imtok.pretrained.language import load_t5
+from imtok.tokenizers.text import LABELS, Reader, TextConfig
+
+MINILM = TextConfig(encoder="text_encoder/minilm", dim=384, max_tokens=16)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    with ShardWriter(str(tmp_path / "signs")) as writer:
+        for sample in SyntheticPictures(3, size=48, word_height=(10.0, 20.0)):
+            writer.write(sample)
+    return str(tmp_path / "signs")
+
+
+def test_stored_features_are_what_the_encoder_says(shards: str, needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("text_encoder/minilm")
+    captions = [*distinct_captions(shards), None]
+    fresh, there = Reader(MINILM).read(captions, [None] * len(captions))
+    embed(shards, "text_encoder/minilm", max_tokens=16)
+    monkeypatch.setattr(pretrained, "load", lambda name: pytest.fail("everything is stored"))
+    stored, mask = Reader(MINILM, [shards]).read(captions, [None] * len(captions))
+    assert torch.equal(mask, there)
+    assert not mask[-1].any()
+    assert torch.allclose(stored, fresh * there[:, :, None], atol=2e-3)
+
+
+def test_what_is_not_stored_is_read(shards: str, needs) -> None:
+    needs("text_encoder/minilm")
+    embed(shards, "text_encoder/minilm", max_tokens=16)
+    known = next(iter(distinct_captions(shards)))
+    both, mask = Reader(MINILM, [shards]).read([known, "a caption of its own"], [None, None])
+    alone, _ = Reader(MINILM).read(["a caption of its own"], [None])
+    assert torch.allclose(both[1][mask[1]], alone[0], atol=1e-5)
+
+
+def test_features_of_another_shape_are_refused(shards: str, needs) -> None:
+    needs("text_encoder/minilm")
+    embed(shards, "text_encoder/minilm", max_tokens=16)
+    with pytest.raises(ConfigError, match="has max_tokens = 16, the tokenizer's text 8"):
+        Reader(dataclasses.replace(MINILM, max_tokens=8), [shards])
+    with pytest.raises(ConfigError, match="answers in 384 channels, not 12"):
+        Reader(dataclasses.replace(MINILM, dim=12)).read(["a dog"], [None])
+
+
+def test_without_encoder_and_features_the_line_says_what_to_get() -> None:
+    with pytest.raises(pretrained.MissingWeights, match=r"text_encoder/t5_xl is missing: .*flan-t5-xl"):
+        Reader(TextConfig()).read(["a dog"], [None])
+    states, mask = Reader(TextConfig()).read([None, None], [None, None])  # nothing to read, nothing missing
+    assert states.shape == (2, 1, 2048)
+    assert not mask.any()
+
+
+def test_a_class_is_a_word_of_its_own() -> None:
+    config = TextConfig(encoder=LABELS, dim=3, classes=("cat", "dog", "sign"))
+    states, mask = Reader(config).read(["ignored", None, None], ["dog", None, "cat"])
+    assert states[:, 0].tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
+    assert mask[:, 0].tolist() == [True, False, True]
+    with pytest.raises(ConfigError, match="'cow' is none of the tokenizer's 3 classes"):
+        Reader(config).read([None], ["cow"])
+    with pytest.raises(ConfigError, match="2 classes are named, but dim is 3"):
+        TextConfig(encoder=LABELS, dim=3, classes=("cat", "dog"))
+
+
+@pytest.fixture
+def t5(tmp_path: Path) -> Path:
+    """A small T5 of random weights in the layout of a hub's folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    torch.manual_seed(0)
+    config = T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=50)
+    T5EncoderModel(config).save_pretrained(tmp_path / "t5")
+    words = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", "a", "red", "sign", "dog"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenizer.save(str(tmp_path / "t5" / "tokenizer.json"))
+    return tmp_path / "t5"
+
+
+def test_t5_s_encoder_is_read_from_a_folder_and_masks_its_padding(t5: Path) -> None:
+    encoder = pretrained.load("text_encoder/t5_small", t5)
+    model = T5EncoderModel.from_pretrained(t5).eval()
+    with torch.no_grad():
+        states, mask = encoder.encode(["a dog", "a red sign a red sign"])
+        alone = model(input_ids=torch.tensor([[3, 6, 1]])).last_hidden_state
+        cut, _ = encoder.encode(["a red sign a red sign"], max_tokens=4)
+    assert encoder.embed_dim == 32
+    assert len(encoder.sha256) == 64
+    assert mask.tolist() == [[True] * 3 + [False] * 4, [True] * 7]
+    assert torch.allclose(states[0, :3], alone[0], atol=1e-5)
+    assert cut.shape == (1, 4, 32)
+
+
+def test_t5_in_half_precision_runs_in_full(t5: Path, tmp_path: Path) -> None:
+    model = T5EncoderModel.from_pretrained(t5)
+    for dtype, kept in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
+        model.to(dtype).save_pretrained(t5)
+        encoder = load_t5(t5)
+        assert encoder.model.dtype == kept
+        assert encoder.encode(["a dog"])[0].dtype == torch.float32
+
+
+def test_a_folder_that_is_no_t5_is_refused(t5: Path, tmp_path: Path) -> None:
+    (t5 / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match="not a tokenizer"):
+        load_t5(t5)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(t5 / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if "final_layer_norm" not in k}, t5 / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ConfigError, match=r"not a whole T5 encoder; encoder.final_layer_norm.weight is missing"):
+        load_t5(t5)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="not a T5 in transformers' layout"):
+        load_t5(tmp_path / "empty")
