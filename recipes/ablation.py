@@ -83,9 +83,22 @@ def carry_out(
         for name, config in configs.items()
     ]
     found = evaluate(done, test_sets(shards), out / "scores", checks=False)
-    text = "\n\n".join(table.markdown(found, seeds) for table in tables)
+    names = {row.run for table in tables for row in table.rows} & configs.keys()
+    shown = [table for table in tables if names & {row.run for row in table.rows}]
+    text = "\n\n".join(table.markdown(found, seeds) for table in shown)
     (out / "tables.md").write_text(text + "\n")
     return text
+
+
+def only_these(configs: dict[str, RunConfig], names: Sequence[str]) -> dict[str, RunConfig]:
+    """Those of some runs that were asked for by name; all, if none was."""
+    return {name: config for name, config in configs.items() if not names or name in names}
+
+
+def check_names(names: Sequence[str], there: Sequence[str]) -> None:
+    """Stop with one line when a run that was asked for does not exist."""
+    if unknown := [name for name in names if name not in there]:
+        raise SystemExit(f"no run is called {unknown[0]!r}; there are {', '.join(there)}")
 
 
 def name_of(run: str, seed: int) -> str:
@@ -94,13 +107,14 @@ def name_of(run: str, seed: int) -> str:
 
 
 def seeded(config: RunConfig, seed: int) -> RunConfig:
-    """With other pictures, crops and first weights."""
+    """With other pictures and crops, and other first weights where it does not continue some."""
     return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
 
 
 def show(found: Evaluation, name: str, column: Column, data: str) -> str:
     """A score as the column prints it: the mean of several codebooks' numbers, nothing where there is none."""
-    (result,) = (one for one in found.results if (one.tokenizer, one.data) == (name, data))
+    metrics = [one.metrics for one in found.results if (one.tokenizer, one.data) == (name, data)]
     numbered = re.compile(rf"{column.metric}(_\d+)?")
-    values = [score.value for metric, score in result.metrics.items() if numbered.fullmatch(metric)]
-    return column.shown.format(fmean(values)) if values and None not in values else ""
+    scores = [score.value for one in metrics for metric, score in one.items() if numbered.fullmatch(metric)]
+    values = [value for value in scores if value is not None]
+    return column.shown.format(fmean(values)) if values else ""

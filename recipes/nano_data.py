@@ -49,11 +49,11 @@ def prepare(
     Returns:
         The folder of shards: `train`, `validation`, and `test/signs`, `test/words`, `test/faces`, `test/plain`.
     """
-    kinds = {"words": [annotated(out, source, words=True) for source in text]}
-    kinds["faces"] = [annotated(out, source, faces=True) for source in faces]
-    kinds["plain"] = [annotated(out, source) for source in plain]
     shards = out / "shards"
     if not (shards / "complete").exists():
+        kinds = {"words": [annotated(out, source, words=True) for source in text]}
+        kinds["faces"] = [annotated(out, source, faces=True) for source in faces]
+        kinds["plain"] = [annotated(out, source) for source in plain]
         shutil.rmtree(shards, ignore_errors=True)
         write_training(kinds, shards, SIGNS if signs else 0)
         for kind, folders in kinds.items():
@@ -109,6 +109,7 @@ def middle(sample: Sample, config: CropConfig) -> Sample:
         width=config.resolution,
         height=config.resolution,
         faces=None if sample.faces is None else list(crop.faces(sample.faces)),
+        captions=sample.captions,
         label=sample.label,
         source=sample.source,
         cluster=sample.cluster,

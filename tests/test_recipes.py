@@ -24,6 +24,7 @@ from imtok.data.readers import open_source
 from imtok.evaluation.results import Evaluation, Result, Score
 from imtok.tokenizers.catalog import build
 from imtok.training.run import RunConfig
+from imtok.training.tasks import TokenizerTask
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -132,18 +133,27 @@ def test_the_single_codebook_is_as_many_codes_and_the_equal_bits_are_equal() -> 
         }
 
 
-def test_the_runs_at_equal_bits_begin_with_the_pretrained_convolutions_alone(tmp_path: Path) -> None:
+def test_every_run_of_a_queue_can_begin() -> None:
+    queues = (nano_ablations.configs(), fqgan_nano.from_scratch(), fqgan_nano.at_equal_bits())
+    heads = {name: len(TokenizerTask(config).heads) for configs in queues for name, config in configs.items()}
+    assert {name for name, count in heads.items() if count} == {
+        *("dual-rep", "dual-dis-rep", "dual-long", "triple", "triple-long")
+    }
+
+
+def test_the_runs_at_equal_bits_begin_with_the_pretrained_blocks(tmp_path: Path) -> None:
     config = fqgan_nano.at_equal_bits()["2-codebooks"]
-    begun = RunFolder(fqgan_nano.with_convolutions(config, tmp_path / "start")).read_model()
+    begun = RunFolder(fqgan_nano.with_pretrained_blocks(config, tmp_path / "start")).read_model()
     pretrained = RunFolder(fqgan_nano.PRETRAINED).read_model()
     same = {name for name, tensor in begun.items() if name in pretrained and torch.equal(tensor, pretrained[name])}
-    assert all(name in same for name in begun if name.startswith(("encoder.level", "decoder.level", "decoder.middle")))
-    assert not any(name.startswith(("quantizer.", "encoder.branches.")) for name in same)
+    fresh = {".".join(name.split(".")[:2]) for name in begun.keys() - same}
+    assert fresh == {"encoder.branches", "quantizer.branches", "decoder.from_latents"}
 
 
 def test_a_table_shows_every_seed_beside_the_paper() -> None:
     columns = (ablation.Column("T", "text_accuracy", ("signs",), "{:.1%}"), ablation.Column("U", "usage", ("signs",)))
     rows = (ablation.Row("a", "first", {"T": "30"}), ablation.Row("b", "not done"))
+    columns += (ablation.Column("V", "psnr", ("a set that is not there",)),)
     others = {"usage_0": Score(value=0.5), "usage_1": Score(value=1.0), "usage_of_all": Score(value=9.0)}
     results = [
         Result(tokenizer=name, data="signs", is_check=False, metrics={"text_accuracy": Score(value=value), **others})
@@ -160,9 +170,9 @@ def test_a_table_shows_every_seed_beside_the_paper() -> None:
     assert ablation.Table("Title", columns, rows).markdown(found, (0, 1)).splitlines() == [
         "**Title**",
         "",
-        "|  | T, signs | U, signs | paper: T |",
-        "| --- | --- | --- | --- |",
-        "| first | 12.3% / 20.0% | 0.75 / 0.75 | 30 |",
+        "|  | T, signs | U, signs | V, a set that is not there | paper: T |",
+        "| --- | --- | --- | --- | --- |",
+        "| first | 12.3% / 20.0% | 0.75 / 0.75 |  /  | 30 |",
     ]
 
 
@@ -171,7 +181,8 @@ def test_neighbours_and_captions_are_found_where_the_features_hold_them(needs) -
     labels = [name for name in ("cat", "dog", "sign") for _ in range(20)]
     telling = np.repeat(np.eye(3), 20, axis=0) + 0.01 * rng.normal(size=(60, 3))
     silent = rng.normal(size=(60, 3))
-    assert branches.same_class_neighbours(telling, labels) == (1.0, pytest.approx(1 / 3))
+    assert branches.same_class_neighbours(telling, labels) == (1.0, pytest.approx(19 / 59))
+    assert branches.same_class_neighbours(np.zeros((2, 3)), ["cat", "dog"]) == (0.0, 0.0)
     assert branches.same_class_neighbours(silent, labels)[0] < 0.7
     needs("text_encoder/minilm")
     captions = [f"{name} {index}" for index, name in enumerate(("a black cat", "a red bus", "the sea") * 20)]
@@ -179,6 +190,10 @@ def test_neighbours_and_captions_are_found_where_the_features_hold_them(needs) -
         vectors = needs("text_encoder/minilm").embed_text(captions).numpy()
     assert branches.caption_probe(vectors, captions, first=1) == (1.0, pytest.approx(1 / 15))
     assert branches.caption_probe(rng.normal(size=(60, 3)), captions, first=1)[0] < 0.4
+    repeated = [f"a photo of a {name}" for name in labels]
+    assert branches.caption_probe(telling, repeated, first=1) == (1.0, pytest.approx(1 / 3))
+    assert branches.caption_probe(silent, repeated, first=1)[0] < 0.8
+    assert branches.caption_probe(silent, repeated, first=3) == (1.0, 1.0)
 
 
 def test_the_nano_recipe_runs_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:

@@ -12,9 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imtok import presets
+from imtok import presets, pretrained
+from imtok.cli import main
 from imtok.config import ConfigError, from_dict, to_dict
+from imtok.data.readers import open_source
+from imtok.data.sample import Samples
+from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import synthesize
+from imtok.data.text_features import embed
+from imtok.evaluation.evaluate import evaluate
 from imtok.pretrained import MissingWeights
 from imtok.tokenizers import VQGAN, load
 from imtok.training import tasks
@@ -54,6 +60,48 @@ def test_debug_preset_trains_every_phase_with_text_and_face_losses(signs: str, t
     assert len(list((out / "previews").glob("*.png"))) >= 3
     assert from_dict(RunConfig, json.loads((out / "config.json").read_text())) == config
     assert isinstance(load(str(out)), VQGAN)
+
+
+def test_a_tokenizer_hears_captions_in_training_and_afterwards(
+    signs: str, tmp_path: Path, needs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs("text_encoder/minilm")
+    with ShardWriter(str(tmp_path / "shards")) as writer:
+        for sample in open_source(signs):
+            writer.write(sample)
+    shards = str(tmp_path / "shards")
+    embed(shards, "text_encoder/minilm", max_tokens=48)
+    monkeypatch.setattr(pretrained, "load", lambda name: pytest.fail(f"{name}: everything is stored"))
+    config = presets.get("textok-debug")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, drop_captions=0.0))
+    run = train(config, shards, tmp_path / "run", validation=shards)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "r1" in line] == [1, 5, 9]  # steps 0, 4 and 8, counted from 0
+    assert any("validation/psnr" in line for line in lines)
+    told = evaluate(str(run), shards, metrics=["psnr", "bits_per_pixel"], checks=False)
+    silent = {"shards": Samples(dataclasses.replace(sample, captions=[]) for sample in open_source(shards))}
+    untold = evaluate(str(run), silent, metrics=["psnr"], checks=False)
+    assert told.score("run", "shards", "psnr").value != untold.score("run", "shards", "psnr").value
+    assert told.score("run", "shards", "bits_per_pixel").value == pytest.approx(4 * 8 * 32 / 64**2)
+    monkeypatch.undo()
+    picture = tmp_path / "sign.png"
+    picture.write_bytes(open_source(shards)[0].image)
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "sign.png", "caption": "a red sign"}) + "\n")
+    drawn = {}
+    for name, flags in {
+        "told": ["--captions", "a red sign"],
+        "table": ["--captions", str(tmp_path / "captions.jsonl")],
+        "other": ["--captions", "a dog"],
+        "untold": [],
+    }.items():
+        assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / name), *flags]) == 0
+        drawn[name] = (tmp_path / name / "sign.png").read_bytes()
+    assert drawn["told"] == drawn["table"]
+    assert len(set(drawn.values())) == 3
+    assert (
+        main(["reconstruct", "vqgan-nano", str(picture), "--out", str(tmp_path / "none"), "--captions", "a dog"]) == 2
+    )
+    assert "vqgan-nano: hears of no captions" in capsys.readouterr().err
 
 
 def test_training_lowers_the_loss(signs: str, tmp_path: Path) -> None:
@@ -112,11 +160,14 @@ def run_command(config: RunConfig, signs: str, out: Path, *flags: str) -> list[s
 
 
 @pytest.mark.parametrize(
-    ("preset", "killed_after"), [*(("insighttok-debug", steps) for steps in (1, 3, 6, 8, 11)), ("fqgan-debug", 7)]
+    ("preset", "killed_after"),
+    [*(("insighttok-debug", steps) for steps in (1, 3, 6, 8, 11)), ("fqgan-debug", 7), ("textok-debug", 5)],
 )
 def test_killed_and_resumed_run_ends_in_the_same_bits(
-    signs: str, tmp_path: Path, preset: str, killed_after: int
+    signs: str, tmp_path: Path, preset: str, killed_after: int, needs
 ) -> None:
+    if preset.startswith("textok"):
+        needs("text_encoder/minilm")
     config = small_run(preset, save_every=2, preview_every=0, evaluate_every=0, threads=1, precision="bf16")
     straight = train(config, signs, tmp_path / "straight")
     out = tmp_path / "killed"

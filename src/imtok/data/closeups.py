@@ -47,6 +47,7 @@ def close_ups(
             height=config.resolution,
             words=words,
             faces=faces,
+            captions=sample.captions,
             label=sample.label,
             source=sample.source,
             cluster=sample.cluster,

@@ -88,7 +88,8 @@ def representation_loss(
     """How far predictions are from a frozen network's features; both are normalized first.
 
     `info_nce`: cross-entropy of finding each picture's own feature among those of the batch, in nats: log(batch) when
-    the predictions know nothing. One direction, from predictions to features, as in the authors' release.
+    the predictions know nothing. One direction, from predictions to features, as in the authors' release. The mean is
+    over the pictures of this pass on this rank, so passes and ranks count alike however many pictures they know.
 
     Args:
         predicted: by a head.

@@ -46,7 +46,7 @@ class TextEncoder(FrozenNetwork):
 
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "batch dim"]:
         """One vector of length 1 a text: the mean of its tokens' states, as sentence-transformers takes it."""
-        states, mask = self.encode(texts)
+        states, mask = self.encode(texts, max_tokens=256)
         shares = mask / mask.sum(1, keepdim=True)
         return F.normalize((states * shares[:, :, None]).sum(1), dim=1)
 

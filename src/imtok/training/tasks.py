@@ -124,9 +124,7 @@ class TokenizerTask(Task):
         self._targets: list[FrozenNetwork] = []
         self._networks: dict[str, FeatureNetwork] = {}  # a plain dict: they are not part of the state
         self._drawn: Tensor | None = None
-        self._known: dict[
-            str, float
-        ] = {}  # of the last pass: pictures with a feature, one more than InfoNCE's negatives
+        self._known: list[list[Tensor]] = [[] for _ in self.heads]  # pictures with a feature, by target and pass
 
     @property
     def model(self) -> Tokenizer:
@@ -173,9 +171,8 @@ class TokenizerTask(Task):
     def losses(self, batch: Batch, player: str, step: int) -> Losses:
         settings, adversarial = self.config.losses, self._weights["adversarial"] > 0
         if player == "discriminator":
-            return (
-                self._discriminator_losses(batch, step) if adversarial and step >= settings.discriminator_start else {}
-            )
+            plays = adversarial and step >= settings.discriminator_start
+            return self._discriminator_losses(batch, step) if plays else {}
         start = max(settings.adversarial_start, settings.discriminator_start)
         return self._tokenizer_losses(batch, adversarial and step >= start)
 
@@ -213,12 +210,15 @@ class TokenizerTask(Task):
         }
 
     def _representation_heads(self) -> Iterator[RepresentationHead]:
-        """A head for each target, as wide as it; they train with the tokenizer and are no part of it.
+        """A head for each target, as wide as it, if any phase wants them; they train with the tokenizer and are no part
+        of it.
 
         Raises:
             ConfigError: a target's branch does not exist.
         """
         settings, tokenizer = self.config.losses.representation, self.tokenizer
+        if not _weighed("representation", self.config.losses, self.config.training.phases):
+            return
         for target in settings.targets:
             if target.branch >= max(1, len(tokenizer.codebook_sizes)):
                 raise ConfigError(
@@ -232,11 +232,11 @@ class TokenizerTask(Task):
         settings, branches = self.config.losses.representation, self.tokenizer.split(encoding.latents)
         grid = encoding.grid_size if self.tokenizer.tokens_on_grid else (1, encoding.latents.shape[1])
         total = batch.images.new_zeros(())
-        for target, head, network in zip(settings.targets, self.heads, self._targets, strict=True):
+        for index, (target, head, network) in enumerate(zip(settings.targets, self.heads, self._targets, strict=True)):
             wanted, known = _features(network, batch)
             predicted = head(branches[target.branch], grid)
             total = total + representation_loss(predicted, wanted, settings, known)
-            self._known[f"representation_pictures_{target.branch}"] = float(known.sum())
+            self._known[index].append(known.sum())
         return total
 
     def _discriminator_losses(self, batch: Batch, step: int) -> Losses:
@@ -254,7 +254,11 @@ class TokenizerTask(Task):
     def after_step(self) -> dict[str, float]:
         self._drawn = None
         self.lecam.update()
-        stats, self._known = self._known, {}
+        stats: dict[str, float] = {}
+        for index, counts in enumerate(self._known):  # so many, less one, are InfoNCE's negatives on this rank
+            if counts:
+                stats[f"representation_pictures_{index}"] = torch.stack(counts).float().mean().item()
+                counts.clear()
         for quantizer in self._quantizers():  # a factorized one comes before its branches, which then have nothing left
             stats |= quantizer.update()
         return stats

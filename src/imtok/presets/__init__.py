@@ -1,0 +1,51 @@
+"""Every named run: a function that returns a RunConfig. The docstring gives the paper's numbers and what was measured.
+
+Each paper preset carries the paper's values; what the paper leaves open is marked in the config's own docstrings.
+`-nano` runs train on a laptop's CPU, `-debug` runs take ten steps in seconds.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from imtok.config import ConfigError, to_dict
+from imtok.presets import fqgan, insighttok, textok
+from imtok.tokenizers.base import Tokenizer
+from imtok.tokenizers.catalog import build, read_config
+from imtok.training.run import RunConfig
+
+_PRESETS: dict[str, Callable[[], RunConfig]] = {
+    preset.__name__.replace("_", "-"): preset for family in (insighttok, fqgan, textok) for preset in family.PRESETS
+}
+
+
+def names() -> dict[str, str]:
+    """Every preset's name and the first line of its docstring."""
+    return {name: (preset.__doc__ or "").splitlines()[0] for name, preset in _PRESETS.items()}
+
+
+def get(name: str) -> RunConfig:
+    """The preset of this name.
+
+    Raises:
+        ConfigError: there is none; all names are listed.
+    """
+    if name not in _PRESETS:
+        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(_PRESETS)}")
+    return _PRESETS[name]()
+
+
+def create_tokenizer(name: str, **changes: Any) -> Tokenizer:
+    """A fresh, untrained tokenizer of a preset.
+
+    Args:
+        name: the preset's.
+        changes: fields of the tokenizer's config, or of its quantizer's, such as `codebook_size=512`.
+
+    Raises:
+        ConfigError: no such preset or setting.
+    """
+    values = to_dict(get(name).tokenizer)
+    for setting, value in changes.items():
+        home = values["quantizer"] if setting in values["quantizer"] else values
+        home[setting] = value
+    return build(read_config(values, name))

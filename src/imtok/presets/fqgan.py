@@ -1,0 +1,160 @@
+"""FQGAN's runs, and small factorized ones."""
+
+import dataclasses
+
+from imtok.data.loader import DataConfig
+from imtok.losses.representation import RepresentationConfig, RepresentationTarget
+from imtok.presets.insighttok import insighttok_debug, insighttok_nano, vqgan_nano
+from imtok.tokenizers.quantizers import FactorizedVQConfig
+from imtok.tokenizers.vqgan import AdapterConfig, VQGANConfig
+from imtok.training.run import LossConfig, OptimizerConfig, Phase, RunConfig, TrainingConfig
+
+_CLIP_L14 = (RepresentationTarget(branch=1, network="vision/clip_vit_l14", dim=1024),)
+_DINO_AND_CLIP_B16 = (
+    RepresentationTarget(branch=1, network="vision/dinov2_small", dim=384),
+    RepresentationTarget(branch=2, network="vision/clip_vit_b16", dim=768),
+)
+_CAPTION = RepresentationTarget(branch=1, network="text_encoder/minilm", dim=384)
+
+
+def fqgan_dual() -> RunConfig:
+    """FQGAN with two sub-codebooks of 16,384, 111M, f16 (FQGAN, section 4.1 and appendix B).
+
+    Paper: 8 A100, 40 epochs of ImageNet (200k steps of 256): rFID .94, PSNR 22.02, IS 57.15. Not trained here.
+
+    The second branch learns to predict CLIP ViT-L/14, whose weights only a user can provide (`imtok weights`). The
+    discriminator begins at step 20,000 and is untrained then, and the Adam betas are those of the authors' release, as
+    the paper says neither.
+
+    Deviation: unweighted VGG16 in place of LPIPS.
+    """
+    return _fqgan("fqgan-dual", f8=False, targets=_CLIP_L14)
+
+
+def fqgan_triple() -> RunConfig:
+    """FQGAN with three sub-codebooks of 16,384, 132M, f16.
+
+    Paper: 40 epochs: rFID .76, PSNR 22.73, IS 58.05. The second branch predicts DINOv2-small, the third CLIP ViT-B/16;
+    otherwise as fqgan-dual.
+    """
+    return _fqgan("fqgan-triple", f8=False, targets=_DINO_AND_CLIP_B16)
+
+
+def fqgan_dual_f8() -> RunConfig:
+    """FQGAN with two sub-codebooks of 16,384, 110M, f8: four times the tokens (published rFID .32)."""
+    return _fqgan("fqgan-dual-f8", f8=True, targets=_CLIP_L14)
+
+
+def fqgan_triple_f8() -> RunConfig:
+    """FQGAN with three sub-codebooks of 16,384, 131M, f8 (published rFID .24)."""
+    return _fqgan("fqgan-triple-f8", f8=True, targets=_DINO_AND_CLIP_B16)
+
+
+def fqgan_dual_nano() -> RunConfig:
+    """FQGAN for a laptop's CPU: two sub-codebooks of 2,048, 3.6M, f8, 22 bits a token; trained at 128 px.
+
+    The second branch learns to predict MiniLM's vector of the picture's caption, so the pictures want captions.
+
+    Deviation: those of vqgan-nano; adapters and heads of one block.
+    """
+    return _fqgan_nano("fqgan-dual-nano", (2048, 2048), (_CAPTION,))
+
+
+def fqgan_triple_nano() -> RunConfig:
+    """FQGAN for a laptop's CPU with three sub-codebooks of 2,048, 3.9M, f8, 33 bits a token.
+
+    The third branch learns from the caption, as the second of fqgan-dual-nano does.
+
+    Deviation: the second branch has no target. EfficientNet-Lite0 is what Fréchet distances are made of here, and a
+    head for its 1,280 channels would cost several times the tokenizer's step.
+    """
+    return _fqgan_nano("fqgan-triple-nano", (2048,) * 3, (dataclasses.replace(_CAPTION, branch=2),))
+
+
+def insight_fqgan_nano() -> RunConfig:
+    """fqgan-dual-nano with InsightTok's text and face losses in its last two phases. In neither paper."""
+    base, phases = fqgan_dual_nano(), insighttok_nano().training.phases
+    return dataclasses.replace(
+        base, name="insight-fqgan-nano", training=dataclasses.replace(base.training, phases=phases)
+    )
+
+
+def fqgan_debug() -> RunConfig:
+    """A factorized tokenizer with every loss of its own in twelve steps, for tests."""
+    base = insighttok_debug()
+    tokenizer = dataclasses.replace(
+        base.tokenizer,
+        quantizer=FactorizedVQConfig(codebook_sizes=(32, 16), sub_dim=4),
+        adapter=AdapterConfig(depth=1, num_heads=2, grid_size=8),
+    )
+    losses = dataclasses.replace(base.losses, commitment_weight=0.25, entropy_weight=0.03, disentangle_weight=0.1)
+    return dataclasses.replace(base, name="fqgan-debug", tokenizer=tokenizer, losses=losses)
+
+
+def _fqgan_nano(name: str, sizes: tuple[int, ...], targets: tuple[RepresentationTarget, ...]) -> RunConfig:
+    base = vqgan_nano()
+    tokenizer = dataclasses.replace(
+        base.tokenizer,
+        quantizer=FactorizedVQConfig(codebook_sizes=sizes),
+        adapter=AdapterConfig(depth=1, num_heads=4),
+    )
+    losses = dataclasses.replace(
+        base.losses,
+        commitment_weight=0.25,
+        entropy_weight=0.03,
+        disentangle_weight=0.1,
+        representation_weight=0.5,
+        representation=RepresentationConfig(targets=targets, depth=1),
+    )
+    return dataclasses.replace(base, name=name, tokenizer=tokenizer, losses=losses)
+
+
+def _fqgan(name: str, f8: bool, targets: tuple[RepresentationTarget, ...]) -> RunConfig:
+    """All branches but the first have a target."""
+    grid_size = 32 if f8 else 16
+    return RunConfig(
+        name=name,
+        tokenizer=VQGANConfig(
+            channels=128,
+            channel_multipliers=(1, 2, 2, 4) if f8 else (1, 1, 2, 2, 4),
+            residual_blocks=2,
+            quantizer=FactorizedVQConfig(codebook_sizes=(16_384,) * (1 + len(targets))),
+            adapter=AdapterConfig(grid_size=grid_size),
+        ),
+        losses=LossConfig(
+            l1_weight=0.0,
+            l2_weight=1.0,
+            perceptual_weight=1.0,
+            commitment_weight=0.25,
+            codebook_weight=1.0,
+            entropy_weight=0.03,
+            disentangle_weight=0.1,
+            representation_weight=0.5,
+            representation=RepresentationConfig(targets=targets, grid_size=grid_size),
+            adversarial_weight=0.5,
+            discriminator_start=20_000,
+            adversarial_start=20_000,
+            lecam_weight=0.0,
+        ),
+        data=DataConfig(num_workers=8),
+        training=TrainingConfig(
+            phases=(Phase(name="train", steps=200_000),),
+            global_batch_size=256,
+            micro_batch_size=32,
+            optimizer=OptimizerConfig(
+                learning_rate=2e-4, betas=(0.9, 0.95), weight_decay=0.0, warmup_share=0.0, schedule="constant"
+            ),
+        ),
+    )
+
+
+PRESETS = (
+    fqgan_dual,
+    fqgan_triple,
+    fqgan_dual_f8,
+    fqgan_triple_f8,
+    fqgan_dual_nano,
+    fqgan_triple_nano,
+    insight_fqgan_nano,
+    fqgan_debug,
+)

@@ -1,0 +1,169 @@
+"""TexTok's runs and their baselines without text, and small ones that train on a laptop's CPU."""
+
+import dataclasses
+from collections.abc import Callable
+
+from imtok.data.loader import DataConfig
+from imtok.data.transforms import CropConfig
+from imtok.losses.discriminators import StyleDiscriminatorConfig
+from imtok.tokenizers.continuous import ContinuousConfig
+from imtok.tokenizers.quantizers import VQConfig
+from imtok.tokenizers.text import TextConfig
+from imtok.tokenizers.textok import TexTokConfig
+from imtok.training.run import LossConfig, OptimizerConfig, Phase, RunConfig, TrainingConfig
+
+_EPOCH = 1_281_167
+"""Pictures of ImageNet's training set."""
+_T5 = {256: TextConfig(), 512: TextConfig(encoder="text_encoder/t5_xxl", dim=4096)}
+_MULTIPLIERS: dict[int, tuple[int | float, ...]] = {256: (1, 2, 4, 4, 4, 4), 512: (0.5, 1, 2, 4, 4, 4, 4)}
+
+
+def textok(tokens: int, resolution: int, text: bool = True, discrete: bool = False) -> RunConfig:
+    """TexTok-Base, 176M, T5-XL at 256 px and T5-XXL at 512 px (TexTok, section 4.1 and appendix C).
+
+    Paper: 270 epochs of ImageNet, rFID at 256 px with 32, 64, 128, 256 tokens: 2.40, 1.53, 1.04, .69; without text
+    3.82, 2.04, 1.49, .91. Not trained here.
+
+    The length of the warm-up is not said; here one in a hundred steps. Pictures want captions of up to 75 words and,
+    to be quick, their features (`imtok embed`).
+
+    Deviation: unweighted VGG16 in place of the paper's perceptual network.
+
+    Args:
+        tokens: N.
+        resolution: 256 or 512.
+        text: without it, the paper's Baseline.
+        discrete: 4,096 codes in place of continuous tokens (appendix A).
+    """
+    quantizer = VQConfig(codebook_size=4096, codebook_dim=8) if discrete else ContinuousConfig(dim=8)
+    kind = "textok" if text else "baseline"
+    return RunConfig(
+        name=f"{kind}-vq-{tokens}-{resolution}" if discrete else f"{kind}-{tokens}-{resolution}",
+        tokenizer=TexTokConfig(
+            num_latent_tokens=tokens,
+            patch_size=resolution // 32,
+            quantizer=quantizer,
+            text=_T5[resolution] if text else None,
+        ),
+        losses=LossConfig(
+            l1_weight=0.0,
+            l2_weight=1.0,
+            perceptual_weight=0.1,
+            commitment_weight=0.25,
+            adversarial_weight=0.1,
+            adversarial_kind="non_saturating",
+            discriminator_start=80_000,
+            adversarial_start=80_000,
+            lecam_weight=1e-4,
+            r1_weight=10.0,
+        ),
+        discriminator=StyleDiscriminatorConfig(resolution=resolution, channel_multipliers=_MULTIPLIERS[resolution]),
+        data=DataConfig(crop=CropConfig(resolution=resolution), num_workers=8),
+        training=TrainingConfig(
+            phases=(Phase(name="train", steps=270 * _EPOCH // 256),),
+            global_batch_size=256,
+            micro_batch_size=32,
+            optimizer=OptimizerConfig(learning_rate=1e-4, betas=(0.0, 0.99), weight_decay=0.0, warmup_share=0.01),
+            ema_decay=0.999,
+        ),
+    )
+
+
+def textok_nano() -> RunConfig:
+    """TexTok for a laptop's CPU: 3.9M, 16 continuous tokens of 8 channels for a picture of 64 px, MiniLM.
+
+    Deviation: l1, no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;
+    other Adam betas; one caption in ten is withheld, so that it also learns to do without.
+    """
+    return RunConfig(
+        name="textok-nano",
+        tokenizer=TexTokConfig(
+            num_latent_tokens=16,
+            patch_size=8,
+            grid_size=8,
+            dim=192,
+            depth=4,
+            num_heads=4,
+            text=TextConfig(encoder="text_encoder/minilm", dim=384, max_tokens=48),
+        ),
+        losses=LossConfig(perceptual_weight=0.0, adversarial_weight=0.0),
+        discriminator=StyleDiscriminatorConfig(resolution=64, base_channels=32, channel_multipliers=(1, 2, 4, 4)),
+        data=DataConfig(crop=CropConfig(resolution=64, flip=False), drop_captions=0.1),
+        training=TrainingConfig(
+            phases=(Phase(name="train", steps=4000),),
+            global_batch_size=32,
+            optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.0, final_share=0.05),
+            ema_decay=0.999,
+            precision="fp32",
+            save_every=250,
+            preview_every=500,
+            evaluate_every=1000,
+            evaluation_pictures=128,
+        ),
+    )
+
+
+def baseline_nano() -> RunConfig:
+    """The twin of textok-nano that hears of no captions."""
+    base = textok_nano()
+    return dataclasses.replace(base, name="baseline-nano", tokenizer=dataclasses.replace(base.tokenizer, text=None))
+
+
+def textok_debug() -> RunConfig:
+    """A text-conditioned tokenizer with every loss of its own in twelve steps, for tests."""
+    base = textok_nano()
+    return dataclasses.replace(
+        base,
+        name="textok-debug",
+        tokenizer=dataclasses.replace(base.tokenizer, num_latent_tokens=4, dim=32, depth=1, num_heads=2),
+        losses=dataclasses.replace(
+            base.losses,
+            adversarial_weight=0.1,
+            adversarial_kind="non_saturating",
+            adversarial_start=3,
+            lecam_weight=1e-4,
+            r1_weight=10.0,
+            r1_every=4,
+        ),
+        discriminator=StyleDiscriminatorConfig(resolution=64, base_channels=8, channel_multipliers=(1, 2, 2)),
+        training=dataclasses.replace(
+            base.training,
+            phases=(Phase(name="train", steps=12),),
+            global_batch_size=4,
+            log_every=1,
+            save_every=4,
+            preview_every=4,
+            evaluate_every=6,
+            evaluation_pictures=8,
+        ),
+    )
+
+
+def _member(tokens: int, resolution: int, text: bool, discrete: bool) -> Callable[[], RunConfig]:
+    """One of the family as a preset of its own."""
+
+    def preset() -> RunConfig:
+        return textok(tokens, resolution, text, discrete)
+
+    preset.__name__ = preset().name
+    what = "4,096 codes" if discrete else "continuous tokens"
+    heard = "hears captions by T5" if text else "the baseline without text"
+    preset.__doc__ = (
+        f"TexTok-Base at {resolution} px: {tokens} tokens, {what}, {heard} (TexTok, Table {6 if discrete else 1})."
+    )
+    return preset
+
+
+PRESETS: tuple[Callable[[], RunConfig], ...] = (
+    *(
+        _member(tokens, resolution, text, discrete)
+        for discrete in (False, True)
+        for text in (True, False)
+        for resolution in (256, 512)
+        for tokens in (32, 64, 128, 256)
+        if not (discrete and resolution == 512)
+    ),
+    textok_nano,
+    baseline_nano,
+    textok_debug,
+)
