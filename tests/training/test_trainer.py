@@ -78,11 +78,14 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "r1" in line] == [1, 5, 9]  # steps 0, 4 and 8, counted from 0
     assert any("validation/psnr" in line for line in lines)
-    told = evaluate(str(run), shards, metrics=["psnr", "bits_per_pixel"], checks=False)
+    told = evaluate(str(run), shards, metrics=["psnr", "bits_per_pixel", "caption_bits"], checks=False)
     silent = {"shards": Samples(dataclasses.replace(sample, captions=[]) for sample in open_source(shards))}
-    untold = evaluate(str(run), silent, metrics=["psnr"], checks=False)
+    untold = evaluate(str(run), silent, metrics=["psnr", "caption_bits"], checks=False)
     assert told.score("run", "shards", "psnr").value != untold.score("run", "shards", "psnr").value
     assert told.score("run", "shards", "bits_per_pixel").value == pytest.approx(4 * 8 * 32 / 64**2)
+    letters = [len(sample.captions[0]) for sample in open_source(shards)]
+    assert told.score("run", "shards", "caption_bits").value == pytest.approx(8 * sum(letters) / len(letters))
+    assert untold.score("run", "shards", "caption_bits").value == 0
     monkeypatch.undo()
     picture = tmp_path / "sign.png"
     picture.write_bytes(open_source(shards)[0].image)

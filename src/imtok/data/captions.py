@@ -1,13 +1,15 @@
-"""Captions for pictures that have none of their own: from a table, or from a template."""
+"""Captions for pictures that have none of their own: from a table, a template, or a vision-language model."""
 
 import string
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import fsspec
 
+from imtok.data.pictures import decode
 from imtok.data.readers import image_of, listed_captions, read_table
 from imtok.data.sample import DataError, Sample
+from imtok.pretrained.captioner import load_captioner
 
 Captioner = Callable[[Sample], list[str]]
 """The captions that a picture shall have from now on."""
@@ -19,20 +21,28 @@ def make_captioner(captions: str) -> Captioner:
     Args:
         captions: a JSONL or CSV file with an image column and `captions` or `caption`; its captions replace those of
             the pictures it lists, named by path or by file name. Or a template like "a photo of a {label}"; it serves
-            pictures that have a label and no caption.
+            pictures that have a label and no caption. Or a local folder with a vision-language model of the
+            transformers library; it writes captions of up to 75 words for pictures that have none (25 behind a colon:
+            `MODEL:25`), as TexTok's appendix D asks for them.
 
     Raises:
-        DataError: neither a file nor a template, or a template that names something else than {label}.
+        DataError: nothing of that kind, or a template that names something else than {label}.
+        ConfigError: a folder that holds no such model.
     """
     filesystem, place = fsspec.url_to_fs(captions)
     if filesystem.isfile(place):
         return _from_table(captions)
+    folder, _, words = captions.rpartition(":") if captions.rpartition(":")[2].isdigit() else (captions, "", "75")
+    if Path(folder).is_dir():
+        return _from_model(Path(folder), int(words))
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(captions) if field is not None}
     except ValueError as error:
         raise DataError(f"caption template {captions!r}: {error}") from None
     if fields != {"label"}:
-        raise DataError(f"captions {captions!r}: neither a file nor a template with {{label}} alone in braces")
+        raise DataError(
+            f"captions {captions!r}: no file, no model's folder, no template with {{label}} alone in braces"
+        )
 
     def from_template(sample: Sample) -> list[str]:
         if sample.captions or sample.label is None:
@@ -40,6 +50,17 @@ def make_captioner(captions: str) -> Captioner:
         return [captions.format(label=sample.label.replace("_", " "))]
 
     return from_template
+
+
+def _from_model(folder: Path, max_words: int) -> Captioner:
+    captioner = load_captioner(folder, max_words)
+
+    def from_model(sample: Sample) -> list[str]:
+        if sample.captions:
+            return sample.captions
+        return [captioner.caption(decode(sample.image, sample.path), sample.label)]
+
+    return from_model
 
 
 def _from_table(path: str) -> Captioner:

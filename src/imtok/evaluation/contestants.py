@@ -27,11 +27,12 @@ from imtok.tokenizers.text import Reader
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A picture after the bottleneck, at its own size; its codes and rate where they are known."""
+    """A picture after the bottleneck, at its own size; its codes, rate and caption's bits where they are known."""
 
     picture: Picture
     codes: Int[Tensor, "tokens codebooks"] | None = None
     bits_per_pixel: float | None = None
+    caption_bits: float | None = None
 
 
 class Contestant(ABC):
@@ -78,9 +79,11 @@ class TokenizerContestant(Contestant):
     @torch.no_grad()
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         images, text = from_uint8(np.stack(pictures)).to(self.device), None
+        told: list[float | None] = [None] * len(pictures)
         if self.reader is not None:
             captions = [sample.captions[0] if sample.captions else None for sample in samples]
-            text = self.reader.read(captions, [sample.label for sample in samples])
+            labels = [sample.label for sample in samples]
+            text, told = self.reader.read(captions, labels), list(self.reader.bits(captions, labels))
         encoding = self.tokenizer.encode(images, text)
         height, width = encoding.image_size
         decoded = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
@@ -91,7 +94,7 @@ class TokenizerContestant(Contestant):
         drawn = to_uint8(decoded[:, :, :height, :width])
         rate = bits_per_pixel(encoding.latents.shape[1], self.tokenizer.bits_per_token, height, width)
         codes = [None] * len(drawn) if encoding.codes is None else encoding.codes.cpu()
-        return [Reconstruction(picture, of_it, rate) for picture, of_it in zip(drawn, codes, strict=True)]
+        return [Reconstruction(one, of_it, rate, bits) for one, of_it, bits in zip(drawn, codes, told, strict=True)]
 
 
 @dataclass

@@ -39,6 +39,7 @@ METRICS = (
     "vgg16_distance",
     "fd_efficientnet_lite0",
     "bits_per_pixel",
+    "caption_bits",
     "codebook_usage",
     "codebook_perplexity",
     "shared_information",

@@ -208,6 +208,7 @@ class CodeMeter(Meter):
         self._sizes = codebook_sizes
         self._groups: list[int] = []
         self._rates: dict[str, list[float]] = defaultdict(list)
+        self._told: dict[str, list[float]] = defaultdict(list)
         self._codes: dict[str, list[Tensor]] = defaultdict(list)
 
     def see(self, shown: Sequence[Shown]) -> None:
@@ -217,6 +218,8 @@ class CodeMeter(Meter):
         for one in drawn:
             if one.made.bits_per_pixel is not None:
                 self._rates[name].append(one.made.bits_per_pixel)
+            if one.made.caption_bits is not None:
+                self._told[name].append(one.made.caption_bits)
             if one.made.codes is not None:
                 self._codes[name].append(one.made.codes)
 
@@ -224,6 +227,9 @@ class CodeMeter(Meter):
         found: dict[str, Measurement] = {}
         if self._rates[name]:
             found["bits_per_pixel"] = Measurement(items=make_items(self._rates[name], self._groups))
+        if self._told[name]:
+            note = "8 bits a byte of the caption, or log2 of the classes; not in bits_per_pixel"
+            found["caption_bits"] = Measurement(items=make_items(self._told[name], self._groups), note=note)
         if self._codes[name]:
             codes, sizes = torch.cat(self._codes[name])[None], self._sizes[name]
             several = len(sizes) > 1

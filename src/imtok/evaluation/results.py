@@ -16,6 +16,7 @@ LABELS = {
     "vgg16_distance": ("VGG16 distance", "unweighted, lower is better; not LPIPS"),
     "fd_efficientnet_lite0": ("Fréchet distance", "EfficientNet-Lite0, lower is better; not FID"),
     "bits_per_pixel": ("bits per pixel", "rate"),
+    "caption_bits": ("bits of the caption", "a picture, at most; told beside the tokens, not in the rate"),
     "codebook_usage": ("codebook usage", "share of the codes"),
     "codebook_perplexity": ("codebook perplexity", "codes"),
     "shared_information": ("shared information", "bits that codebooks share at a position, beyond chance"),

@@ -1,6 +1,7 @@
 """What a tokenizer is told of pictures: captions or classes, as the states of a frozen encoder."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Literal
 
@@ -98,6 +99,17 @@ class Reader:
                 states[row, : len(of_it)] = of_it
                 mask[row, : len(of_it)] = True
         return states.to(self.device), mask.to(self.device)
+
+    def bits(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Iterator[float]:
+        """Information in what is told of each picture: 8 bits a byte of UTF-8, or log2 of the number of classes.
+
+        An upper bound: nobody has compressed the captions. It stands beside the tokens' bits, never in them.
+        """
+        for caption, label in zip(captions, labels, strict=True):
+            if self.config.encoder == LABELS:
+                yield 0.0 if label is None else math.log2(self.config.dim)
+            else:
+                yield 8.0 * len((caption or "").encode())
 
     def _class(self, label: str) -> Float[Tensor, "1 dim"]:
         if label not in self.config.classes:
