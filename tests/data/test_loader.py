@@ -217,6 +217,23 @@ def test_dropped_regions_are_the_same_ones_in_every_epoch():
     assert len(kept(0.0, seed=0, step=0)) == 400
 
 
+def test_withheld_captions_take_the_class_along_and_change_nothing_else(mixed):
+    withholding = dataclasses.replace(SMALL, drop_captions=0.3)
+    plain, silent = (Loader(mixed, config, batch_size=60, region_share=0.0) for config in (SMALL, withholding))
+    pairs = [(plain.batch(step), silent.batch(step)) for step in range(6)]
+    shown = [
+        (caption, label) for _, batch in pairs for caption, label in zip(batch.captions, batch.labels, strict=True)
+    ]
+    assert all((caption is None) == (label is None) for caption, label in shown)
+    assert sum(caption is None for caption, _ in shown) / len(shown) == pytest.approx(0.3, abs=0.08)
+    for told, batch in pairs:
+        assert torch.equal(told.images, batch.images)
+        assert all(caption in (other, None) for caption, other in zip(batch.captions, told.captions, strict=True))
+    assert pairs[0][1].captions != pairs[1][1].captions  # the same pictures, withheld anew
+    told, silent = (next(fixed_batches(mixed, c, count=60, batch_size=60)) for c in (SMALL, withholding))
+    assert (silent.captions, silent.labels) == (told.captions, told.labels)
+
+
 def test_unreadable_pictures_are_replaced_and_named(caplog):
     broken = dataclasses.replace(picture(3), image=picture(3).image[:60])
     resized = dataclasses.replace(picture(5), width=61)

@@ -14,19 +14,19 @@ from imtok.data.sample import DataError
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
 from imtok.data.text_features import TextFeatures, embed
+from imtok.pretrained.language import TextEncoder
 
 
-class Letters(pretrained.FrozenNetwork):
+class Letters(TextEncoder):
     """Stands in for a text encoder: a token for each letter, whose states are its code and its place."""
 
-    embed_dim = 2
     name, sha256 = "text_encoder/letters", "abc"
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(None, None, 2)
         self.read: list[str] = []
 
-    def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, texts: Sequence[str], max_tokens: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
         self.read += texts
         cut = [text[:max_tokens] for text in texts]
         states = torch.full((len(cut), max(map(len, cut)), 2), 7.0)
@@ -92,13 +92,26 @@ def test_a_second_run_reads_only_what_is_new(shards: str, letters: Letters, monk
     assert letters.read == []
 
 
-def test_another_encoder_or_length_is_refused(shards: str, letters: Letters) -> None:
-    embed(shards, "text_encoder/letters")
-    with pytest.raises(DataError, match="begun with another encoder or length"):
-        embed(shards, "text_encoder/letters", max_tokens=5)
+def test_each_length_has_a_folder_and_other_weights_are_refused(shards: str, letters: Letters) -> None:
+    long = TextFeatures(embed(shards, "text_encoder/letters"))
+    short = TextFeatures(embed(shards, "text_encoder/letters", max_tokens=5))
+    caption = captions(shards)[0]
+    assert len(long.states(caption)) > len(short.states(caption)) == 5
     letters.sha256 = "def"
-    with pytest.raises(DataError, match="begun with another encoder or length"):
+    with pytest.raises(DataError, match="begun with other weights of the encoder"):
         embed(shards, "text_encoder/letters")
+
+
+def test_a_lost_part_is_made_again_without_touching_the_others(
+    shards: str, letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_features, "CAPTIONS_PER_PART", 8)
+    folder = Path(embed(shards, "text_encoder/letters"))
+    (folder / "part-00000.arrow").unlink()
+    kept = (folder / "part-00001.arrow").read_bytes()
+    stored = TextFeatures(embed(shards, "text_encoder/letters"))
+    assert (folder / "part-00001.arrow").read_bytes() == kept
+    assert all(caption in stored for caption in captions(shards))
 
 
 def test_states_too_large_for_half_precision_are_an_error(
@@ -110,9 +123,15 @@ def test_states_too_large_for_half_precision_are_an_error(
         embed(shards, "text_encoder/letters")
 
 
-def test_the_command_line_says_what_is_wrong(tmp_path: Path, needs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_what_is_wrong(
+    tmp_path: Path, needs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs("text_encoder/minilm")
+    needs("perceptual/vgg16")
+    assert main(["embed", str(tmp_path), "--encoder", "perceptual/vgg16"]) == 2
+    assert "perceptual/vgg16: reads no text" in capsys.readouterr().err
     assert main(["embed", str(tmp_path / "nowhere"), "--encoder", "text_encoder/minilm"]) == 2
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["embed", str(tmp_path), "--encoder", "text_encoder/t5_xl"]) == 2
     said = capsys.readouterr().err
     assert "text_encoder/t5_xl is missing: the encoder of T5 XL" in said

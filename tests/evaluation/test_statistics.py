@@ -63,7 +63,9 @@ def test_groups_without_items_and_uncounted_ones_change_nothing() -> None:
     assert interval(apart) == interval(items(values))
     few = np.r_[values, np.full(5, 100.0)]
     buckets = np.r_[np.zeros(30), np.ones(5)].astype(np.int64)
-    assert interval(items(few, buckets=buckets, names=2)) == interval(items(values))
+    of_few, of_all = interval(items(few, buckets=buckets, names=2)), interval(items(values))
+    # Another grouping may add in another order, which on some processors shows in the last bit.
+    assert (of_few.value, of_few.low, of_few.high) == pytest.approx((of_all.value, of_all.low, of_all.high), rel=1e-12)
 
 
 def test_pairing_takes_out_what_both_share() -> None:

@@ -1,5 +1,6 @@
 """Captions by a vision-language model: a tiny LLaVA of random weights, saved and read back."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,20 @@ def test_annotation_takes_the_model_by_its_folder(model: Path) -> None:
     assert 0 < len(caption.split()) <= 4
     named = Sample(image=picture, path="a.png", width=64, height=64, captions=["its own"])
     assert captioner(named) == ["its own"]
+
+
+def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
+    marker = tmp_path / "was run"
+    (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Config: pass\nclass Model: pass\n")
+    auto = {"AutoConfig": "evil.Config", "AutoModelForImageTextToText": "evil.Model", "AutoProcessor": "evil.Config"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": auto}))
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Evil", "auto_map": auto}))
+    with pytest.raises(ConfigError):
+        load_captioner(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds an adapter"):
+        load_captioner(tmp_path)
+    assert not marker.exists()
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_vgg16_maps_are_those_of_onnxruntime(needs, pattern) -> None:
     images = pattern(240, 240, 1)  # the only size that the classifier behind the convolutions takes
     bgr = (images.flip(1) * 127.5 + 127.5).permute(0, 2, 3, 1).numpy() - np.float32([103.939, 116.779, 123.68])
     for ours, theirs in zip(network(images), session.run(edges, {"input": bgr}), strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-3, rtol=1e-5)
+        assert np.linalg.norm(ours.numpy() - theirs) < 2e-5 * np.linalg.norm(theirs)  # features reach hundreds
 
 
 def test_vgg16_gradients_reach_the_picture_from_every_map(needs, pattern, check_gradient) -> None:

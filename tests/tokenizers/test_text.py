@@ -1,6 +1,8 @@
 """What tokenizers are told: stored features, the encoder itself, classes, and nothing."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,16 +49,63 @@ def test_what_is_not_stored_is_read(shards: str, needs) -> None:
     assert torch.allclose(both[1][mask[1]], alone[0], atol=1e-5)
 
 
-def test_features_of_another_shape_are_refused(shards: str, needs) -> None:
+def test_features_of_another_width_or_of_other_weights_are_refused(shards: str, tmp_path: Path, needs) -> None:
     needs("text_encoder/minilm")
-    embed(shards, "text_encoder/minilm", max_tokens=16)
-    with pytest.raises(ConfigError, match="has max_tokens = 16, the tokenizer's text 8"):
-        Reader(dataclasses.replace(MINILM, max_tokens=8), [shards])
+    folder = Path(embed(shards, "text_encoder/minilm", max_tokens=16))
+    Reader(dataclasses.replace(MINILM, max_tokens=8), [shards])  # another length lies elsewhere
+    with pytest.raises(ConfigError, match="of 384 channels, the tokenizer wants 12"):
+        Reader(dataclasses.replace(MINILM, dim=12), [shards])
     with pytest.raises(ConfigError, match="answers in 384 channels, not 12"):
         Reader(dataclasses.replace(MINILM, dim=12)).read(["a dog"], [None])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    shutil.copytree(shards, tmp_path / "others")
+    other = tmp_path / "others" / folder.relative_to(shards) / "manifest.json"
+    other.write_text(json.dumps(manifest | {"sha256": "of others"}))
+    with pytest.raises(ConfigError, match=r"made with other weights of text_encoder/minilm than the other features"):
+        Reader(MINILM, [shards, tmp_path / "others"])
+    with pytest.raises(ConfigError, match=r"made with other weights of text_encoder/minilm; delete it"):
+        Reader(MINILM, [tmp_path / "others"]).read(["not stored"], [None])
+    needs("perceptual/vgg16")
+    with pytest.raises(ConfigError, match="perceptual/vgg16 reads no text"):
+        Reader(dataclasses.replace(MINILM, encoder="perceptual/vgg16")).read(["a dog"], [None])
 
 
-def test_without_encoder_and_features_the_line_says_what_to_get() -> None:
+def test_what_will_be_missing_is_said_at_once(
+    shards: str, tmp_path: Path, needs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("text_encoder/minilm")
+    loaded: list[str] = []
+    load = pretrained.load
+    monkeypatch.setattr(pretrained, "load", lambda name: loaded.append(name) or load(name))
+    Reader(MINILM, [shards]).prepare()
+    assert loaded == ["text_encoder/minilm"]
+    embed(shards, "text_encoder/minilm", max_tokens=16)
+    loaded.clear()
+    Reader(MINILM, [shards]).prepare()
+    Reader(TextConfig(encoder=LABELS, dim=1, classes=("cat",)), [shards]).prepare()
+    assert loaded == []
+
+
+def test_autocast_changes_nothing(needs) -> None:
+    encoder = needs("text_encoder/minilm")
+    with torch.no_grad():
+        states, _ = encoder.encode(["a red sign"])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(encoder.encode(["a red sign"])[0], states)
+
+
+def test_the_bits_are_those_that_the_decoder_is_told() -> None:
+    assert list(Reader(MINILM).bits(["ünï", None], [None, None])) == [8 * 5, 0]
+    deaf = dataclasses.replace(MINILM, where=("encoder",))
+    assert list(Reader(deaf).bits(["a dog"], [None])) == [0]
+    classes = TextConfig(encoder=LABELS, dim=4, classes=("a", "b", "c", "d"))
+    assert list(Reader(classes).bits([None, None], ["b", None])) == [2, 0]
+
+
+def test_without_encoder_and_features_the_line_says_what_to_get(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(pretrained.MissingWeights, match=r"text_encoder/t5_xl is missing: .*flan-t5-xl"):
         Reader(TextConfig()).read(["a dog"], [None])
     states, mask = Reader(TextConfig()).read([None, None], [None, None])  # nothing to read, nothing missing

@@ -140,15 +140,18 @@ def test_codes_decode_to_what_latents_decode_to(quantizer: object) -> None:
 
 
 def test_a_patch_is_drawn_where_it_was_taken() -> None:
-    """The order of pixels within a patch and of patches in the picture, through an identity in place of the blocks."""
-    tokenizer = small(patch_size=2, dim=12, text=None)
-    weight = tokenizer.encoder.patches_in.weight
+    """With identities in place of the blocks and of both projections, the patch tokens are the picture."""
+    tokenizer, images = small(patch_size=2, dim=12, text=None), pictures(8, 6)
+    decoder = tokenizer.decoder
     with torch.no_grad():
-        weight.copy_(torch.eye(12).view(12, 3, 2, 2))
+        tokenizer.encoder.patches_in.weight.copy_(torch.eye(12).view(12, 3, 2, 2))
         tokenizer.encoder.patches_in.bias.zero_()  # pyright: ignore[reportOptionalMemberAccess]
-    images = pictures(8, 6)
-    patches = tokenizer.encoder.patches_in(images).flatten(2)
-    assert torch.equal(tokenizer.decoder.unpatchify(patches.unflatten(2, (4, 3))), images)
+        decoder.patches_out.weight.copy_(torch.eye(12))
+        decoder.patches_out.bias.zero_()
+    patches = tokenizer.encoder.patches_in(images).flatten(2).transpose(1, 2)  # batch, 12 patches, 12
+    decoder.patch_tokens.forward = lambda grid_size: patches  # pyright: ignore[reportAttributeAccessIssue]
+    decoder.transform = lambda tokens, text: tokens  # pyright: ignore[reportAttributeAccessIssue]
+    assert torch.equal(tokenizer.decode(torch.zeros(2, 6, 8), grid_size=(4, 3)), images)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +182,7 @@ def test_training_reaches_every_weight_and_recomputing_changes_nothing() -> None
 
 def test_the_kl_bottleneck_draws_in_training_and_owes_the_divergence() -> None:
     torch.manual_seed(0)
-    bottleneck, z = Continuous(ContinuousConfig(dim=3, kl=True)), torch.randn(2, 5, 3)
+    bottleneck, z = Continuous(ContinuousConfig(codebook_dim=3, kl=True)), torch.randn(2, 5, 3)
     assert bottleneck.to_moments is not None
     mean, log_variance = bottleneck.to_moments(z).chunk(2, dim=2)
     owed = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum((1, 2)).mean()
@@ -196,7 +199,11 @@ def test_the_kl_bottleneck_draws_in_training_and_owes_the_divergence() -> None:
 @pytest.mark.parametrize("kl", [False, True])
 def test_a_convolutional_tokenizer_can_be_continuous(kl: bool) -> None:
     config = VQGANConfig(
-        channels=16, channel_multipliers=(1, 2), groups=2, residual_blocks=1, quantizer=ContinuousConfig(dim=4, kl=kl)
+        channels=16,
+        channel_multipliers=(1, 2),
+        groups=2,
+        residual_blocks=1,
+        quantizer=ContinuousConfig(codebook_dim=4, kl=kl),
     )
     tokenizer = build(config).eval()
     encoding = tokenizer.encode(pictures())
@@ -218,7 +225,7 @@ def test_configs_go_to_json_and_back() -> None:
         (lambda: TexTokConfig(dim=100, num_heads=3), "3 heads do not divide 100"),
         (lambda: TexTokConfig(num_latent_tokens=0), "all sizes must be positive"),
         (lambda: TextConfig(where=()), "where not empty"),
-        (lambda: ContinuousConfig(dim=0), "dim must be positive"),
+        (lambda: ContinuousConfig(codebook_dim=0), "codebook_dim must be positive"),
     ],
 )
 def test_a_config_that_cannot_be_meant_is_refused(make, message: str) -> None:

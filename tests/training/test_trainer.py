@@ -83,8 +83,8 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     untold = evaluate(str(run), silent, metrics=["psnr", "caption_bits"], checks=False)
     assert told.score("run", "shards", "psnr").value != untold.score("run", "shards", "psnr").value
     assert told.score("run", "shards", "bits_per_pixel").value == pytest.approx(4 * 8 * 32 / 64**2)
-    letters = [len(sample.captions[0]) for sample in open_source(shards)]
-    assert told.score("run", "shards", "caption_bits").value == pytest.approx(8 * sum(letters) / len(letters))
+    sizes = [len(sample.captions[0].encode()) for sample in open_source(shards)]
+    assert told.score("run", "shards", "caption_bits").value == pytest.approx(8 * sum(sizes) / len(sizes))
     assert untold.score("run", "shards", "caption_bits").value == 0
     monkeypatch.undo()
     picture = tmp_path / "sign.png"
@@ -92,6 +92,7 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "sign.png", "caption": "a red sign"}) + "\n")
     drawn = {}
     for name, flags in {
+        "long": ["--captions", "a red sign " * 40],
         "told": ["--captions", "a red sign"],
         "table": ["--captions", str(tmp_path / "captions.jsonl")],
         "other": ["--captions", "a dog"],
@@ -100,11 +101,21 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
         assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / name), *flags]) == 0
         drawn[name] = (tmp_path / name / "sign.png").read_bytes()
     assert drawn["told"] == drawn["table"]
-    assert len(set(drawn.values())) == 3
+    assert len(set(drawn.values())) == 4
     assert (
         main(["reconstruct", "vqgan-nano", str(picture), "--out", str(tmp_path / "none"), "--captions", "a dog"]) == 2
     )
     assert "vqgan-nano: hears of no captions" in capsys.readouterr().err
+    assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / "no"), "--captions", "typo.csv"]) == 2
+    assert "typo.csv" in capsys.readouterr().err
+
+
+def test_a_discriminator_for_another_size_is_refused_before_the_first_step(signs: str, tmp_path: Path, needs) -> None:
+    needs("text_encoder/minilm")
+    config = presets.get("textok-debug")
+    crop = dataclasses.replace(config.data.crop, resolution=32)
+    with pytest.raises(ConfigError, match="made for 64 px, the pictures have 32"):
+        train(dataclasses.replace(config, data=dataclasses.replace(config.data, crop=crop)), signs, tmp_path / "run")
 
 
 def test_training_lowers_the_loss(signs: str, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Annotator:
     Attributes:
         text_detector: replaces the words.
         face_detector: replaces the faces.
-        captioner: replaces the captions.
+        captioner: has the last word on the captions; templates and models serve only pictures without one.
         min_text_score: words below it are dropped.
         min_face_score: faces below it are dropped.
     """
@@ -155,7 +155,8 @@ def annotate(
         out: folder for the shards, `skipped.jsonl` and `progress.json`.
         text: find words with `text_detector/ppocrv6`; otherwise the source's words stay.
         faces: find faces and landmarks with `face_detector/mtcnn`; otherwise the source's faces stay.
-        captions: a JSONL or CSV with an image and a caption column, or a template like "a photo of a {label}".
+        captions: a JSONL or CSV with an image and a caption column, a template like "a photo of a {label}", or the
+            folder of a vision-language model (FOLDER:25 for 25 words).
         keep: rules for what is written, such as "text|face" "min_side=256"; see `KeepRules`.
         min_text_score: words that the recognizer is less sure of are dropped.
         min_face_score: faces that the detector is less sure of are dropped.

@@ -1,5 +1,6 @@
 """Captions for pictures that have none of their own: from a table, a template, or a vision-language model."""
 
+import os
 import string
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -33,7 +34,7 @@ def make_captioner(captions: str) -> Captioner:
     if filesystem.isfile(place):
         return _from_table(captions)
     folder, _, words = captions.rpartition(":") if captions.rpartition(":")[2].isdigit() else (captions, "", "75")
-    if Path(folder).is_dir():
+    if os.path.isdir(folder):  # Path.is_dir minds long names, and templates can be long
         return _from_model(Path(folder), int(words))
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(captions) if field is not None}

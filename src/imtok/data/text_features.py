@@ -1,7 +1,7 @@
 """What a text encoder says of captions, computed once: a folder beside the pictures' shards.
 
-    SHARDS/text_features/ENCODER/manifest.json      which encoder, of which weights
-    SHARDS/text_features/ENCODER/part-00000.arrow   a caption's hash and its states, in fp16, padding left out
+    SHARDS/text_features/ENCODER-LENGTH/manifest.json      which encoder, of which weights, and the longest caption
+    SHARDS/text_features/ENCODER-LENGTH/part-00000.arrow   a caption's hash and its states, in fp16, without padding
 
 A part is written under a temporary name and renamed, so that a kill at any moment costs one part.
 """
@@ -24,6 +24,8 @@ from imtok.config import FORMAT_VERSION
 from imtok.data.addresses import join, list_files
 from imtok.data.sample import DataError
 from imtok.data.shards import ShardReader
+from imtok.layers.collective import best_device
+from imtok.pretrained.language import TextEncoder
 
 CAPTIONS_PER_PART = 2048
 _ROWS = 8
@@ -45,11 +47,14 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
         The folder of features.
 
     Raises:
-        DataError: no captions, features of another encoder or length in the folder, or states that fp16 cannot hold.
+        DataError: no captions, no text encoder, features by other weights of it, or states that fp16 cannot hold.
         MissingWeights: the encoder is not here.
     """
     network = pretrained.load(encoder)
-    folder = features_folder(data, encoder)
+    if not isinstance(network, TextEncoder):
+        raise DataError(f"{encoder}: reads no text; imtok weights lists the text encoders")
+    network.to(best_device())
+    folder = features_folder(data, encoder, max_tokens)
     wanted = {
         "format_version": FORMAT_VERSION,
         "encoder": encoder,
@@ -58,17 +63,18 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
         "max_tokens": max_tokens,
     }
     filesystem, place = fsspec.url_to_fs(folder)
-    if not has_features(data, encoder):
+    if not has_features(data, encoder, max_tokens):
         filesystem.makedirs(place, exist_ok=True)
-        filesystem.write_text(f"{place}/manifest.json", json.dumps(wanted))
+        filesystem.write_text(f"{place}/manifest.json.partial", json.dumps(wanted))
+        filesystem.mv(f"{place}/manifest.json.partial", f"{place}/manifest.json")
     elif json.loads(filesystem.read_text(f"{place}/manifest.json")) != wanted:
-        raise DataError(f"{folder}: was begun with another encoder or length; delete it to begin anew")
+        raise DataError(f"{folder}: was begun with other weights of the encoder; delete it to begin anew")
     there = TextFeatures(folder)
     captions = [caption for caption in distinct_captions(data) if caption not in there]
     if not captions and not len(there):
         raise DataError(f"{data}: none of its pictures has a caption; imtok annotate --captions gives them some")
     with tqdm(total=len(captions), unit="caption", disable=None) as progress:
-        for number, part in enumerate(_cut(captions, CAPTIONS_PER_PART), len(there.parts)):
+        for number, part in enumerate(_cut(captions, CAPTIONS_PER_PART), there.next_part):
             rows: list[dict[str, Any]] = []
             for texts in _cut(part, batch_size):
                 rows += _rows(network, texts, max_tokens)
@@ -78,7 +84,7 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
 
 
 class TextFeatures:
-    """Stored features by caption; local parts are mapped into memory, not read.
+    """Stored features by caption; local parts are mapped into memory, remote ones are read: keep large ones local.
 
     Raises:
         DataError: no such folder, or one that a newer imtok wrote.
@@ -95,10 +101,12 @@ class TextFeatures:
             raise DataError(f"{folder}: of another format version; install the imtok that wrote it, or a newer one")
         self.parts = [join(folder, name) for name in list_files(folder) if name.endswith(".arrow")]
         self._readers = [_open(part) for part in self.parts]
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self.next_part = 1 + max((int(part[-len("00000.arrow") :][:5]) for part in self.parts), default=-1)
+        self._places: dict[bytes, tuple[int, int, int]] = {}  # by a caption's key: part, group of rows, row
         for number, reader in enumerate(self._readers):
-            keys = [key for group in range(reader.num_record_batches) for key in reader.get_batch(group)["key"]]
-            self._places |= {key.as_py(): (number, row) for row, key in enumerate(keys)}
+            for group in range(reader.num_record_batches):
+                keys = reader.get_batch(group)["key"].to_pylist()
+                self._places |= {key: (number, group, row) for row, key in enumerate(keys)}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -112,20 +120,19 @@ class TextFeatures:
         Raises:
             KeyError: it is not among them.
         """
-        number, row = self._places[_key(caption)]
-        group, place = divmod(row, _ROWS)
-        values = self._readers[number].get_batch(group)["states"][place].values.to_numpy()
+        number, group, row = self._places[_key(caption)]
+        values = self._readers[number].get_batch(group)["states"][row].values.to_numpy()
         return values.reshape(-1, self.manifest["dim"]).astype(np.float32)
 
 
-def features_folder(data: str | PathLike[str], encoder: str) -> str:
+def features_folder(data: str | PathLike[str], encoder: str, max_tokens: int) -> str:
     """Where the features of some shards' captions lie."""
-    return join(data, f"text_features/{encoder.replace('/', '-')}")
+    return join(data, f"text_features/{encoder.replace('/', '-')}-{max_tokens}")
 
 
-def has_features(data: str | PathLike[str], encoder: str) -> bool:
+def has_features(data: str | PathLike[str], encoder: str, max_tokens: int) -> bool:
     """Whether there are any."""
-    filesystem, place = fsspec.url_to_fs(features_folder(data, encoder))
+    filesystem, place = fsspec.url_to_fs(features_folder(data, encoder, max_tokens))
     return bool(filesystem.exists(f"{place}/manifest.json"))
 
 

@@ -79,7 +79,7 @@ class TokenizerContestant(Contestant):
     @torch.no_grad()
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         images, text = from_uint8(np.stack(pictures)).to(self.device), None
-        told: list[float | None] = [None] * len(pictures)
+        told: Sequence[float | None] = [None] * len(pictures)
         if self.reader is not None:
             captions = [sample.captions[0] if sample.captions else None for sample in samples]
             labels = [sample.label for sample in samples]

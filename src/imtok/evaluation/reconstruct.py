@@ -78,7 +78,7 @@ class Told:
 
     Args:
         tokenizer: hears of captions.
-        captions: a table, or one caption for all pictures.
+        captions: a table (.jsonl or .csv), or one caption for all pictures.
 
     Raises:
         DataError: the table cannot be read.
@@ -87,7 +87,8 @@ class Told:
     def __init__(self, tokenizer: Tokenizer, captions: str) -> None:
         assert tokenizer.hears is not None
         self._reader = Reader(tokenizer.hears, device=next(tokenizer.parameters()).device)
-        self._captioner = make_captioner(captions) if Path(captions).is_file() else None
+        table = captions.endswith((".jsonl", ".csv"))
+        self._captioner = make_captioner(captions) if table else None
         self._caption = captions
 
     def of(self, file: Path) -> Text:

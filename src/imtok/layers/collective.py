@@ -1,10 +1,19 @@
-"""The few collective operations that training needs; each is the identity in a single process."""
+"""This process's device, and the few collective operations that training needs (the identity in a single process)."""
 
+import os
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+def best_device() -> torch.device:
+    """This process's GPU if there is one, else Apple's (in a single process; gloo cannot reduce there), or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    apple = torch.backends.mps.is_available() and "RANK" not in os.environ
+    return torch.device("mps" if apple else "cpu")
 
 
 def rank() -> int:

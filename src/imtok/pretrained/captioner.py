@@ -7,8 +7,11 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from safetensors import SafetensorError
 
 from imtok.config import ConfigError
+from imtok.layers.collective import best_device
+from imtok.pretrained.language import first_line
 
 PROMPT = (
     "Describe an image{of_class} in a single continuous detailed paragraph, using no more than {word_count} words. "
@@ -40,14 +43,17 @@ class PictureCaptioner:
             picture: RGB.
             label: its class, which the prompt then names.
         """
-        if getattr(self.processor, "chat_template", None):
+        templated = bool(getattr(self.processor, "chat_template", None))
+        if templated:
             content = [{"type": "image"}, {"type": "text", "text": self.prompt(label)}]
             asked = self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
         else:
             asked = f"{self.processor.image_token}\n{self.prompt(label)}"
-        given = self.processor(images=Image.fromarray(picture), text=asked, return_tensors="pt").to(self.model.device)
+        given = self.processor(  # a template writes its special tokens itself
+            images=Image.fromarray(picture), text=asked, return_tensors="pt", add_special_tokens=not templated
+        ).to(self.model.device, self.model.dtype)
         new = self.model.generate(**given, max_new_tokens=_TOKENS_PER_WORD * self.max_words, do_sample=False)
         words = self.processor.decode(new[0, given["input_ids"].shape[1] :], skip_special_tokens=True).split()
         return " ".join(words[: self.max_words])
@@ -65,14 +71,17 @@ def load_captioner(folder: Path, max_words: int = 75) -> PictureCaptioner:
     Raises:
         ConfigError: the folder holds something else; one line.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{folder}: no model that writes captions of pictures ({reason})") from None
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+    except ImportError:
+        raise ConfigError(f"{folder}: to run it, `pip install 'imtok[networks]'`") from None
+    if (folder / "adapter_config.json").exists():  # it could name further files to load
+        raise ConfigError(f"{folder}: holds an adapter; give a folder with the whole model")
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        processor = AutoProcessor.from_pretrained(folder, **local)
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", use_safetensors=True, **local)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ConfigError(f"{folder}: no model that writes captions of pictures ({first_line(error)})") from None
+    model.to(best_device())  # pyright: ignore[reportArgumentType]
     return PictureCaptioner(model, processor, max_words)

@@ -146,8 +146,13 @@ def _find_own(name: str, source: Source, file: str | Path | None) -> list[Path] 
 
 
 def _files(paths: list[Path]) -> list[Path]:
-    """The files themselves, and those in folders."""
-    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
+    """The files themselves, and of folders those that a network is read from."""
+    inside = ("config.json", "tokenizer.json", "*.safetensors")
+    return [
+        file
+        for path in paths
+        for file in (sorted(f for name in inside for f in path.glob(name)) if path.is_dir() else [path])
+    ]
 
 
 def _own_place(name: str) -> Path:

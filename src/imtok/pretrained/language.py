@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from imtok.config import ConfigError
@@ -42,7 +43,9 @@ class TextEncoder(FrozenNetwork):
         read = self.tokenizer.encode_batch(list(texts))
         ids = torch.tensor([one.ids for one in read], device=device)
         mask = torch.tensor([one.attention_mask for one in read], device=device)
-        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float(), mask.bool()
+        with torch.autocast(device.type, enabled=False):  # the same states in training and afterwards
+            states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states.float(), mask.bool()
 
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "batch dim"]:
         """One vector of length 1 a text: the mean of its tokens' states, as sentence-transformers takes it."""
@@ -80,13 +83,18 @@ def load_t5(folder: Path) -> TextEncoder:
         model, found = T5EncoderModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{folder}: not a T5 in transformers' layout ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(f"{folder}: not a T5 in transformers' layout ({first_line(error)})") from None
     if found["missing_keys"]:
         raise ConfigError(f"{folder}: not a whole T5 encoder; {sorted(found['missing_keys'])[0]} is missing")
     if model.dtype == torch.float16:
         model = model.float()
     return TextEncoder(model, _read_tokenizer(folder / "tokenizer.json"), config.d_model)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of some library says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _read_tokenizer(file: Path) -> Any:
@@ -100,6 +108,6 @@ def _read_tokenizer(file: Path) -> Any:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower
-        raise ConfigError(f"{file}: not a tokenizer ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"{file}: not a tokenizer ({first_line(error)})") from None
     tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>") or 0)
     return tokenizer

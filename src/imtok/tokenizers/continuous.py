@@ -15,19 +15,14 @@ class ContinuousConfig:
     """No codebook: latents are numbers (TexTok; LDM's KL autoencoder)."""
 
     kind: Literal["continuous"] = "continuous"
-    dim: int = 8
-    """Channels of a token."""
+    codebook_dim: int = 8
+    """Channels of a token, by the name that all bottlenecks have for them."""
     kl: bool = False
     """Latents are drawn from a Gaussian in training, whose distance to the standard normal one is the loss `kl`."""
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ConfigError("continuous: dim must be positive")
-
-    @property
-    def codebook_dim(self) -> int:
-        """Channels on both sides of the bottleneck, by the name that all quantizers have for them."""
-        return self.dim
+        if self.codebook_dim < 1:
+            raise ConfigError("continuous: codebook_dim must be positive")
 
 
 class Continuous(Quantizer):
@@ -42,7 +37,7 @@ class Continuous(Quantizer):
         self.config = config
         self.codebook_sizes = ()
         self.loss_names = frozenset({"kl"} if config.kl else ())
-        self.to_moments = nn.Linear(config.dim, 2 * config.dim) if config.kl else None
+        self.to_moments = nn.Linear(config.codebook_dim, 2 * config.codebook_dim) if config.kl else None
 
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
         if self.to_moments is None:

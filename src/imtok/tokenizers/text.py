@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imtok import pretrained
 from imtok.config import ConfigError, config
-from imtok.data.text_features import TextFeatures, features_folder, has_features
+from imtok.data.text_features import TextFeatures, distinct_captions, features_folder, has_features
 from imtok.pretrained.language import TextEncoder
 
 Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
@@ -54,7 +54,7 @@ class Reader:
         device: where the states go, and where the encoder computes.
 
     Raises:
-        ConfigError: stored features are of another width or length.
+        ConfigError: stored features are of another width, or of several encoders' weights.
     """
 
     def __init__(
@@ -62,18 +62,36 @@ class Reader:
     ) -> None:
         self.config, self.device = config, torch.device(device)
         self._encoder: TextEncoder | None = None
-        self._stored = [
-            TextFeatures(features_folder(folder, config.encoder))
-            for folder in data
-            if config.encoder != LABELS and has_features(folder, config.encoder)
-        ]
-        for stored in self._stored:
-            for setting in ("dim", "max_tokens"):
-                if stored.manifest[setting] != getattr(config, setting):
-                    raise ConfigError(
-                        f"{stored.folder}: has {setting} = {stored.manifest[setting]}, the tokenizer's text "
-                        f"{getattr(config, setting)}; delete it and run imtok embed again"
-                    )
+        self._data = () if config.encoder == LABELS else tuple(data)
+        self._stored = {
+            str(folder): TextFeatures(features_folder(folder, config.encoder, config.max_tokens))
+            for folder in self._data
+            if has_features(folder, config.encoder, config.max_tokens)
+        }
+        hashes = {stored.manifest["sha256"] for stored in self._stored.values()}
+        for stored in self._stored.values():
+            if stored.manifest["dim"] != config.dim:
+                raise ConfigError(
+                    f"{stored.folder}: of {stored.manifest['dim']} channels, the tokenizer wants {config.dim}"
+                )
+            if len(hashes) > 1:
+                raise ConfigError(
+                    f"{stored.folder}: made with other weights of {config.encoder} than the other features"
+                )
+
+    def prepare(self) -> None:
+        """Open the encoder now if any caption of the data will need it, so that nothing is found missing later.
+
+        Raises:
+            ConfigError: an encoder of another width, or of other weights than the stored features.
+            MissingWeights: it is not here.
+        """
+        if not all(self._is_stored(str(folder)) for folder in self._data):
+            self._load()
+
+    def _is_stored(self, folder: str) -> bool:
+        stored = self._stored.get(folder)
+        return stored is not None and all(caption in stored for caption in distinct_captions(folder))
 
     @torch.no_grad()
     def read(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Text:
@@ -101,12 +119,14 @@ class Reader:
         return states.to(self.device), mask.to(self.device)
 
     def bits(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Iterator[float]:
-        """Information in what is told of each picture: 8 bits a byte of UTF-8, or log2 of the number of classes.
+        """Information in what the decoder is told of each picture: 8 bits a byte of UTF-8, or log2 of the classes.
 
         An upper bound: nobody has compressed the captions. It stands beside the tokens' bits, never in them.
         """
         for caption, label in zip(captions, labels, strict=True):
-            if self.config.encoder == LABELS:
+            if "decoder" not in self.config.where:
+                yield 0.0
+            elif self.config.encoder == LABELS:
                 yield 0.0 if label is None else math.log2(self.config.dim)
             else:
                 yield 8.0 * len((caption or "").encode())
@@ -128,17 +148,19 @@ class Reader:
         return told
 
     def _look_up(self, caption: str | None) -> Float[Tensor, "tokens dim"] | None:
-        found = (stored for stored in self._stored if caption is not None and caption in stored)
+        found = (stored for stored in self._stored.values() if caption is not None and caption in stored)
         return next((torch.from_numpy(stored.states(caption or "")) for stored in found), None)
 
     def _load(self) -> TextEncoder:
         if self._encoder is None:
-            encoder: TextEncoder = pretrained.load(self.config.encoder)
+            encoder = pretrained.load(self.config.encoder)
+            if not isinstance(encoder, TextEncoder):
+                raise ConfigError(f"text: {self.config.encoder} reads no text; imtok weights lists the text encoders")
             if encoder.embed_dim != self.config.dim:
                 raise ConfigError(
                     f"text: {self.config.encoder} answers in {encoder.embed_dim} channels, not {self.config.dim}"
                 )
-            for stored in self._stored:
+            for stored in self._stored.values():
                 if stored.manifest["sha256"] != encoder.sha256:
                     raise ConfigError(f"{stored.folder}: made with other weights of {self.config.encoder}; delete it")
             self._encoder = encoder.to(self.device)

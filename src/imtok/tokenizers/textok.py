@@ -97,9 +97,9 @@ class TexTok(Tokenizer):
         return self.quantizer.split(latents)
 
     def compile_parts(self) -> None:
-        """torch.compile for both transformers."""
-        self.encoder.transformer.compile(dynamic=False)
-        self.decoder.transformer.compile(dynamic=False)
+        """torch.compile for both transformers; batches differ in their longest caption, so sizes are left open."""
+        self.encoder.transformer.compile()
+        self.decoder.transformer.compile()
 
     def checkpoint_activations(self, on: bool) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""

@@ -8,14 +8,7 @@ import torch
 import torch.distributed as dist
 
 from imtok.config import ConfigError
-
-
-def best_device() -> torch.device:
-    """This process's GPU if there is one, else Apple's (in a single process; gloo cannot reduce there), or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    apple = torch.backends.mps.is_available() and "RANK" not in os.environ
-    return torch.device("mps" if apple else "cpu")
+from imtok.layers.collective import best_device
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from imtok.data.readers import open_source
 from imtok.layers.collective import wait_for_all
 from imtok.tokenizers.catalog import load
 from imtok.tokenizers.text import Reader
-from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.devices import process_group
 from imtok.training.run import RunConfig
 from imtok.training.tasks import TokenizerTask
@@ -81,15 +80,15 @@ def train(
         if started:
             check_same_run(config, from_dict(RunConfig, folder.read_config(), str(folder.config_file)), folder)
         torch.manual_seed(config.training.seed)
-        hears = config.tokenizer.text if isinstance(config.tokenizer, TexTokConfig) else None
-        shards = [place for place in (data, validation) if place is not None]
-        reader = None if hears is None else Reader(hears, shards, device)
-        task = TokenizerTask(config, reader)
+        task = TokenizerTask(config)
+        if task.tokenizer.hears is not None:
+            task.reader = Reader(task.tokenizer.hears, [data] if validation is None else [data, validation], device)
+            task.reader.prepare()
         if init_from and not started:
             start_from(task, init_from)
         source = open_source(data)
         shown = source if validation is None else open_source(validation)
-        looks = Validation(config, shown, held_out=validation is not None, reader=reader)
+        looks = Validation(config, shown, held_out=validation is not None, reader=task.reader)
         Trainer(config, task, source, looks, folder, device).run(resume=started)
     return folder.path
 

@@ -14,7 +14,7 @@ from imtok.config import ConfigError
 from imtok.data.loader import Batch
 from imtok.layers.model import Model
 from imtok.losses.adversarial import LeCAM, discriminator_loss, generator_loss, r1_penalty
-from imtok.losses.discriminators import build_discriminator
+from imtok.losses.discriminators import StyleDiscriminator, build_discriminator
 from imtok.losses.reconstruction import l1, l2, ocr_perceptual, perceptual_distance
 from imtok.losses.regions import face_loss, text_loss
 from imtok.losses.representation import RepresentationHead, RepresentationTarget, representation_loss
@@ -100,22 +100,17 @@ class TokenizerTask(Task):
 
     Both players see the same reconstruction: the discriminator judges, detached, what the tokenizer has just made,
     and both step afterwards.
+
+    Attributes:
+        reader: tells a tokenizer that hears of captions what they say; None: it is told nothing.
     """
 
     players = ("tokenizer", "discriminator")
 
-    def __init__(self, config: RunConfig, reader: Reader | None = None) -> None:
-        """A fresh tokenizer with its losses.
-
-        Args:
-            config: the run.
-            reader: tells a tokenizer that hears of captions what they say; None: it is told nothing.
-
-        Raises:
-            ConfigError: parts that do not fit each other.
-        """
+    def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.config, self.reader = config, reader
+        self.config = config
+        self.reader: Reader | None = None
         self.tokenizer: Tokenizer = build(config.tokenizer)
         self.discriminator = build_discriminator(config.discriminator)
         self.lecam = LeCAM()
@@ -147,6 +142,12 @@ class TokenizerTask(Task):
         for term, network in networks.items():
             if _weighed(term, settings, phases):
                 self._networks[term] = pretrained.load(network).to(device)
+        if _weighed("adversarial", settings, phases) and isinstance(self.discriminator, StyleDiscriminator):
+            made_for, given = self.discriminator.resolution, self.config.data.crop.resolution
+            if made_for != given:
+                raise ConfigError(
+                    f"discriminator: made for {made_for} px, the pictures have {given}; set its resolution"
+                )
         for term, there in self._optional_terms().items():
             if _weighed(term, settings, phases) and not there:
                 raise ConfigError(f"losses: {term}_weight is set, but {_WHY_ABSENT[term]}")
