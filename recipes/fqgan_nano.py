@@ -2,15 +2,17 @@
 
     python recipes/fqgan_nano.py --data FOLDER_OF_nano.py --plain PICTURES… --out FOLDER
 
-It can be stopped at any moment and goes on where it was; finished runs are left alone. Tables 3 and 5 train from
-scratch at 64 px on pictures with captions (from a table, or from their class): the second branch learns to predict
-MiniLM's vector of the caption; the Fréchet distance is of EfficientNet-Lite0's features, which nothing here is trained
-towards. As in the paper the factorized tokenizers have an adapter for each branch and the VQGAN has none; one row more,
-a single codebook behind an adapter, tells the two apart.
+It can be stopped at any moment and goes on where it was; finished runs are left alone. All runs begin with the encoder
+and decoder of recipes/nano_pretraining and with fresh adapters and codebooks: from scratch, ten minutes of a laptop's
+CPU are too short to see anything.
 
-The runs at equal bits begin with the pretrained encoder and decoder of recipes/nano_pretraining at 128 px and with
-fresh adapters and codebooks, and so need the shards of nano.py with their words and faces. Every further codebook there
-brings its adapter along; nothing is disentangled.
+Those of Tables 3 and 5 see pictures of 64 px with captions (from a table, or from their class): the second branch
+learns to predict MiniLM's vector of the caption; the Fréchet distance is of EfficientNet-Lite0's features, which
+nothing here is trained towards. As in the paper the factorized tokenizers have an adapter for each branch and the VQGAN
+has none; one row more, a single codebook behind an adapter, tells the two apart.
+
+Those at equal bits need the shards of nano.py, with their words and faces. Every further codebook there brings its
+adapter along; nothing is disentangled.
 
 The paper's columns are printed beside ours. They are another model at another scale, trained with perceptual and
 adversarial losses that nothing here has: only the order can be compared.
@@ -36,10 +38,9 @@ from imtok.tokenizers.catalog import build, load
 from imtok.tokenizers.quantizers import VQConfig
 from imtok.training.run import Phase, RunConfig
 
-STEPS = 1000
-"""Of a run from scratch; the longer schedule has twice as many."""
+STEPS = 300
+"""Of a run; the longer schedule has twice as many."""
 BATCH = 32
-EQUAL_BITS_STEPS = 300
 PRETRAINED = Path(__file__).parent / "nano_pretraining"
 EQUAL_BITS = {"1-codebook": (4096,), "2-codebooks": (64, 64), "3-codebooks": (16, 16, 16)}
 
@@ -103,23 +104,24 @@ def main(
         plain: pictures with captions or classes.
         out: folder for the runs.
         data: working folder of recipes/nano.py; without it the runs at equal bits are left out.
-        seeds: each run from scratch is done once with every seed.
+        seeds: each run of Tables 3 and 5 is done once with every seed.
         only: names of runs to do; all, if none is given.
     """
-    check_names(only, [*from_scratch(), *(at_equal_bits() if data is not None else ())])
-    if runs := only_these(from_scratch(), only):
+    check_names(only, [*of_the_paper(), *(at_equal_bits() if data is not None else ())])
+    if runs := only_these(of_the_paper(), only):
         shards = prepare((), (), plain, out, next(iter(runs.values())).data.crop, signs=False)
         captioned = sum(bool(sample.captions) for sample in ShardReader(str(shards / "train")).annotations())
         if not captioned:
             raise SystemExit("none of the pictures has a caption or a class: representation learning wants some")
         print(f"{captioned} of the training pictures have captions")
-        print(carry_out(runs, lambda name: None, (COMPONENTS, SCALING), shards, out / "from-scratch", seeds))
+        starts = {name: with_pretrained_blocks(config, out / "starts" / name) for name, config in runs.items()}
+        print(carry_out(runs, starts.__getitem__, (COMPONENTS, SCALING), shards, out / "paper", seeds))
     if data is not None and (runs := only_these(at_equal_bits(), only)):
         starts = {name: with_pretrained_blocks(config, out / "starts" / name) for name, config in runs.items()}
         print(carry_out(runs, starts.__getitem__, (AT_EQUAL_BITS,), data / "shards", out / "equal-bits", seeds[:1]))
 
 
-def from_scratch() -> dict[str, RunConfig]:
+def of_the_paper() -> dict[str, RunConfig]:
     """The runs of Tables 3 and 5 by name."""
     dual, triple = small("fqgan-dual-nano"), small("fqgan-triple-nano")
     together, blind = {"disentangle_weight": 0.0}, {"representation_weight": 0.0}
@@ -164,7 +166,7 @@ def at_equal_bits() -> dict[str, RunConfig]:
         base = codebooks(presets.get("fqgan-dual-nano"), sizes)
         plain = weighed(base, representation_weight=0.0, disentangle_weight=0.0)
         for suffix, weights in (("", {}), ("-insight", insight.weights)):
-            phase = Phase(name="train", steps=EQUAL_BITS_STEPS, weights=weights, region_share=insight.region_share)
+            phase = Phase(name="train", steps=STEPS, weights=weights, region_share=insight.region_share)
             training = dataclasses.replace(plain.training, phases=(phase,))
             found[f"{name}{suffix}"] = dataclasses.replace(plain, name=f"fqgan-{name}{suffix}", training=training)
     return found

@@ -96,7 +96,7 @@ def test_an_ablation_changes_what_its_name_says(name: str, expected: set[str]) -
     ("tables", "runs"),
     [
         (nano_ablations.TABLES, nano_ablations.configs()),
-        ((fqgan_nano.COMPONENTS, fqgan_nano.SCALING), fqgan_nano.from_scratch()),
+        ((fqgan_nano.COMPONENTS, fqgan_nano.SCALING), fqgan_nano.of_the_paper()),
         ((fqgan_nano.AT_EQUAL_BITS,), fqgan_nano.at_equal_bits()),
     ],
 )
@@ -115,12 +115,12 @@ def test_every_row_of_a_table_is_a_run(tables: tuple[ablation.Table, ...], runs:
     ],
 )
 def test_a_factorized_run_changes_what_its_name_says(name: str, expected: set[str]) -> None:
-    configs = fqgan_nano.from_scratch()
+    configs = fqgan_nano.of_the_paper()
     assert differences(configs[name], configs["dual-dis-rep"]) == expected
 
 
 def test_the_single_codebook_is_as_many_codes_and_the_equal_bits_are_equal() -> None:
-    configs = fqgan_nano.from_scratch()
+    configs = fqgan_nano.of_the_paper()
     sizes = {name: build(configs[name].tokenizer).codebook_sizes for name in ("vq-4096", "dual", "triple")}
     assert sizes == {"vq-4096": (4096,), "dual": (2048, 2048), "triple": (2048,) * 3}
     assert differences(configs["vq-2048"], configs["vq-4096"]) == {"tokenizer.quantizer.codebook_size"}
@@ -134,7 +134,7 @@ def test_the_single_codebook_is_as_many_codes_and_the_equal_bits_are_equal() -> 
 
 
 def test_every_run_of_a_queue_can_begin() -> None:
-    queues = (nano_ablations.configs(), fqgan_nano.from_scratch(), fqgan_nano.at_equal_bits())
+    queues = (nano_ablations.configs(), fqgan_nano.of_the_paper(), fqgan_nano.at_equal_bits())
     heads = {name: len(TokenizerTask(config).heads) for configs in queues for name, config in configs.items()}
     assert {name for name, count in heads.items() if count} == {
         *("dual-rep", "dual-dis-rep", "dual-long", "triple", "triple-long")
