@@ -134,5 +134,5 @@ def test_the_command_line_says_what_is_wrong(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["embed", str(tmp_path), "--encoder", "text_encoder/t5_xl"]) == 2
     said = capsys.readouterr().err
-    assert "text_encoder/t5_xl is missing: the encoder of T5 XL" in said
+    assert "text_encoder/t5_xl is missing: T5 xl's encoder" in said
     assert len(said.splitlines()) == 2

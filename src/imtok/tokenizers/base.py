@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from imtok.layers.model import Model
+from imtok.tokenizers.quantization import Quantizer
 from imtok.tokenizers.text import Text, TextConfig
 
 
@@ -36,27 +37,53 @@ class Encoding:
 
 
 class Tokenizer(Model, ABC):
-    """Base class of all tokenizers.
+    """Base class of all tokenizers: an encoder, a bottleneck, a decoder.
 
     Attributes:
-        config: what it was built from.
-        downsample_factor: pictures are padded to multiples of this.
-        codebook_sizes: entries of each codebook; empty for a continuous tokenizer.
-        branch_dims: channels of the latents that belong to each codebook, or of all.
+        config: what it was built from; has `downsample_factor` and `quantizer`.
+        quantizer: the bottleneck.
         tokens_on_grid: whether every token belongs to a patch of the picture.
         hears: what it wants to be told of a picture's caption, or None.
     """
 
     config: Any
-    downsample_factor: int
-    codebook_sizes: tuple[int, ...]
-    branch_dims: tuple[int, ...]
+    quantizer: Quantizer
     tokens_on_grid: bool
     hears: TextConfig | None = None
 
-    @abstractmethod
+    @property
+    def downsample_factor(self) -> int:
+        """Pictures are padded to multiples of this."""
+        return self.config.downsample_factor
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Entries of each codebook; empty for a continuous tokenizer."""
+        return self.quantizer.codebook_sizes
+
+    @property
+    def branch_dims(self) -> tuple[int, ...]:
+        """Channels of the latents that belong to each codebook, or of all."""
+        branches = max(1, len(self.codebook_sizes))
+        return (self.config.quantizer.codebook_dim // branches,) * branches
+
     def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
         """Pictures in [-1, 1] to latents and codes; sizes that do not fit are padded (`pad_to_multiple`)."""
+        padded = pad_to_multiple(images, self.downsample_factor)
+        quantized = self.quantizer(self.vectors(padded, text))
+        return Encoding(
+            latents=quantized.latents,
+            codes=quantized.codes,
+            losses=quantized.losses,
+            grid_size=(padded.shape[2] // self.downsample_factor, padded.shape[3] // self.downsample_factor),
+            image_size=(images.shape[2], images.shape[3]),
+        )
+
+    @abstractmethod
+    def vectors(
+        self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """What goes into the bottleneck; the pictures are padded already."""
 
     @abstractmethod
     def decode(
@@ -77,17 +104,17 @@ class Tokenizer(Model, ABC):
             ValueError: the number of tokens does not fit the grid.
         """
 
-    @abstractmethod
     def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens channels"]:
         """The latents that codes stand for.
 
         Raises:
             TypeError: the tokenizer is continuous.
         """
+        return self.quantizer.lookup(codes)
 
     def split(self, latents: Float[Tensor, "batch tokens channels"]) -> tuple[Float[Tensor, "batch tokens _"], ...]:
         """Each codebook's share of the latents; all of them where there is one or none."""
-        return (latents,)
+        return self.quantizer.split(latents)
 
     def alone(
         self, latents: Float[Tensor, "batch tokens channels"], codebook: int

@@ -3,12 +3,12 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.transformer import GridPositions, Transformer
-from imtok.tokenizers.base import Encoding, Tokenizer, pad_to_multiple
+from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.continuous import ContinuousConfig
 from imtok.tokenizers.quantizers import QuantizerConfig, build_quantizer
 from imtok.tokenizers.text import Text, TextConfig
@@ -61,24 +61,14 @@ class TexTok(Tokenizer):
         super().__init__()
         self.config = config
         self.hears = config.text
-        self.downsample_factor = config.downsample_factor
         self.encoder = Encoder(config)
         self.quantizer = build_quantizer(config.quantizer)
-        self.codebook_sizes = self.quantizer.codebook_sizes
-        branches = max(1, len(self.codebook_sizes))
-        self.branch_dims = (config.quantizer.codebook_dim // branches,) * branches
         self.decoder = Decoder(config)
 
-    def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
-        padded = pad_to_multiple(images, self.downsample_factor)
-        quantized = self.quantizer(self.encoder(padded, text))
-        return Encoding(
-            latents=quantized.latents,
-            codes=quantized.codes,
-            losses=quantized.losses,
-            grid_size=(padded.shape[2] // self.downsample_factor, padded.shape[3] // self.downsample_factor),
-            image_size=(images.shape[2], images.shape[3]),
-        )
+    def vectors(
+        self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
+    ) -> Float[Tensor, "batch tokens channels"]:
+        return self.encoder(images, text)
 
     def decode(
         self,
@@ -89,12 +79,6 @@ class TexTok(Tokenizer):
         if latents.shape[1] != self.config.num_latent_tokens:
             raise ValueError(f"{latents.shape[1]} tokens, expected {self.config.num_latent_tokens}")
         return self.decoder(latents, text, grid_size or (self.config.grid_size,) * 2)
-
-    def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens channels"]:
-        return self.quantizer.lookup(codes)
-
-    def split(self, latents: Float[Tensor, "batch tokens channels"]) -> tuple[Float[Tensor, "batch tokens _"], ...]:
-        return self.quantizer.split(latents)
 
     def compile_parts(self) -> None:
         """torch.compile for both transformers; batches differ in their longest caption, so sizes are left open."""

@@ -4,13 +4,13 @@ from collections import OrderedDict
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.conv import AttentionBlock, Checkpointed, Downsample, Level, NormSwish, ResidualBlock, Upsample
 from imtok.layers.transformer import Block, GridPositions
-from imtok.tokenizers.base import Encoding, Tokenizer, grid_from_tokens, pad_to_multiple
+from imtok.tokenizers.base import Tokenizer, grid_from_tokens
 from imtok.tokenizers.quantizers import EMAVQConfig, FactorizedVQConfig, QuantizerConfig, build_quantizer
 from imtok.tokenizers.text import Text
 
@@ -87,25 +87,14 @@ class VQGAN(Tokenizer):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config = config
-        self.downsample_factor = config.downsample_factor
         self.encoder = build_encoder(config)
         self.quantizer = build_quantizer(config.quantizer)
-        self.codebook_sizes = self.quantizer.codebook_sizes
-        branches = max(1, len(self.codebook_sizes))
-        self.branch_dims = (config.quantizer.codebook_dim // branches,) * branches
         self.decoder = build_decoder(config)
 
-    def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
-        padded = pad_to_multiple(images, self.downsample_factor)
-        z = self.encoder(padded)  # batch, d, h, w
-        quantized = self.quantizer(z.flatten(2).transpose(1, 2))
-        return Encoding(
-            latents=quantized.latents,
-            codes=quantized.codes,
-            losses=quantized.losses,
-            grid_size=(z.shape[2], z.shape[3]),
-            image_size=(images.shape[2], images.shape[3]),
-        )
+    def vectors(
+        self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
+    ) -> Float[Tensor, "batch tokens channels"]:
+        return self.encoder(images).flatten(2).transpose(1, 2)
 
     def decode(
         self,
@@ -115,12 +104,6 @@ class VQGAN(Tokenizer):
     ) -> Float[Tensor, "batch 3 height width"]:
         grid = grid_from_tokens(latents.shape[1], grid_size)
         return self.decoder(latents.transpose(1, 2).unflatten(2, grid))
-
-    def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens channels"]:
-        return self.quantizer.lookup(codes)
-
-    def split(self, latents: Float[Tensor, "batch tokens channels"]) -> tuple[Float[Tensor, "batch tokens _"], ...]:
-        return self.quantizer.split(latents)
 
     def compile_parts(self) -> None:
         """torch.compile for encoder and decoder, one program per picture size."""
