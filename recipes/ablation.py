@@ -61,8 +61,8 @@ def carry_out(
     shards: Path,
     out: Path,
     seeds: tuple[int, ...],
-) -> str:
-    """Do every run that is not done yet, evaluate all, and write the tables to `tables.md`.
+) -> Evaluation:
+    """Do every run that is not done yet, evaluate all, print the tables, and write them to `tables.md`.
 
     It can be killed at any moment and goes on where it was.
 
@@ -75,7 +75,7 @@ def carry_out(
         seeds: each run is done once with every seed; a second one tells luck from effect.
 
     Returns:
-        The tables, in Markdown.
+        All scores.
     """
     done = [
         run(seeded(config, seed), shards, out / name_of(name, seed), start(name))
@@ -87,7 +87,8 @@ def carry_out(
     shown = [table for table in tables if names & {row.run for row in table.rows}]
     text = "\n\n".join(table.markdown(found, seeds) for table in shown)
     (out / "tables.md").write_text(text + "\n")
-    return text
+    print(text)
+    return found
 
 
 def only_these(configs: dict[str, RunConfig], names: Sequence[str]) -> dict[str, RunConfig]:

@@ -109,16 +109,16 @@ def main(
     """
     check_names(only, [*of_the_paper(), *(at_equal_bits() if data is not None else ())])
     if runs := only_these(of_the_paper(), only):
-        shards = prepare((), (), plain, out, next(iter(runs.values())).data.crop, signs=False)
+        shards = prepare((), (), plain, out, next(iter(runs.values())).data.crop)
         captioned = sum(bool(sample.captions) for sample in ShardReader(str(shards / "train")).annotations())
         if not captioned:
             raise SystemExit("none of the pictures has a caption or a class: representation learning wants some")
         print(f"{captioned} of the training pictures have captions")
         starts = {name: with_pretrained_blocks(config, out / "starts" / name) for name, config in runs.items()}
-        print(carry_out(runs, starts.__getitem__, (COMPONENTS, SCALING), shards, out / "paper", seeds))
+        carry_out(runs, starts.__getitem__, (COMPONENTS, SCALING), shards, out / "paper", seeds)
     if data is not None and (runs := only_these(at_equal_bits(), only)):
         starts = {name: with_pretrained_blocks(config, out / "starts" / name) for name, config in runs.items()}
-        print(carry_out(runs, starts.__getitem__, (AT_EQUAL_BITS,), data / "shards", out / "equal-bits", seeds[:1]))
+        carry_out(runs, starts.__getitem__, (AT_EQUAL_BITS,), data / "shards", out / "equal-bits", seeds[:1])
 
 
 def of_the_paper() -> dict[str, RunConfig]:

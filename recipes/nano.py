@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 
 import tyro
-from nano_data import prepare
+from nano_data import prepare, signs
 
 from imtok import presets
 from imtok.checkpoints import RunFolder
@@ -40,7 +40,7 @@ def main(text: tuple[str, ...], faces: tuple[str, ...], plain: tuple[str, ...], 
         plain: other pictures.
         out: working folder.
     """
-    data = prepare(text, faces, plain, out, presets.get(TWINS[0]).data.crop)
+    data = prepare(text, faces, plain, out, presets.get(TWINS[0]).data.crop, signs())
     start = ship(run(presets.get(PRETRAINING), data, out / PRETRAINING), out / "shipped" / PRETRAINING)
     for name in TWINS:
         ship(run(presets.get(f"{name}-finetune"), data, out / name, start), out / "shipped" / name)

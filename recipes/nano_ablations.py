@@ -115,7 +115,7 @@ def main(data: Path, out: Path, start: Path = HOME, seeds: tuple[int, ...] = (0,
     def begin(name: str) -> Path:
         return large_pretraining(shards, out) if name.startswith("16k") else start
 
-    print(carry_out(only_these(runs, only), begin, TABLES, shards, out, seeds))
+    carry_out(only_these(runs, only), begin, TABLES, shards, out, seeds)
 
 
 def configs() -> dict[str, RunConfig]:

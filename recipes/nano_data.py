@@ -8,7 +8,7 @@ pictures that the shipped weights were made from.
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from imtok.data.annotate import annotate
 from imtok.data.closeups import close_ups
 from imtok.data.pictures import decode, encode
 from imtok.data.readers import open_source
-from imtok.data.sample import Face, Sample, TextRegion
+from imtok.data.sample import Face, Sample, Samples, Source, TextRegion
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
 from imtok.data.transforms import CropConfig, centre_crop
@@ -31,8 +31,18 @@ CAPTION = "a photo of a {label}"
 Split = Literal["train", "validation", "test"]
 
 
+def signs() -> tuple[Source, dict[str, Source]]:
+    """Rendered signs for the training, and for the test by name: with words and typefaces of their own."""
+    return SyntheticPictures(SIGNS, seed=1), {"signs": SyntheticPictures(TEST_SIGNS, seed=2, split="test")}
+
+
 def prepare(
-    text: Iterable[str], faces: Iterable[str], plain: Iterable[str], out: Path, crop: CropConfig, signs: bool = True
+    text: Iterable[str],
+    faces: Iterable[str],
+    plain: Iterable[str],
+    out: Path,
+    crop: CropConfig,
+    rendered: tuple[Source, Mapping[str, Source]] | None = None,
 ) -> Path:
     """Annotate and split; what is there already stays. Also writes `test_clusters.txt`.
 
@@ -44,10 +54,10 @@ def prepare(
         plain: other pictures.
         out: working folder.
         crop: how large words and faces in the test's close-ups are, and the resolution.
-        signs: whether some are rendered for the training and for the test.
+        rendered: pictures for the training and, by name, for tests, such as `signs()`.
 
     Returns:
-        The folder of shards: `train`, `validation`, and `test/signs`, `test/words`, `test/faces`, `test/plain`.
+        The folder of shards: `train`, `validation`, and `test/words`, `test/faces`, `test/plain` and what is rendered.
     """
     shards = out / "shards"
     if not (shards / "complete").exists():
@@ -55,12 +65,14 @@ def prepare(
         kinds["faces"] = [annotated(out, source, faces=True) for source in faces]
         kinds["plain"] = [annotated(out, source) for source in plain]
         shutil.rmtree(shards, ignore_errors=True)
-        write_training(kinds, shards, SIGNS if signs else 0)
+        training, tests = rendered or (Samples(()), {})
+        write_training(kinds, shards, training)
         for kind, folders in kinds.items():
             write_test(kind, folders, shards / "test" / kind, crop)
-        with ShardWriter(str(shards / "test" / "signs")) as writer:
-            for sample in SyntheticPictures(TEST_SIGNS if signs else 0, seed=2, size=crop.resolution, split="test"):
-                writer.write(sample)
+        for name, source in tests.items():
+            with ShardWriter(str(shards / "test" / name)) as writer:
+                for sample in source:
+                    writer.write(sample)
         clusters = {sample.cluster for sample in pictures(kinds) if sample.cluster and split_of(sample) == "test"}
         (out / "test_clusters.txt").write_text("".join(f"{cluster}\n" for cluster in sorted(clusters)))
         (shards / "complete").touch()
@@ -74,13 +86,13 @@ def annotated(out: Path, source: str, *, words: bool = False, faces: bool = Fals
     return folder
 
 
-def write_training(kinds: dict[str, list[Path]], out: Path, signs: int) -> None:
-    """Training and validation shards of all kinds, then the rendered signs."""
+def write_training(kinds: dict[str, list[Path]], out: Path, rendered: Source) -> None:
+    """Training and validation shards of all kinds, then the rendered pictures."""
     with ShardWriter(str(out / "train")) as training, ShardWriter(str(out / "validation")) as validation:
         for sample in pictures(kinds):
             if split_of(sample) != "test":
                 (training if split_of(sample) == "train" else validation).write(sample)
-        for sample in SyntheticPictures(signs, seed=1, size=128, split="train"):
+        for sample in rendered:
             training.write(sample)
 
 

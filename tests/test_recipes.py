@@ -13,6 +13,7 @@ import nano_ablations
 import nano_data
 import numpy as np
 import pytest
+import textok_nano
 import torch
 from PIL import Image
 from skimage import data
@@ -98,6 +99,7 @@ def test_an_ablation_changes_what_its_name_says(name: str, expected: set[str]) -
         (nano_ablations.TABLES, nano_ablations.configs()),
         ((fqgan_nano.COMPONENTS, fqgan_nano.SCALING), fqgan_nano.of_the_paper()),
         ((fqgan_nano.AT_EQUAL_BITS,), fqgan_nano.at_equal_bits()),
+        (textok_nano.TABLES, textok_nano.configs()),
     ],
 )
 def test_every_row_of_a_table_is_a_run(tables: tuple[ablation.Table, ...], runs: dict[str, RunConfig]) -> None:
@@ -119,6 +121,23 @@ def test_a_factorized_run_changes_what_its_name_says(name: str, expected: set[st
     assert differences(configs[name], configs["dual-dis-rep"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("baseline-16", {"tokenizer.text"}),
+        ("textok-8", {"tokenizer.num_latent_tokens"}),
+        ("cross-attention", {"tokenizer.text.how"}),
+        ("encoder", {"tokenizer.text.where"}),
+        ("class", {"tokenizer.text.encoder", "tokenizer.text.dim", "tokenizer.text.classes"}),
+        ("class-text", {"tokenizer.text.template"}),
+    ],
+)
+def test_a_text_conditioned_run_changes_what_its_name_says(name: str, expected: set[str]) -> None:
+    configs = textok_nano.configs()
+    found = differences(configs[name], configs["textok-16"])
+    assert {min((n for n in expected if d.startswith(n)), default=d) for d in found} == expected
+
+
 def test_the_single_codebook_is_as_many_codes_and_the_equal_bits_are_equal() -> None:
     configs = fqgan_nano.of_the_paper()
     sizes = {name: build(configs[name].tokenizer).codebook_sizes for name in ("vq-4096", "dual", "triple")}
@@ -134,7 +153,7 @@ def test_the_single_codebook_is_as_many_codes_and_the_equal_bits_are_equal() -> 
 
 
 def test_every_run_of_a_queue_can_begin() -> None:
-    queues = (nano_ablations.configs(), fqgan_nano.of_the_paper(), fqgan_nano.at_equal_bits())
+    queues = (nano_ablations.configs(), fqgan_nano.of_the_paper(), fqgan_nano.at_equal_bits(), textok_nano.configs())
     heads = {name: len(TokenizerTask(config).heads) for configs in queues for name, config in configs.items()}
     assert {name for name, count in heads.items() if count} == {
         *("dual-rep", "dual-dis-rep", "dual-long", "triple", "triple-long")

@@ -48,6 +48,28 @@ def annotate(argv: Sequence[str]) -> None:
     print(_call(annotate, argv, "annotate", tyro.conf.PositionalRequiredArgs))
 
 
+def captions(argv: Sequence[str]) -> None:
+    """Write new captions of every class, for generation: imtok captions SHARDS --source MODEL|OTHER_SHARDS."""
+    from imtok.data.unseen_captions import write_unseen_captions
+
+    def run(
+        data: tyro.conf.Positional[str], source: str, per_class: int = 50, references: int = 8, seed: int = 0
+    ) -> str:
+        """Write DATA/unseen_captions; classes that are done already stay.
+
+        Args:
+            data: a folder of shards with labels and captions.
+            source: the folder of a causal language model, which is shown captions of a class and writes up to 75 words
+                (FOLDER:25 for 25); or shards with labels and captions of other pictures.
+            per_class: how many.
+            references: captions of the class that the language model is shown.
+            seed: another seed, other captions.
+        """
+        return write_unseen_captions(data, source, per_class, references, seed)
+
+    print(_call(run, argv, "captions"))
+
+
 def train(argv: Sequence[str]) -> None:
     """Train a preset, changed by flags: imtok train PRESET --data SHARDS --out RUN [--training.steps 200 …]."""
     from imtok import presets
@@ -146,6 +168,7 @@ def evaluate(argv: Sequence[str]) -> None:
         size: int | None = None,
         count: int | None = None,
         checks: bool = True,
+        wrong_captions: bool = False,
         text_judge: str = TEXT_JUDGE,
         face_judge: str = FACE_JUDGE,
     ) -> None:
@@ -160,6 +183,7 @@ def evaluate(argv: Sequence[str]) -> None:
             size: judge at so many pixels (padded to a square, LANCZOS) instead of each picture's own size.
             count: at most so many pictures of each set, evenly spread.
             checks: also measure identity, JPEG, and down-and-up.
+            wrong_captions: also tell tokenizers that hear of captions those of other pictures.
             text_judge: network that reads the words.
             face_judge: network that compares the faces.
         """
@@ -171,6 +195,7 @@ def evaluate(argv: Sequence[str]) -> None:
             size=size,
             count=count,
             checks=checks,
+            wrong_captions=wrong_captions,
             text_judge=text_judge,
             face_judge=face_judge,
         )
@@ -210,7 +235,7 @@ def doctor(argv: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
-    for verb in (demo, presets, synthesize, annotate, embed, train, reconstruct, evaluate, weights, doctor)
+    for verb in (demo, presets, synthesize, annotate, captions, embed, train, reconstruct, evaluate, weights, doctor)
 }
 
 

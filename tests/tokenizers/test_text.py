@@ -124,6 +124,22 @@ def test_a_class_is_a_word_of_its_own() -> None:
         TextConfig(encoder=LABELS, dim=3, classes=("cat", "dog"))
 
 
+def test_a_template_tells_the_class_in_words(needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = needs("text_encoder/minilm")
+    reader = Reader(dataclasses.replace(MINILM, template="a photo of a {label}"))
+    states, mask = reader.read(["ignored", "ignored"], ["golden_retriever", None])
+    with torch.no_grad():
+        wanted, there = encoder.encode(["a photo of a golden retriever"], MINILM.max_tokens)
+    assert torch.equal(states[0], wanted[0])
+    assert mask.tolist() == [there[0].tolist(), [False] * mask.shape[1]]
+    monkeypatch.setattr(reader, "_captions", None)  # what was read once is not read again
+    assert torch.equal(reader.read([None], ["golden_retriever"])[0], wanted)
+    assert list(reader.bits(["ignored"], ["dog"])) == [8 * 3]
+    for template, name in (("a photo", "text_encoder/minilm"), ("a {label}", LABELS)):
+        with pytest.raises(ConfigError, match="once, and an encoder that reads it"):
+            TextConfig(encoder=name, dim=1, classes=("cat",), template=template)
+
+
 @pytest.fixture
 def t5(tmp_path: Path) -> Path:
     """A small T5 of random weights in the layout of a hub's folder."""

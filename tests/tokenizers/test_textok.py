@@ -110,6 +110,18 @@ def test_the_number_of_tokens_changes_only_the_bottleneck() -> None:
     assert changed == {"encoder.image_tokens", "decoder.positions"}
 
 
+def test_without_tokens_the_caption_alone_makes_the_picture() -> None:
+    tokenizer = small(num_latent_tokens=0)
+    drawn = through(tokenizer, captions())
+    assert drawn.shape == pictures().shape
+    assert torch.equal(drawn, through(tokenizer, captions(), pictures().flip(3)))
+    assert not torch.equal(drawn, through(tokenizer, None))
+    tokenizer.train()
+    encoding = tokenizer.encode(pictures(), captions())
+    tokenizer.decode(encoding.latents, captions(), encoding.grid_size).square().mean().backward()
+    assert all(p.grad is not None for p in tokenizer.decoder.parameters())
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 40), (33, 20)])
 def test_any_picture_comes_back_at_its_size_in_as_many_tokens(height: int, width: int) -> None:
     tokenizer, images = small(), pictures(height, width)
@@ -223,7 +235,10 @@ def test_configs_go_to_json_and_back() -> None:
     ("make", "message"),
     [
         (lambda: TexTokConfig(dim=100, num_heads=3), "3 heads do not divide 100"),
-        (lambda: TexTokConfig(num_latent_tokens=0), "all sizes must be positive"),
+        (lambda: TexTokConfig(patch_size=0), "all sizes must be positive"),
+        (lambda: TexTokConfig(num_latent_tokens=-1), "num_latent_tokens = -1"),
+        (lambda: TexTokConfig(num_latent_tokens=0, text=None), "at least 1, or 0 for continuous tokens and text"),
+        (lambda: TexTokConfig(num_latent_tokens=0, quantizer=VQConfig()), "at least 1, or 0 for"),
         (lambda: TextConfig(where=()), "where not empty"),
         (lambda: ContinuousConfig(codebook_dim=0), "codebook_dim must be positive"),
     ],

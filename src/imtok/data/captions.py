@@ -33,9 +33,9 @@ def make_captioner(captions: str) -> Captioner:
     filesystem, place = fsspec.url_to_fs(captions)
     if filesystem.isfile(place):
         return _from_table(captions)
-    folder, _, words = captions.rpartition(":") if captions.rpartition(":")[2].isdigit() else (captions, "", "75")
+    folder, words = split_word_limit(captions)
     if os.path.isdir(folder):  # Path.is_dir minds long names, and templates can be long
-        return _from_model(Path(folder), int(words))
+        return _from_model(Path(folder), words)
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(captions) if field is not None}
     except ValueError as error:
@@ -51,6 +51,12 @@ def make_captioner(captions: str) -> Captioner:
         return [captions.format(label=sample.label.replace("_", " "))]
 
     return from_template
+
+
+def split_word_limit(model: str) -> tuple[str, int]:
+    """`MODEL:25` into a model's place and its words; 75 where none are given (TexTok, section 4.1)."""
+    place, _, words = model.rpartition(":")
+    return (place, int(words)) if words.isdigit() else (model, 75)
 
 
 def _from_model(folder: Path, max_words: int) -> Captioner:

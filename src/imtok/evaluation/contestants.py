@@ -24,6 +24,9 @@ from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load, locate, shipped
 from imtok.tokenizers.text import Reader
 
+Known = tuple[str | None, str | None]
+"""A picture's caption and class."""
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -81,8 +84,7 @@ class TokenizerContestant(Contestant):
         images, text = from_uint8(np.stack(pictures)).to(self.device), None
         told: Sequence[float | None] = [None] * len(pictures)
         if self.reader is not None:
-            captions = [sample.captions[0] if sample.captions else None for sample in samples]
-            labels = [sample.label for sample in samples]
+            captions, labels = zip(*self.hear([_known(sample) for sample in samples]), strict=True)
             text, told = self.reader.read(captions, labels), list(self.reader.bits(captions, labels))
         encoding = self.tokenizer.encode(images, text)
         height, width = encoding.image_size
@@ -95,6 +97,30 @@ class TokenizerContestant(Contestant):
         rate = bits_per_pixel(encoding.latents.shape[1], self.tokenizer.bits_per_token, height, width)
         codes = [None] * len(drawn) if encoding.codes is None else encoding.codes.cpu()
         return [Reconstruction(one, of_it, rate, bits) for one, of_it, bits in zip(drawn, codes, told, strict=True)]
+
+    def hear(self, known: Sequence[Known]) -> Sequence[Known]:
+        """What it is told of pictures of which so much is known."""
+        return known
+
+
+class WrongCaptions(TokenizerContestant):
+    """A tokenizer that is told of every picture what is known of another: how much does it take from captions?
+
+    That is the last picture before it of which something else is known, or where there is none, the next.
+    """
+
+    def __init__(self, right: TokenizerContestant) -> None:
+        super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers)
+        self.reader = right.reader
+        self._before: list[Known] = []  # the last two that differ, the newest first
+
+    def hear(self, known: Sequence[Known]) -> Sequence[Known]:
+        wrong = []
+        for index, right in enumerate(known):
+            others = [*self._before, *known[index + 1 :]]
+            wrong.append(next((other for other in others if other != right), (None, None)))
+            self._before = [right, *(other for other in self._before if other != right)][:2]
+        return wrong
 
 
 @dataclass
@@ -191,6 +217,10 @@ def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
     weights = [{t: losses.get(f"{t}_weight", 0) for t in networks} | phase.get("weights", {}) for phase in phases]
     taught = [network for term, found in networks.items() for network in found if any(w[term] for w in weights)]
     return frozenset(network for network in taught if network)
+
+
+def _known(sample: Sample) -> Known:
+    return (sample.captions[0] if sample.captions else None, sample.label)
 
 
 def _without_suffix(path: str) -> str:

@@ -14,7 +14,13 @@ from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.config import ConfigError
 from imtok.data.sample import Source
-from imtok.evaluation.contestants import Contestant, open_contestant, self_checks
+from imtok.evaluation.contestants import (
+    Contestant,
+    TokenizerContestant,
+    WrongCaptions,
+    open_contestant,
+    self_checks,
+)
 from imtok.evaluation.faces import FaceJudge, FaceMeter
 from imtok.evaluation.fit import OwnSize, SquareFit
 from imtok.evaluation.meters import (
@@ -64,6 +70,7 @@ def evaluate(
     size: int | None = None,
     count: int | None = None,
     checks: bool = True,
+    wrong_captions: bool = False,
     text_judge: str = TEXT_JUDGE,
     face_judge: str = FACE_JUDGE,
 ) -> Evaluation:
@@ -79,6 +86,7 @@ def evaluate(
         size: judge at so many pixels by TokBench's preparation (`SquareFit`); None: every picture at its own size.
         count: at most so many pictures of each set, evenly spread.
         checks: also measure the model-free self-checks.
+        wrong_captions: also measure every tokenizer that hears of captions while it is told another picture's.
         text_judge: reads the words.
         face_judge: compares the faces.
 
@@ -101,6 +109,8 @@ def evaluate(
         Path(out).mkdir(parents=True, exist_ok=True)
     told = () if isinstance(places, Mapping) else places
     contestants: list[Contestant] = [open_contestant(str(source), told) for source in sources]
+    if wrong_captions:
+        contestants += [WrongCaptions(c) for c in contestants if isinstance(c, TokenizerContestant) and c.reader]
     if checks:
         contestants += self_checks()
     names = [contestant.name for contestant in contestants]

@@ -20,7 +20,7 @@ PROMPT = (
     "description without any additional words or commentary and the description must not exceed {word_count} words."
 )
 """TexTok's prompt; the paper's also names the data set."""
-_TOKENS_PER_WORD = 2
+TOKENS_PER_WORD = 2
 
 
 class PictureCaptioner:
@@ -54,7 +54,7 @@ class PictureCaptioner:
         given = self.processor(  # a template writes its special tokens itself
             images=Image.fromarray(picture), text=asked, return_tensors="pt", add_special_tokens=not templated
         ).to(self.model.device, self.model.dtype)
-        new = self.model.generate(**given, max_new_tokens=_TOKENS_PER_WORD * self.max_words, do_sample=False)
+        new = self.model.generate(**given, max_new_tokens=TOKENS_PER_WORD * self.max_words, do_sample=False)
         words = self.processor.decode(new[0, given["input_ids"].shape[1] :], skip_special_tokens=True).split()
         return " ".join(words[: self.max_words])
 

@@ -31,6 +31,8 @@ class TextConfig:
     """Channels of its states; for "labels", the number of classes."""
     classes: tuple[str, ...] = ()
     """For "labels", as the data spell them."""
+    template: str | None = None
+    """A picture's class in these words, such as "a photo of a {label}", in place of its caption (TexTok, Table 4a)."""
     max_tokens: int = 128
     """Longer captions are cut."""
     where: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
@@ -41,6 +43,8 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.dim < 1 or self.max_tokens < 1 or not self.where:
             raise ConfigError("text: dim and max_tokens must be positive, and where not empty")
+        if self.template is not None and (self.encoder == LABELS or self.template.count("{label}") != 1):
+            raise ConfigError(f"text: template = {self.template!r} needs {{label}} once, and an encoder that reads it")
         if self.encoder == LABELS and len(self.classes) != self.dim:
             raise ConfigError(f"text: {len(self.classes)} classes are named, but dim is {self.dim}")
 
@@ -62,6 +66,7 @@ class Reader:
     ) -> None:
         self.config, self.device = config, torch.device(device)
         self._encoder: TextEncoder | None = None
+        self._of_classes: dict[str, Float[Tensor, "tokens dim"]] = {}  # a template's few texts, read once
         self._data = () if config.encoder == LABELS else tuple(data)
         self._stored = {
             str(folder): TextFeatures(features_folder(folder, config.encoder, config.max_tokens))
@@ -86,7 +91,7 @@ class Reader:
             ConfigError: an encoder of another width, or of other weights than the stored features.
             MissingWeights: it is not here.
         """
-        if not all(self._is_stored(str(folder)) for folder in self._data):
+        if self.config.template is not None or not all(self._is_stored(str(folder)) for folder in self._data):
             self._load()
 
     def _is_stored(self, folder: str) -> bool:
@@ -99,7 +104,7 @@ class Reader:
 
         Args:
             captions: of the pictures.
-            labels: their classes, for "labels".
+            labels: their classes, for "labels" and for a template.
 
         Raises:
             ConfigError: a class that is not among the config's, or an encoder of another width.
@@ -107,6 +112,8 @@ class Reader:
         """
         if self.config.encoder == LABELS:
             told = [None if label is None else self._class(label) for label in labels]
+        elif self.config.template is not None:
+            told = [None if label is None else self._in_words(label, self.config.template) for label in labels]
         else:
             told = self._captions(captions)
         length = max([1, *(len(states) for states in told if states is not None)])
@@ -128,6 +135,8 @@ class Reader:
                 yield 0.0
             elif self.config.encoder == LABELS:
                 yield 0.0 if label is None else math.log2(self.config.dim)
+            elif self.config.template is not None:
+                yield 8.0 * len((label or "").encode())
             else:
                 yield 8.0 * len((caption or "").encode())
 
@@ -137,6 +146,13 @@ class Reader:
         states = torch.zeros(1, self.config.dim)
         states[0, self.config.classes.index(label)] = 1.0
         return states
+
+    def _in_words(self, label: str, template: str) -> Float[Tensor, "tokens dim"]:
+        if label not in self._of_classes:
+            (states,) = self._captions([template.replace("{label}", label.replace("_", " "))])
+            assert states is not None
+            self._of_classes[label] = states
+        return self._of_classes[label]
 
     def _captions(self, captions: Sequence[str | None]) -> list[Float[Tensor, "tokens dim"] | None]:
         told = [self._look_up(caption) for caption in captions]

@@ -22,7 +22,7 @@ class TexTokConfig:
 
     kind: Literal["textok"] = "textok"
     num_latent_tokens: int = 128
-    """N."""
+    """N. With 0, which only a continuous bottleneck can have, the caption alone makes the picture: a control."""
     patch_size: int = 8
     grid_size: int = 32
     """Patches a side of the pictures that it is trained on; other grids get its positions resized."""
@@ -37,8 +37,13 @@ class TexTokConfig:
     """None: the paper's Baseline (w/o text)."""
 
     def __post_init__(self) -> None:
-        if min(self.num_latent_tokens, self.patch_size, self.grid_size, self.dim, self.depth, self.num_heads) < 1:
+        if min(self.patch_size, self.grid_size, self.dim, self.depth, self.num_heads) < 1:
             raise ConfigError("textok: all sizes must be positive")
+        alone = isinstance(self.quantizer, ContinuousConfig) and self.text is not None
+        if self.num_latent_tokens < (0 if alone else 1):
+            raise ConfigError(
+                f"textok: num_latent_tokens = {self.num_latent_tokens}; at least 1, or 0 for continuous tokens and text"
+            )
         if self.dim % self.num_heads:
             raise ConfigError(f"textok: {self.num_heads} heads do not divide {self.dim} channels")
 

@@ -1,0 +1,235 @@
+"""TexTok's Tables 1, 4 and 6 in miniature, with the controls that captions of signs call for: one queue.
+
+    python recipes/textok_nano.py --captioned PICTURES… --out FOLDER [--only NAME…] [--seeds 0 1]
+
+It can be stopped at any moment and goes on where it was; finished runs are left alone. Tokenizers of the same size and
+schedule see captioned photographs and rendered signs of 64 px, with 8, 16 or 32 tokens, with and without the caption.
+At the end all are evaluated on photographs and on signs that none has seen: signs of words that were in the training,
+in other pictures, and of words that were not.
+
+A sign's caption contains its words. So the table shows what the caption alone gives (no tokens at all), what happens
+when the tokenizer is told another picture's caption, and the caption's bits beside the tokens'.
+
+The paper's columns are printed beside ours. They are another model at another scale, on ImageNet, trained with
+perceptual and adversarial losses that nothing here has: only the order can be compared.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/training.md
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import tyro
+from ablation import Column, Row, Table, carry_out, check_names, name_of, only_these
+from nano import test_sets
+from nano_data import SIGNS, TEST_SIGNS, prepare
+
+from imtok import presets
+from imtok.data.sample import Source
+from imtok.data.synthetic import SyntheticPictures
+from imtok.data.text_features import embed
+from imtok.data.vocabulary import LABELS, Split
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.results import Evaluation
+from imtok.tokenizers.quantizers import VQConfig
+from imtok.tokenizers.text import LABELS as BY_CLASS
+from imtok.tokenizers.text import TextConfig
+from imtok.tokenizers.textok import TexTokConfig
+from imtok.training.run import Phase, RunConfig
+
+STEPS = 1000
+TOKENS = (8, 16, 32)
+"""In place of the paper's 32, 64 and 128."""
+KINDS = ("seen-words", "signs")
+"""Signs of words that were in the training, and of words that were not."""
+
+PSNR = Column("PSNR", "psnr", ("plain", *KINDS))
+VGG16 = Column("VGG16 distance", "vgg16_distance", ("plain", *KINDS), "{:.3f}")
+FRECHET = Column("rFID", "fd_efficientnet_lite0", ("plain", *KINDS), "{:.1f}")
+"""Deviation: a Fréchet distance of other features."""
+ACCURACY = Column("T-ACC", "text_accuracy", KINDS, "{:.1%}")
+CAPTION = Column("Caption, bits", "caption_bits", ("plain", *KINDS), "{:.0f}")
+
+TOKEN_COUNTS = Table(
+    "Table 1: tokens, without and with text",
+    (PSNR, VGG16, FRECHET, ACCURACY, CAPTION),
+    (
+        Row("baseline-8", "8 tokens, without (paper: 32)", {"rFID": "3.82", "PSNR": "17.67"}),
+        Row("textok-8", "8 tokens, with (paper: 32)", {"rFID": "2.40", "PSNR": "18.32"}),
+        Row("baseline-16", "16 tokens, without (paper: 64)", {"rFID": "2.04", "PSNR": "19.52"}),
+        Row("textok-16", "16 tokens, with (paper: 64)", {"rFID": "1.53", "PSNR": "20.10"}),
+        Row("baseline-32", "32 tokens, without (paper: 128)", {"rFID": "1.49", "PSNR": "20.51"}),
+        Row("textok-32", "32 tokens, with (paper: 128)", {"rFID": "1.04", "PSNR": "22.05"}),
+        Row("textok-0", "no tokens: the caption alone"),
+    ),
+)
+AMOUNT = Table(
+    "Table 4a: amount of text (16 tokens; classes and templates on signs alone)",
+    (PSNR, FRECHET, ACCURACY, CAPTION),
+    (
+        Row("baseline-16", "none", {"rFID": "1.49", "PSNR": "20.51"}),
+        Row("class", "class category", {"rFID": "1.14", "PSNR": "21.56"}),
+        Row("class-text", "class text", {"rFID": "1.15", "PSNR": "21.58"}),
+        Row("textok-16", "caption (paper: of 75 words)", {"rFID": "1.04", "PSNR": "22.05"}),
+    ),
+)
+HOW = Table(
+    "Table 4c: how the text comes in (16 tokens)",
+    (PSNR, FRECHET, ACCURACY),
+    (
+        Row("baseline-16", "none", {"rFID": "1.49", "PSNR": "20.51"}),
+        Row("cross-attention", "cross-attention layer", {"rFID": "1.31", "PSNR": "21.42"}),
+        Row("textok-16", "in context", {"rFID": "1.04", "PSNR": "22.05"}),
+    ),
+)
+WHERE = Table(
+    "Table 4d: which half hears it (16 tokens; the paper's numbers are missing from our text)",
+    (PSNR, FRECHET, ACCURACY),
+    (
+        Row("baseline-16", "neither"),
+        Row("encoder", "tokenizer"),
+        Row("decoder", "detokenizer"),
+        Row("textok-16", "both"),
+    ),
+)
+DISCRETE = Table(
+    "Table 6: 4,096 codes (the paper's numbers are missing from our text)",
+    (PSNR, VGG16, FRECHET, ACCURACY),
+    (
+        Row("vq-baseline-8", "8 tokens, without"),
+        Row("vq-textok-8", "8 tokens, with"),
+        Row("vq-baseline-32", "32 tokens, without"),
+        Row("vq-textok-32", "32 tokens, with"),
+    ),
+)
+TABLES = (TOKEN_COUNTS, AMOUNT, HOW, WHERE, DISCRETE)
+
+
+def main(captioned: tuple[str, ...], out: Path, seeds: tuple[int, ...] = (0,), only: tuple[str, ...] = ()) -> None:
+    """Run the queue, evaluate, print the tables, and draw the first.
+
+    Args:
+        captioned: pictures with captions.
+        out: folder for the runs, `tables.md`, `controls.md` and `tokens.png`.
+        seeds: each run is done once with every seed.
+        only: names of runs to do; all, if none is given.
+    """
+    check_names(only, list(configs()))
+    runs, shards = only_these(configs(), only), captioned_shards(captioned, out)
+    draw(carry_out(runs, lambda _: None, TABLES, shards, out, seeds), seeds, out / "tokens.png")
+    hearing = [name for name in (f"textok-{tokens}" for tokens in TOKENS) if name in runs]
+    controls([out / name_of(name, seed) for name in hearing for seed in seeds], shards, out / "controls.md")
+
+
+def captioned_shards(captioned: tuple[str, ...], out: Path) -> Path:
+    """Photographs and signs, split, with what MiniLM says of their captions beside them."""
+    base = presets.get("textok-nano")
+    text = heard(base)
+    tests = {"seen-words": signs(TEST_SIGNS, 3, "train"), "signs": signs(TEST_SIGNS, 2, "test")}
+    shards = prepare((), (), captioned, out, base.data.crop, (signs(SIGNS, 1, "train"), tests))
+    for folder in (shards / "train", shards / "validation", *test_sets(shards)):
+        embed(str(folder), text.encoder, text.max_tokens)
+    return shards
+
+
+def signs(count: int, seed: int, split: Split) -> Source:
+    """Rendered signs as small as the pictures are, with letters that can still be read."""
+    return SyntheticPictures(count, seed=seed, size=64, split=split, word_height=(16.0, 32.0))
+
+
+def configs() -> dict[str, RunConfig]:
+    """Every run by name."""
+    with_text, without = (short(presets.get(name)) for name in ("textok-nano", "baseline-nano"))
+    sixteen = {name: with_tokens(config, 16) for name, config in (("textok", with_text), ("baseline", without))}
+    found = {
+        **{f"baseline-{tokens}": with_tokens(without, tokens) for tokens in TOKENS},
+        **{f"textok-{tokens}": with_tokens(with_text, tokens) for tokens in (*TOKENS, 0)},
+        "class": told(sixteen["textok"], encoder=BY_CLASS, dim=len(LABELS), classes=LABELS),
+        "class-text": told(sixteen["textok"], template="a sign with a {label} on it"),
+        "cross-attention": told(sixteen["textok"], how="cross_attention"),
+        "encoder": told(sixteen["textok"], where=("encoder",)),
+        "decoder": told(sixteen["textok"], where=("decoder",)),
+        **{f"vq-baseline-{tokens}": discrete(with_tokens(without, tokens)) for tokens in (8, 32)},
+        **{f"vq-textok-{tokens}": discrete(with_tokens(with_text, tokens)) for tokens in (8, 32)},
+    }
+    return {name: dataclasses.replace(config, name=f"nano-{name}") for name, config in found.items()}
+
+
+def short(config: RunConfig) -> RunConfig:
+    """As many steps as all runs of the queue."""
+    training = dataclasses.replace(config.training, phases=(Phase(name="train", steps=STEPS),))
+    return dataclasses.replace(config, training=training)
+
+
+def with_tokens(config: RunConfig, tokens: int) -> RunConfig:
+    """With so many tokens."""
+    return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, num_latent_tokens=tokens))
+
+
+def told(config: RunConfig, **text: object) -> RunConfig:
+    """With other text, or text in another way."""
+    other = dataclasses.replace(heard(config), **text)  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=other))
+
+
+def heard(config: RunConfig) -> TextConfig:
+    """What a run's tokenizer hears of captions."""
+    assert isinstance(config.tokenizer, TexTokConfig)
+    assert config.tokenizer.text is not None
+    return config.tokenizer.text
+
+
+def discrete(config: RunConfig) -> RunConfig:
+    """With the paper's 4,096 codes."""
+    quantizer = VQConfig(codebook_size=4096, codebook_dim=8)
+    return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, quantizer=quantizer))
+
+
+def controls(runs: Sequence[Path], shards: Path, out: Path) -> None:
+    """Print and write what right captions are worth beside those of other pictures."""
+    lines = ["| run | pictures | metric | right | wrong | wrong - right |", "| --- | --- | --- | --- | --- | --- |"]
+    for run in runs:
+        metrics = ["psnr", "text_accuracy"]
+        found = evaluate(run, test_sets(shards), metrics=metrics, checks=False, wrong_captions=True)
+        for one in found.comparisons:
+            right, wrong = (found.score(name, one.data, one.metric).value for name in (one.baseline, one.tokenizer))
+            change = f"{one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+            lines.append(f"| {one.baseline} | {one.data} | {one.metric} | {right:.3f} | {wrong:.3f} | {change} |")
+    out.write_text("\n".join(lines) + "\n")
+    print("\n".join(["", *lines]))
+
+
+def draw(found: Evaluation, seeds: Sequence[int], out: Path) -> None:
+    """PSNR by the number of tokens, with text and without, of the runs that were done."""
+    figure, panels = plt.subplots(1, len(PSNR.sets), figsize=(4 * len(PSNR.sets), 3.2), constrained_layout=True)
+    for panel, data in zip(panels, PSNR.sets, strict=True):
+        for kind, label in (("baseline", "without text"), ("textok", "with text")):
+            scores = {
+                tokens: mean_psnr(found, [name_of(f"{kind}-{tokens}", seed) for seed in seeds], data)
+                for tokens in TOKENS
+            }
+            done = {tokens: score for tokens, score in scores.items() if score is not None}
+            panel.plot(list(done), list(done.values()), "o-", label=label)
+        panel.set(title=data, xlabel="tokens", ylabel="PSNR, dB", xticks=TOKENS)
+        panel.legend()
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+
+
+def mean_psnr(found: Evaluation, names: Sequence[str], data: str) -> float | None:
+    """Over seeds; None where a run was not done."""
+    values = [found.score(name, data, "psnr").value for name in names if name in found.tokenizers]
+    return fmean(value for value in values if value is not None) if values else None
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

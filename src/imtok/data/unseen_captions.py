@@ -1,0 +1,160 @@
+"""Captions of every class that no training picture has: what is told to a text-conditioned tokenizer's decoder when
+pictures are generated from their class alone (TexTok, sections 3.2 and 4.1).
+
+    SHARDS/unseen_captions/manifest.json    how they were made
+    SHARDS/unseen_captions/00000.json       one class: {"label": …, "captions": […]}
+
+A class is written under a temporary name and renamed, so that a kill at any moment costs one class.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+
+import fsspec
+import numpy as np
+from tqdm import tqdm
+
+from imtok.config import FORMAT_VERSION
+from imtok.data.addresses import join, list_files
+from imtok.data.captions import split_word_limit
+from imtok.data.sample import DataError
+from imtok.data.shards import ShardReader
+from imtok.pretrained.writer import load_writer
+
+FOLDER = "unseen_captions"
+_TRIES = 4
+"""Captions that a language model may write for each that is wanted; those that are there already do not count."""
+
+Inventor = Callable[[str, Sequence[str], int], str | None]
+"""A class, captions of it and the number of the attempt to a new caption; None: there are no more."""
+
+
+def write_unseen_captions(
+    data: str | PathLike[str], source: str, per_class: int = 50, references: int = 8, seed: int = 0
+) -> str:
+    """Write a list of new captions for every class of some shards; classes that are done already stay.
+
+    Args:
+        data: a folder of shards with labels and captions.
+        source: the folder of a causal language model in transformers' layout, which is shown captions of the class and
+            writes up to 75 words (FOLDER:25 for 25); or shards with labels and captions of other pictures, such as
+            held-out ones, whose captions are taken.
+        per_class: how many.
+        references: captions of the class that the language model is shown, drawn anew for each.
+        seed: another seed, other captions.
+
+    Returns:
+        The folder of lists.
+
+    Raises:
+        DataError: no picture with label and caption, a class for which there is no new caption, or a folder that was
+            begun in another way.
+        ConfigError: a folder that holds neither a language model nor shards.
+    """
+    if per_class < 1 or references < 1:
+        raise DataError("per_class and references must be at least 1")
+    known = captions_by_class(data)
+    if not known:
+        raise DataError(f"{data}: no picture has both a label and a caption; imtok annotate --captions gives captions")
+    folder = join(data, FOLDER)
+    filesystem, place = fsspec.url_to_fs(folder)
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "source": source,
+        "per_class": per_class,
+        "references": references,
+        "seed": seed,
+    }
+    manifest = f"{place}/manifest.json"
+    if filesystem.exists(manifest) and json.loads(filesystem.read_text(manifest)) != settings:
+        raise DataError(f"{folder}: was begun in another way; delete it to begin anew")
+    filesystem.makedirs(place, exist_ok=True)
+    filesystem.write_text(manifest, json.dumps(settings))
+    done = set(UnseenCaptions(folder).labels)
+    inventor = _open(source) if set(known) - done else None
+    for number, (label, captions) in enumerate(tqdm(sorted(known.items()), unit="class", disable=None)):
+        if inventor is None or label in done:
+            continue
+        rng = np.random.default_rng((seed, number))
+        found = _invent(inventor, label, captions, per_class, references, rng)
+        if not found:
+            raise DataError(f"{label}: {source} gave no caption that no training picture has")
+        filesystem.write_text(f"{place}/part.partial", json.dumps({"label": label, "captions": found}) + "\n")
+        filesystem.mv(f"{place}/part.partial", f"{place}/{number:05d}.json")
+    return folder
+
+
+class UnseenCaptions:
+    """The lists of a folder.
+
+    Args:
+        folder: as `write_unseen_captions` returns it.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        filesystem, place = fsspec.url_to_fs(str(folder))
+        if not filesystem.exists(f"{place}/manifest.json"):
+            raise DataError(f"{folder}: no unseen captions there; imtok captions writes them")
+        names = [name for name in list_files(folder) if name.endswith(".json") and name != "manifest.json"]
+        lists = [json.loads(filesystem.read_text(f"{place}/{name}")) for name in names]
+        self.folder = str(folder)
+        self._captions: Mapping[str, list[str]] = {one["label"]: one["captions"] for one in lists}
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes."""
+        return list(self._captions)
+
+    def draw(self, label: str, seed: int) -> str:
+        """One caption of a class, the same for the same seed.
+
+        Raises:
+            DataError: no such class.
+        """
+        if label not in self._captions:
+            raise DataError(f"{self.folder}: has no captions of {label!r}, only of {', '.join(sorted(self._captions))}")
+        captions = self._captions[label]
+        return captions[np.random.default_rng(seed).integers(len(captions))]
+
+
+def captions_by_class(data: str | PathLike[str]) -> dict[str, list[str]]:
+    """The different captions of each class of some shards, in the order of the pictures."""
+    found: defaultdict[str, dict[str, None]] = defaultdict(dict)  # a dict keeps the order and drops repetitions
+    for sample in ShardReader(data).annotations():
+        if sample.label is not None:
+            found[sample.label] |= dict.fromkeys(sample.captions)
+    return {label: list(captions) for label, captions in found.items() if captions}
+
+
+def _invent(
+    inventor: Inventor, label: str, known: Sequence[str], count: int, references: int, rng: np.random.Generator
+) -> list[str]:
+    """New captions of a class: none that it has, none twice; perhaps fewer than were asked for."""
+    new: dict[str, None] = {}
+    for attempt in range(count * _TRIES):
+        shown = [known[int(i)] for i in rng.choice(len(known), min(references, len(known)), replace=False)]
+        caption = inventor(label, shown, attempt)
+        if caption is None:
+            break
+        if caption and caption not in known:
+            new[caption] = None
+        if len(new) == count:
+            break
+    return list(new)
+
+
+def _open(source: str) -> Inventor:
+    folder, words = split_word_limit(source)
+    if os.path.isdir(folder) and (Path(folder) / "config.json").is_file():
+        writer = load_writer(Path(folder), words)
+        return lambda label, shown, attempt: writer.write(label, shown, attempt)
+    others = captions_by_class(source)
+    left: dict[str, Iterator[str]] = {label: iter(captions) for label, captions in others.items()}
+    return lambda label, shown, attempt: next(left.get(label, iter(())), None)

@@ -1,0 +1,89 @@
+"""New captions of a class by a causal language model: a folder in transformers' layout and a prompt."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from imtok.config import ConfigError
+from imtok.layers.collective import best_device
+from imtok.pretrained.captioner import TOKENS_PER_WORD
+from imtok.pretrained.language import first_line
+
+PROMPT = (
+    "These are captions of different images of {label}:\n\n{references}\n\n"
+    "Write the caption of one more image of {label}, in the same style, using no more than {word_count} words. "
+    "It must differ from all of the above. Output only the caption."
+)
+"""Ours; TexTok (section 4.1) says that such captions were written with a sampled list as reference, not how."""
+
+
+class CaptionWriter:
+    """Invents captions.
+
+    Args:
+        model: of transformers' `AutoModelForCausalLM`.
+        tokenizer: of the same model.
+        max_words: longer captions are cut; the prompt asks for no more.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, max_words: int = 75) -> None:
+        self.model, self.tokenizer, self.max_words = model.eval(), tokenizer, max_words
+
+    @torch.no_grad()
+    def write(self, label: str, references: Sequence[str], seed: int) -> str:
+        """One caption; the same for the same arguments.
+
+        Args:
+            label: the class.
+            references: captions of pictures of the class.
+            seed: another seed, another caption.
+        """
+        asked = self.prompt(label, references)
+        if getattr(self.tokenizer, "chat_template", None):
+            given = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": asked}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+        else:
+            given = self.tokenizer(f"{asked}\n\n", return_tensors="pt")
+        given = given.to(self.model.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            new = self.model.generate(
+                input_ids=given["input_ids"],
+                attention_mask=given["attention_mask"],
+                max_new_tokens=TOKENS_PER_WORD * self.max_words,
+                do_sample=True,
+                top_p=0.95,
+            )
+        words = self.tokenizer.decode(new[0, given["input_ids"].shape[1] :], skip_special_tokens=True).split()
+        return " ".join(words[: self.max_words])
+
+    def prompt(self, label: str, references: Sequence[str]) -> str:
+        """What the model is asked."""
+        listed = "\n".join(f"- {reference}" for reference in references)
+        return PROMPT.format(label=label.replace("_", " "), references=listed, word_count=self.max_words)
+
+
+def load_writer(folder: Path, max_words: int = 75) -> CaptionWriter:
+    """A writer from a folder with config.json, the tokenizer's files and *.safetensors; nothing in it is executed.
+
+    Raises:
+        ConfigError: the folder holds something else; one line.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError:
+        raise ConfigError(f"{folder}: to run it, `pip install 'imtok[networks]'`") from None
+    if (folder / "adapter_config.json").exists():  # it could name further files to load
+        raise ConfigError(f"{folder}: holds an adapter; give a folder with the whole model")
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, **local)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ConfigError(f"{folder}: no model that writes text ({first_line(error)})") from None
+    model.to(best_device())  # pyright: ignore[reportArgumentType]
+    return CaptionWriter(model, tokenizer, max_words)

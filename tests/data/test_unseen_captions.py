@@ -1,0 +1,134 @@
+"""New captions of every class: none that a training picture has, whoever writes them, whatever happens in between."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from imtok.cli import main
+from imtok.config import ConfigError
+from imtok.data import unseen_captions
+from imtok.data.sample import DataError
+from imtok.data.shards import ShardWriter
+from imtok.data.synthetic import SyntheticPictures
+from imtok.data.unseen_captions import UnseenCaptions, captions_by_class, write_unseen_captions
+from imtok.pretrained.writer import load_writer
+
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "red", "sign", "dog", "grass", "sea", "house", "sky"]
+
+
+def signs(folder: Path, seed: int, count: int = 60) -> str:
+    with ShardWriter(str(folder)) as writer:
+        for sample in SyntheticPictures(count, seed=seed, size=48, word_height=(10.0, 20.0)):
+            writer.write(sample)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return signs(tmp_path_factory.mktemp("shards") / "signs", seed=0)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return signs(tmp_path_factory.mktemp("shards") / "others", seed=1, count=200)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("writer") / "llama"
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def fresh(shards: str) -> str:
+    """The shards, without lists."""
+    for file in (Path(shards) / unseen_captions.FOLDER).glob("*"):
+        file.unlink()
+    return shards
+
+
+def test_captions_of_other_pictures(fresh: str, others: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["captions", fresh, "--source", others, "--per-class", "3"]) == 0
+    lists = UnseenCaptions(capsys.readouterr().out.strip())
+    known, theirs = captions_by_class(fresh), captions_by_class(others)
+    assert set(lists.labels) == set(known)
+    for label in known:
+        drawn = {lists.draw(label, seed) for seed in range(60)}
+        assert len(drawn) == 3
+        assert drawn <= set(theirs[label])
+        assert not drawn & set(known[label])
+        assert lists.draw(label, 5) == lists.draw(label, 5)
+
+
+def test_no_caption_of_a_training_picture_is_taken(fresh: str) -> None:
+    with pytest.raises(DataError, match="gave no caption that no training picture has"):
+        write_unseen_captions(fresh, fresh)
+
+
+def test_a_kill_costs_one_class(fresh: str, others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(write_unseen_captions(fresh, others, per_class=2))
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for file in folder.iterdir():
+        file.unlink()
+    invent, calls = unseen_captions._invent, []
+
+    def killed(*arguments):
+        calls.append(arguments[1])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return invent(*arguments)
+
+    monkeypatch.setattr(unseen_captions, "_invent", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_unseen_captions(fresh, others, per_class=2)
+    write_unseen_captions(fresh, others, per_class=2)
+    assert len(calls) == len(captions_by_class(fresh)) + 1  # only the one that was cut short was begun twice
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+
+
+def test_a_language_model_writes(fresh: str, model: Path) -> None:
+    writer = load_writer(model, max_words=5)
+    written = [writer.write("golden_retriever", ["red dog", "dog sea"], seed) for seed in range(12)]
+    assert max(len(caption.split()) for caption in written) == 5
+    assert written == [writer.write("golden_retriever", ["red dog", "dog sea"], seed) for seed in range(12)]
+    assert len(set(written)) > 6
+    asked = writer.prompt("golden_retriever", ["red dog", "dog sea"])
+    assert "golden retriever" in asked
+    assert "- red dog\n- dog sea\n" in asked
+    lists = UnseenCaptions(write_unseen_captions(fresh, f"{model}:4", per_class=2))
+    assert all(0 < len(lists.draw(label, 0).split()) <= 4 for label in lists.labels)
+
+
+def test_what_is_refused(fresh: str, others: str, tmp_path: Path) -> None:
+    write_unseen_captions(fresh, others, per_class=2)
+    with pytest.raises(DataError, match="was begun in another way"):
+        write_unseen_captions(fresh, others, per_class=3)
+    with pytest.raises(DataError, match="has no captions of 'dogs', only of"):
+        UnseenCaptions(Path(fresh) / unseen_captions.FOLDER).draw("dogs", 0)
+    with pytest.raises(DataError, match="imtok captions writes them"):
+        UnseenCaptions(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="no model that writes text"):
+        write_unseen_captions(others, str(tmp_path))

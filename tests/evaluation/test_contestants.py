@@ -1,0 +1,56 @@
+"""Wrong captions: every picture hears of another one, in whatever batches they come."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from imtok import presets
+from imtok.checkpoints import RunFolder
+from imtok.cli import main
+from imtok.config import to_dict
+from imtok.data.readers import open_source
+from imtok.data.synthetic import synthesize
+from imtok.data.vocabulary import LABELS
+from imtok.evaluation.contestants import TokenizerContestant, WrongCaptions
+from imtok.evaluation.evaluate import evaluate
+from imtok.tokenizers.catalog import build
+from imtok.tokenizers.text import LABELS as BY_CLASS
+from imtok.tokenizers.text import TextConfig
+
+
+def hearing(folder: Path) -> str:
+    """An untrained tokenizer that hears of classes, in a run folder."""
+    torch.manual_seed(0)
+    config = presets.get("textok-debug")
+    text = TextConfig(encoder=BY_CLASS, dim=len(LABELS), classes=LABELS)
+    config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=text))
+    run = RunFolder(folder / "hearing")
+    run.write_config(to_dict(config))
+    run.write_model(build(config.tokenizer).weights())
+    return str(run.path)
+
+
+def test_each_picture_hears_of_another_one() -> None:
+    right = TokenizerContestant("a", build(presets.get("textok-debug").tokenizer))
+    known = [(caption, None) for caption in "aabbca"]
+    expected = [(caption, None) for caption in "bbaabc"]
+    whole = WrongCaptions(right)
+    assert whole.hear(known) == expected
+    assert whole.hear([("a", None)]) == [("c", None)]  # the last that differs, across batches
+    pieces = WrongCaptions(right)
+    assert [*pieces.hear(known[:3]), *pieces.hear(known[3:5]), *pieces.hear(known[5:])] == expected
+    assert WrongCaptions(right).hear(known[:2]) == [(None, None)] * 2  # nothing else is known of any
+
+
+def test_they_are_measured_beside_the_right_ones(tmp_path: Path) -> None:
+    synthesize(str(tmp_path / "signs"), count=12, seed=5, size=64, word_height=(12.0, 24.0))
+    run, signs = hearing(tmp_path), str(tmp_path / "signs")
+    metrics = ["--metrics", "psnr", "--no-checks", "--wrong-captions"]
+    assert main(["evaluate", run, "--data", signs, "--out", str(tmp_path / "out"), *metrics]) == 0
+    found = evaluate(run, signs, metrics=["psnr"], checks=False, wrong_captions=True)
+    assert list(found.tokenizers) == ["hearing", "hearing, wrong captions"]
+    (comparison,) = found.comparisons
+    assert (comparison.tokenizer, comparison.baseline) == ("hearing, wrong captions", "hearing")
+    assert comparison.difference != 0  # an untrained tokenizer is swayed already
+    assert len({sample.label for sample in open_source(signs)}) > 1
