@@ -3,13 +3,17 @@ import torch
 
 from imtok import presets
 from imtok.config import ConfigError
+from imtok.generators import catalog
 from imtok.tokenizers import build
+from imtok.training.run import RunConfig
 from imtok.training.tasks import TokenizerTask
 
 
 def millions(name: str) -> float:
+    run = presets.get_run(name)
     with torch.device("meta"):
-        return sum(tensor.numel() for tensor in build(presets.get(name).tokenizer).weights().values()) / 1e6
+        model = build(run.tokenizer) if isinstance(run, RunConfig) else catalog.build(run.generator)
+    return sum(tensor.numel() for tensor in model.weights().values()) / 1e6
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,22 @@ def test_fqgan_carries_the_paper_s_values() -> None:
         assert run.training.optimizer.learning_rate == 2e-4
         assert run.training.optimizer.schedule == "constant"
         assert run.training.global_batch_size * run.training.phases[0].steps == pytest.approx(40 * 1_281_167, rel=1e-3)
+
+
+def test_far_carries_the_paper_s_values() -> None:
+    for name, size in (("far-b", 415), ("far-l", 898)):
+        run = presets.get_generator(name)
+        assert millions(name) == pytest.approx(size, rel=0.02)
+        assert run.generator.label_dropout == 0.1
+        assert run.training.optimizer.learning_rate == 2e-4
+        assert run.training.global_batch_size * run.training.phases[0].steps == pytest.approx(300 * 1_281_167, rel=1e-3)
+
+
+def test_a_preset_is_a_tokenizer_s_or_a_generator_s() -> None:
+    with pytest.raises(ConfigError, match="far-nano is a generator's preset"):
+        presets.get("far-nano")
+    with pytest.raises(ConfigError, match="vqgan-nano is a tokenizer's preset"):
+        presets.get_generator("vqgan-nano")
 
 
 def test_lightweight_setup_takes_100k_steps_in_two_phases() -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from imtok.data.pictures import save_images as save_images
     from imtok.data.synthetic import synthesize as synthesize
     from imtok.evaluation.evaluate import evaluate as evaluate
+    from imtok.generators.catalog import load as load_generator
     from imtok.presets import create_tokenizer as create_tokenizer
     from imtok.tokenizers import load as load_tokenizer
     from imtok.training.launch import train as train
@@ -20,6 +21,7 @@ _HOMES = {
     "annotate": "imtok.data.annotate:annotate",
     "create_tokenizer": "imtok.presets:create_tokenizer",
     "evaluate": "imtok.evaluation.evaluate:evaluate",
+    "load_generator": "imtok.generators.catalog:load",
     "load_images": "imtok.data.pictures:load_images",
     "load_tokenizer": "imtok.tokenizers.catalog:load",
     "presets": "imtok.presets",
@@ -32,6 +34,7 @@ __all__ = [
     "annotate",
     "create_tokenizer",
     "evaluate",
+    "load_generator",
     "load_images",
     "load_tokenizer",
     "presets",

@@ -14,6 +14,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ class RunFolder:
         if not states:
             raise ConfigError(f"{self.path}: has no saved state in resume/ to go on from; start a new run")
         return load_tensors(states[-1] / "state.safetensors"), read_json(states[-1] / "state.json")
+
+
+def shipped_runs(section: str) -> dict[str, Path]:
+    """The runs that come with imtok whose config has a section, such as "generator": name and folder, sorted."""
+    folders = sorted((Path(str(files("imtok"))) / "weights").glob("*/model.safetensors"))
+    found = {file.parent.name: file.parent for file in folders}
+    return {name: folder for name, folder in found.items() if section in RunFolder(folder).read_config()}
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:

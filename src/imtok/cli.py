@@ -26,7 +26,7 @@ def presets(argv: Sequence[str]) -> None:
 
     def show(name: tyro.conf.Positional[str | None] = None) -> None:
         if name:
-            print(json.dumps(to_dict(presets.get(name)), indent=2))
+            print(json.dumps(to_dict(presets.get_run(name)), indent=2))
             return
         for preset, summary in presets.names().items():
             print(f"{preset:20} {summary}")
@@ -75,7 +75,6 @@ def train(argv: Sequence[str]) -> None:
     from imtok import presets
     from imtok.config import ConfigError
     from imtok.training.launch import train
-    from imtok.training.run import RunConfig
     from imtok.training.trainer import TrainingStopped
 
     if argv and argv[0] in ("-h", "--help"):
@@ -84,20 +83,20 @@ def train(argv: Sequence[str]) -> None:
         return
     if not argv or argv[0].startswith("-"):
         raise ConfigError(f"which preset? imtok train PRESET --data SHARDS --out RUN; {', '.join(presets.names())}")
-    preset = presets.get(argv[0])
+    preset = presets.get_run(argv[0])
 
     def run(
         data: str,
         out: Path,
-        config: Annotated[RunConfig, tyro.conf.arg(name="")] = preset,
+        config: Annotated[type(preset), tyro.conf.arg(name="")] = preset,  # pyright: ignore[reportInvalidTypeForm]
         validation: str | None = None,
         resume: bool = False,
         init_from: str | None = None,
     ) -> None:
-        """Train a tokenizer.
+        """Train a tokenizer or a generator.
 
         Args:
-            data: Parquet shards, as `imtok annotate` and `imtok synthesize` write them.
+            data: shards, as `imtok annotate` and `imtok synthesize` write them, or for a generator `imtok encode`.
             out: run folder.
             config: every setting of the preset.
             validation: shards with held-out pictures.
@@ -131,6 +130,34 @@ def embed(argv: Sequence[str]) -> None:
     print(_call(run, argv, "embed"))
 
 
+def encode(argv: Sequence[str]) -> None:
+    """Write pictures down as codes or latents, for generators: imtok encode RUN SRC OUT --resolution N."""
+    from imtok.tokenizers.encode import CropRule, encode_pictures
+
+    def run(
+        tokenizer: tyro.conf.Positional[str],
+        source: tyro.conf.Positional[str],
+        out: tyro.conf.Positional[str],
+        resolution: int,
+        crops: CropRule = "centre",
+        batch_size: int = 32,
+    ) -> None:
+        """Write token shards; what is there already stays.
+
+        Args:
+            tokenizer: a run folder, a shipped name, or another project's checkpoint.
+            source: pictures with labels or captions.
+            out: folder.
+            resolution: of the crops in pixels.
+            crops: the centred square, or ten crops, of which none is mirrored that has words.
+            batch_size: crops that are encoded together.
+        """
+        shards = encode_pictures(tokenizer, source, out, resolution, crops, batch_size)
+        print(f"{out}: {len(shards)} pictures, {shards.manifest.tokens} tokens a crop")
+
+    _call(run, argv, "encode")
+
+
 def reconstruct(argv: Sequence[str]) -> None:
     """Send pictures through a tokenizer and back: imtok reconstruct RUN IMAGES… --out DIR."""
     from imtok.evaluation.reconstruct import reconstruct
@@ -154,6 +181,55 @@ def reconstruct(argv: Sequence[str]) -> None:
         reconstruct(tokenizer, images, out, branches, captions)
 
     _call(run, argv, "reconstruct")
+
+
+def generate(argv: Sequence[str]) -> None:
+    """Draw pictures for labels or prompts: imtok generate RUN --labels …|--prompts … --out DIR."""
+    from imtok.generators.generate import generate
+    from imtok.generators.sampling import GuidanceSchedule
+
+    def run(
+        generator: tyro.conf.Positional[str],
+        out: Path,
+        labels: tuple[str, ...] | None = None,
+        prompts: tuple[str, ...] | None = None,
+        count: int = 1,
+        seed: int = 0,
+        batch_size: int = 16,
+        guidance_scale: tuple[float, ...] | None = None,
+        guidance_schedule: GuidanceSchedule | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> None:
+        """Write DIR/00000.png, …, with the settings in each file; what is there already is left alone.
+
+        Args:
+            generator: a run folder or a shipped name.
+            out: folder.
+            labels: classes by name or number.
+            prompts: texts, or a file with one a line (or a JSONL or CSV table).
+            count: pictures of each.
+            seed: of the first picture; each further one has the next number.
+            batch_size: pictures that are drawn together.
+            guidance_scale: of classifier-free guidance, one for all codebooks or one for each.
+            guidance_schedule: how it comes to be over a picture's tokens.
+            temperature: 0 takes the likeliest code.
+            top_k: only so many of the likeliest codes; 0: all.
+            top_p: only the likeliest codes that together have this probability.
+        """
+        given = {
+            "guidance_scale": guidance_scale,
+            "guidance_schedule": guidance_schedule,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
+        sampling = {name: value for name, value in given.items() if value is not None}
+        files = generate(generator, out, labels, prompts, count, seed, batch_size, **sampling)
+        print(f"{len(files)} pictures in {out}")
+
+    _call(run, argv, "generate")
 
 
 def evaluate(argv: Sequence[str]) -> None:
@@ -235,7 +311,21 @@ def doctor(argv: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
-    for verb in (demo, presets, synthesize, annotate, captions, embed, train, reconstruct, evaluate, weights, doctor)
+    for verb in (
+        demo,
+        presets,
+        synthesize,
+        annotate,
+        captions,
+        embed,
+        train,
+        encode,
+        reconstruct,
+        generate,
+        evaluate,
+        weights,
+        doctor,
+    )
 }
 
 

@@ -5,19 +5,22 @@ import torch
 from torch import nn
 
 from imtok.training.optim import averaged, create_optimizer, learning_rate
-from imtok.training.run import OptimizerConfig
+from imtok.training.run import OptimizerConfig, Phase
 
 
 def test_rate_rises_linearly_and_falls_by_a_cosine() -> None:
     config = OptimizerConfig(learning_rate=2.0, warmup_share=0.1, final_share=0.25)
-    rates = [learning_rate(config, step, 100) for step in range(100)]
+    phase = Phase(name="all", steps=100)
+    rates = [learning_rate(config, phase, step) for step in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(2 * (0.25 + 0.75 * 0.5 * (1 + math.cos(math.pi / 2))))
     assert rates[-1] == pytest.approx(0.5, abs=2e-3)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     constant = OptimizerConfig(learning_rate=2.0, schedule="constant")
-    assert learning_rate(constant, 99, 100) == 2.0
+    assert learning_rate(constant, phase, 99) == 2.0
+    faster = Phase(name="all", steps=100, learning_rate=6.0)
+    assert [learning_rate(config, faster, step) for step in range(100)] == pytest.approx([3 * r for r in rates])
 
 
 def test_average_follows_the_recurrence_by_hand() -> None:

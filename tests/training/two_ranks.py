@@ -18,6 +18,7 @@ from imtok.layers.collective import rank
 from imtok.pretrained import FeatureNetwork
 from imtok.tokenizers import EMAVQConfig
 from imtok.training.devices import process_group
+from imtok.training.feeds import PictureFeed
 from imtok.training.run import Phase
 from imtok.training.tasks import TokenizerTask
 from imtok.training.trainer import Trainer
@@ -61,7 +62,8 @@ def main(out: Path, shards: str, preset: str, dtype: torch.dtype, steps: int, mi
         for network in task._networks.values():
             network.freeze().to(dtype)
         source = open_source(shards)
-        trainer = Trainer(config, task.to(dtype), source, Validation(config, source, False), RunFolder(out), device)
+        feed, looks = PictureFeed(source, config.data), Validation(config, source, False)
+        trainer = Trainer(config, task.to(dtype), feed, looks, RunFolder(out), device)
         task.start_phase(phase)
         task.train()
         names = {id(parameter): name for name, parameter in task.named_parameters()}

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from imtok import pretrained
 from imtok.config import FORMAT_VERSION
 from imtok.data.addresses import join, list_files
+from imtok.data.arrow import open_arrow
 from imtok.data.sample import DataError
 from imtok.data.shards import ShardReader
 from imtok.layers.collective import best_device
@@ -100,7 +101,7 @@ class TextFeatures:
         if self.manifest.get("format_version") != FORMAT_VERSION:
             raise DataError(f"{folder}: of another format version; install the imtok that wrote it, or a newer one")
         self.parts = [join(folder, name) for name in list_files(folder) if name.endswith(".arrow")]
-        self._readers = [_open(part) for part in self.parts]
+        self._readers = [open_arrow(part) for part in self.parts]
         self.next_part = 1 + max((int(part[-len("00000.arrow") :][:5]) for part in self.parts), default=-1)
         self._places: dict[bytes, tuple[int, int, int]] = {}  # by a caption's key: part, group of rows, row
         for number, reader in enumerate(self._readers):
@@ -168,12 +169,6 @@ def _write(path: str, filesystem: Any, rows: list[dict[str, Any]]) -> None:
     with filesystem.open(f"{path}.partial", "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
         writer.write_table(table, max_chunksize=_ROWS)
     filesystem.mv(f"{path}.partial", path)
-
-
-def _open(path: str) -> Any:
-    filesystem, place = fsspec.url_to_fs(path)
-    local = "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,))
-    return pa.ipc.open_file(pa.memory_map(place) if local else filesystem.open(place, "rb"))
 
 
 def _key(caption: str) -> bytes:

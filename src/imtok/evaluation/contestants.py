@@ -22,6 +22,7 @@ from imtok.evaluation.metrics import bits_per_pixel
 from imtok.evaluation.reconstruct import find_pictures
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load, locate, shipped
+from imtok.tokenizers.encode import first_caption
 from imtok.tokenizers.text import Reader
 
 Known = tuple[str | None, str | None]
@@ -220,7 +221,7 @@ def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _known(sample: Sample) -> Known:
-    return (sample.captions[0] if sample.captions else None, sample.label)
+    return first_caption(sample), sample.label
 
 
 def _without_suffix(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Every named run: a function that returns a RunConfig. The docstring gives the paper's numbers and what was measured.
+"""Every named run: a function that returns its config. The docstring gives the paper's numbers and what was measured.
 
 Each paper preset carries the paper's values; what the paper leaves open is marked in the config's own docstrings.
 `-nano` runs train on a laptop's CPU, `-debug` runs take ten steps in seconds.
@@ -8,13 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from imtok.config import ConfigError, to_dict
-from imtok.presets import fqgan, insighttok, textok
+from imtok.presets import far, fqgan, insighttok, textok
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import build, read_config
-from imtok.training.run import RunConfig
+from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
 
-_PRESETS: dict[str, Callable[[], RunConfig]] = {
-    preset.__name__.replace("_", "-"): preset for family in (insighttok, fqgan, textok) for preset in family.PRESETS
+_PRESETS: dict[str, Callable[[], AnyRunConfig]] = {
+    preset.__name__.replace("_", "-"): preset
+    for family in (insighttok, fqgan, textok, far)
+    for preset in family.PRESETS
 }
 
 
@@ -23,8 +25,8 @@ def names() -> dict[str, str]:
     return {name: (preset.__doc__ or "").splitlines()[0] for name, preset in _PRESETS.items()}
 
 
-def get(name: str) -> RunConfig:
-    """The preset of this name.
+def get_run(name: str) -> AnyRunConfig:
+    """The preset of this name, of a tokenizer or of a generator.
 
     Raises:
         ConfigError: there is none; all names are listed.
@@ -32,6 +34,30 @@ def get(name: str) -> RunConfig:
     if name not in _PRESETS:
         raise ConfigError(f"no preset is called {name!r}; there are {', '.join(_PRESETS)}")
     return _PRESETS[name]()
+
+
+def get(name: str) -> RunConfig:
+    """The tokenizer's preset of this name.
+
+    Raises:
+        ConfigError: there is none, or it is a generator's.
+    """
+    found = get_run(name)
+    if not isinstance(found, RunConfig):
+        raise ConfigError(f"{name} is a generator's preset; a tokenizer's is wanted")
+    return found
+
+
+def get_generator(name: str) -> GeneratorRunConfig:
+    """The generator's preset of this name.
+
+    Raises:
+        ConfigError: there is none, or it is a tokenizer's.
+    """
+    found = get_run(name)
+    if not isinstance(found, GeneratorRunConfig):
+        raise ConfigError(f"{name} is a tokenizer's preset; a generator's is wanted")
+    return found
 
 
 def create_tokenizer(name: str, **changes: Any) -> Tokenizer:

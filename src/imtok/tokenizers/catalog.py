@@ -1,13 +1,12 @@
 """From a name, a folder, a file or a config to a tokenizer."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 import torch
 
-from imtok.checkpoints import RunFolder, load_tensors
+from imtok.checkpoints import RunFolder, load_tensors, shipped_runs
 from imtok.config import ConfigError, from_dict
 from imtok.tokenizers import foreign
 from imtok.tokenizers.base import Tokenizer
@@ -17,6 +16,8 @@ from imtok.tokenizers.vqgan import VQGAN, VQGANConfig
 TokenizerConfig = Annotated[VQGANConfig | TexTokConfig, pydantic.Discriminator("kind")]
 """Any tokenizer's config; `kind` says which."""
 _KINDS = {"vqgan": VQGANConfig, "textok": TexTokConfig}
+_SECTION = "discriminator"
+"""Of a tokenizer's run and of no other."""
 
 
 def build(config: VQGANConfig | TexTokConfig) -> Tokenizer:
@@ -38,8 +39,7 @@ def read_config(values: dict[str, Any], where: str) -> VQGANConfig | TexTokConfi
 
 def shipped() -> list[str]:
     """Names of the tokenizers that come with imtok."""
-    folder = Path(str(files("imtok"))) / "weights"
-    return sorted(path.parent.name for path in folder.glob("*/model.safetensors"))
+    return list(shipped_runs(_SECTION))
 
 
 def locate(source: str) -> Path:
@@ -48,13 +48,14 @@ def locate(source: str) -> Path:
     Raises:
         ConfigError: nothing has this name; the shipped names are listed.
     """
-    if source in shipped():
-        return Path(str(files("imtok"))) / "weights" / source
+    ours = shipped_runs(_SECTION)
+    if source in ours:
+        return ours[source]
     path = Path(source)
     if not path.exists():
         raise ConfigError(
             f"{source}: no such run folder or checkpoint file, and no tokenizer that comes with imtok "
-            f"({', '.join(shipped()) or 'none yet'})"
+            f"({', '.join(ours) or 'none yet'})"
         )
     return path
 

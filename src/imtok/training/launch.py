@@ -1,5 +1,6 @@
 """From a RunConfig, pictures and a folder to a started or resumed training."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ import torch
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, from_dict, to_dict
 from imtok.data.readers import open_source
-from imtok.layers.collective import wait_for_all
+from imtok.data.token_shards import TokenShards
+from imtok.generators.catalog import carry_tokenizer, fitted, reference
+from imtok.layers.collective import rank, wait_for_all
 from imtok.tokenizers.catalog import load
 from imtok.tokenizers.text import Reader
 from imtok.training.devices import process_group
-from imtok.training.run import RunConfig
+from imtok.training.feeds import PictureFeed, TokenFeed
+from imtok.training.generator_task import GeneratorTask, GeneratorValidation
+from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
 from imtok.training.tasks import TokenizerTask
 from imtok.training.trainer import Trainer
 from imtok.training.validation import Validation
@@ -43,21 +48,22 @@ _TRAINING_ONLY = ("quantizer.decay", "quantizer.restart_threshold", "quantizer.e
 
 
 def train(
-    config: RunConfig,
+    config: AnyRunConfig,
     data: str,
     out: str | Path,
     validation: str | None = None,
     resume: bool = False,
     init_from: str | None = None,
 ) -> Path:
-    """Train a tokenizer through all its phases.
+    """Train a tokenizer or a generator through all its phases.
 
     Ctrl-C or SIGTERM ends after the current step, saved, with KeyboardInterrupt. Under torchrun, all processes call
     this alike.
 
     Args:
         config: the run; a preset or a changed one.
-        data: Parquet shards (see `imtok annotate` and `imtok synthesize`) or whatever else `open_source` reads.
+        data: Parquet shards (see `imtok annotate` and `imtok synthesize`) or whatever else `open_source` reads; for a
+            generator token shards (see `imtok encode`).
         out: run folder.
         validation: held-out pictures for previews and the evaluation; without them previews show training pictures.
         resume: go on with the run in `out`, which must have the same settings and as many pictures.
@@ -77,20 +83,81 @@ def train(
         wait_for_all()  # the first rank creates it
         if started and not resume:
             raise ConfigError(f"{out}: already holds a run; give --resume to go on with it, or another folder")
+        if isinstance(config, GeneratorRunConfig):
+            config = for_tokens(config, data)
         if started:
-            check_same_run(config, from_dict(RunConfig, folder.read_config(), str(folder.config_file)), folder)
+            check_same_run(config, from_dict(type(config), folder.read_config(), str(folder.config_file)), folder)
         torch.manual_seed(config.training.seed)
-        task = TokenizerTask(config)
-        if task.tokenizer.hears is not None:
-            task.reader = Reader(task.tokenizer.hears, [data] if validation is None else [data, validation], device)
-            task.reader.prepare()
-        if init_from and not started:
-            start_from(task, init_from)
-        source = open_source(data)
-        shown = source if validation is None else open_source(validation)
-        looks = Validation(config, shown, held_out=validation is not None, reader=task.reader)
-        Trainer(config, task, source, looks, folder, device).run(resume=started)
+        begin = None if started else init_from
+        if isinstance(config, GeneratorRunConfig):
+            trainer = _generator_trainer(config, data, folder, validation, begin, device)
+        else:
+            trainer = _tokenizer_trainer(config, data, folder, validation, begin, device)
+        trainer.run(resume=started)
     return folder.path
+
+
+def _tokenizer_trainer(
+    config: RunConfig, data: str, folder: RunFolder, validation: str | None, begin: str | None, device: torch.device
+) -> Trainer:
+    task = TokenizerTask(config)
+    if task.tokenizer.hears is not None:
+        task.reader = Reader(task.tokenizer.hears, [data] if validation is None else [data, validation], device)
+        task.reader.prepare()
+    if begin:
+        start_from(task, begin)
+    source = open_source(data)
+    shown = source if validation is None else open_source(validation)
+    looks = Validation(config, shown, held_out=validation is not None, reader=task.reader)
+    return Trainer(config, task, PictureFeed(source, config.data), looks, folder, device)
+
+
+def _generator_trainer(
+    config: GeneratorRunConfig,
+    data: str,
+    folder: RunFolder,
+    validation: str | None,
+    begin: str | None,
+    device: torch.device,
+) -> Trainer:
+    shards = complete_shards(data)
+    shown = shards if validation is None else complete_shards(validation)
+    if shown.manifest.sha256 != shards.manifest.sha256:
+        raise ConfigError(f"{validation}: codes of another tokenizer than those of {data}")
+    task = GeneratorTask(config)
+    if begin:
+        task.generator.load_weights(RunFolder(begin).read_model(), f"--init-from {begin}")
+    tokenizer = load(shards.manifest.tokenizer)
+    looks = GeneratorValidation(config, shown, held_out=validation is not None, tokenizer=tokenizer)
+    if rank() == 0:
+        carry_tokenizer(shards.manifest, folder)
+    return Trainer(config, task, TokenFeed(shards), looks, folder, device)
+
+
+def for_tokens(config: GeneratorRunConfig, data: str) -> GeneratorRunConfig:
+    """The run for the codes in some shards.
+
+    Raises:
+        ConfigError: they are of no use for it, or their tokenizer is not here.
+        DataError: there are none.
+    """
+    shards = complete_shards(data)
+    return dataclasses.replace(config, generator=fitted(config.generator, shards), tokenizer=reference(shards.manifest))
+
+
+def complete_shards(data: str) -> TokenShards:
+    """Token shards with all their pictures.
+
+    Raises:
+        ConfigError: some are still missing.
+        DataError: there are no token shards.
+    """
+    shards = TokenShards(data)
+    if not shards.complete:
+        raise ConfigError(
+            f"{data}: {len(shards)} of {shards.manifest.pictures} pictures are encoded; let imtok encode finish first"
+        )
+    return shards
 
 
 def start_from(task: TokenizerTask, source: str) -> None:
@@ -115,14 +182,16 @@ def start_from(task: TokenizerTask, source: str) -> None:
     task.tokenizer.load_weights(original.weights(), f"--init-from {source}")
 
 
-def check_same_run(config: RunConfig, saved: RunConfig, folder: RunFolder) -> None:
+def check_same_run(config: AnyRunConfig, saved: AnyRunConfig, folder: RunFolder) -> None:
     """A resumed run must be the one that was started.
 
     Raises:
         ConfigError: names the first setting that differs.
     """
     now, then = dict(_leaves(to_dict(config))), dict(_leaves(to_dict(saved)))
-    weights = [config.losses.weights(), *(phase.weights for phase in config.training.phases)]
+    weights = [phase.weights for phase in config.training.phases]
+    if isinstance(config, RunConfig):
+        weights.append(config.losses.weights())
     of_one_pass = any(weight.get(term) for weight in weights for term in _OF_ONE_PASS)
     may_change = tuple(name for name in _MAY_CHANGE if not (of_one_pass and name == "training.micro_batch_size"))
     for name in sorted(now.keys() | then.keys()):

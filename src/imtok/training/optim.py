@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from imtok.training.run import OptimizerConfig
+from imtok.training.run import OptimizerConfig, Phase
 
 ParamList = tuple[Tensor, ...] | list[Tensor]
 
@@ -19,22 +19,23 @@ def create_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig
     return torch.optim.AdamW(parameters, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=fused)
 
 
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+def learning_rate(config: OptimizerConfig, phase: Phase, step: int) -> float:
     """Rate at a step of a phase: linear warm-up over `warmup_share`, then cosine (or constant).
 
     Args:
         config: of the optimizer.
+        phase: may have a rate of its own.
         step: within the phase, from 0.
-        steps: length of the phase.
     """
-    warmup = math.ceil(config.warmup_share * steps)
+    full = config.learning_rate if phase.learning_rate is None else phase.learning_rate
+    warmup = math.ceil(config.warmup_share * phase.steps)
     if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
+        return full * (step + 1) / warmup
     if config.schedule == "constant":
-        return config.learning_rate
-    progress = (step - warmup) / max(1, steps - warmup)
+        return full
+    progress = (step - warmup) / max(1, phase.steps - warmup)
     share = config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
-    return config.learning_rate * share
+    return full * share
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:

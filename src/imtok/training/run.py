@@ -5,6 +5,9 @@ from typing import Literal
 
 from imtok.config import ConfigError, config
 from imtok.data.loader import DataConfig
+from imtok.generators.catalog import GeneratorConfig, TokenizerReference
+from imtok.generators.far import FARConfig
+from imtok.generators.sampling import SamplingConfig
 from imtok.losses.adversarial import AdversarialKind
 from imtok.losses.discriminators import DiscriminatorConfig, PatchDiscriminatorConfig
 from imtok.losses.regions import FaceLossConfig, TextLossConfig
@@ -77,7 +80,10 @@ class Phase:
 
     name: str
     steps: int
-    trains: tuple[Literal["encoder", "quantizer", "decoder"], ...] = ("encoder", "quantizer", "decoder")
+    trains: tuple[str, ...] = ("encoder", "quantizer", "decoder")
+    """Parts of the model, by their names in it; "all" for all."""
+    learning_rate: float | None = None
+    """In place of the optimizer's."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     """By term: {"text": 1.0}."""
     region_share: float | None = None
@@ -91,6 +97,10 @@ class Phase:
             raise ConfigError(f"phase {self.name}: no loss term is called {', '.join(sorted(unknown))}")
         if self.steps < 1 or not 0 <= (self.region_share or 0) <= 1:
             raise ConfigError(f"phase {self.name}: steps must be at least 1 and region_share in [0, 1]")
+
+    def trains_part(self, name: str) -> bool:
+        """Whether a part of the model trains."""
+        return name in self.trains or "all" in self.trains
 
 
 @config
@@ -182,7 +192,7 @@ class TrainingConfig:
 
 @config
 class RunConfig:
-    """A whole run. A run folder holds it resolved, so that it opens again without flags."""
+    """A tokenizer's run. A run folder holds it resolved, so that it opens again without flags."""
 
     name: str
     tokenizer: TokenizerConfig = VQGANConfig()
@@ -190,3 +200,19 @@ class RunConfig:
     discriminator: DiscriminatorConfig = PatchDiscriminatorConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig
+
+
+@config
+class GeneratorRunConfig:
+    """A generator's run."""
+
+    name: str
+    generator: GeneratorConfig = FARConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    """How pictures are drawn unless it is said otherwise."""
+    tokenizer: TokenizerReference | None = None
+    """Whose codes; the shards say it when the run begins."""
+    training: TrainingConfig
+
+
+AnyRunConfig = RunConfig | GeneratorRunConfig

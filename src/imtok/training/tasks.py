@@ -64,8 +64,8 @@ class Task(nn.Module, ABC):
         """Freeze, unfreeze and weigh as the phase says."""
 
     @abstractmethod
-    def losses(self, batch: Batch, player: str, step: int) -> Losses:
-        """Unweighted named scalars of one micro-batch; empty when the player rests."""
+    def losses(self, batch: Any, /, player: str, step: int) -> Losses:
+        """Unweighted named scalars of one micro-batch of the run's feed; empty when the player rests."""
 
     @abstractmethod
     def weight(self, term: str) -> float:
@@ -132,6 +132,7 @@ class TokenizerTask(Task):
         return [*self.tokenizer.parameters(), *self.heads.parameters()]
 
     def prepare(self, phases: Sequence[Phase], device: torch.device) -> None:
+        check_parts(self.tokenizer, phases)
         settings = self.config.losses
         networks = {
             "perceptual": settings.perceptual_network,
@@ -157,12 +158,12 @@ class TokenizerTask(Task):
 
     def start_phase(self, phase: Phase) -> None:
         self._weights = {**self.config.losses.weights(), **phase.weights}
-        if not {"encoder", "quantizer"} & set(phase.trains):  # codes that cannot change owe nothing
+        if not (phase.trains_part("encoder") or phase.trains_part("quantizer")):  # codes that cannot change owe nothing
             self._weights |= {term: 0.0 for term in _WHY_ABSENT}
         for name, part in self.tokenizer.named_children():
-            part.requires_grad_(name in phase.trains)
+            part.requires_grad_(phase.trains_part(name))
         for quantizer in self._quantizers():
-            quantizer.frozen = "quantizer" not in phase.trains
+            quantizer.frozen = not phase.trains_part("quantizer")
             quantizer.bypass = not phase.quantize
             quantizer.unwanted = frozenset(name for name, weight in self._weights.items() if not weight)
 
@@ -266,6 +267,21 @@ class TokenizerTask(Task):
 
     def _quantizers(self) -> Iterator[Quantizer]:
         return (module for module in self.tokenizer.modules() if isinstance(module, Quantizer))
+
+
+def check_parts(model: Model, phases: Sequence[Phase]) -> None:
+    """Whether the parts that phases train are parts of a model.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    there = [name for name, _ in model.named_children()]
+    for phase in phases:
+        if unknown := [name for name in phase.trains if name not in (*there, "all")]:
+            raise ConfigError(
+                f"phase {phase.name}: trains {unknown[0]!r}, which is no part of this model; there are "
+                f"{', '.join(there)}, all"
+            )
 
 
 def _weighed(term: str, settings: LossConfig, phases: Sequence[Phase]) -> bool:

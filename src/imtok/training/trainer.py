@@ -11,15 +11,14 @@ from torch import Tensor
 
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, to_dict
-from imtok.data.loader import Batch, Loader
-from imtok.data.sample import Source
 from imtok.layers.collective import mean_over_ranks, rank, wait_for_all, world_size
 from imtok.layers.model import Model
 from imtok.training import state
 from imtok.training.devices import share_of_batch
+from imtok.training.feeds import Batches, Feed
 from imtok.training.log import TrainingLog, create_writer
 from imtok.training.optim import averaged, create_optimizer, learning_rate
-from imtok.training.run import RunConfig
+from imtok.training.run import AnyRunConfig
 from imtok.training.tasks import Observer, Task
 from imtok.training.watchdog import Watchdog
 
@@ -34,7 +33,7 @@ class Trainer:
     Args:
         config: the run.
         task: model and losses, on any device yet.
-        source: training pictures.
+        feed: what it trains on.
         validation: looks at the model now and then.
         folder: of the run.
         device: to compute on.
@@ -47,15 +46,15 @@ class Trainer:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: AnyRunConfig,
         task: Task,
-        source: Source,
+        feed: Feed,
         validation: Observer,
         folder: RunFolder,
         device: torch.device,
     ) -> None:
         self.config, self.settings, self.folder, self.device = config, config.training, folder, device
-        self.task, self.source, self.validation = task, source, validation
+        self.task, self.feed, self.validation = task, feed, validation
         self.phases = self.settings.scheduled_phases()
         self.total = sum(phase.steps for phase in self.phases)
         self.micro_size, self.passes = share_of_batch(
@@ -119,7 +118,7 @@ class Trainer:
         if self.step == start:
             self._settle_frozen_parts()
         for step, batch in self.loader(index).batches(self.step - start, phase.steps):
-            rate = learning_rate(self.settings.optimizer, step, phase.steps)
+            rate = learning_rate(self.settings.optimizer, phase, step)
             numbers = self._train_step(batch.to(self.device), rate)
             trouble = self.watchdog.examine(numbers)
             if trouble:
@@ -140,19 +139,12 @@ class Trainer:
             if not parameter.requires_grad:
                 parameter.data.copy_(average)
 
-    def loader(self, phase: int) -> Loader:
-        """This rank's training pictures in a phase; other ones after a rollback."""
-        return Loader(
-            self.source,
-            self.config.data,
-            region_share=self.phases[phase].region_share,
-            batch_size=self.settings.global_batch_size,
-            seed=_mix(self.settings.seed, phase, self.rollbacks),
-            rank=rank(),
-            world_size=world_size(),
-        )
+    def loader(self, phase: int) -> Batches:
+        """What this rank trains on in a phase; other pictures after a rollback."""
+        seed = _mix(self.settings.seed, phase, self.rollbacks)
+        return self.feed.loader(self.phases[phase], self.settings.global_batch_size, seed)
 
-    def _train_step(self, batch: Batch, rate: float) -> dict[str, float]:
+    def _train_step(self, batch: Any, rate: float) -> dict[str, float]:
         """One optimizer step of every player; returns its numbers, averaged over micro-batches and ranks."""
         # All randomness of a step comes from its number, so that resuming needs no generator's state.
         torch.manual_seed(_mix(self.settings.seed, self.step, rank()))
@@ -223,16 +215,16 @@ class Trainer:
         """Weights for inference, and everything that exact resume needs."""
         if rank():
             return
-        values = {"symptoms": self.watchdog.symptoms, "rollbacks": self.rollbacks, "pictures": len(self.source)}
+        values = {"symptoms": self.watchdog.symptoms, "rollbacks": self.rollbacks, "pictures": len(self.feed)}
         self.folder.write_resume(self.step, state.collect(self._modules(), self.optimizers), values)
         self.folder.write_model(self.inference_model().weights())
 
     def _restore(self) -> None:
         """Back to the last saved state."""
         tensors, values = self.folder.read_resume()
-        if values["pictures"] != len(self.source):
+        if values["pictures"] != len(self.feed):
             raise ConfigError(
-                f"{self.folder.path}: was started on {values['pictures']} pictures, these are {len(self.source)}"
+                f"{self.folder.path}: was started on {values['pictures']} pictures, these are {len(self.feed)}"
             )
         state.restore(tensors, self._modules(), self.optimizers)
         self.step, self.watchdog.symptoms = values["step"], values["symptoms"]

@@ -1,0 +1,137 @@
+"""Batches of tokens for training: like those of pictures, a function of the seed and the step alone."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Num
+from torch import Tensor
+
+from imtok.config import ConfigError
+from imtok.data.order import shuffled_index
+from imtok.data.sample import DataError
+from imtok.data.token_shards import Tokens, TokenShards
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenBatch:
+    """Tokens of pictures and what is known about them.
+
+    Attributes:
+        tokens: int codes or float latents.
+        captions: one of each picture's, at random, or None.
+        labels: class names as the data spell them, or None.
+        paths: where the pictures came from.
+    """
+
+    tokens: Num[Tensor, "batch tokens width"]
+    captions: list[str | None]
+    labels: list[str | None]
+    paths: list[str]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device | str) -> "TokenBatch":
+        return TokenBatch(tokens=self.tokens.to(device), captions=self.captions, labels=self.labels, paths=self.paths)
+
+    def part(self, start: int, stop: int) -> "TokenBatch":
+        """Pictures start <= i < stop: a micro-batch."""
+        return TokenBatch(
+            tokens=self.tokens[start:stop],
+            captions=self.captions[start:stop],
+            labels=self.labels[start:stop],
+            paths=self.paths[start:stop],
+        )
+
+
+class TokenLoader:
+    """Endless training batches of token shards; of a picture's crops and captions one each is drawn anew every time.
+
+    Args:
+        shards: complete ones.
+        batch_size: of all ranks together.
+        seed: of order, crops and captions.
+        rank: which slice of the batch; of `world_size`.
+        world_size: number of slices.
+
+    Raises:
+        ConfigError: the batch cannot be cut evenly.
+        DataError: there are no pictures.
+    """
+
+    def __init__(
+        self, shards: TokenShards, *, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise ConfigError(f"a batch of {batch_size} pictures cannot be cut into {world_size} equal slices")
+        if not len(shards):
+            raise DataError(f"{shards.folder}: no pictures to train on")
+        self.shards, self.batch_size, self.seed = shards, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+
+    def batch(self, step: int) -> TokenBatch:
+        """This rank's slice of the global batch of a step, counted from 0."""
+        size = self.batch_size // self.world_size
+        first = step * self.batch_size + self.rank * size
+        return _collate([self._example(slot) for slot in range(first, first + size)])
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, TokenBatch]]:
+        """Steps start <= step < stop with their batches, in order."""
+        steps = itertools.count(start) if stop is None else iter(range(start, stop))
+        yield from ((step, self.batch(step)) for step in steps)
+
+    def _example(self, slot: int) -> "_Example":
+        count = len(self.shards)
+        epoch, index = shuffled_index((self.seed, 0), count, slot)
+        for attempt in range(count):
+            row = (index + attempt) % count
+            picture = self.shards[row]
+            if len(picture.values):  # one that could not be read has no crops
+                return _example(picture, np.random.default_rng((self.seed, 1, epoch, row)))
+        raise DataError(f"{self.shards.folder}: none of the pictures could be read when it was encoded")
+
+
+def fixed_token_batches(shards: TokenShards, *, count: int, batch_size: int) -> Iterator[TokenBatch]:
+    """At most `count` pictures, spread evenly over the shards, with their first crop and caption: always the same.
+
+    Args:
+        shards: of held-out pictures.
+        count: how many.
+        batch_size: the last batch may be smaller.
+    """
+    count = min(count, len(shards))
+    pictures = (shards[index * len(shards) // count] for index in range(count))
+    examples = [_example(picture, None) for picture in pictures if len(picture.values)]
+    for start in range(0, len(examples), batch_size):
+        yield _collate(examples[start : start + batch_size])
+
+
+@dataclass(frozen=True)
+class _Example:
+    values: Num[np.ndarray, "tokens width"]
+    caption: str | None
+    label: str | None
+    path: str
+
+
+def _example(picture: Tokens, rng: np.random.Generator | None) -> _Example:
+    """One of a picture's crops and captions: at random, or the first."""
+    crop = 0 if rng is None else int(rng.integers(len(picture.values)))
+    caption = None
+    if picture.captions:
+        caption = picture.captions[0 if rng is None else int(rng.integers(len(picture.captions)))]
+    return _Example(picture.values[crop], caption, picture.label, picture.path)
+
+
+def _collate(examples: list[_Example]) -> TokenBatch:
+    values = np.stack([example.values for example in examples])
+    values = values.astype(np.float32) if values.dtype.kind == "f" else values.astype(np.int64)
+    return TokenBatch(
+        tokens=torch.from_numpy(values),
+        captions=[example.caption for example in examples],
+        labels=[example.label for example in examples],
+        paths=[example.path for example in examples],
+    )

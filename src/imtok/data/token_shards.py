@@ -1,0 +1,213 @@
+"""Pictures as a tokenizer has written them down: codes or latents with captions and labels, mapped into memory.
+
+    FOLDER/manifest.json      which tokenizer, of which weights, which crops of which size
+    FOLDER/part-00000.arrow   a row for each picture: path, label, captions, and the tokens of its crops
+
+A part is written under a temporary name and renamed, so that a kill at any moment costs one part. pandas and pyarrow
+read the parts as Feather files.
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from os import PathLike
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Num
+
+from imtok.config import FORMAT_VERSION
+from imtok.data.addresses import join, list_files
+from imtok.data.arrow import open_arrow
+from imtok.data.sample import DataError
+
+_ROWS = 32
+"""Pictures that are read together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenManifest:
+    """What is in a folder of token shards, and what made it.
+
+    Attributes:
+        tokenizer: as it was named: a shipped name or a path.
+        sha256: of the tokenizer's weights.
+        source: the pictures.
+        pictures: how many of them there are.
+        resolution: of the crops in pixels.
+        crops: the rule by which pictures were cropped.
+        codebook_sizes: of a discrete tokenizer; empty for latents.
+        channels: of a token's latents; 0 for codes.
+        tokens: of a crop.
+        grid_size: rows and columns of the patches that the decoder draws.
+        tokens_on_grid: whether every token belongs to one of them.
+    """
+
+    tokenizer: str
+    sha256: str
+    source: str
+    pictures: int
+    resolution: int
+    crops: str
+    codebook_sizes: tuple[int, ...]
+    channels: int
+    tokens: int
+    grid_size: tuple[int, int]
+    tokens_on_grid: bool
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def width(self) -> int:
+        """Numbers a token: codebooks, or channels."""
+        return self.channels or len(self.codebook_sizes)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in `manifest.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TokenManifest":
+        """The inverse of `to_json`."""
+        pairs = {name: tuple(values[name]) for name in ("codebook_sizes", "grid_size")}
+        return cls(**{**values, **pairs})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """One picture's tokens.
+
+    Attributes:
+        values: int codes or float latents of each of its crops.
+        path: where the picture came from.
+        label: its class.
+        captions: of it.
+    """
+
+    values: Num[np.ndarray, "crops tokens width"]
+    path: str
+    label: str | None = None
+    captions: Sequence[str] = ()
+
+
+class TokenWriter:
+    """Adds parts to a folder of token shards; begun ones are gone on with.
+
+    Args:
+        folder: local or any fsspec address.
+        manifest: of what will be written.
+
+    Raises:
+        DataError: the folder was begun with another tokenizer, other crops or other pictures.
+    """
+
+    def __init__(self, folder: str | PathLike[str], manifest: TokenManifest) -> None:
+        self.folder, self.manifest = str(folder), manifest
+        self._filesystem, self._place = fsspec.url_to_fs(self.folder)
+        file = f"{self._place}/manifest.json"
+        if self._filesystem.exists(file):
+            begun = json.loads(self._filesystem.read_text(file))
+            wanted = json.loads(json.dumps(manifest.to_json()))
+            if changed := [name for name in wanted if begun.get(name) != wanted[name]]:
+                name = changed[0]
+                was, now = begun.get(name), wanted[name]
+                raise DataError(f"{folder}: begun with {name} = {was!r}, now it is {now!r}; name another folder")
+        else:
+            self._filesystem.makedirs(self._place, exist_ok=True)
+            self._filesystem.write_text(f"{file}.partial", json.dumps(manifest.to_json(), indent=2) + "\n")
+            self._filesystem.mv(f"{file}.partial", file)
+        there = TokenShards(folder)
+        self.written, self._next = len(there), len(there.parts)
+
+    def write(self, rows: Sequence[Tokens]) -> None:
+        """Write one part with these pictures."""
+        schema = _schema(self.manifest)
+        table = pa.Table.from_pylist(
+            [
+                {
+                    "path": row.path,
+                    "label": row.label,
+                    "captions": list(row.captions),
+                    "crops": len(row.values),
+                    "tokens": row.values.reshape(-1),
+                }
+                for row in rows
+            ],
+            schema=schema,
+        )
+        path = f"{self._place}/part-{self._next:05d}.arrow"
+        with self._filesystem.open(f"{path}.partial", "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_table(table, max_chunksize=_ROWS)
+        self._filesystem.mv(f"{path}.partial", path)
+        self._next += 1
+        self.written += len(rows)
+
+
+class TokenShards:
+    """The pictures of a folder of token shards as one random-access sequence; local parts are mapped into memory.
+
+    Raises:
+        DataError: no such folder, or one that a newer imtok wrote.
+    """
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        self.folder = str(folder)
+        filesystem, place = fsspec.url_to_fs(self.folder)
+        try:
+            values = json.loads(filesystem.read_text(f"{place}/manifest.json"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(f"{folder}: no token shards there; imtok encode makes them") from None
+        if values.get("format_version") != FORMAT_VERSION or "sha256" not in values or "tokens" not in values:
+            raise DataError(f"{folder}: no token shards of this imtok's format")
+        self.manifest = TokenManifest.from_json(values)
+        self.parts = [join(folder, name) for name in list_files(folder) if name.endswith(".arrow")]
+        self._readers = [open_arrow(part) for part in self.parts]
+        self._groups = [(reader, group) for reader in self._readers for group in range(reader.num_record_batches)]
+        sizes = [reader.get_batch(group).num_rows for reader, group in self._groups]
+        self._starts = list(accumulate(sizes, initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Tokens:
+        """One picture, 0 <= index < len(self)."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = bisect_right(self._starts, index) - 1
+        reader, group = self._groups[number]
+        batch, row = reader.get_batch(group), index - self._starts[number]
+        values = batch["tokens"][row].values.to_numpy(zero_copy_only=False)
+        shape = (batch["crops"][row].as_py(), self.manifest.tokens, self.manifest.width)
+        return Tokens(
+            values=values.reshape(shape),
+            path=batch["path"][row].as_py(),
+            label=batch["label"][row].as_py(),
+            captions=batch["captions"][row].as_py(),
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether all pictures are in it."""
+        return len(self) == self.manifest.pictures
+
+    def labels(self) -> list[str]:
+        """The classes that occur, sorted."""
+        columns = (reader.get_batch(group)["label"] for reader, group in self._groups)
+        return sorted({label for column in columns for label in column.to_pylist() if label is not None})
+
+
+def _schema(manifest: TokenManifest) -> pa.Schema:
+    small = manifest.codebook_sizes and max(manifest.codebook_sizes) <= 2**16
+    value = pa.float16() if manifest.channels else pa.uint16() if small else pa.int32()
+    return pa.schema(
+        [
+            ("path", pa.string()),
+            ("label", pa.string()),
+            ("captions", pa.list_(pa.string())),
+            ("crops", pa.int32()),
+            ("tokens", pa.list_(value)),
+        ]
+    )

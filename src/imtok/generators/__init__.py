@@ -1,0 +1,1 @@
+"""Codes from labels or text."""

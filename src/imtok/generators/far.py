@@ -1,0 +1,140 @@
+"""FAR: a Llama-style transformer over the codes of factorized tokenizers, one place at a time (FQGAN, section 3.3)."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from imtok.config import ConfigError, config
+from imtok.generators.base import Conditions, Generator, Session
+from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
+from imtok.layers.decoder import Cache, Decoder, RotaryPositions, grid_positions
+
+
+@config
+class FARConfig:
+    """A class-conditional generator; the defaults are FAR-B for two codebooks at 256 px, 415M (FQGAN, appendix E)."""
+
+    kind: Literal["far"] = "far"
+    codebook_sizes: tuple[int, ...] = (16_384, 16_384)
+    token_shape: tuple[int, ...] = (16, 16)
+    """Rows and columns of the tokens, or how many there are where they lie on no grid."""
+    num_classes: int = 1000
+    classes: tuple[str, ...] = ()
+    """Their names, as labels in the data; empty before training."""
+    dim: int = 1024
+    depth: int = 24
+    num_heads: int = 16
+    head: HeadKind = "factorized"
+    head_depth: int = 3
+    """Blocks of the factorized head."""
+    dropout: float = 0.1
+    """Of tokens, attention and feed-forward layers."""
+    label_dropout: float = 0.1
+    """Share of pictures whose class is withheld in training, for guidance."""
+
+    def __post_init__(self) -> None:
+        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
+            raise ConfigError(f"far: codebook_sizes = {self.codebook_sizes} must be one positive size or more")
+        if not self.token_shape or min(self.token_shape) < 1:
+            raise ConfigError(f"far: token_shape = {self.token_shape} must be positive")
+        if self.dim % self.num_heads or self.dim // self.num_heads % (2 * len(self.token_shape)):
+            raise ConfigError(
+                f"far: {self.num_heads} heads cannot share {self.dim} channels, in pairs along each of "
+                f"{len(self.token_shape)} axes"
+            )
+        if min(self.num_classes, self.depth, self.head_depth) < 1:
+            raise ConfigError("far: num_classes, depth and head_depth must be at least 1")
+        if self.classes and len(self.classes) != self.num_classes:
+            raise ConfigError(f"far: {len(self.classes)} classes are named, num_classes is {self.num_classes}")
+        if not (0 <= self.dropout < 1 and 0 <= self.label_dropout < 1):
+            raise ConfigError("far: dropout and label_dropout must be in [0, 1)")
+
+
+class FAR(Generator):
+    """Each place's codes are embedded and merged into one token; a head draws the next place's codes from it.
+
+    Rotary positions are a place's row and column; the class stands at 0, 0 before them.
+
+    Deviation: attention's weights themselves are not dropped out, only what a layer adds.
+    """
+
+    listens_to = "labels"
+
+    def __init__(self, config: FARConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook_sizes, self.tokens = config.codebook_sizes, math.prod(config.token_shape)
+        dim, codebooks = config.dim, len(config.codebook_sizes)
+        self.class_embedding = nn.Embedding(config.num_classes + 1, dim)  # the last: no class
+        self.embedding = CodeEmbedding(config.codebook_sizes, dim)
+        self.merge = nn.Linear(codebooks * dim, dim) if codebooks > 1 else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+        self.decoder = Decoder(dim, config.depth, config.num_heads, dropout=config.dropout)
+        self.head = build_head(
+            config.head, config.codebook_sizes, dim, config.head_depth, config.num_heads, config.dropout
+        )
+        nn.init.normal_(self.class_embedding.weight, std=0.02)
+        places = torch.cat([torch.zeros(1, len(config.token_shape)), grid_positions(config.token_shape)])
+        self.positions = RotaryPositions(places[:-1], dim // config.num_heads)  # nothing comes after the last place
+
+    def forward(
+        self, codes: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
+    ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
+        embedded = self.embedding(codes)
+        told = torch.cat([self.condition(conditions), self.merge(embedded[:, :-1].flatten(2))], dim=1)
+        known = self.decoder(self.dropout(told), self.positions())
+        return self.head(known, embedded)
+
+    def condition(self, conditions: Conditions) -> Float[Tensor, "batch 1 dim"]:
+        """A token for each class; in training some are withheld.
+
+        Raises:
+            ConfigError: an unknown class.
+        """
+        rows = torch.tensor([self.class_index(condition) for condition in conditions])
+        if self.training and self.config.label_dropout:
+            rows[torch.rand(len(rows)) < self.config.label_dropout] = self.config.num_classes
+        return self.class_embedding(rows.to(self.class_embedding.weight.device))[:, None]
+
+    def class_index(self, name: str | None) -> int:
+        """A class by its name, or by its number where it is one; None: no class.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        if name is None:
+            return self.config.num_classes
+        if name in self.config.classes:
+            return self.config.classes.index(name)
+        if name.isdecimal() and int(name) < self.config.num_classes:
+            return int(name)
+        known = f": {', '.join(self.config.classes[:20])}" if self.config.classes else ""
+        raise ConfigError(f"no class is called {name!r}; there are {self.config.num_classes}{known}")
+
+    def begin(self, conditions: Conditions) -> Session:
+        return _FARSession(self, conditions)
+
+    def compile_parts(self) -> None:
+        """torch.compile for the transformer."""
+        self.decoder.compile()
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Recompute activations in the backward pass: less memory, about a third more time."""
+        self.decoder.checkpointing = on
+
+
+class _FARSession(Session):
+    def __init__(self, model: FAR, conditions: Conditions) -> None:
+        self._model = model
+        self._cache = Cache(model.decoder, len(conditions), model.tokens)
+        self._see(model.condition(conditions))
+
+    def advance(self, codes: Int[Tensor, "rows codebooks"]) -> None:
+        self._see(self._model.merge(self._model.embedding(codes).flatten(1))[:, None])
+
+    def _see(self, token: Float[Tensor, "rows 1 dim"]) -> None:
+        place, model = self._cache.length, self._model
+        self.hidden = model.decoder(token, model.positions(place, place + 1), self._cache)[:, 0]

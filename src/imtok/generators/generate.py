@@ -1,0 +1,111 @@
+"""The verb: labels or prompts to picture files, which can be stopped at any moment and goes on."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from imtok.config import ConfigError
+from imtok.data.pictures import to_uint8
+from imtok.data.readers import listed_captions, read_table
+from imtok.generators.catalog import load
+from imtok.layers.collective import best_device
+
+_BAR = "{l_bar}{bar}| {n:.1f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
+SETTINGS = "imtok"
+"""The key under which a picture file says how it was made."""
+
+
+def generate(
+    run: str,
+    out: Path,
+    labels: Sequence[str] | None = None,
+    prompts: Sequence[str] | None = None,
+    count: int = 1,
+    seed: int = 0,
+    batch_size: int = 16,
+    **sampling: Any,
+) -> list[Path]:
+    """Write OUT/00000.png, 00001.png, …; files that are there already, made in the same way, are left alone.
+
+    Args:
+        run: a shipped generator or a run folder.
+        out: folder.
+        labels: classes by name or number.
+        prompts: texts, or one file of them (see `read_prompts`).
+        count: pictures of each label or prompt.
+        seed: of the first picture; each further one has the next number.
+        batch_size: pictures that are drawn together.
+        sampling: as for `ImageGenerator.generate`.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: nothing to draw, an unknown class or setting, or a file of that name that was made in another way.
+    """
+    if count < 1 or batch_size < 1:
+        raise ConfigError("count and batch-size must be at least 1")
+    pipeline = load(run, best_device())
+    given = read_prompts(prompts) if prompts is not None else labels
+    if given is None or not given:
+        raise ConfigError(f"what shall be drawn? give --{pipeline.generator.listens_to}")
+    wanted = [condition for condition in given for _ in range(count)]
+    kind = "labels" if prompts is None else "prompts"
+    pipeline.conditions(**{"labels": None, "prompts": None, kind: wanted})
+    settings = pipeline.settings(**sampling)
+    made = {"run": run, **dataclasses.asdict(settings)}
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / f"{index:05d}.png" for index in range(len(wanted))]
+    notes = [
+        json.dumps({**made, kind.removesuffix("s"): condition, "seed": seed + index})
+        for index, condition in enumerate(wanted)
+    ]
+    missing = [index for index, file in enumerate(files) if not _is_made(file, notes[index])]
+    tokens = pipeline.generator.tokens
+    with tqdm(total=len(missing), unit="picture", disable=None, bar_format=_BAR) as progress:
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
+            images = pipeline.generate(
+                **{kind: [wanted[index] for index in batch]},
+                seeds=[seed + index for index in batch],
+                progress=partial(progress.update, len(batch) / tokens),
+                **dataclasses.asdict(settings),
+            )
+            for index, picture in zip(batch, to_uint8(images), strict=True):
+                _write(files[index], picture, notes[index])
+    return files
+
+
+def read_prompts(prompts: Sequence[str]) -> list[str]:
+    """The texts themselves, or those of a file: a line each, or the captions or prompts of a JSONL or CSV table."""
+    if len(prompts) != 1 or not Path(prompts[0]).is_file():
+        return list(prompts)
+    if prompts[0].endswith((".jsonl", ".csv")):
+        rows = (row for _, row in read_table(prompts[0]))
+        return [text for row in rows for text in ([row["prompt"]] if row.get("prompt") else listed_captions(row))]
+    return [line for line in Path(prompts[0]).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _is_made(file: Path, note: str) -> bool:
+    if not file.exists():
+        return False
+    with Image.open(file) as picture:
+        found = picture.info.get(SETTINGS)
+    if found != note:
+        raise ConfigError(f"{file}: was made in another way ({found}); name another folder")
+    return True
+
+
+def _write(file: Path, picture: Any, note: str) -> None:
+    about = PngInfo()
+    about.add_text(SETTINGS, note)
+    temporary = file.with_suffix(".partial")
+    Image.fromarray(picture).save(temporary, "PNG", pnginfo=about)
+    temporary.replace(file)

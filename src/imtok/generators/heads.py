@@ -1,0 +1,138 @@
+"""From what a transformer knows of a place to the codes there: k of them, one after the other or all at once (FAR)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from imtok.layers.decoder import Cache, Decoder, RotaryPositions
+
+HeadKind = Literal["factorized", "linear", "mlp"]
+
+Pick = Callable[[Float[Tensor, "rows codes"], int], Int[Tensor, " rows"]]
+"""Logits of a codebook and its number to a code for each row."""
+
+
+class CodeEmbedding(nn.Module):
+    """A learned vector for each code of each codebook."""
+
+    def __init__(self, codebook_sizes: Sequence[int], dim: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(size, dim) for size in codebook_sizes)
+        for table in self.tables:
+            nn.init.normal_(table.weight, std=0.02)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, codes: Int[Tensor, "*places codebooks"]) -> Float[Tensor, "*places codebooks dim"]:
+        """Codes to vectors; the first codebooks alone will do."""
+        parts = zip(self.tables, codes.unbind(-1), strict=False)
+        return torch.stack([table(code) for table, code in parts], dim=-2)
+
+
+class Head(nn.Module, ABC):
+    """Logits of every codebook at a place."""
+
+    @abstractmethod
+    def forward(
+        self,
+        hidden: Float[Tensor, "batch tokens dim"],
+        embedded: Float[Tensor, "batch tokens codebooks dim"],
+    ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
+        """Logits of all places at once, as in training.
+
+        Args:
+            hidden: what is known of each place from those before it.
+            embedded: the codes there, of which those of the first codebooks are told to the later ones.
+        """
+
+    @abstractmethod
+    def draw(
+        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick
+    ) -> Int[Tensor, "rows codebooks"]:
+        """The codes of one place, codebook by codebook."""
+
+
+class ParallelHead(Head):
+    """k classifiers that do not hear of each other (FQGAN, Table 4): a linear layer each, or two with GELU between."""
+
+    def __init__(self, codebook_sizes: Sequence[int], dim: int, hidden: bool) -> None:
+        super().__init__()
+        self.classifiers = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, dim), nn.GELU(), _classifier(dim, size)) if hidden else _classifier(dim, size)
+            for size in codebook_sizes
+        )
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "batch tokens dim"],
+        embedded: Float[Tensor, "batch tokens codebooks dim"],
+    ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
+        return tuple(classify(hidden) for classify in self.classifiers)
+
+    def draw(
+        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick
+    ) -> Int[Tensor, "rows codebooks"]:
+        codes = [pick(classify(hidden), index) for index, classify in enumerate(self.classifiers)]
+        return torch.stack(codes, dim=1)
+
+
+class FactorizedHead(Head):
+    """A small causal transformer over [what is known, code 1, …, code k - 1] at each place (FQGAN, section 3.3)."""
+
+    def __init__(
+        self, codebook_sizes: Sequence[int], dim: int, depth: int, num_heads: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.decoder = Decoder(dim, depth, num_heads, dropout=dropout)
+        self.classifiers = nn.ModuleList(_classifier(dim, size) for size in codebook_sizes)
+        places = torch.arange(float(len(codebook_sizes)))[:, None]
+        self.positions = RotaryPositions(places, dim // num_heads)
+        self._cache: Cache | None = None
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "batch tokens dim"],
+        embedded: Float[Tensor, "batch tokens codebooks dim"],
+    ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
+        told = torch.cat([hidden[:, :, None], embedded[:, :, :-1]], dim=2).flatten(0, 1)
+        known = self.decoder(told, self.positions()).unflatten(0, hidden.shape[:2])
+        return tuple(classify(known[:, :, index]) for index, classify in enumerate(self.classifiers))
+
+    def draw(
+        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick
+    ) -> Int[Tensor, "rows codebooks"]:
+        cache = self._emptied_cache(len(hidden))
+        codes: list[Tensor] = []
+        told = hidden
+        for index, classify in enumerate(self.classifiers):
+            known = self.decoder(told[:, None], self.positions(index, index + 1), cache)[:, 0]
+            codes.append(pick(classify(known), index))
+            told = embedding.tables[index](codes[-1])
+        return torch.stack(codes, dim=1)
+
+    def _emptied_cache(self, rows: int) -> Cache:
+        """One for all places of a batch: made anew only when the batch has another size."""
+        weight = self.decoder.norm.weight
+        cache = self._cache
+        if cache is None or cache.keys.shape[1] != rows or cache.keys.dtype != weight.dtype:
+            cache = self._cache = Cache(self.decoder, rows, len(self.classifiers))
+        cache.clear()
+        return cache
+
+
+def build_head(
+    kind: HeadKind, codebook_sizes: Sequence[int], dim: int, depth: int, num_heads: int, dropout: float = 0.0
+) -> Head:
+    """A fresh head; depth, heads and dropout are the factorized one's."""
+    if kind == "factorized":
+        return FactorizedHead(codebook_sizes, dim, depth, num_heads, dropout)
+    return ParallelHead(codebook_sizes, dim, hidden=kind == "mlp")
+
+
+def _classifier(dim: int, size: int) -> nn.Linear:
+    """All codes alike at first."""
+    layer = nn.Linear(dim, size, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer

@@ -1,0 +1,86 @@
+"""From logits to codes: guidance, temperature, top-k, top-p, and noise that is a picture's own and not its batch's."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from imtok.config import ConfigError, config
+
+GuidanceSchedule = Literal["constant", "linear", "cosine"]
+
+
+@config
+class SamplingConfig:
+    """How codes are drawn."""
+
+    guidance_scale: tuple[float, ...] = (1.0,)
+    """Of classifier-free guidance: one for all codebooks, or one for each. 1: no guidance."""
+    guidance_schedule: GuidanceSchedule = "constant"
+    """How the scale comes to be over a picture's tokens: at once, or rising from 1 in a line or in half a cosine."""
+    temperature: float = 1.0
+    """0: always the likeliest code."""
+    top_k: int = 0
+    """Only so many of the likeliest codes; 0: all."""
+    top_p: float = 1.0
+    """Only the likeliest codes that together have this probability."""
+
+    def __post_init__(self) -> None:
+        if not self.guidance_scale or not all(math.isfinite(scale) and scale >= 0 for scale in self.guidance_scale):
+            raise ConfigError(f"sampling: guidance_scale = {self.guidance_scale} must be 0 or more")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError(f"sampling: temperature = {self.temperature} must be 0 or more")
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError("sampling: top_k must be 0 or more, and top_p in (0, 1]")
+
+    @property
+    def guided(self) -> bool:
+        """Whether a second, unconditional pass is needed."""
+        return any(scale != 1 for scale in self.guidance_scale)
+
+    def scale(self, codebook: int, token: int, tokens: int) -> float:
+        """Guidance for a codebook at a token, counted from 0."""
+        full = self.guidance_scale[min(codebook, len(self.guidance_scale) - 1)]
+        done = token / max(1, tokens - 1)
+        rise = {"constant": 1.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}[self.guidance_schedule]
+        return 1 + (full - 1) * rise
+
+
+def draw_noise(seeds: list[int], tokens: int, codebooks: int) -> Float[Tensor, "batch tokens codebooks"]:
+    """A number in [0, 1) for every code of every picture: its seed's alone, whatever else is in the batch."""
+    shape = (tokens, codebooks)
+    drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
+    return torch.stack(drawn) if drawn else torch.empty(0, *shape, dtype=torch.float64)
+
+
+def guide(logits: Float[Tensor, "rows codes"], scale: float) -> Float[Tensor, "half_of_rows codes"]:
+    """Conditional logits in the first half of the rows, unconditional in the second: u + scale (c - u)."""
+    conditional, unconditional = logits.float().chunk(2)
+    return torch.lerp(unconditional, conditional, scale)
+
+
+def pick_code(
+    logits: Float[Tensor, "batch codes"], noise: Float[Tensor, " batch"], settings: SamplingConfig
+) -> Int[Tensor, " batch"]:
+    """Draw a code for each row: the place at which the cumulated probabilities pass the row's noise.
+
+    Args:
+        logits: of all codes.
+        noise: in [0, 1).
+        settings: temperature, top-k, top-p.
+    """
+    if settings.temperature == 0:
+        return logits.argmax(1)
+    logits = logits.float() / settings.temperature
+    if 0 < settings.top_k < logits.shape[1]:
+        least = logits.topk(settings.top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if settings.top_p < 1:
+        ordered, order = logits.softmax(1).sort(dim=1, descending=True)
+        beyond = ordered.cumsum(1) - ordered >= settings.top_p  # the code that passes the limit still counts
+        logits = logits.masked_fill(beyond.scatter(1, order, beyond), -torch.inf)
+    cumulated = logits.softmax(1).double().cumsum(1)
+    wanted = noise.to(cumulated)[:, None] * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, wanted, right=True)[:, 0].clamp_max(logits.shape[1] - 1)

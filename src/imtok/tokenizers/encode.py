@@ -1,0 +1,177 @@
+"""Pictures to token shards: every crop through the tokenizer once, so that a generator never sees pixels."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError
+from imtok.data.pictures import PictureError, decode, from_uint8
+from imtok.data.readers import open_source
+from imtok.data.sample import Sample, Source
+from imtok.data.token_shards import TokenManifest, Tokens, TokenShards, TokenWriter
+from imtok.data.transforms import Crop, centre_crop
+from imtok.layers.collective import best_device
+from imtok.pretrained.packages import sha256_of
+from imtok.tokenizers.base import Tokenizer
+from imtok.tokenizers.catalog import load, locate
+from imtok.tokenizers.text import Reader
+
+CropRule = Literal["centre", "ten"]
+"""The largest centred square; or five squares of 1 / 1.1 of its side (corners and centre), and their mirror images
+where the picture has no words (FAR's ten crops)."""
+TEN_CROP_MARGIN = 1.1
+PICTURES_PER_PART = 1024
+
+
+def encode_pictures(
+    tokenizer: str,
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    resolution: int,
+    crops: CropRule = "centre",
+    batch_size: int = 32,
+) -> TokenShards:
+    """Write the tokens of all pictures; killed at any moment and called again, it goes on after the last whole part.
+
+    Pictures that cannot be read get a row without crops; a line names them. A tokenizer that hears of captions is told
+    the first one of each picture, which is then the only one that is kept.
+
+    Args:
+        tokenizer: a shipped name, a run folder, or another project's checkpoint.
+        source: anything that `open_source` reads.
+        out: folder for the shards.
+        resolution: of the crops in pixels.
+        crops: which crops.
+        batch_size: crops that are encoded together.
+
+    Raises:
+        ConfigError: no such tokenizer, or a size that it cannot cut into patches.
+        DataError: the pictures cannot be opened, or `out` was begun with something else.
+    """
+    model = load(tokenizer, best_device())
+    if resolution < 1 or resolution % model.downsample_factor:
+        raise ConfigError(f"{tokenizer}: {resolution} px is no multiple of its patches of {model.downsample_factor} px")
+    pictures = open_source(source)
+    manifest = describe(model, tokenizer, str(source), resolution, crops, len(pictures))
+    writer = TokenWriter(out, manifest)
+    reader = None if model.hears is None else Reader(model.hears, [source], best_device())
+    with tqdm(total=len(pictures), initial=writer.written, unit="picture", disable=None) as progress:
+        while writer.written < len(pictures):
+            rows = range(writer.written, min(writer.written + PICTURES_PER_PART, len(pictures)))
+            part: list[Tokens] = []
+            for batch in _batches(pictures, rows, resolution, crops, batch_size):
+                part += _encode(model, reader, batch)
+                progress.update(len(batch))
+            writer.write(part)
+    return TokenShards(out)
+
+
+def describe(
+    model: Tokenizer, tokenizer: str, source: str, resolution: int, crops: CropRule, pictures: int
+) -> TokenManifest:
+    """The manifest of pictures that are encoded like this."""
+    sizes, side = model.codebook_sizes, resolution // model.downsample_factor
+    return TokenManifest(
+        tokenizer=tokenizer,
+        sha256=hash_of(tokenizer),
+        codebook_sizes=sizes,
+        channels=0 if sizes else sum(model.branch_dims),
+        tokens=side * side if model.tokens_on_grid else model.config.num_latent_tokens,
+        grid_size=(side, side),
+        tokens_on_grid=model.tokens_on_grid,
+        resolution=resolution,
+        crops=crops,
+        source=source,
+        pictures=pictures,
+    )
+
+
+def hash_of(tokenizer: str) -> str:
+    """The sha256 of a tokenizer's weights file: whether a generator fits it.
+
+    Raises:
+        ConfigError: no such tokenizer, or one without weights.
+    """
+    path = locate(tokenizer)
+    file = RunFolder(path).model_file if path.is_dir() else path
+    if not file.is_file():
+        raise ConfigError(f"{tokenizer}: has no weights yet")
+    return sha256_of(file)
+
+
+def crops_of(sample: Sample, rule: CropRule, resolution: int) -> list[Crop]:
+    """The crops of a picture; none is mirrored that has words."""
+    middle = centre_crop(sample.width, sample.height, resolution)
+    if rule == "centre":
+        return [middle]
+    side = middle.side / TEN_CROP_MARGIN
+    right, bottom = sample.width - side, sample.height - side
+    places = [(0.0, 0.0), (right, 0.0), (0.0, bottom), (right, bottom), (right / 2, bottom / 2)]
+    plain = [Crop(left=left, top=top, side=side, resolution=resolution) for left, top in places]
+    return plain if sample.words else plain + [dataclasses.replace(crop, flip=True) for crop in plain]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cropped:
+    """A picture's crops; none where it could not be read."""
+
+    sample: Sample
+    crops: list[UInt8[np.ndarray, "resolution resolution 3"]]
+
+
+def _batches(
+    pictures: Source, rows: Iterable[int], resolution: int, rule: CropRule, batch_size: int
+) -> Iterator[list[_Cropped]]:
+    """Consecutive pictures with `batch_size` crops together, or few more."""
+    batch: list[_Cropped] = []
+    for row in rows:
+        try:
+            sample = pictures[row]
+            picture = decode(sample.image, sample.path)
+            found = _Cropped(sample, [crop.pixels(picture) for crop in crops_of(sample, rule, resolution)])
+        except PictureError as error:
+            tqdm.write(f"left out: {error}")
+            found = _Cropped(Sample(image=b"", path=str(error), width=0, height=0), [])
+        batch.append(found)
+        if sum(len(one.crops) for one in batch) >= batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def _encode(model: Tokenizer, reader: Reader | None, batch: list[_Cropped]) -> list[Tokens]:
+    device = next(model.parameters()).device
+    crops = [crop for one in batch for crop in one.crops]
+    text = None
+    if reader is not None:
+        heard = [one.sample for one in batch for _ in one.crops]
+        text = reader.read([first_caption(sample) for sample in heard], [sample.label for sample in heard])
+    values = np.zeros((0, 0, 0), np.int32)
+    if crops:
+        encoding = model.encode(from_uint8(np.stack(crops)).to(device), text)
+        found = encoding.latents.half() if encoding.codes is None else encoding.codes.int()
+        values = found.cpu().numpy()
+    ends = np.cumsum([len(one.crops) for one in batch])
+    return [
+        Tokens(
+            values=values[end - len(one.crops) : end],
+            path=one.sample.path,
+            label=one.sample.label,
+            captions=one.sample.captions if reader is None else one.sample.captions[:1],
+        )
+        for one, end in zip(batch, ends, strict=True)
+    ]
+
+
+def first_caption(sample: Sample) -> str | None:
+    """The caption that a tokenizer is told of a picture."""
+    return sample.captions[0] if sample.captions else None

@@ -1,0 +1,80 @@
+"""What a run trains on: pictures for a tokenizer, tokens for a generator."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+from imtok.data.loader import DataConfig, Loader
+from imtok.data.sample import Source
+from imtok.data.token_loader import TokenLoader
+from imtok.data.token_shards import TokenShards
+from imtok.layers.collective import rank, world_size
+from imtok.training.run import Phase
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Batches by step; a batch knows `to(device)` and `part(start, stop)`."""
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+        """Steps start <= step < stop with this rank's part of their batches."""
+        ...
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """Something to train on."""
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        ...
+
+    def loader(self, phase: Phase, batch_size: int, seed: int) -> Batches:
+        """The batches of a phase.
+
+        Raises:
+            ConfigError: a batch that cannot be cut among the ranks, or pictures without what the phase wants.
+        """
+        ...
+
+
+class PictureFeed:
+    """Pictures, cropped.
+
+    Args:
+        source: of the pictures.
+        config: crops and regions.
+    """
+
+    def __init__(self, source: Source, config: DataConfig) -> None:
+        self.source, self.config = source, config
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def loader(self, phase: Phase, batch_size: int, seed: int) -> Batches:
+        return Loader(
+            self.source,
+            self.config,
+            region_share=phase.region_share,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank(),
+            world_size=world_size(),
+        )
+
+
+class TokenFeed:
+    """Tokens of pictures.
+
+    Args:
+        shards: where they lie.
+    """
+
+    def __init__(self, shards: TokenShards) -> None:
+        self.shards = shards
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def loader(self, phase: Phase, batch_size: int, seed: int) -> Batches:
+        return TokenLoader(self.shards, batch_size=batch_size, seed=seed, rank=rank(), world_size=world_size())

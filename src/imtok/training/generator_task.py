@@ -1,0 +1,117 @@
+"""A generator against the codes of pictures, and looks at what it draws while it trains."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from imtok.data.pictures import encode, to_uint8
+from imtok.data.token_loader import TokenBatch, fixed_token_batches
+from imtok.data.token_shards import TokenShards
+from imtok.generators.base import Generator
+from imtok.generators.catalog import build
+from imtok.generators.pipeline import ImageGenerator
+from imtok.tokenizers.base import Tokenizer
+from imtok.training.run import GeneratorRunConfig, Phase
+from imtok.training.tasks import Losses, Task, check_parts
+
+_PREVIEW_PICTURES = 8
+
+
+class GeneratorTask(Task):
+    """A generator and the cross-entropy of every codebook, averaged over codebooks (FQGAN, section 3.3)."""
+
+    players = ("generator",)
+
+    def __init__(self, config: GeneratorRunConfig) -> None:
+        super().__init__()
+        self.generator: Generator = build(config.generator)
+
+    @property
+    def model(self) -> Generator:
+        """The part that is averaged, saved and evaluated."""
+        return self.generator
+
+    def parameters_of(self, player: str) -> list[nn.Parameter]:
+        return list(self.generator.parameters())
+
+    def prepare(self, phases: Sequence[Phase], device: torch.device) -> None:
+        check_parts(self.generator, phases)
+        self.to(device)
+
+    def start_phase(self, phase: Phase) -> None:
+        for name, part in self.generator.named_children():
+            part.requires_grad_(phase.trains_part(name))
+
+    def losses(self, batch: TokenBatch, player: str, step: int) -> Losses:
+        logits = self.generator(batch.tokens, conditions(self.generator, batch))
+        return {
+            f"cross_entropy_{index}": F.cross_entropy(one.flatten(0, 1).float(), batch.tokens[:, :, index].flatten())
+            for index, one in enumerate(logits)
+        }
+
+    def weight(self, term: str) -> float:
+        return 1 / len(self.generator.codebook_sizes)
+
+    def after_step(self) -> dict[str, float]:
+        return {}
+
+
+class GeneratorValidation:
+    """How likely held-out codes are, and what the generator draws for their labels or prompts.
+
+    Args:
+        config: of the run.
+        shards: held-out pictures, or the training pictures when there are none.
+        held_out: whether the likelihood on them means anything.
+        tokenizer: draws the codes.
+    """
+
+    def __init__(self, config: GeneratorRunConfig, shards: TokenShards, held_out: bool, tokenizer: Tokenizer) -> None:
+        self.config, self.shards, self.held_out, self.tokenizer = config, shards, held_out, tokenizer
+
+    @torch.no_grad()
+    def evaluate(self, generator: Generator, device: torch.device) -> dict[str, float]:
+        """Negative log-likelihood in nats: of a place, and of each codebook's code there."""
+        training, settings = generator.training, self.config.training
+        generator.eval()
+        size = settings.micro_batch_size or min(settings.global_batch_size, 32)
+        total, count = torch.zeros(len(generator.codebook_sizes), dtype=torch.float64), 0
+        for batch in fixed_token_batches(self.shards, count=settings.evaluation_pictures, batch_size=size):
+            likely = generator.log_likelihood(batch.tokens.to(device), conditions(generator, batch))
+            total -= likely.double().sum((0, 1)).cpu()
+            count += likely.shape[0] * likely.shape[1]
+        generator.train(training)
+        each = total / count
+        return {"nll": each.sum().item()} | {f"nll_{index}": value for index, value in enumerate(each.tolist())}
+
+    @torch.no_grad()
+    def preview(self, generator: Generator, folder: Path, step: int, device: torch.device) -> Path:
+        """Pictures drawn for some labels or prompts of the data, as RUN/previews/step-00001234.png."""
+        batch = next(fixed_token_batches(self.shards, count=_PREVIEW_PICTURES, batch_size=_PREVIEW_PICTURES))
+        reference = self.config.tokenizer
+        assert reference is not None
+        training = generator.training
+        pipeline = ImageGenerator(
+            generator=generator.eval(),
+            tokenizer=self.tokenizer.to(device),
+            sampling=self.config.sampling,
+            resolution=reference.resolution,
+            grid_size=reference.grid_size,
+        )
+        told = conditions(generator, batch)
+        codes = generator.sample(told, list(range(len(told))), self.config.sampling)
+        originals = pipeline.draw(batch.tokens.to(device))
+        generator.train(training)
+        rows = torch.cat([torch.cat(list(images), dim=2) for images in (originals, pipeline.draw(codes))], dim=1)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"step-{step:08d}.png"
+        file.write_bytes(encode(to_uint8(rows)))
+        return file
+
+
+def conditions(generator: Generator, batch: TokenBatch) -> list[str | None]:
+    """What a generator is told of a batch's pictures."""
+    return batch.labels if generator.listens_to == "labels" else batch.captions

@@ -1,0 +1,184 @@
+"""FAR: cached equals uncached, nothing leaks from later codes, and drawing follows the model's own probabilities."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from imtok.config import ConfigError
+from imtok.generators.far import FAR, FARConfig
+from imtok.generators.heads import HeadKind
+from imtok.generators.sampling import SamplingConfig
+
+SIZES = {1: (7,), 2: (7, 5), 3: (7, 5, 4)}
+SMALL = FARConfig(
+    codebook_sizes=(7, 5), token_shape=(2, 3), num_classes=3, dim=32, depth=2, num_heads=2, head_depth=2, dropout=0.0
+)
+
+
+def small(k: int = 2, head: HeadKind = "factorized", **changes: object) -> FAR:
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, codebook_sizes=SIZES[k], head=head, **changes)  # pyright: ignore[reportArgumentType]
+    model = FAR(config).eval()
+    for name, parameter in model.named_parameters():
+        if "classifiers" in name:  # they start at zero, and would hide every mistake
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def some_codes(model: FAR, batch: int = 2, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    parts = [torch.randint(size, (batch, model.tokens), generator=generator) for size in model.codebook_sizes]
+    return torch.stack(parts, dim=2)
+
+
+HEADS: list[HeadKind] = ["factorized", "linear", "mlp"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("head", HEADS)
+def test_step_by_step_gives_the_logits_of_all_at_once(k: int, head: HeadKind) -> None:
+    model = small(k, head)
+    codes, labels = some_codes(model), ["0", None]
+    expected = model(codes, labels)
+    session = model.begin(labels)
+    for token in range(model.tokens):
+        seen: list[torch.Tensor] = []
+
+        def pick(logits: torch.Tensor, index: int, token: int = token, seen: list[torch.Tensor] = seen) -> torch.Tensor:
+            seen.append(logits)
+            return codes[:, token, index]
+
+        model.head.draw(session.hidden, model.embedding, pick)
+        for index, logits in enumerate(seen):
+            assert torch.allclose(logits, expected[index][:, token], atol=1e-5)
+        if token + 1 < model.tokens:
+            session.advance(codes[:, token])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", HEADS)
+def test_a_later_code_changes_no_earlier_logit(head: HeadKind) -> None:
+    model = small(3, head)
+    codes = some_codes(model)
+    before = model(codes, ["0", "1"])
+    for token, codebook in itertools.product(range(model.tokens), range(3)):
+        other = codes.clone()
+        other[:, token, codebook] = (other[:, token, codebook] + 1) % model.codebook_sizes[codebook]
+        after = model(other, ["0", "1"])
+        for index in range(3):
+            known_here = head == "factorized" and index > codebook
+            first = token if known_here else token + 1
+            assert torch.equal(before[index][:, :first], after[index][:, :first])
+            if first < model.tokens:
+                assert not torch.equal(before[index][:, first], after[index][:, first])
+
+
+@torch.no_grad()
+def test_the_likelihood_sums_to_one_over_all_pictures() -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, codebook_sizes=(3, 2), token_shape=(1, 3))
+    model = FAR(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    places = list(itertools.product(range(3), range(2)))
+    every = torch.tensor(list(itertools.product(places, repeat=3)))
+    likelihood = model.double().log_likelihood(every, ["1"] * len(every)).sum((1, 2)).exp()
+    assert likelihood.sum().item() == pytest.approx(1.0, abs=1e-6)
+    assert likelihood.max() > 2 * likelihood.min()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", HEADS)
+def test_pictures_are_drawn_as_often_as_they_are_likely(head: HeadKind) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, codebook_sizes=(3, 2), token_shape=(1, 2), head=head)
+    model = FAR(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    drawn = model.sample(["1"] * 8000, list(range(8000)))
+    places = list(itertools.product(range(3), range(2)))
+    every = torch.tensor(list(itertools.product(places, repeat=2)))
+    expected = model.log_likelihood(every, ["1"] * len(every)).sum((1, 2)).exp().double()
+    counts = (drawn[:, None] == every[None]).all(3).all(2).sum(0)
+    assert counts.sum() == 8000
+    assert chisquare(counts.numpy(), (expected / expected.sum() * 8000).numpy()).pvalue > 1e-3
+
+
+@torch.no_grad()
+def test_a_picture_is_the_same_alone_and_in_a_batch() -> None:
+    model = small(2)
+    settings = SamplingConfig(guidance_scale=(2.0,), temperature=0.9, top_k=5, top_p=0.95)
+    together = model.sample(["0", "1", "2", None], [3, 4, 5, 6], settings)
+    alone = [
+        model.sample([name], [seed], settings) for name, seed in zip(["0", "1", "2", None], range(3, 7), strict=True)
+    ]
+    assert torch.equal(together, torch.cat(alone))
+    assert not torch.equal(together, model.sample(["0", "1", "2", None], [13, 14, 15, 16], settings))
+
+
+@torch.no_grad()
+def test_guidance_of_one_is_none_and_more_is_more() -> None:
+    model, seeds = small(2), list(range(400))
+    plain = model.sample(["1"] * 400, seeds)
+    assert torch.equal(plain, model.sample(["1"] * 400, seeds, SamplingConfig(guidance_scale=(1.0, 1.0))))
+    # With the scale reaching 1 only in the formula, the guided path itself is run.
+    almost = model.sample(["1"] * 400, seeds, SamplingConfig(guidance_scale=(1.0, 1 + 1e-12)))
+    assert (almost == plain).float().mean() > 0.999
+    strong = model.sample(["1"] * 400, seeds, SamplingConfig(guidance_scale=(4.0,)))
+
+    def preference(codes: torch.Tensor) -> float:
+        """How much likelier the codes are under the class than without."""
+        ratio = model.log_likelihood(codes, ["1"] * len(codes)) - model.log_likelihood(codes, [None] * len(codes))
+        return ratio.sum((1, 2)).mean().item()
+
+    assert preference(strong) > preference(plain)
+
+
+@pytest.mark.parametrize(
+    ("dim", "depth", "heads", "head_depth", "millions"), [(1024, 24, 16, 3, 415), (1280, 36, 20, 4, 898)]
+)
+def test_the_published_sizes(dim: int, depth: int, heads: int, head_depth: int, millions: float) -> None:
+    config = FARConfig(dim=dim, depth=depth, num_heads=heads, head_depth=head_depth)
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in FAR(config).parameters())
+    assert count / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_a_fresh_model_knows_nothing() -> None:
+    model = FAR(SMALL).eval()
+    codes = some_codes(model)
+    expected = -sum(math.log(size) for size in SMALL.codebook_sizes) * model.tokens
+    assert model.log_likelihood(codes, ["0", "1"]).sum((1, 2)).tolist() == pytest.approx([expected] * 2, rel=1e-5)
+
+
+def test_classes_are_withheld_in_training_alone() -> None:
+    model = small(1, label_dropout=0.5)
+    told = model.condition(["1"] * 8)
+    assert torch.equal(told, told[:1].expand_as(told))
+    torch.manual_seed(0)
+    rows = model.train().condition(["1"] * 400)[:, 0]
+    withheld = (rows == model.class_embedding.weight[3]).all(1)
+    assert ((rows == model.class_embedding.weight[1]).all(1) ^ withheld).all()
+    assert 0.4 < withheld.float().mean() < 0.6
+
+
+def test_unknown_classes_and_senseless_configs_are_refused() -> None:
+    named = small(1, classes=("cat", "dog", "sign"))
+    assert [named.class_index(name) for name in ("dog", "2", None)] == [1, 2, 3]
+    with pytest.raises(ConfigError, match="no class is called 'cow'; there are 3: cat, dog, sign"):
+        named.begin(["cow"])
+    with pytest.raises(ConfigError, match="no class is called '3'"):
+        named.begin(["3"])
+    for changes, message in (
+        ({"codebook_sizes": ()}, "one positive size or more"),
+        ({"num_heads": 3}, "3 heads cannot share 32 channels"),
+        ({"classes": ("a",)}, "1 classes are named, num_classes is 3"),
+        ({"dropout": 1.0}, r"must be in \[0, 1\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            dataclasses.replace(SMALL, **changes)

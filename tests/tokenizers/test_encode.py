@@ -1,0 +1,131 @@
+"""Pictures to token shards: the same codes as the tokenizer's, whatever interrupts the work."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imtok import presets
+from imtok.checkpoints import RunFolder
+from imtok.cli import main
+from imtok.config import ConfigError, to_dict
+from imtok.data.pictures import decode, from_uint8
+from imtok.data.readers import open_source
+from imtok.data.sample import DataError, Sample, TextRegion
+from imtok.data.shards import ShardWriter
+from imtok.data.synthetic import synthesize
+from imtok.data.token_shards import TokenShards
+from imtok.tokenizers import encode
+from imtok.tokenizers.catalog import load
+from imtok.tokenizers.encode import crops_of, encode_pictures, hash_of
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("data") / "signs"
+    synthesize(str(folder), count=21, seed=5, size=64, word_height=(12.0, 24.0))
+    return str(folder)
+
+
+def untrained(folder: Path, preset: str) -> str:
+    torch.manual_seed(0)
+    run = RunFolder(folder / preset)
+    run.write_config(to_dict(presets.get(preset)))
+    run.write_model(presets.create_tokenizer(preset).weights())
+    return str(run.path)
+
+
+def test_codes_are_the_tokenizer_s_and_come_with_what_is_known(signs: str, tmp_path: Path) -> None:
+    run = untrained(tmp_path, "insighttok-debug")
+    assert main(["encode", run, signs, str(tmp_path / "codes"), "--resolution", "64", "--batch-size", "4"]) == 0
+    shards, source, tokenizer = TokenShards(tmp_path / "codes"), open_source(signs), load(run)
+    manifest = shards.manifest
+    assert (len(shards), manifest.pictures, shards.complete) == (21, 21, True)
+    assert (manifest.codebook_sizes, manifest.tokens, manifest.grid_size) == ((64,), 64, (8, 8))
+    assert manifest.sha256 == hash_of(run)
+    for index in (0, 7, 20):
+        sample, row = source[index], shards[index]
+        with torch.no_grad():
+            expected = tokenizer.encode(from_uint8(decode(sample.image, sample.path))[None]).codes
+        assert expected is not None
+        assert np.array_equal(row.values, expected.numpy())
+        assert (row.path, row.label, row.captions) == (sample.path, sample.label, sample.captions)
+    assert shards.labels() == sorted({sample.label for sample in source if sample.label})
+    with pytest.raises(IndexError):
+        shards[21]
+
+
+def test_latents_of_a_continuous_tokenizer(signs: str, tmp_path: Path) -> None:
+    run = untrained(tmp_path, "baseline-nano")
+    shards = encode_pictures(run, signs, tmp_path / "latents", 64)
+    manifest = shards.manifest
+    assert (manifest.codebook_sizes, manifest.channels, manifest.tokens, manifest.tokens_on_grid) == ((), 8, 16, False)
+    sample = open_source(signs)[3]
+    with torch.no_grad():
+        expected = load(run).encode(from_uint8(decode(sample.image, sample.path))[None]).latents
+    assert np.allclose(shards[3].values.astype(np.float32), expected.numpy(), rtol=2e-3, atol=1e-4)
+
+
+def test_a_kill_costs_one_part(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = untrained(tmp_path, "insighttok-debug")
+    monkeypatch.setattr(encode, "PICTURES_PER_PART", 8)
+    encode_pictures(run, signs, tmp_path / "whole", 64)
+    encoded, calls = encode._encode, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return encoded(*arguments)
+
+    monkeypatch.setattr(encode, "_encode", killed)
+    with pytest.raises(KeyboardInterrupt):
+        encode_pictures(run, signs, tmp_path / "cut", 64, batch_size=4)
+    assert len(TokenShards(tmp_path / "cut")) == 8
+    encode_pictures(run, signs, tmp_path / "cut", 64, batch_size=4)
+    assert len(calls) == 4 + 2 + 2  # the second part anew, then the third
+    for index in range(21):
+        assert np.array_equal(
+            TokenShards(tmp_path / "cut")[index].values, TokenShards(tmp_path / "whole")[index].values
+        )
+
+
+def test_ten_crops_and_no_mirrored_words(tmp_path: Path) -> None:
+    picture = np.arange(110 * 132 * 3, dtype=np.uint32).reshape(110, 132, 3).astype(np.uint8)
+    known = {"image": b"", "path": "a", "width": 132, "height": 110}
+    plain = crops_of(Sample(**known, words=[]), "ten", 50)
+    assert len(plain) == 10
+    assert [crop.side for crop in plain] == pytest.approx([100.0] * 10)
+    places = [place for crop in plain[:5] for place in (crop.left, crop.top)]
+    assert places == pytest.approx([0, 0, 32, 0, 0, 10, 32, 10, 16, 5])
+    assert np.array_equal(plain[7].pixels(picture), plain[2].pixels(picture)[:, ::-1])
+    words = [TextRegion(box=(0.0, 0.0, 9.0, 9.0), text="a")]
+    assert len(crops_of(Sample(**known, words=words), "ten", 50)) == 5
+    (middle,) = crops_of(Sample(**known), "centre", 50)
+    assert (middle.left, middle.top, middle.side) == (11, 0, 110)
+
+
+def test_an_unreadable_picture_leaves_a_row_without_crops(tmp_path: Path) -> None:
+    with ShardWriter(str(tmp_path / "data")) as writer:
+        for index, sample in enumerate(open_source(_signs(tmp_path))):
+            writer.write(Sample(image=b"broken", path="b", width=9, height=9) if index == 1 else sample)
+    run = untrained(tmp_path, "insighttok-debug")
+    shards = encode_pictures(run, str(tmp_path / "data"), tmp_path / "codes", 64, "ten")
+    assert [len(shards[index].values) for index in range(3)] == [5, 0, 5]
+
+
+def test_what_is_refused(signs: str, tmp_path: Path) -> None:
+    run = untrained(tmp_path, "insighttok-debug")
+    encode_pictures(run, signs, tmp_path / "codes", 64)
+    with pytest.raises(DataError, match="begun with resolution = 64, now it is 32"):
+        encode_pictures(run, signs, tmp_path / "codes", 32)
+    with pytest.raises(ConfigError, match="60 px is no multiple of its patches of 8 px"):
+        encode_pictures(run, signs, tmp_path / "other", 60)
+    with pytest.raises(DataError, match="imtok encode makes them"):
+        TokenShards(tmp_path)
+
+
+def _signs(folder: Path) -> str:
+    synthesize(str(folder / "few"), count=3, seed=5, size=64, word_height=(12.0, 24.0))
+    return str(folder / "few")

@@ -1,0 +1,155 @@
+"""A generator from pictures to pictures: encode, train, stop, resume, generate; on an untrained tokenizer."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import imtok
+from imtok import presets
+from imtok.checkpoints import RunFolder, load_tensors
+from imtok.cli import main
+from imtok.config import ConfigError, to_dict
+from imtok.data.pictures import decode
+from imtok.data.synthetic import synthesize
+from imtok.data.token_loader import TokenLoader
+from imtok.data.token_shards import TokenShards
+from imtok.tokenizers.encode import encode_pictures
+from imtok.training.launch import train
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Signs, an untrained tokenizer of two codebooks, and the codes."""
+    folder = tmp_path_factory.mktemp("generator")
+    synthesize(str(folder / "signs"), count=24, size=64, word_height=(12.0, 24.0))
+    torch.manual_seed(0)
+    run = RunFolder(folder / "dual")
+    run.write_config(to_dict(presets.get("fqgan-debug")))
+    run.write_model(presets.create_tokenizer("fqgan-debug").weights())
+    encode_pictures(str(run.path), str(folder / "signs"), folder / "codes", 64)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> Path:
+    codes = str(home / "codes")
+    return train(presets.get_generator("far-debug"), codes, home / "far", validation=codes)
+
+
+def test_a_run_learns_and_says_how_likely_the_pictures_are(trained: Path) -> None:
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    steps = {line["step"]: line for line in lines if "phase" in line}
+    held_out = [line["validation/nll"] for line in lines if "validation/nll" in line]
+    assert steps[1]["cross_entropy_0"] == pytest.approx(np.log(32), abs=1e-3)  # a fresh head finds all codes alike
+    assert steps[12]["cross_entropy_0"] < steps[1]["cross_entropy_0"]
+    assert held_out[-1] < held_out[0] < np.log(32) + np.log(16)
+    assert len(list((trained / "previews").glob("*.png"))) == 2
+
+
+def test_resuming_gives_the_same_bits(home: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = presets.get_generator("far-debug")
+    taken = []
+
+    def stop(self: TokenLoader, step: int, batch=TokenLoader.batch) -> object:
+        taken.append(step)
+        if len(taken) == 6:
+            raise RuntimeError("killed")
+        return batch(self, step)
+
+    monkeypatch.setattr(TokenLoader, "batch", stop)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(config, str(home / "codes"), home / "cut", validation=str(home / "codes"))
+    monkeypatch.undo()
+    train(config, str(home / "codes"), home / "cut", validation=str(home / "codes"), resume=True)
+    ours, theirs = (load_tensors(folder / "model.safetensors") for folder in (home / "cut", trained))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_it_opens_anywhere_with_its_tokenizer(
+    home: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "moved"
+    shutil.copytree(trained, elsewhere)
+    pipeline = imtok.load_generator(str(elsewhere))
+    label = pipeline.generator.config.classes[0]
+    images = pipeline.generate([label, 1, None], seed=4, guidance_scale=1.5)
+    assert images.shape == (3, 3, 64, 64)
+    assert images.abs().max() <= 1
+    again = pipeline.generate([1], seeds=[5], guidance_scale=1.5)
+    assert torch.allclose(again[0], images[1], atol=1e-5)
+    flags = ["--labels", label, "1", "--count", "2", "--seed", "3", "--guidance-scale", "1.5", "--batch-size", "3"]
+    assert main(["generate", str(elsewhere), "--out", str(tmp_path / "out"), *flags]) == 0
+    files = sorted((tmp_path / "out").glob("*.png"))
+    assert len(files) == 4
+    with Image.open(files[1]) as picture:
+        about = json.loads(picture.info["imtok"])
+    assert (about["label"], about["seed"], about["guidance_scale"]) == (label, 4, [1.5])
+    whole = decode(files[2].read_bytes()).astype(int)
+    files[2].unlink()
+    before = files[0].stat().st_mtime_ns
+    assert main(["generate", str(elsewhere), "--out", str(tmp_path / "out"), *flags]) == 0
+    assert np.abs(decode(files[2].read_bytes()) - whole).max() <= 1  # alone, and not in a batch of three
+    assert files[0].stat().st_mtime_ns == before
+    capsys.readouterr()
+    assert main(["generate", str(elsewhere), "--out", str(tmp_path / "out"), *flags, "--top-k", "3"]) == 2
+    assert "was made in another way" in capsys.readouterr().err
+
+
+def test_another_tokenizer_is_refused(home: Path, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    copy = RunFolder(tmp_path / "run" / "tokenizer")
+    copy.write_model({name: tensor + 1 for name, tensor in copy.read_model().items()})
+    with pytest.raises(ConfigError, match="was trained for another tokenizer than the tokenizer that is here"):
+        imtok.load_generator(str(tmp_path / "run"))
+    shutil.copytree(home / "codes", tmp_path / "codes")
+    manifest = json.loads((tmp_path / "codes/manifest.json").read_text())
+    (tmp_path / "codes/manifest.json").write_text(json.dumps(manifest | {"sha256": "0" * 64}))
+    with pytest.raises(ConfigError, match="is another tokenizer by now than the one that made the codes"):
+        train(presets.get_generator("far-debug"), str(tmp_path / "codes"), tmp_path / "other")
+
+
+def test_what_cannot_be_meant_is_said_in_a_line(home: Path, trained: Path, tmp_path: Path, capsys) -> None:
+    for argv, message in (
+        (["--labels", "no such class"], "no class is called 'no such class'"),
+        (["--prompts", "a dog"], "listens to labels, not to prompts"),
+        ([], "give --labels"),
+        (["--labels", "0", "--guidance-scale", "1", "2", "3"], "3 guidance scales for 2 codebooks"),
+        (["--labels", "0", "--temperature", "-1"], "temperature = -1.0 must be 0 or more"),
+    ):
+        assert main(["generate", str(trained), "--out", str(tmp_path / "out"), *argv]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="is a tokenizer's run"):
+        imtok.load_generator(str(home / "dual"))
+    with pytest.raises(ConfigError, match="no such run folder, and no generator that comes with imtok"):
+        imtok.load_generator("nowhere")
+    with pytest.raises(ConfigError, match="kind"):
+        imtok.load_tokenizer(str(trained))
+    bad = presets.get_generator("far-debug")
+    phase = dataclasses.replace(bad.training.phases[0], trains=("adapter",))
+    bad = dataclasses.replace(bad, training=dataclasses.replace(bad.training, phases=(phase,)))
+    with pytest.raises(ConfigError, match="trains 'adapter', which is no part of this model"):
+        train(bad, str(home / "codes"), tmp_path / "bad")
+    manifest = json.loads((home / "codes/manifest.json").read_text())
+    shutil.copytree(home / "codes", tmp_path / "few")
+    (tmp_path / "few/manifest.json").write_text(json.dumps(manifest | {"pictures": 30}))
+    with pytest.raises(ConfigError, match="24 of 30 pictures are encoded"):
+        train(presets.get_generator("far-debug"), str(tmp_path / "few"), tmp_path / "bad")
+
+
+def test_batches_depend_on_seed_and_step_alone(home: Path) -> None:
+    shards = TokenShards(home / "codes")
+    whole = TokenLoader(shards, batch_size=6, seed=3)
+    halves = [TokenLoader(shards, batch_size=6, seed=3, rank=rank, world_size=2) for rank in range(2)]
+    for step in (0, 7):
+        batch, parts = whole.batch(step), [half.batch(step) for half in halves]
+        assert torch.equal(batch.tokens, torch.cat([part.tokens for part in parts]))
+        assert batch.labels == parts[0].labels + parts[1].labels
+    epoch = [path for step in range(4) for path in whole.batch(step).paths]
+    assert len(set(epoch)) == 24
+    assert not torch.equal(whole.batch(0).tokens, TokenLoader(shards, batch_size=6, seed=4).batch(0).tokens)
