@@ -82,7 +82,8 @@ def carry_out(
         for seed in seeds
         for name, config in configs.items()
     ]
-    found = evaluate(done, test_sets(shards), out / "scores", checks=False)
+    metrics = sorted({column.metric for table in tables for column in table.columns})
+    found = evaluate(done, test_sets(shards), out / "scores", metrics=metrics, checks=False)
     names = {row.run for table in tables for row in table.rows} & configs.keys()
     shown = [table for table in tables if names & {row.run for row in table.rows}]
     text = "\n\n".join(table.markdown(found, seeds) for table in shown)

@@ -44,9 +44,12 @@ def test_training_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) 
     Image.fromarray(data.astronaut()).resize((128, 128)).save("photos/face.png")
     lines = [line.split("#")[0].split() for line in block("imtok synthesize").splitlines()]
     commands = {line[1]: line[1:] for line in reversed(lines) if line[:1] == ["imtok"]}  # the first line of each verb
-    smaller = {"2000": "16"}
-    for verb in ("synthesize", "annotate", "train"):
+    smaller = {"2000": "16", "animal": "0", "4": "1"}
+    for verb in ("synthesize", "annotate", "train", "encode"):
         assert main([smaller.get(word, word) for word in commands[verb]]) == 0
+    assert main(["train", "far-debug", "--data", "codes/signs", "--out", "runs/far"]) == 0
+    assert main([smaller.get(word, word) for word in commands["generate"]]) == 0
+    assert len(list(Path("drawn").glob("*.png"))) == 1
     assert Path("runs/try/model.safetensors").exists()
     assert main(["reconstruct", "runs/try", "photos", "--out", "out"]) == 0
     line = next(line for line in block("imtok reconstruct").splitlines() if line.startswith("imtok evaluate"))

@@ -142,6 +142,51 @@ def test_what_cannot_be_meant_is_said_in_a_line(home: Path, trained: Path, tmp_p
         train(presets.get_generator("far-debug"), str(tmp_path / "few"), tmp_path / "bad")
 
 
+def language_model(folder: Path) -> str:
+    """A tiny Llama with a tokenizer of words, in the layout of a hub's folder."""
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    words = ["<pad>", "<s>", "</s>", "<unk>", "a", "red", "sign", "that", "says", "user"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast.chat_template = "{% for m in messages %}user {{ m['content'] }} </s>{% endfor %}"
+    fast.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    config = LlamaConfig(vocab_size=len(words), num_attention_heads=2, num_key_value_heads=2, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("prompts", ["bytes", "chat"])
+def test_a_language_model_learns_in_two_stages(home: Path, tmp_path: Path, prompts: str, capsys) -> None:
+    config = presets.get_generator("insightar-debug")
+    if prompts == "chat":
+        changes = {"language_model": language_model(tmp_path / "lm"), "prompt_format": "chat", "max_prompt_tokens": 24}
+        config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, **changes))
+    run = train(config, str(home / "codes"), tmp_path / "run", validation=str(home / "codes"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = {line["step"]: line for line in lines if "phase" in line}
+    assert [steps[s]["phase"] for s in (4, 5)] == ["adapter-and-head", "all"]
+    assert (steps[1]["learning_rate"], steps[5]["learning_rate"]) == (2e-3, 1e-3)  # the first step of each stage
+    assert steps[12]["cross_entropy_0"] < steps[1]["cross_entropy_0"]
+    shutil.rmtree(tmp_path / "lm", ignore_errors=True)  # the run folder stands alone
+    shutil.copytree(run, tmp_path / "moved")
+    pipeline = imtok.load_generator(str(tmp_path / "moved"))
+    images = pipeline.generate(prompts=["a red sign", "a sign that says STOP"], seed=1)
+    assert images.shape == (2, 3, 64, 64)
+    (tmp_path / "prompts.txt").write_text("a red sign\n\na sign that says STOP\n")
+    argv = ["generate", str(tmp_path / "moved"), "--prompts", str(tmp_path / "prompts.txt"), "--seed", "1"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    argv = ["generate", str(tmp_path / "moved"), "--prompts", "red " * 200, "--out", str(tmp_path / "long")]
+    assert main(argv) == 2
+    assert "shorten it" in capsys.readouterr().err
+
+
 def test_batches_depend_on_seed_and_step_alone(home: Path) -> None:
     shards = TokenShards(home / "codes")
     whole = TokenLoader(shards, batch_size=6, seed=3)

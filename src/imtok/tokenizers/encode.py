@@ -82,7 +82,7 @@ def describe(
         tokenizer=tokenizer,
         sha256=hash_of(tokenizer),
         codebook_sizes=sizes,
-        channels=0 if sizes else sum(model.branch_dims),
+        branch_dims=model.branch_dims,
         tokens=side * side if model.tokens_on_grid else model.config.num_latent_tokens,
         grid_size=(side, side),
         tokens_on_grid=model.tokens_on_grid,

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from imtok.checkpoints import RunFolder
 from imtok.data.pictures import encode, to_uint8
 from imtok.data.token_loader import TokenBatch, fixed_token_batches
 from imtok.data.token_shards import TokenShards
@@ -15,7 +16,7 @@ from imtok.generators.catalog import build
 from imtok.generators.pipeline import ImageGenerator
 from imtok.tokenizers.base import Tokenizer
 from imtok.training.run import GeneratorRunConfig, Phase
-from imtok.training.tasks import Losses, Task, check_parts
+from imtok.training.tasks import Losses, Task, check_parts, parts_of
 
 _PREVIEW_PICTURES = 8
 
@@ -25,9 +26,9 @@ class GeneratorTask(Task):
 
     players = ("generator",)
 
-    def __init__(self, config: GeneratorRunConfig) -> None:
+    def __init__(self, config: GeneratorRunConfig, run: RunFolder | None = None) -> None:
         super().__init__()
-        self.generator: Generator = build(config.generator)
+        self.generator: Generator = build(config.generator, run)
 
     @property
     def model(self) -> Generator:
@@ -42,7 +43,7 @@ class GeneratorTask(Task):
         self.to(device)
 
     def start_phase(self, phase: Phase) -> None:
-        for name, part in self.generator.named_children():
+        for name, part in parts_of(self.generator):
             part.requires_grad_(phase.trains_part(name))
 
     def losses(self, batch: TokenBatch, player: str, step: int) -> Losses:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,7 +11,8 @@ from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, from_dict, to_dict
 from imtok.data.readers import open_source
 from imtok.data.token_shards import TokenShards
-from imtok.generators.catalog import carry_tokenizer, fitted, reference
+from imtok.generators.catalog import carry_prompts, carry_tokenizer, fitted, open_language_model, reference
+from imtok.generators.insightar import InsightAR, InsightARConfig
 from imtok.layers.collective import rank, wait_for_all
 from imtok.tokenizers.catalog import load
 from imtok.tokenizers.text import Reader
@@ -22,6 +23,8 @@ from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
 from imtok.training.tasks import TokenizerTask
 from imtok.training.trainer import Trainer
 from imtok.training.validation import Validation
+
+AnyRun = TypeVar("AnyRun", RunConfig, GeneratorRunConfig)
 
 _MAY_CHANGE = (
     "training.micro_batch_size",
@@ -83,10 +86,6 @@ def train(
         wait_for_all()  # the first rank creates it
         if started and not resume:
             raise ConfigError(f"{out}: already holds a run; give --resume to go on with it, or another folder")
-        if isinstance(config, GeneratorRunConfig):
-            config = for_tokens(config, data)
-        if started:
-            check_same_run(config, from_dict(type(config), folder.read_config(), str(folder.config_file)), folder)
         torch.manual_seed(config.training.seed)
         begin = None if started else init_from
         if isinstance(config, GeneratorRunConfig):
@@ -100,6 +99,8 @@ def train(
 def _tokenizer_trainer(
     config: RunConfig, data: str, folder: RunFolder, validation: str | None, begin: str | None, device: torch.device
 ) -> Trainer:
+    if (saved := _saved(config, folder)) is not None:
+        check_same_run(config, saved, folder)
     task = TokenizerTask(config)
     if task.tokenizer.hears is not None:
         task.reader = Reader(task.tokenizer.hears, [data] if validation is None else [data, validation], device)
@@ -120,29 +121,54 @@ def _generator_trainer(
     begin: str | None,
     device: torch.device,
 ) -> Trainer:
+    if (saved := _saved(config, folder)) is None:
+        language_model = open_language_model(config.generator)
+        config = for_tokens(config, data, None if language_model is None else language_model.architecture)
+    else:
+        language_model = None
+        config = for_tokens(config, data, getattr(saved.generator, "architecture", None))
+        check_same_run(config, saved, folder)
     shards = complete_shards(data)
     shown = shards if validation is None else complete_shards(validation)
     if shown.manifest.sha256 != shards.manifest.sha256:
         raise ConfigError(f"{validation}: codes of another tokenizer than those of {data}")
-    task = GeneratorTask(config)
-    if begin:
-        task.generator.load_weights(RunFolder(begin).read_model(), f"--init-from {begin}")
-    tokenizer = load(shards.manifest.tokenizer)
-    looks = GeneratorValidation(config, shown, held_out=validation is not None, tokenizer=tokenizer)
     if rank() == 0:
         carry_tokenizer(shards.manifest, folder)
+        if language_model is not None:
+            carry_prompts(language_model, folder)
+    wait_for_all()
+    task, tokenizer = GeneratorTask(config, folder), load(shards.manifest.tokenizer)
+    task.generator.adopt(tokenizer)
+    if language_model is not None:
+        assert isinstance(task.generator, InsightAR)
+        task.generator.language_model.load_state_dict(language_model.model.state_dict())
+    if begin:
+        task.generator.load_weights(RunFolder(begin).read_model(), f"--init-from {begin}")
+    looks = GeneratorValidation(config, shown, held_out=validation is not None, tokenizer=tokenizer)
     return Trainer(config, task, TokenFeed(shards), looks, folder, device)
 
 
-def for_tokens(config: GeneratorRunConfig, data: str) -> GeneratorRunConfig:
+def _saved(config: AnyRun, folder: RunFolder) -> AnyRun | None:
+    """What the run in a folder was started with, if one was."""
+    return from_dict(type(config), folder.read_config(), str(folder.config_file)) if folder.exists() else None
+
+
+def for_tokens(config: GeneratorRunConfig, data: str, architecture: dict[str, Any] | None = None) -> GeneratorRunConfig:
     """The run for the codes in some shards.
+
+    Args:
+        config: of the run.
+        data: token shards.
+        architecture: of the language model that it begins with, if it begins with one.
 
     Raises:
         ConfigError: they are of no use for it, or their tokenizer is not here.
         DataError: there are none.
     """
-    shards = complete_shards(data)
-    return dataclasses.replace(config, generator=fitted(config.generator, shards), tokenizer=reference(shards.manifest))
+    shards, generator = complete_shards(data), config.generator
+    if architecture is not None and isinstance(generator, InsightARConfig):
+        generator = dataclasses.replace(generator, architecture=architecture)
+    return dataclasses.replace(config, generator=fitted(generator, shards), tokenizer=reference(shards.manifest))
 
 
 def complete_shards(data: str) -> TokenShards:

@@ -160,7 +160,7 @@ class TokenizerTask(Task):
         self._weights = {**self.config.losses.weights(), **phase.weights}
         if not (phase.trains_part("encoder") or phase.trains_part("quantizer")):  # codes that cannot change owe nothing
             self._weights |= {term: 0.0 for term in _WHY_ABSENT}
-        for name, part in self.tokenizer.named_children():
+        for name, part in parts_of(self.tokenizer):
             part.requires_grad_(phase.trains_part(name))
         for quantizer in self._quantizers():
             quantizer.frozen = not phase.trains_part("quantizer")
@@ -269,13 +269,19 @@ class TokenizerTask(Task):
         return (module for module in self.tokenizer.modules() if isinstance(module, Quantizer))
 
 
+def parts_of(model: Model) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+    """What of a model a phase can name: its modules, and parameters that belong to none."""
+    yield from model.named_children()
+    yield from model.named_parameters(recurse=False)
+
+
 def check_parts(model: Model, phases: Sequence[Phase]) -> None:
     """Whether the parts that phases train are parts of a model.
 
     Raises:
         ConfigError: one is not.
     """
-    there = [name for name, _ in model.named_children()]
+    there = [name for name, _ in parts_of(model)]
     for phase in phases:
         if unknown := [name for name in phase.trains if name not in (*there, "all")]:
             raise ConfigError(

@@ -1,0 +1,200 @@
+"""InsightAR: a language model reads the prompt and goes on in the codes of a picture (InsightTok, section 3.3)."""
+
+import inspect
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from imtok.config import ConfigError, config
+from imtok.generators.base import Conditions, Generator, Session
+from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
+from imtok.generators.prompts import PromptFormat, PromptReader
+from imtok.pretrained.language import first_line
+from imtok.tokenizers.base import Tokenizer
+
+_START_STD = 0.02
+
+
+@config
+class InsightARConfig:
+    """A text-to-image generator over any tokenizer's codes.
+
+    The defaults' language model has DeepSeek-LLM's shape, 6.9B, as Janus-Pro's; the codes are InsightTok's at 512 px.
+    """
+
+    kind: Literal["insightar"] = "insightar"
+    codebook_sizes: tuple[int, ...] = (16_384,)
+    codebook_dims: tuple[int, ...] = (256,)
+    """Channels of each codebook's vectors, which the adapter reads."""
+    token_shape: tuple[int, ...] = (32, 32)
+    language_model: str = ""
+    """Whose weights and tokenizer a run begins with: a folder, an id in the hub's local cache, or a name behind the
+    door (language_model/smollm2); its architecture is then taken too. Empty: untrained weights."""
+    architecture: dict[str, Any]
+    """The language model as its config.json describes it in the transformers library; `model_type` says which."""
+    prompt_format: PromptFormat = "chat"
+    max_prompt_tokens: int = 512
+    prompt_dropout: float = 0.1
+    """Share of prompts that are left empty in training, for guidance. The paper does not say; Janus-Pro's value is not
+    verified either."""
+    head: HeadKind = "mlp"
+    """Janus-Pro's is `mlp`: two linear layers with GELU between."""
+    head_depth: int = 1
+    """Blocks of a factorized head."""
+
+    def __post_init__(self) -> None:
+        if "model_type" not in self.architecture:
+            raise ConfigError("insightar: architecture names no model_type; it is a language model's config.json")
+        if len(self.codebook_dims) != len(self.codebook_sizes) or not self.codebook_sizes:
+            raise ConfigError(
+                f"insightar: {len(self.codebook_dims)} codebook_dims for {len(self.codebook_sizes)} codebooks"
+            )
+        if self.max_prompt_tokens < 1 or not 0 <= self.prompt_dropout < 1 or self.head_depth < 1:
+            raise ConfigError("insightar: max_prompt_tokens and head_depth must be positive, prompt_dropout in [0, 1)")
+
+
+class InsightAR(Generator):
+    """[prompt, start of image, adapter(code 1), …]: the language model's state at each of them tells the next code.
+
+    The adapter reads the tokenizer's own codebook vectors (`adopt`); they do not train.
+
+    Deviation: Janus-Pro's unconditional prompt keeps its first and last token and pads between; here it is the empty
+    prompt in the same format.
+
+    Args:
+        config: of the whole.
+        reader: of prompts.
+    """
+
+    listens_to = "prompts"
+
+    def __init__(self, config: InsightARConfig, reader: PromptReader) -> None:
+        super().__init__()
+        self.config, self.reader = config, reader
+        self.codebook_sizes, self.tokens = config.codebook_sizes, math.prod(config.token_shape)
+        self.language_model = _language_model(config.architecture)
+        dim = self.language_model.get_input_embeddings().weight.shape[1]
+        self.start_of_image = nn.Parameter(torch.randn(dim) * _START_STD)
+        for index, (size, channels) in enumerate(zip(config.codebook_sizes, config.codebook_dims, strict=True)):
+            self.register_buffer(f"codebook_{index}", torch.zeros(size, channels))
+        self.adapter = nn.Sequential(nn.Linear(sum(config.codebook_dims), dim), nn.GELU(), nn.Linear(dim, dim))
+        heads = getattr(self.language_model.config, "num_attention_heads", 1)
+        self.embedding = CodeEmbedding(config.codebook_sizes if config.head == "factorized" else (), dim)
+        self.head = build_head(config.head, config.codebook_sizes, dim, config.head_depth, heads)
+
+    @torch.no_grad()
+    def adopt(self, tokenizer: Tokenizer) -> None:
+        """Take over the tokenizer's codebook vectors."""
+        for index, size in enumerate(self.codebook_sizes):
+            codes = torch.zeros(1, size, len(self.codebook_sizes), dtype=torch.long)
+            codes[0, :, index] = torch.arange(size)
+            device = next(tokenizer.parameters()).device
+            vectors = tokenizer.split(tokenizer.lookup(codes.to(device)))[index][0]
+            self.get_buffer(f"codebook_{index}").copy_(vectors)
+
+    def forward(
+        self, codes: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
+    ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
+        prompts, there = self.prompt(conditions)
+        told = torch.cat([prompts, self.start(len(codes)), self.adapt(codes[:, :-1])], dim=1)
+        seen = torch.cat([there, there.new_ones(len(codes), codes.shape[1])], dim=1)
+        states = self.language_model(
+            inputs_embeds=told, attention_mask=seen, position_ids=places(seen), use_cache=False
+        ).last_hidden_state
+        embedded = self.embedding(codes) if self.embedding.tables else None
+        return self.head(states[:, prompts.shape[1] :], embedded)
+
+    def prompt(self, conditions: Conditions) -> tuple[Float[Tensor, "batch length dim"], Bool[Tensor, "batch length"]]:
+        """Embedded prompts and which places are there; in training some prompts are left empty.
+
+        Raises:
+            ConfigError: a prompt is too long; in training it is cut.
+        """
+        if self.training:
+            dropped = torch.rand(len(conditions)) < self.config.prompt_dropout
+            pairs = zip(conditions, dropped.tolist(), strict=True)
+            conditions = [None if without else prompt for prompt, without in pairs]
+        ids, there = self.reader.read(conditions, cut=self.training)
+        embed, device = self.language_model.get_input_embeddings(), self.start_of_image.device
+        return embed(ids.to(device)), there.to(device)
+
+    def start(self, rows: int) -> Float[Tensor, "rows 1 dim"]:
+        """The start-of-image token."""
+        return self.start_of_image.expand(rows, 1, -1)
+
+    def adapt(self, codes: Int[Tensor, "batch places codebooks"]) -> Float[Tensor, "batch places dim"]:
+        """Codes as the language model sees them."""
+        vectors = [self.get_buffer(f"codebook_{i}")[code] for i, code in enumerate(codes.unbind(2))]
+        return self.adapter(torch.cat(vectors, dim=2))
+
+    def begin(self, conditions: Conditions) -> Session:
+        return _InsightARSession(self, conditions)
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Recompute activations in the backward pass: less memory, about a third more time."""
+        model, what = self.language_model, "enable" if on else "disable"
+        renamed = getattr(model, f"activation_checkpointing_{what}", None)  # in transformers 5
+        (renamed or getattr(model, f"gradient_checkpointing_{what}"))()
+
+
+class _InsightARSession(Session):
+    def __init__(self, model: InsightAR, conditions: Conditions) -> None:
+        from transformers import StaticCache
+
+        self._model = model
+        prompts, there = model.prompt(conditions)
+        rows, length = there.shape
+        cache = StaticCache(config=model.language_model.config, max_cache_len=length + model.tokens)
+        known = inspect.signature(model.language_model.forward).parameters
+        self._cache = {"cache" if "cache" in known else "past_key_values": cache}  # renamed in transformers 5
+        self._there = torch.cat([there, there.new_ones(rows, model.tokens)], dim=1)
+        self._places = places(self._there)
+        self._done = 0
+        self._see(torch.cat([prompts, model.start(rows)], dim=1))
+
+    def advance(self, codes: Int[Tensor, "rows codebooks"]) -> None:
+        self._see(self._model.adapt(codes[:, None]))
+
+    def _see(self, told: Float[Tensor, "rows new dim"]) -> None:
+        start, stop = self._done, self._done + told.shape[1]
+        order = torch.arange(self._there.shape[1], device=told.device)
+        earlier = order[None, :] <= order[start:stop, None]  # new, all
+        own = order[None, :] == order[start:stop, None]  # a softmax over nothing is NaN, also where nobody looks
+        mask = (self._there[:, None, :] & earlier | own)[:, None]  # rows, 1, new, all
+        states = self._model.language_model(
+            inputs_embeds=told,
+            attention_mask=mask,
+            position_ids=self._places[:, start:stop],
+            use_cache=True,
+            **self._cache,
+        ).last_hidden_state
+        self._done = stop
+        self.hidden = states[:, -1]
+
+
+def places(there: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
+    """Each token's number among those that are there, from 0; what is not there has 0."""
+    return (there.long().cumsum(1) - 1).clamp_min(0)
+
+
+def _language_model(architecture: dict[str, Any]) -> Any:
+    """An untrained language model without its head.
+
+    Raises:
+        ConfigError: the library knows no such model, or it has no input embeddings.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    settings = dict(architecture)
+    kind = settings.pop("model_type")
+    try:
+        model = AutoModel.from_config(AutoConfig.for_model(kind, **settings), attn_implementation="sdpa")
+        embeddings = model.get_input_embeddings()
+    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        raise ConfigError(f"insightar: no language model can be made of this ({first_line(error)})") from None
+    if not isinstance(embeddings, nn.Embedding):
+        raise ConfigError(f"insightar: a {kind} has no embeddings of text tokens to read prompts with")
+    return model

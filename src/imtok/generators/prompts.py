@@ -1,0 +1,117 @@
+"""Prompts to token ids: bytes for small models, or the language model's own tokenizer in its plain or chat format."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from imtok.config import ConfigError
+from imtok.pretrained.language import first_line
+
+PromptFormat = Literal["bytes", "plain", "chat"]
+
+Prompts = tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]
+"""Ids, padded on the left, and which of them are there."""
+
+BYTES = 256
+"""The id with which every prompt of bytes begins; the bytes themselves have the ids below."""
+
+
+class PromptReader(ABC):
+    """Reads prompts.
+
+    Args:
+        max_tokens: of a prompt.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+
+    @abstractmethod
+    def ids(self, prompt: str) -> list[int]:
+        """At least one id, in the model's format."""
+
+    def read(self, prompts: Sequence[str | None], cut: bool = False) -> Prompts:
+        """Prompts to ids; None is the empty prompt.
+
+        Args:
+            prompts: any text.
+            cut: take the first `max_tokens` of what is longer, as in training, instead of refusing it.
+
+        Raises:
+            ConfigError: a prompt that is too long.
+        """
+        found = [self.ids(prompt or "") for prompt in prompts]
+        for prompt, ids in zip(prompts, found, strict=True):
+            if len(ids) > self.max_tokens and not cut:
+                raise ConfigError(
+                    f"prompt {(prompt or '')[:40]!r}…: {len(ids)} tokens, the model reads {self.max_tokens}; shorten it"
+                )
+        found = [ids[: self.max_tokens] for ids in found]
+        length = max(map(len, found), default=1)
+        padded = torch.tensor([[0] * (length - len(ids)) + ids for ids in found]).view(len(found), length)
+        there = torch.tensor([[False] * (length - len(ids)) + [True] * len(ids) for ids in found])
+        return padded, there.view(len(found), length)
+
+
+class ByteReader(PromptReader):
+    """UTF-8: 257 ids, no words to be unknown."""
+
+    def ids(self, prompt: str) -> list[int]:
+        return [BYTES, *prompt.encode()]
+
+
+class ModelReader(PromptReader):
+    """A language model's own tokenizer.
+
+    Args:
+        tokenizer: of the transformers library.
+        chat: whether the prompt is what a user says in the model's chat format.
+        max_tokens: of a prompt, with all that the format adds.
+
+    Raises:
+        ConfigError: a chat format is wanted, and the tokenizer has none.
+    """
+
+    def __init__(self, tokenizer: Any, chat: bool, max_tokens: int) -> None:
+        super().__init__(max_tokens)
+        self._tokenizer, self._chat = tokenizer, chat
+        if chat and not getattr(tokenizer, "chat_template", None):
+            raise ConfigError("prompts: the language model has no chat format; take prompt_format plain")
+
+    def ids(self, prompt: str) -> list[int]:
+        if not self._chat:
+            found = list(self._tokenizer(prompt)["input_ids"])
+            first = self._tokenizer.bos_token_id
+            return found or [0 if first is None else first]
+        said = [{"role": "user", "content": prompt}]
+        text = self._tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes them itself
+
+
+def open_reader(prompt_format: PromptFormat, max_tokens: int, home: Path | None) -> PromptReader:
+    """A reader of a format.
+
+    Args:
+        prompt_format: of the prompts.
+        max_tokens: of a prompt.
+        home: folder with the language model's tokenizer, where the format needs it.
+
+    Raises:
+        ConfigError: no tokenizer there.
+    """
+    if prompt_format == "bytes":
+        return ByteReader(max_tokens)
+    from transformers import AutoTokenizer
+
+    if home is None:
+        raise ConfigError(f"prompts: the format {prompt_format} needs a language model's tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{home}: no tokenizer of a language model ({first_line(error)})") from None
+    return ModelReader(tokenizer, prompt_format == "chat", max_tokens)

@@ -1,0 +1,156 @@
+"""InsightAR over a tiny Llama: cached equals uncached, padding means nothing, codes are the tokenizer's vectors."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from imtok import presets
+from imtok.config import ConfigError
+from imtok.generators import catalog
+from imtok.generators.heads import HeadKind
+from imtok.generators.insightar import InsightAR, InsightARConfig
+from imtok.generators.prompts import ByteReader
+from imtok.generators.sampling import SamplingConfig
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 257,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+SMALL = InsightARConfig(
+    codebook_sizes=(7, 5),
+    codebook_dims=(3, 3),
+    token_shape=(2, 2),
+    architecture=LLAMA,
+    prompt_format="bytes",
+    max_prompt_tokens=16,
+)
+PROMPTS = ["a red sign", None, "STOP"]
+
+
+def small(head: HeadKind = "mlp", **changes: object) -> InsightAR:
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, head=head, **changes)  # pyright: ignore[reportArgumentType]
+    model = InsightAR(config, ByteReader(config.max_prompt_tokens)).eval()
+    for name, parameter in model.named_parameters():
+        if "classifiers" in name:  # they start at zero, and would hide every mistake
+            torch.nn.init.normal_(parameter, std=0.5)
+    for index in range(len(config.codebook_sizes)):
+        torch.nn.init.normal_(model.get_buffer(f"codebook_{index}"))
+    return model
+
+
+def some_codes(model: InsightAR, batch: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    parts = [torch.randint(size, (batch, model.tokens), generator=generator) for size in model.codebook_sizes]
+    return torch.stack(parts, dim=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["mlp", "linear", "factorized"])
+def test_step_by_step_gives_the_logits_of_all_at_once(head: HeadKind) -> None:
+    model = small(head)
+    codes = some_codes(model)
+    expected = model(codes, PROMPTS)
+    session = model.begin(PROMPTS)
+    for token in range(model.tokens):
+        seen: list[torch.Tensor] = []
+
+        def pick(logits: torch.Tensor, index: int, token: int = token, seen: list[torch.Tensor] = seen) -> torch.Tensor:
+            seen.append(logits)
+            return codes[:, token, index]
+
+        model.head.draw(session.hidden, model.embedding, pick)
+        for index, logits in enumerate(seen):
+            assert torch.allclose(logits, expected[index][:, token], atol=1e-5)
+        if token + 1 < model.tokens:
+            session.advance(codes[:, token])
+
+
+@torch.no_grad()
+def test_the_prompts_beside_a_prompt_change_nothing() -> None:
+    model = small()
+    codes = some_codes(model)
+    together = model(codes, PROMPTS)
+    for row, prompt in enumerate(PROMPTS):
+        alone = model(codes[row : row + 1], [prompt])
+        assert all(torch.allclose(a[0], b[row], atol=1e-5) for a, b in zip(alone, together, strict=True))
+    drawn = model.sample(PROMPTS, [3, 4, 5], SamplingConfig(guidance_scale=(3.0,)))
+    pairs = zip(PROMPTS, (3, 4, 5), strict=True)
+    alone = [model.sample([prompt], [seed], SamplingConfig(guidance_scale=(3.0,))) for prompt, seed in pairs]
+    assert torch.equal(drawn, torch.cat(alone))
+
+
+@torch.no_grad()
+def test_a_later_code_changes_no_earlier_logit() -> None:
+    model = small("factorized")
+    codes = some_codes(model)
+    before = model(codes, PROMPTS)
+    for token, codebook in itertools.product(range(model.tokens), range(2)):
+        other = codes.clone()
+        other[:, token, codebook] = (other[:, token, codebook] + 1) % model.codebook_sizes[codebook]
+        after = model(other, PROMPTS)
+        for index in range(2):
+            first = token if index > codebook else token + 1
+            assert torch.equal(before[index][:, :first], after[index][:, :first])
+            if first < model.tokens:
+                assert not torch.equal(before[index][:, first], after[index][:, first])
+
+
+def test_the_adapter_reads_the_tokenizer_s_vectors() -> None:
+    tokenizer = presets.create_tokenizer("fqgan-debug").eval()
+    model = small(codebook_sizes=tokenizer.codebook_sizes, codebook_dims=tokenizer.branch_dims)
+    model.adopt(tokenizer)
+    codes = some_codes(model)
+    with torch.no_grad():
+        assert torch.allclose(model.adapt(codes), model.adapter(tokenizer.lookup(codes)), atol=1e-6)
+
+
+def test_the_first_stage_leaves_the_language_model_alone() -> None:
+    model = small().train()
+    for name, part in model.named_children():
+        part.requires_grad_(name in ("adapter", "head"))
+    loss = sum(logits.logsumexp(2).mean() for logits in model(some_codes(model), PROMPTS))
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert trained == {"adapter", "head", "start_of_image"}
+
+
+def test_prompts_are_dropped_and_cut_in_training_alone() -> None:
+    model = small(prompt_dropout=0.5)
+    long = "a sign that says a lot of words"
+    with pytest.raises(ConfigError, match=r"32 tokens, the model reads 16; shorten it"):
+        model.begin([long])
+    torch.manual_seed(0)
+    _, there = model.train().prompt([long] * 200)
+    assert set(there.sum(1).tolist()) == {1, 16}
+    assert 0.4 < (there.sum(1) == 1).float().mean() < 0.6
+
+
+def test_the_published_size() -> None:
+    with torch.device("meta"):
+        model = catalog.build(
+            dataclasses.replace(presets.get_generator("insightar-7b").generator, prompt_format="bytes")
+        )
+    assert isinstance(model, InsightAR)
+    language_model = sum(p.numel() for p in model.language_model.parameters())
+    assert language_model / 1e9 == pytest.approx(6.91 - 102_400 * 4096 / 1e9, abs=0.01)  # without its output layer
+    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(6.6, abs=0.05)
+
+
+def test_what_cannot_be_meant_is_refused() -> None:
+    with pytest.raises(ConfigError, match="names no model_type"):
+        dataclasses.replace(SMALL, architecture={})
+    with pytest.raises(ConfigError, match="1 codebook_dims for 2 codebooks"):
+        dataclasses.replace(SMALL, codebook_dims=(3,))
+    for architecture in ({"model_type": "no such model"}, {"model_type": "vit"}):
+        with pytest.raises(ConfigError, match="insightar: "):
+            InsightAR(dataclasses.replace(SMALL, architecture=architecture), ByteReader(4))
