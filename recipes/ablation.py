@@ -8,7 +8,7 @@ from statistics import fmean
 
 from nano import run, test_sets
 
-from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.evaluate import evaluate, load_networks
 from imtok.evaluation.results import Evaluation
 from imtok.training.run import RunConfig
 
@@ -77,12 +77,13 @@ def carry_out(
     Returns:
         All scores.
     """
+    metrics = sorted({column.metric for table in tables for column in table.columns})
+    load_networks(metrics)  # says now what would be missing after hours
     done = [
         run(seeded(config, seed), shards, out / name_of(name, seed), start(name))
         for seed in seeds
         for name, config in configs.items()
     ]
-    metrics = sorted({column.metric for table in tables for column in table.columns})
     found = evaluate(done, test_sets(shards), out / "scores", metrics=metrics, checks=False)
     names = {row.run for table in tables for row in table.rows} & configs.keys()
     shown = [table for table in tables if names & {row.run for row in table.rows}]

@@ -118,16 +118,17 @@ def main(captioned: tuple[str, ...], out: Path, seeds: tuple[int, ...] = (0,), o
     """Run the queue, evaluate, print the tables, and draw the first.
 
     Args:
-        captioned: pictures with captions.
+        captioned: pictures with captions and without classes, which only the signs have here.
         out: folder for the runs, `tables.md`, `controls.md` and `tokens.png`.
         seeds: each run is done once with every seed.
         only: names of runs to do; all, if none is given.
     """
     check_names(only, list(configs()))
     runs, shards = only_these(configs(), only), captioned_shards(captioned, out)
-    draw(carry_out(runs, lambda _: None, TABLES, shards, out, seeds), seeds, out / "tokens.png")
+    found = carry_out(runs, lambda _: None, TABLES, shards, out, seeds)
     hearing = [name for name in (f"textok-{tokens}" for tokens in TOKENS) if name in runs]
     controls([out / name_of(name, seed) for name in hearing for seed in seeds], shards, out / "controls.md")
+    draw(found, seeds, out / "tokens.png")
 
 
 def captioned_shards(captioned: tuple[str, ...], out: Path) -> Path:
@@ -210,8 +211,10 @@ def controls(runs: Sequence[Path], shards: Path, out: Path) -> None:
 
 def draw(found: Evaluation, seeds: Sequence[int], out: Path) -> None:
     """PSNR by the number of tokens, with text and without, of the runs that were done."""
-    figure, panels = plt.subplots(1, len(PSNR.sets), figsize=(4 * len(PSNR.sets), 3.2), constrained_layout=True)
-    for panel, data in zip(panels, PSNR.sets, strict=True):
+    there = [one.name for one in found.sets if one.name in PSNR.sets]
+    size = (4 * len(there), 3.2)
+    figure, panels = plt.subplots(1, len(there), figsize=size, constrained_layout=True, squeeze=False)
+    for panel, data in zip(panels[0], there, strict=True):
         for kind, label in (("baseline", "without text"), ("textok", "with text")):
             scores = {
                 tokens: mean_psnr(found, [name_of(f"{kind}-{tokens}", seed) for seed in seeds], data)

@@ -6,7 +6,6 @@ import pytest
 
 from imtok import presets
 from imtok.config import ConfigError, config, from_dict, read_json, to_dict
-from imtok.training.run import RunConfig
 
 
 @config
@@ -56,6 +55,6 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_survives_json(name: str) -> None:
-    preset = presets.get(name)
-    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(preset)))) == preset
+    preset = presets.get_run(name)
+    assert from_dict(type(preset), json.loads(json.dumps(to_dict(preset)))) == preset
     assert preset.name == name

@@ -38,26 +38,11 @@ def some_codes(model: FAR, batch: int = 2, seed: int = 1) -> torch.Tensor:
 HEADS: list[HeadKind] = ["factorized", "linear", "mlp"]
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("head", HEADS)
-def test_step_by_step_gives_the_logits_of_all_at_once(k: int, head: HeadKind) -> None:
+def test_step_by_step_gives_the_logits_of_all_at_once(k: int, head: HeadKind, assert_steps_agree) -> None:
     model = small(k, head)
-    codes, labels = some_codes(model), ["0", None]
-    expected = model(codes, labels)
-    session = model.begin(labels)
-    for token in range(model.tokens):
-        seen: list[torch.Tensor] = []
-
-        def pick(logits: torch.Tensor, index: int, token: int = token, seen: list[torch.Tensor] = seen) -> torch.Tensor:
-            seen.append(logits)
-            return codes[:, token, index]
-
-        model.head.draw(session.hidden, model.embedding, pick)
-        for index, logits in enumerate(seen):
-            assert torch.allclose(logits, expected[index][:, token], atol=1e-5)
-        if token + 1 < model.tokens:
-            session.advance(codes[:, token])
+    assert_steps_agree(model, some_codes(model), ["0", None])
 
 
 @torch.no_grad()

@@ -53,25 +53,10 @@ def some_codes(model: InsightAR, batch: int = 3) -> torch.Tensor:
     return torch.stack(parts, dim=2)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("head", ["mlp", "linear", "factorized"])
-def test_step_by_step_gives_the_logits_of_all_at_once(head: HeadKind) -> None:
+def test_step_by_step_gives_the_logits_of_all_at_once(head: HeadKind, assert_steps_agree) -> None:
     model = small(head)
-    codes = some_codes(model)
-    expected = model(codes, PROMPTS)
-    session = model.begin(PROMPTS)
-    for token in range(model.tokens):
-        seen: list[torch.Tensor] = []
-
-        def pick(logits: torch.Tensor, index: int, token: int = token, seen: list[torch.Tensor] = seen) -> torch.Tensor:
-            seen.append(logits)
-            return codes[:, token, index]
-
-        model.head.draw(session.hidden, model.embedding, pick)
-        for index, logits in enumerate(seen):
-            assert torch.allclose(logits, expected[index][:, token], atol=1e-5)
-        if token + 1 < model.tokens:
-            session.advance(codes[:, token])
+    assert_steps_agree(model, some_codes(model), PROMPTS)
 
 
 @torch.no_grad()
@@ -124,11 +109,12 @@ def test_the_first_stage_leaves_the_language_model_alone() -> None:
     assert trained == {"adapter", "head", "start_of_image"}
 
 
-def test_prompts_are_dropped_and_cut_in_training_alone() -> None:
+def test_prompts_are_cut_and_in_training_some_are_dropped() -> None:
     model = small(prompt_dropout=0.5)
     long = "a sign that says a lot of words"
     with pytest.raises(ConfigError, match=r"32 tokens, the model reads 16; shorten it"):
-        model.begin([long])
+        model.check(long)
+    assert model.prompt([long])[1].sum() == 16  # held-out captions are cut like those of the training
     torch.manual_seed(0)
     _, there = model.train().prompt([long] * 200)
     assert set(there.sum(1).tolist()) == {1, 16}
@@ -151,6 +137,13 @@ def test_what_cannot_be_meant_is_refused() -> None:
         dataclasses.replace(SMALL, architecture={})
     with pytest.raises(ConfigError, match="1 codebook_dims for 2 codebooks"):
         dataclasses.replace(SMALL, codebook_dims=(3,))
-    for architecture in ({"model_type": "no such model"}, {"model_type": "vit"}):
-        with pytest.raises(ConfigError, match="insightar: "):
+    small_bert = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
+    for architecture, message in (
+        ({"model_type": "no such model"}, "no language model can be made of this"),
+        ({"model_type": "vit"}, "has no embeddings of text tokens"),
+        ({"model_type": "bert", **small_bert}, "looks at what comes later"),
+        ({**LLAMA, "max_position_embeddings": 20}, "prompt and picture have 21 tokens, this llama sees 20"),
+        ({**LLAMA, "model_type": "mistral", "sliding_window": 8}, "this mistral sees 8 of them"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             InsightAR(dataclasses.replace(SMALL, architecture=architecture), ByteReader(4))

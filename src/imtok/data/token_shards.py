@@ -11,6 +11,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import accumulate
 from os import PathLike
 from typing import Any
@@ -27,6 +28,7 @@ from imtok.data.sample import DataError
 
 _ROWS = 32
 """Pictures that are read together."""
+_OPEN_PARTS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +166,13 @@ class TokenShards:
             raise DataError(f"{folder}: no token shards of this imtok's format")
         self.manifest = TokenManifest.from_json(values)
         self.parts = [join(folder, name) for name in list_files(folder) if name.endswith(".arrow")]
-        self._readers = [open_arrow(part) for part in self.parts]
-        self._groups = [(reader, group) for reader in self._readers for group in range(reader.num_record_batches)]
-        sizes = [reader.get_batch(group).num_rows for reader, group in self._groups]
+        self._open = lru_cache(_OPEN_PARTS)(open_arrow)  # a large set has more parts than a process may have files
+        self._groups: list[tuple[str, int]] = []
+        sizes: list[int] = []
+        for part in self.parts:
+            reader = self._open(part)
+            self._groups += [(part, group) for group in range(reader.num_record_batches)]
+            sizes += [reader.get_batch(group).num_rows for group in range(reader.num_record_batches)]
         self._starts = list(accumulate(sizes, initial=0))
 
     def __len__(self) -> int:
@@ -177,8 +183,7 @@ class TokenShards:
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect_right(self._starts, index) - 1
-        reader, group = self._groups[number]
-        batch, row = reader.get_batch(group), index - self._starts[number]
+        batch, row = self._batch(*self._groups[number]), index - self._starts[number]
         values = batch["tokens"][row].values.to_numpy(zero_copy_only=False)
         shape = (batch["crops"][row].as_py(), self.manifest.tokens, self.manifest.width)
         return Tokens(
@@ -195,12 +200,15 @@ class TokenShards:
 
     def labels(self) -> list[str]:
         """The classes that occur, sorted."""
-        columns = (reader.get_batch(group)["label"] for reader, group in self._groups)
+        columns = (self._batch(*group)["label"] for group in self._groups)
         return sorted({label for column in columns for label in column.to_pylist() if label is not None})
 
     def captioned(self) -> bool:
         """Whether any picture has a caption."""
-        return any(len(reader.get_batch(group)["captions"].flatten()) for reader, group in self._groups)
+        return any(len(self._batch(*group)["captions"].flatten()) for group in self._groups)
+
+    def _batch(self, part: str, group: int) -> Any:
+        return self._open(part).get_batch(group)
 
 
 def _schema(manifest: TokenManifest) -> pa.Schema:

@@ -2,15 +2,16 @@
 pictures are generated from their class alone (TexTok, sections 3.2 and 4.1).
 
     SHARDS/unseen_captions/manifest.json    how they were made
-    SHARDS/unseen_captions/00000.json       one class: {"label": …, "captions": […]}
+    SHARDS/unseen_captions/HASH.json        one class: {"label": …, "captions": […]}
 
 A class is written under a temporary name and renamed, so that a kill at any moment costs one class.
 """
 
+import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -30,7 +31,7 @@ _TRIES = 4
 """Captions that a language model may write for each that is wanted; those that are there already do not count."""
 
 Inventor = Callable[[str, Sequence[str], int], str | None]
-"""A class, captions of it and the number of the attempt to a new caption; None: there are no more."""
+"""A class, captions of it and a seed to a new caption; None: there are no more."""
 
 
 def write_unseen_captions(
@@ -72,19 +73,23 @@ def write_unseen_captions(
     manifest = f"{place}/manifest.json"
     if filesystem.exists(manifest) and json.loads(filesystem.read_text(manifest)) != settings:
         raise DataError(f"{folder}: was begun in another way; delete it to begin anew")
-    filesystem.makedirs(place, exist_ok=True)
-    filesystem.write_text(manifest, json.dumps(settings))
+    if not filesystem.exists(manifest):
+        filesystem.makedirs(place, exist_ok=True)
+        filesystem.write_text(f"{manifest}.partial", json.dumps(settings))
+        filesystem.mv(f"{manifest}.partial", manifest)
     done = set(UnseenCaptions(folder).labels)
     inventor = _open(source) if set(known) - done else None
-    for number, (label, captions) in enumerate(tqdm(sorted(known.items()), unit="class", disable=None)):
+    every = {caption for captions in known.values() for caption in captions}
+    for label, captions in tqdm(sorted(known.items()), unit="class", disable=None):
         if inventor is None or label in done:
             continue
-        rng = np.random.default_rng((seed, number))
-        found = _invent(inventor, label, captions, per_class, references, rng)
+        key = hashlib.blake2b(label.encode(), digest_size=8).hexdigest()  # a new class then changes no other's
+        rng = np.random.default_rng((seed, int(key, 16)))
+        found = _invent(inventor, label, captions, every, per_class, references, rng)
         if not found:
             raise DataError(f"{label}: {source} gave no caption that no training picture has")
         filesystem.write_text(f"{place}/part.partial", json.dumps({"label": label, "captions": found}) + "\n")
-        filesystem.mv(f"{place}/part.partial", f"{place}/{number:05d}.json")
+        filesystem.mv(f"{place}/part.partial", f"{place}/{key}.json")
     return folder
 
 
@@ -134,16 +139,22 @@ def captions_by_class(data: str | PathLike[str]) -> dict[str, list[str]]:
 
 
 def _invent(
-    inventor: Inventor, label: str, known: Sequence[str], count: int, references: int, rng: np.random.Generator
+    inventor: Inventor,
+    label: str,
+    known: Sequence[str],
+    every: Collection[str],
+    count: int,
+    references: int,
+    rng: np.random.Generator,
 ) -> list[str]:
-    """New captions of a class: none that it has, none twice; perhaps fewer than were asked for."""
+    """New captions of a class: none that any picture has, none twice; perhaps fewer than were asked for."""
     new: dict[str, None] = {}
-    for attempt in range(count * _TRIES):
+    for _ in range(count * _TRIES):
         shown = [known[int(i)] for i in rng.choice(len(known), min(references, len(known)), replace=False)]
-        caption = inventor(label, shown, attempt)
+        caption = inventor(label, shown, int(rng.integers(2**31)))
         if caption is None:
             break
-        if caption and caption not in known:
+        if caption and caption not in every:
             new[caption] = None
         if len(new) == count:
             break
@@ -154,7 +165,7 @@ def _open(source: str) -> Inventor:
     folder, words = split_word_limit(source)
     if os.path.isdir(folder) and (Path(folder) / "config.json").is_file():
         writer = load_writer(Path(folder), words)
-        return lambda label, shown, attempt: writer.write(label, shown, attempt)
+        return writer.write
     others = captions_by_class(source)
     left: dict[str, Iterator[str]] = {label: iter(captions) for label, captions in others.items()}
-    return lambda label, shown, attempt: next(left.get(label, iter(())), None)
+    return lambda label, shown, seed: next(left.get(label, iter(())), None)

@@ -23,7 +23,7 @@ from imtok.evaluation.reconstruct import find_pictures
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load, locate, shipped
 from imtok.tokenizers.encode import first_caption
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import LABELS, Reader
 
 Known = tuple[str | None, str | None]
 """A picture's caption and class."""
@@ -85,7 +85,7 @@ class TokenizerContestant(Contestant):
         images, text = from_uint8(np.stack(pictures)).to(self.device), None
         told: Sequence[float | None] = [None] * len(pictures)
         if self.reader is not None:
-            captions, labels = zip(*self.hear([_known(sample) for sample in samples]), strict=True)
+            captions, labels = zip(*self.hear([self._known(sample) for sample in samples]), strict=True)
             text, told = self.reader.read(captions, labels), list(self.reader.bits(captions, labels))
         encoding = self.tokenizer.encode(images, text)
         height, width = encoding.image_size
@@ -103,6 +103,12 @@ class TokenizerContestant(Contestant):
         """What it is told of pictures of which so much is known."""
         return known
 
+    def _known(self, sample: Sample) -> Known:
+        """What it would listen to: a caption, or the class where it hears of nothing else."""
+        hears = self.tokenizer.hears
+        by_class = hears is not None and (hears.encoder == LABELS or hears.template is not None)
+        return (None, sample.label) if by_class else (first_caption(sample), None)
+
 
 class WrongCaptions(TokenizerContestant):
     """A tokenizer that is told of every picture what is known of another: how much does it take from captions?
@@ -113,14 +119,14 @@ class WrongCaptions(TokenizerContestant):
     def __init__(self, right: TokenizerContestant) -> None:
         super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers)
         self.reader = right.reader
-        self._before: list[Known] = []  # the last two that differ, the newest first
+        self._before: list[Known] = []  # the last three that differ, the newest first: one may be nothing
 
     def hear(self, known: Sequence[Known]) -> Sequence[Known]:
         wrong = []
         for index, right in enumerate(known):
             others = [*self._before, *known[index + 1 :]]
-            wrong.append(next((other for other in others if other != right), (None, None)))
-            self._before = [right, *(other for other in self._before if other != right)][:2]
+            wrong.append(next((other for other in others if other not in (right, (None, None))), (None, None)))
+            self._before = [right, *(other for other in self._before if other != right)][:3]
         return wrong
 
 
@@ -218,10 +224,6 @@ def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
     weights = [{t: losses.get(f"{t}_weight", 0) for t in networks} | phase.get("weights", {}) for phase in phases]
     taught = [network for term, found in networks.items() for network in found if any(w[term] for w in weights)]
     return frozenset(network for network in taught if network)
-
-
-def _known(sample: Sample) -> Known:
-    return first_caption(sample), sample.label
 
 
 def _without_suffix(path: str) -> str:

@@ -116,7 +116,7 @@ def evaluate(
     names = [contestant.name for contestant in contestants]
     if len(set(names)) < len(names):
         raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
-    networks = _load_networks(metrics, text_judge, face_judge)
+    networks = load_networks(metrics, text_judge, face_judge)
     parts = [_evaluate_set(name, source, contestants, metrics, networks, size, count) for name, source in sets.items()]
     evaluation = Evaluation(
         tokenizers={c.name: {"teachers": sorted(c.teachers), "is_check": c.is_check} for c in contestants},
@@ -220,8 +220,15 @@ def _reconstruct(contestant: Contestant, batch: Sequence[Shown], fit: OwnSize | 
     return drawn
 
 
-def _load_networks(metrics: Sequence[str] | None, text_judge: str, face_judge: str) -> dict[str, Any]:
-    """By what they are for; a missing one is an error only when a metric was asked for by name."""
+def load_networks(
+    metrics: Sequence[str] | None, text_judge: str = TEXT_JUDGE, face_judge: str = FACE_JUDGE
+) -> dict[str, Any]:
+    """The networks of some metrics, by what they are for; a missing one is an error only when a metric was named.
+
+    Raises:
+        ConfigError: a judge that cannot judge.
+        MissingWeights: a network that a metric asked for by name needs.
+    """
     needed = {
         "perceptual": ("perceptual/vgg16", {"vgg16_distance"}),
         "frechet": ("vision/efficientnet_lite0", {"fd_efficientnet_lite0"}),

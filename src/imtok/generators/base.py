@@ -1,6 +1,5 @@
 """What every autoregressive generator is: it tells, place by place, what it expects of the codes, and draws them."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -62,6 +61,14 @@ class Generator(Model, ABC):
         """
 
     @abstractmethod
+    def check(self, condition: str | None) -> None:
+        """Whether it can draw this.
+
+        Raises:
+            ConfigError: it cannot; one line.
+        """
+
+    @abstractmethod
     def begin(self, conditions: Conditions) -> Session:
         """A row for each condition, before its first code.
 
@@ -102,7 +109,7 @@ class Generator(Model, ABC):
         """
         settings = settings or SamplingConfig()
         device = next(self.parameters()).device
-        noise = draw_noise(list(seeds), self.tokens, len(self.codebook_sizes)).to(device)
+        noise = draw_noise(list(seeds), self.tokens, len(self.codebook_sizes))
         guided = settings.guided
         session = self.begin([*conditions, *([None] * len(conditions) if guided else [])])
         codes = torch.empty(noise.shape, dtype=torch.long, device=device)
@@ -111,7 +118,7 @@ class Generator(Model, ABC):
             def pick(logits: Tensor, codebook: int, token: int = token) -> Tensor:
                 if guided:
                     logits = guide(logits, settings.scale(codebook, token, self.tokens))
-                found = pick_code(logits, noise[:, token, codebook], settings)
+                found = pick_code(logits.cpu(), noise[:, token, codebook], settings).to(device)
                 return torch.cat([found, found]) if guided else found
 
             drawn = self.head.draw(session.hidden, self.embedding, pick)
@@ -120,8 +127,3 @@ class Generator(Model, ABC):
                 session.advance(drawn)
             progress()
         return codes
-
-    @property
-    def bits(self) -> float:
-        """Of a picture, as its tokenizer counts them."""
-        return self.tokens * sum(math.log2(size) for size in self.codebook_sizes)

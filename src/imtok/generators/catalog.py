@@ -19,6 +19,7 @@ from imtok.generators.pipeline import ImageGenerator
 from imtok.generators.prompts import open_reader
 from imtok.generators.sampling import SamplingConfig
 from imtok.pretrained.language_model import LanguageModel, load_language_model
+from imtok.pretrained.packages import sha256_of
 from imtok.tokenizers import catalog as tokenizers
 from imtok.tokenizers.encode import hash_of
 
@@ -113,7 +114,10 @@ def open_language_model(config: FARConfig | InsightARConfig) -> LanguageModel | 
     if not isinstance(config, InsightARConfig) or not config.language_model:
         return None
     place = config.language_model
-    return pretrained.load(place) if place in pretrained.SOURCES else load_language_model(place)
+    found = pretrained.load(place) if place in pretrained.SOURCES else load_language_model(place)
+    if not isinstance(found, LanguageModel):
+        raise ConfigError(f"{place}: is no language model; imtok weights lists them")
+    return found
 
 
 def carry_prompts(language_model: LanguageModel, folder: RunFolder) -> None:
@@ -122,13 +126,7 @@ def carry_prompts(language_model: LanguageModel, folder: RunFolder) -> None:
 
 
 def reference(manifest: TokenManifest) -> TokenizerReference:
-    """The tokenizer that made some shards, as a run folder shall name it.
-
-    Raises:
-        ConfigError: it is not here any more, or another one.
-    """
-    if hash_of(manifest.tokenizer) != manifest.sha256:
-        raise ConfigError(f"{manifest.tokenizer}: is another tokenizer by now than the one that made the codes")
+    """The tokenizer that made some shards, as a run folder shall name it."""
     return TokenizerReference(
         name=manifest.tokenizer if manifest.tokenizer in tokenizers.shipped() else _COPY,
         sha256=manifest.sha256,
@@ -138,16 +136,37 @@ def reference(manifest: TokenManifest) -> TokenizerReference:
 
 
 def carry_tokenizer(manifest: TokenManifest, folder: RunFolder) -> None:
-    """Copy the tokenizer into a generator's run folder, unless it comes with imtok: the folder then opens anywhere."""
-    if reference(manifest).name == _COPY:
-        source = tokenizers.locate(manifest.tokenizer)
-        if source.is_file():
-            raise ConfigError(
-                f"{source}: a checkpoint of another project cannot be carried along yet; make a run folder of it first "
-                "(imtok train … --init-from)"
-            )
-        copy = folder.path / _COPY
-        shutil.copytree(source, copy, ignore=shutil.ignore_patterns("resume", "previews"), dirs_exist_ok=True)
+    """Copy the tokenizer into a new run's folder, unless it comes with imtok: the folder then opens anywhere.
+
+    Another project's checkpoint is copied as it is.
+    """
+    if manifest.tokenizer in tokenizers.shipped():
+        return
+    source, copy = tokenizers.locate(manifest.tokenizer), folder.path / _COPY
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir(parents=True)
+    run = RunFolder(source)
+    for file in [run.config_file, run.model_file] if source.is_dir() else [source]:
+        shutil.copy(file, copy / file.name)
+
+
+def place_of(tokenizer: TokenizerReference, run: RunFolder) -> str:
+    """Where a generator's tokenizer lies: its shipped name, or the copy in the run folder.
+
+    Raises:
+        ConfigError: it is another one than the generator was trained for.
+    """
+    copy = run.path / _COPY
+    files = [copy] if RunFolder(copy).exists() else sorted(copy.glob("*"))
+    place = tokenizer.name if tokenizer.name != _COPY or not files else str(files[0])
+    if hash_of(place) != tokenizer.sha256:
+        raise ConfigError(f"{run.path}: was trained for another tokenizer than the {tokenizer.name} that is here")
+    return place
+
+
+def weights_hash(run: str) -> str:
+    """The sha256 of a generator's weights."""
+    return sha256_of(_run_folder(run).model_file)
 
 
 def shipped() -> list[str]:
@@ -165,25 +184,27 @@ def load(source: str, device: str | torch.device = "cpu") -> ImageGenerator:
     Raises:
         ConfigError: not found, broken, of an unknown kind, or its tokenizer is not the one that it was trained for.
     """
-    ours = shipped_runs(_SECTION)
-    run = RunFolder(ours.get(source, Path(source)))
-    if not run.exists():
-        raise ConfigError(
-            f"{source}: no such run folder, and no generator that comes with imtok ({', '.join(ours) or 'none yet'})"
-        )
+    run = _run_folder(source)
     config = run.read_config()
     if _SECTION not in config:
         raise ConfigError(f"{source}: is a tokenizer's run; a generator's is wanted")
     generator = build(read_config(config[_SECTION], f"{run.config_file}: {_SECTION}"), run)
     generator.load_weights(run.read_model(), source)
     of = from_dict(TokenizerReference, config["tokenizer"], f"{run.config_file}: tokenizer")
-    place = str(run.path / _COPY) if of.name == _COPY else of.name
-    if hash_of(place) != of.sha256:
-        raise ConfigError(f"{source}: was trained for another tokenizer than the {of.name} that is here")
     return ImageGenerator(
         generator=generator.to(device).eval(),
-        tokenizer=tokenizers.load(place, device),
+        tokenizer=tokenizers.load(place_of(of, run), device),
         sampling=from_dict(SamplingConfig, config["sampling"], f"{run.config_file}: sampling"),
         resolution=of.resolution,
         grid_size=of.grid_size,
     )
+
+
+def _run_folder(source: str) -> RunFolder:
+    ours = shipped_runs(_SECTION)
+    run = RunFolder(ours.get(source, Path(source)))
+    if not run.exists():
+        raise ConfigError(
+            f"{source}: no such run folder, and no generator that comes with imtok ({', '.join(ours) or 'none yet'})"
+        )
+    return run

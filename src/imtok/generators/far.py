@@ -114,6 +114,9 @@ class FAR(Generator):
         known = f": {', '.join(self.config.classes[:20])}" if self.config.classes else ""
         raise ConfigError(f"no class is called {name!r}; there are {self.config.num_classes}{known}")
 
+    def check(self, condition: str | None) -> None:
+        self.class_index(condition)
+
     def begin(self, conditions: Conditions) -> Session:
         return _FARSession(self, conditions)
 

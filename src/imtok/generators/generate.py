@@ -15,7 +15,7 @@ from tqdm import tqdm
 from imtok.config import ConfigError
 from imtok.data.pictures import to_uint8
 from imtok.data.readers import listed_captions, read_table
-from imtok.generators.catalog import load
+from imtok.generators.catalog import load, weights_hash
 from imtok.layers.collective import best_device
 
 _BAR = "{l_bar}{bar}| {n:.1f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
@@ -53,6 +53,8 @@ def generate(
     """
     if count < 1 or batch_size < 1:
         raise ConfigError("count and batch-size must be at least 1")
+    if labels is not None and prompts is not None:
+        raise ConfigError("give labels or prompts, not both")
     pipeline = load(run, best_device())
     given = read_prompts(prompts) if prompts is not None else labels
     if given is None or not given:
@@ -61,7 +63,7 @@ def generate(
     kind = "labels" if prompts is None else "prompts"
     pipeline.conditions(**{"labels": None, "prompts": None, kind: wanted})
     settings = pipeline.settings(**sampling)
-    made = {"run": run, **dataclasses.asdict(settings)}
+    made = {"run": run, "sha256": weights_hash(run), **dataclasses.asdict(settings)}
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"{index:05d}.png" for index in range(len(wanted))]
     notes = [
@@ -99,7 +101,8 @@ def _is_made(file: Path, note: str) -> bool:
         return False
     with Image.open(file) as picture:
         found = picture.info.get(SETTINGS)
-    if found != note:
+    was, now = ({**json.loads(text or "{}"), "run": None} for text in (found, note))  # the weights' hash says more
+    if was != now:
         raise ConfigError(f"{file}: was made in another way ({found}); name another folder")
     return True
 

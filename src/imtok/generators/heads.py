@@ -117,7 +117,8 @@ class FactorizedHead(Head):
         """One for all places of a batch: made anew only when the batch has another size."""
         weight = self.decoder.norm.weight
         cache = self._cache
-        if cache is None or cache.keys.shape[1] != rows or cache.keys.dtype != weight.dtype:
+        like = cache is not None and (cache.keys.dtype, cache.keys.device) == (weight.dtype, weight.device)
+        if cache is None or not like or cache.keys.shape[1] != rows:
             cache = self._cache = Cache(self.decoder, rows, len(self.classifiers))
         cache.clear()
         return cache

@@ -75,7 +75,7 @@ class InsightAR(Generator):
         super().__init__()
         self.config, self.reader = config, reader
         self.codebook_sizes, self.tokens = config.codebook_sizes, math.prod(config.token_shape)
-        self.language_model = _language_model(config.architecture)
+        self.language_model = _language_model(config.architecture, config.max_prompt_tokens + 1 + self.tokens)
         dim = self.language_model.get_input_embeddings().weight.shape[1]
         self.start_of_image = nn.Parameter(torch.randn(dim) * _START_STD)
         for index, (size, channels) in enumerate(zip(config.codebook_sizes, config.codebook_dims, strict=True)):
@@ -108,18 +108,17 @@ class InsightAR(Generator):
         return self.head(states[:, prompts.shape[1] :], embedded)
 
     def prompt(self, conditions: Conditions) -> tuple[Float[Tensor, "batch length dim"], Bool[Tensor, "batch length"]]:
-        """Embedded prompts and which places are there; in training some prompts are left empty.
-
-        Raises:
-            ConfigError: a prompt is too long; in training it is cut.
-        """
+        """Embedded prompts and which places are there; long ones are cut, and in training some are left empty."""
         if self.training:
             dropped = torch.rand(len(conditions)) < self.config.prompt_dropout
             pairs = zip(conditions, dropped.tolist(), strict=True)
             conditions = [None if without else prompt for prompt, without in pairs]
-        ids, there = self.reader.read(conditions, cut=self.training)
+        ids, there = self.reader.read(conditions)
         embed, device = self.language_model.get_input_embeddings(), self.start_of_image.device
         return embed(ids.to(device)), there.to(device)
+
+    def check(self, condition: str | None) -> None:
+        self.reader.check(condition or "")
 
     def start(self, rows: int) -> Float[Tensor, "rows 1 dim"]:
         """The start-of-image token."""
@@ -180,21 +179,34 @@ def places(there: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
     return (there.long().cumsum(1) - 1).clamp_min(0)
 
 
-def _language_model(architecture: dict[str, Any]) -> Any:
-    """An untrained language model without its head.
+def _language_model(architecture: dict[str, Any], tokens: int) -> Any:
+    """An untrained language model without its head, for so many tokens.
 
     Raises:
-        ConfigError: the library knows no such model, or it has no input embeddings.
+        ConfigError: the library knows no such model, or it is not causal, too short, or without input embeddings.
     """
     from transformers import AutoConfig, AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     settings = dict(architecture)
     kind = settings.pop("model_type")
     try:
-        model = AutoModel.from_config(AutoConfig.for_model(kind, **settings), attn_implementation="sdpa")
+        shape = AutoConfig.for_model(kind, **settings)
+        model = AutoModel.from_config(shape, attn_implementation="sdpa", trust_remote_code=False, dtype=torch.float32)
         embeddings = model.get_input_embeddings()
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise ConfigError(f"insightar: no language model can be made of this ({first_line(error)})") from None
     if not isinstance(embeddings, nn.Embedding):
         raise ConfigError(f"insightar: a {kind} has no embeddings of text tokens to read prompts with")
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(shape, "is_decoder", False):
+        raise ConfigError(f"insightar: a {kind} looks at what comes later; a causal language model is wanted")
+    longest = min(length for length in _spans(shape) if length)
+    if longest < tokens:
+        raise ConfigError(f"insightar: prompt and picture have {tokens} tokens, this {kind} sees {longest} of them")
     return model
+
+
+def _spans(shape: Any) -> list[int]:
+    """How far a model of this shape can look, as far as it says."""
+    names = ("max_position_embeddings", "n_positions", "sliding_window")
+    return [getattr(shape, name, None) or 1 << 40 for name in names]

@@ -74,14 +74,17 @@ class ImageGenerator:
         """What is to be drawn, as the generator is told.
 
         Raises:
-            ConfigError: not what it listens to.
+            ConfigError: not what it listens to, an unknown class, or a prompt that is too long.
         """
         given = {"labels": labels, "prompts": prompts}
         wanted = self.generator.listens_to
         others = [name for name, values in given.items() if values is not None and name != wanted]
         if others or given[wanted] is None:
             raise ConfigError(f"this generator listens to {wanted}{f', not to {others[0]}' if others else ''}")
-        return [None if value is None else str(value) for value in given[wanted] or ()]
+        told = [None if value is None else str(value) for value in given[wanted] or ()]
+        for condition in set(told):
+            self.generator.check(condition)
+        return told
 
     def settings(self, **changes: Any) -> SamplingConfig:
         """The preset's settings with some changed.

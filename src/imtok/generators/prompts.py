@@ -35,23 +35,20 @@ class PromptReader(ABC):
     def ids(self, prompt: str) -> list[int]:
         """At least one id, in the model's format."""
 
-    def read(self, prompts: Sequence[str | None], cut: bool = False) -> Prompts:
-        """Prompts to ids; None is the empty prompt.
-
-        Args:
-            prompts: any text.
-            cut: take the first `max_tokens` of what is longer, as in training, instead of refusing it.
+    def check(self, prompt: str) -> None:
+        """Whether a prompt is read to its end.
 
         Raises:
-            ConfigError: a prompt that is too long.
+            ConfigError: it is too long.
         """
-        found = [self.ids(prompt or "") for prompt in prompts]
-        for prompt, ids in zip(prompts, found, strict=True):
-            if len(ids) > self.max_tokens and not cut:
-                raise ConfigError(
-                    f"prompt {(prompt or '')[:40]!r}…: {len(ids)} tokens, the model reads {self.max_tokens}; shorten it"
-                )
-        found = [ids[: self.max_tokens] for ids in found]
+        if (length := len(self.ids(prompt))) > self.max_tokens:
+            raise ConfigError(
+                f"prompt {prompt[:40]!r}…: {length} tokens, the model reads {self.max_tokens}; shorten it"
+            )
+
+    def read(self, prompts: Sequence[str | None]) -> Prompts:
+        """The first `max_tokens` ids of each prompt; None is the empty one."""
+        found = [self.ids(prompt or "")[: self.max_tokens] for prompt in prompts]
         length = max(map(len, found), default=1)
         padded = torch.tensor([[0] * (length - len(ids)) + ids for ids in found]).view(len(found), length)
         there = torch.tensor([[False] * (length - len(ids)) + [True] * len(ids) for ids in found])
@@ -112,6 +109,9 @@ def open_reader(prompt_format: PromptFormat, max_tokens: int, home: Path | None)
         raise ConfigError(f"prompts: the format {prompt_format} needs a language model's tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{home}: no tokenizer of a language model ({first_line(error)})") from None
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(
+            f"{home}: no tokenizer of a language model ({first_line(error)}); --generator.language-model names one to "
+            "begin with"
+        ) from None
     return ModelReader(tokenizer, prompt_format == "chat", max_tokens)

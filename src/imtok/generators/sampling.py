@@ -67,7 +67,7 @@ def pick_code(
     """Draw a code for each row: the place at which the cumulated probabilities pass the row's noise.
 
     Args:
-        logits: of all codes.
+        logits: of all codes, on the CPU: the sums are in float64, which not every device has.
         noise: in [0, 1).
         settings: temperature, top-k, top-p.
     """

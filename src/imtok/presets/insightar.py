@@ -30,7 +30,7 @@ _BYTES: dict[str, Any] = {
     "num_key_value_heads": 6,
     "max_position_embeddings": 512,
 }
-_HEAD = ("adapter", "head", "start_of_image")
+_HEAD = ("adapter", "head", "embedding", "start_of_image")
 
 
 def insightar_7b() -> GeneratorRunConfig:

@@ -7,11 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from safetensors import SafetensorError
 
-from imtok.config import ConfigError
 from imtok.layers.collective import best_device
-from imtok.pretrained.language import first_line
+from imtok.pretrained.transformers_folder import open_model
 
 PROMPT = (
     "Describe an image{of_class} in a single continuous detailed paragraph, using no more than {word_count} words. "
@@ -71,17 +69,6 @@ def load_captioner(folder: Path, max_words: int = 75) -> PictureCaptioner:
     Raises:
         ConfigError: the folder holds something else; one line.
     """
-    try:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-    except ImportError:
-        raise ConfigError(f"{folder}: to run it, `pip install 'imtok[networks]'`") from None
-    if (folder / "adapter_config.json").exists():  # it could name further files to load
-        raise ConfigError(f"{folder}: holds an adapter; give a folder with the whole model")
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        processor = AutoProcessor.from_pretrained(folder, **local)
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", use_safetensors=True, **local)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"{folder}: no model that writes captions of pictures ({first_line(error)})") from None
-    model.to(best_device())  # pyright: ignore[reportArgumentType]
-    return PictureCaptioner(model, processor, max_words)
+    what = "model that writes captions of pictures"
+    model, processor = open_model(folder, "AutoModelForImageTextToText", "AutoProcessor", what)
+    return PictureCaptioner(model.to(best_device()), processor, max_words)

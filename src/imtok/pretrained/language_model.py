@@ -2,15 +2,13 @@
 
 import logging
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from imtok.config import ConfigError
-from imtok.pretrained.language import first_line
 from imtok.pretrained.packages import cache_folder, sha256_of
+from imtok.pretrained.transformers_folder import open_model
 
 _RUNTIME = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
 """Settings of a config.json that say nothing of a model's shape."""
@@ -43,19 +41,7 @@ def load_language_model(place: str | Path) -> LanguageModel:
     Raises:
         ConfigError: something else is there, or nothing; one line.
     """
-    try:
-        from transformers import AutoModel, AutoTokenizer
-    except ImportError:
-        raise ConfigError(f"{place}: to open it, `pip install 'imtok[networks]'`") from None
-    folder = Path(place)
-    if (folder / "adapter_config.json").exists():  # it could name further files to load
-        raise ConfigError(f"{place}: holds an adapter; give a folder with the whole model")
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **local)
-        model = AutoModel.from_pretrained(place, dtype="auto", use_safetensors=True, **local)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"{place}: no language model in transformers' layout ({first_line(error)})") from None
+    model, tokenizer = open_model(place, "AutoModel", "AutoTokenizer", "language model in transformers' layout")
     return LanguageModel(model, tokenizer, architecture_of(model.config))
 
 
@@ -66,8 +52,8 @@ def load_smollm2(gguf: Path) -> LanguageModel:
         from transformers import AutoModel, AutoTokenizer
 
         logging.getLogger(__name__).info("%s: dequantizing into %s", gguf.name, folder)
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
         source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
         AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(partial)
         quantized = AutoModel.from_pretrained(gguf.parent, **source)
@@ -75,7 +61,10 @@ def load_smollm2(gguf: Path) -> LanguageModel:
         plain = AutoModel.from_config(quantized.config)
         plain.load_state_dict(quantized.state_dict())
         plain.half().save_pretrained(partial)
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:  # another process was quicker
+            shutil.rmtree(partial)
     return load_language_model(folder)
 
 

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from imtok.config import ConfigError
 from imtok.layers.collective import best_device
 from imtok.pretrained.captioner import TOKENS_PER_WORD
-from imtok.pretrained.language import first_line
+from imtok.pretrained.transformers_folder import open_model
 
 PROMPT = (
     "These are captions of different images of {label}:\n\n{references}\n\n"
@@ -73,17 +71,5 @@ def load_writer(folder: Path, max_words: int = 75) -> CaptionWriter:
     Raises:
         ConfigError: the folder holds something else; one line.
     """
-    try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError:
-        raise ConfigError(f"{folder}: to run it, `pip install 'imtok[networks]'`") from None
-    if (folder / "adapter_config.json").exists():  # it could name further files to load
-        raise ConfigError(f"{folder}: holds an adapter; give a folder with the whole model")
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, **local)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"{folder}: no model that writes text ({first_line(error)})") from None
-    model.to(best_device())  # pyright: ignore[reportArgumentType]
-    return CaptionWriter(model, tokenizer, max_words)
+    model, tokenizer = open_model(folder, "AutoModelForCausalLM", "AutoTokenizer", "model that writes text")
+    return CaptionWriter(model.to(best_device()), tokenizer, max_words)

@@ -20,7 +20,7 @@ from imtok.data.transforms import Crop, centre_crop
 from imtok.layers.collective import best_device
 from imtok.pretrained.packages import sha256_of
 from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.catalog import load, locate
+from imtok.tokenizers.catalog import load, locate, shipped
 from imtok.tokenizers.text import Reader
 
 CropRule = Literal["centre", "ten"]
@@ -79,7 +79,7 @@ def describe(
     """The manifest of pictures that are encoded like this."""
     sizes, side = model.codebook_sizes, resolution // model.downsample_factor
     return TokenManifest(
-        tokenizer=tokenizer,
+        tokenizer=tokenizer if tokenizer in shipped() else str(locate(tokenizer).resolve()),
         sha256=hash_of(tokenizer),
         codebook_sizes=sizes,
         branch_dims=model.branch_dims,
@@ -132,14 +132,14 @@ def _batches(
     """Consecutive pictures with `batch_size` crops together, or few more."""
     batch: list[_Cropped] = []
     for row in rows:
+        sample, found = Sample(image=b"", path=f"row {row}", width=0, height=0), []
         try:
             sample = pictures[row]
             picture = decode(sample.image, sample.path)
-            found = _Cropped(sample, [crop.pixels(picture) for crop in crops_of(sample, rule, resolution)])
+            found = [crop.pixels(picture) for crop in crops_of(sample, rule, resolution)]
         except PictureError as error:
             tqdm.write(f"left out: {error}")
-            found = _Cropped(Sample(image=b"", path=str(error), width=0, height=0), [])
-        batch.append(found)
+        batch.append(_Cropped(sample, found))
         if sum(len(one.crops) for one in batch) >= batch_size:
             yield batch
             batch = []

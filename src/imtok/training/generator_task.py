@@ -82,7 +82,7 @@ class GeneratorValidation:
         total, count = torch.zeros(len(generator.codebook_sizes), dtype=torch.float64), 0
         for batch in fixed_token_batches(self.shards, count=settings.evaluation_pictures, batch_size=size):
             likely = generator.log_likelihood(batch.tokens.to(device), conditions(generator, batch))
-            total -= likely.double().sum((0, 1)).cpu()
+            total -= likely.cpu().double().sum((0, 1))
             count += likely.shape[0] * likely.shape[1]
         generator.train(training)
         each = total / count

@@ -11,10 +11,19 @@ from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, from_dict, to_dict
 from imtok.data.readers import open_source
 from imtok.data.token_shards import TokenShards
-from imtok.generators.catalog import carry_prompts, carry_tokenizer, fitted, open_language_model, reference
+from imtok.generators.catalog import (
+    carry_prompts,
+    carry_tokenizer,
+    fitted,
+    open_language_model,
+    place_of,
+    reference,
+)
+from imtok.generators.far import FARConfig
 from imtok.generators.insightar import InsightAR, InsightARConfig
 from imtok.layers.collective import rank, wait_for_all
 from imtok.tokenizers.catalog import load
+from imtok.tokenizers.encode import hash_of
 from imtok.tokenizers.text import Reader
 from imtok.training.devices import process_group
 from imtok.training.feeds import PictureFeed, TokenFeed
@@ -121,31 +130,56 @@ def _generator_trainer(
     begin: str | None,
     device: torch.device,
 ) -> Trainer:
-    if (saved := _saved(config, folder)) is None:
-        language_model = open_language_model(config.generator)
-        config = for_tokens(config, data, None if language_model is None else language_model.architecture)
-    else:
-        language_model = None
-        config = for_tokens(config, data, getattr(saved.generator, "architecture", None))
-        check_same_run(config, saved, folder)
     shards = complete_shards(data)
+    saved, language_model = _saved(config, folder), None
+    if saved is None:
+        language_model = open_language_model(config.generator)
+        config = for_tokens(config, shards, None if language_model is None else language_model.architecture)
+        if hash_of(shards.manifest.tokenizer) != shards.manifest.sha256:
+            raise ConfigError(f"{data}: made by another {shards.manifest.tokenizer} than the one that is here by now")
+    else:
+        begun_with = getattr(config.generator, "language_model", "")
+        config = for_tokens(config, shards, getattr(saved.generator, "architecture", None) if begun_with else None)
+        check_same_run(config, saved, folder)
     shown = shards if validation is None else complete_shards(validation)
-    if shown.manifest.sha256 != shards.manifest.sha256:
-        raise ConfigError(f"{validation}: codes of another tokenizer than those of {data}")
-    if rank() == 0:
+    check_alike(shards, shown, config)
+    if saved is None and rank() == 0:
         carry_tokenizer(shards.manifest, folder)
         if language_model is not None:
             carry_prompts(language_model, folder)
     wait_for_all()
-    task, tokenizer = GeneratorTask(config, folder), load(shards.manifest.tokenizer)
-    task.generator.adopt(tokenizer)
+    assert config.tokenizer is not None
+    tokenizer = load(place_of(config.tokenizer, folder))
+    if tokenizer.hears is not None and "decoder" in tokenizer.hears.where:
+        raise ConfigError(f"{data}: its tokenizer draws from captions too, which generators do not tell it yet")
+    torch.manual_seed(config.training.seed)  # whatever has been drawn so far, all ranks begin alike
+    task = GeneratorTask(config, folder)
     if language_model is not None:
         assert isinstance(task.generator, InsightAR)
         task.generator.language_model.load_state_dict(language_model.model.state_dict())
     if begin:
         task.generator.load_weights(RunFolder(begin).read_model(), f"--init-from {begin}")
+    task.generator.adopt(tokenizer)
     looks = GeneratorValidation(config, shown, held_out=validation is not None, tokenizer=tokenizer)
     return Trainer(config, task, TokenFeed(shards), looks, folder, device)
+
+
+def check_alike(shards: TokenShards, shown: TokenShards, config: GeneratorRunConfig) -> None:
+    """Whether a run can look at held-out pictures as at its own.
+
+    Raises:
+        ConfigError: codes of another tokenizer or size, unknown classes, or not one readable picture.
+    """
+    ours, theirs = shards.manifest, shown.manifest
+    if (ours.sha256, ours.grid_size) != (theirs.sha256, theirs.grid_size):
+        raise ConfigError(f"{shown.folder}: of another tokenizer or resolution than {shards.folder}")
+    if isinstance(config.generator, FARConfig):
+        for one in (shards, shown):
+            if unknown := set(one.labels()) - set(config.generator.classes):
+                raise ConfigError(f"{one.folder}: has the class {min(unknown)!r}, which the generator does not know")
+    for one in (shards, shown):
+        if not any(len(one[index].values) for index in range(len(one))):
+            raise ConfigError(f"{one.folder}: none of its pictures could be read when it was encoded")
 
 
 def _saved(config: AnyRun, folder: RunFolder) -> AnyRun | None:
@@ -153,19 +187,20 @@ def _saved(config: AnyRun, folder: RunFolder) -> AnyRun | None:
     return from_dict(type(config), folder.read_config(), str(folder.config_file)) if folder.exists() else None
 
 
-def for_tokens(config: GeneratorRunConfig, data: str, architecture: dict[str, Any] | None = None) -> GeneratorRunConfig:
+def for_tokens(
+    config: GeneratorRunConfig, shards: TokenShards, architecture: dict[str, Any] | None = None
+) -> GeneratorRunConfig:
     """The run for the codes in some shards.
 
     Args:
         config: of the run.
-        data: token shards.
+        shards: the codes.
         architecture: of the language model that it begins with, if it begins with one.
 
     Raises:
-        ConfigError: they are of no use for it, or their tokenizer is not here.
-        DataError: there are none.
+        ConfigError: they are of no use for it.
     """
-    shards, generator = complete_shards(data), config.generator
+    generator = config.generator
     if architecture is not None and isinstance(generator, InsightARConfig):
         generator = dataclasses.replace(generator, architecture=architecture)
     return dataclasses.replace(config, generator=fitted(generator, shards), tokenizer=reference(shards.manifest))

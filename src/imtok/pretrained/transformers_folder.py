@@ -1,0 +1,36 @@
+"""A model of the transformers library from a folder; nothing in the folder is executed and nothing is downloaded."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from imtok.config import ConfigError
+from imtok.pretrained.language import first_line
+
+
+def open_model(place: str | Path, model: str, reader: str, what: str) -> tuple[Any, Any]:
+    """A model and what reads its inputs.
+
+    Args:
+        place: a folder with config.json and *.safetensors, or an id in the hub's local cache.
+        model: the library's class that opens it, such as "AutoModelForCausalLM".
+        reader: likewise, such as "AutoTokenizer".
+        what: should be there, for the error.
+
+    Raises:
+        ConfigError: something else is there, or nothing; one line.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ConfigError(f"{place}: to open it, `pip install 'imtok[networks]'`") from None
+    if (Path(place) / "adapter_config.json").exists():  # it could name further files to load
+        raise ConfigError(f"{place}: holds an adapter; give a folder with the whole model")
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        found = getattr(transformers, reader).from_pretrained(place, **local)
+        opened = getattr(transformers, model).from_pretrained(place, dtype="auto", use_safetensors=True, **local)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        raise ConfigError(f"{place}: no {what} ({first_line(error)})") from None
+    return opened, found
