@@ -83,7 +83,7 @@ def insightar_smollm2() -> GeneratorRunConfig:
 
 
 def insightar_nano() -> GeneratorRunConfig:
-    """InsightAR for a laptop's CPU, 3.9M with the head, trained from scratch: a prompt of bytes to a sign."""
+    """InsightAR for a laptop's CPU, 3.7M with the head, trained from scratch: a prompt of bytes to a sign."""
     base = insightar_7b()
     return dataclasses.replace(
         base,
