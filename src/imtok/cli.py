@@ -35,7 +35,7 @@ def presets(argv: Sequence[str]) -> None:
 
 
 def synthesize(argv: Sequence[str]) -> None:
-    """Render signs or paragraphs with exact word boxes: imtok synthesize OUT --count N [--paragraphs]."""
+    """Render signs or paragraphs with exact word boxes: imtok synthesize OUT --count N [--paragraphs | --plain]."""
     from imtok.data.synthetic import synthesize
 
     _call(synthesize, argv, "synthesize", tyro.conf.PositionalRequiredArgs)
