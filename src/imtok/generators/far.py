@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from imtok.config import ConfigError, config
 from imtok.generators.base import Conditions, Generator, Session
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
-from imtok.layers.decoder import Cache, Decoder, RotaryPositions, grid_positions
+from imtok.layers.decoder import Block, Cache, Decoder, RotaryPositions, grid_positions
 
 
 @config
@@ -119,6 +119,10 @@ class FAR(Generator):
 
     def begin(self, conditions: Conditions) -> Session:
         return _FARSession(self, conditions)
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's blocks, and those of a factorized head."""
+        return [part for part in self.modules() if isinstance(part, Block)]
 
     def compile_parts(self) -> None:
         """torch.compile for the transformer."""

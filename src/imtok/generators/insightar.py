@@ -12,6 +12,7 @@ from imtok.config import ConfigError, config
 from imtok.generators.base import Conditions, Generator, Session
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
 from imtok.generators.prompts import PromptFormat, PromptReader
+from imtok.layers.decoder import Block
 from imtok.pretrained.language import first_line
 from imtok.tokenizers.base import Tokenizer
 
@@ -131,6 +132,11 @@ class InsightAR(Generator):
 
     def begin(self, conditions: Conditions) -> Session:
         return _InsightARSession(self, conditions)
+
+    def blocks(self) -> list[nn.Module]:
+        """The language model's layers, as the transformers library cuts it up, and a factorized head's blocks."""
+        layers = set(self.language_model._no_split_modules or ())
+        return [part for part in self.modules() if isinstance(part, Block) or type(part).__name__ in layers]
 
     def checkpoint_activations(self, on: bool) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""

@@ -39,6 +39,7 @@ _MAY_CHANGE = (
     "training.micro_batch_size",
     "training.channels_last",
     "training.gradient_checkpointing",
+    "training.shard_weights",
     "training.compile",
     "training.threads",
     "training.log_every",
