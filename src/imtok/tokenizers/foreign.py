@@ -84,8 +84,9 @@ def _one_codebook(
 def _fqgan(tensors: Tensors, branches: list[str]) -> tuple[VQGANConfig, dict[str, Tensor]]:
     """FQGAN: LlamaGen's encoder and decoder, and in between an adapter, a head and a codebook for each branch.
 
-    Names and shapes say all but this, which is as the authors' release is known to be: 8 heads, vectors on the unit
-    sphere, the visual branch first. Unverified: the adapter adds its positions before `ln_pre`, GELU is the exact one.
+    What names and shapes do not say is as the authors' release is known to be: 8 heads, GELU, vectors on the unit
+    sphere, the visual branch first. Unverified, as no outputs of it were at hand: positions are added before `ln_pre`,
+    GELU is the exact one, LayerNorm's epsilon is 1e-5.
     """
     order = sorted(branches, key=_place)
     weights = _renamed(tensors, lambda name, levels: _fqgan_name(name, levels, order))
