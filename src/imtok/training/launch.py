@@ -234,6 +234,9 @@ def start_from(task: TokenizerTask, source: str) -> None:
             "use a preset for fine-tuning"
         )
     original = load(source)
+    kind = task.tokenizer.config.kind
+    if original.config.kind != kind:
+        raise ConfigError(f"--init-from {source}: is of the kind {original.config.kind}, this run's tokenizer {kind}")
     ours, theirs = (dict(_leaves(to_dict(model.config))) for model in (task.tokenizer, original))
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name) and not name.startswith(_TRAINING_ONLY):
