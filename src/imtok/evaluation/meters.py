@@ -76,6 +76,7 @@ class Measurement:
         sha256: of that network's weights.
         note: what else one has to know to repeat it.
         parts: the same number on disjoint parts of the set.
+        count: pictures behind that number.
     """
 
     items: Items | None = None
@@ -84,6 +85,7 @@ class Measurement:
     sha256: str | None = None
     note: str | None = None
     parts: list[float] = field(default_factory=list)
+    count: int | None = None
 
 
 class Meter(ABC):
