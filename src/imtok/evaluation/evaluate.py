@@ -28,6 +28,7 @@ from imtok.evaluation.meters import (
     CodeMeter,
     Drawn,
     FrechetMeter,
+    InceptionMeter,
     Measurement,
     Meter,
     PerceptualMeter,
@@ -45,6 +46,8 @@ METRICS = (
     "ssim",
     "vgg16_distance",
     "fd_efficientnet_lite0",
+    "fid",
+    "inception_score",
     "bits_per_pixel",
     "caption_bits",
     "codebook_usage",
@@ -236,6 +239,7 @@ def load_networks(
     needed = {
         "perceptual": ("perceptual/vgg16", {"vgg16_distance"}),
         "frechet": ("vision/efficientnet_lite0", {"fd_efficientnet_lite0"}),
+        "inception": ("vision/inception", {"fid", "inception_score"}),
         "text": (text_judge, {"text_accuracy", "text_ned", "text_accuracy_alnum"}),
         "face": (face_judge, {"face_similarity"}),
     }
@@ -250,6 +254,8 @@ def load_networks(
         except pretrained.MissingWeights as error:
             if metrics is not None:
                 raise
+            if use == "inception":
+                continue  # few have it, and its stand-in is measured
             tqdm.write(f"without {', '.join(sorted(served))}: {error}")
     return networks
 
@@ -258,6 +264,7 @@ def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets) -> list[Mete
     makers: dict[str, Callable[[Any], Meter]] = {
         "perceptual": PerceptualMeter,
         "frechet": FrechetMeter,
+        "inception": InceptionMeter,
         "text": TextMeter,
         "face": lambda judge: FaceMeter(judge, face_buckets),
     }

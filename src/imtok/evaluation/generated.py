@@ -23,7 +23,7 @@ from imtok.evaluation.metrics import Moments
 from imtok.evaluation.protocols import deviations, get_protocol
 from imtok.evaluation.references import INCEPTION, open_reference
 from imtok.evaluation.rendered import RenderedTextMeter
-from imtok.evaluation.results import DataSet, Score, label, plain, score_of, show_interval, show_number
+from imtok.evaluation.results import DataSet, Score, as_markdown, label, plain, score_of, show_interval, show_number
 from imtok.evaluation.sets import MIN_SIDE, Pictures
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, RESAMPLES
 from imtok.evaluation.text import TextJudge
@@ -85,19 +85,11 @@ class GeneratedEvaluation:
     teachers: list[str] | None = None
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("metric", "value", "interval or parts", "of")]
-        rows += [
-            (
-                label(name)[0] + (" *" if score.taught else ""),
-                show_number(score.value),
-                show_interval(score),
-                str(score.count),
-            )
-            for name, score in self.metrics.items()
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        rows.insert(1, tuple("-" * width for width in widths))
-        lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+        rows = [("metric", "value", "interval or parts", "of")]
+        for metric, score in self.metrics.items():
+            name = label(metric)[0] + (" *" if score.taught else "")
+            rows.append((name, show_number(score.value), show_interval(score), str(score.count)))
+        lines = [as_markdown(rows)]
         if any(score.taught for score in self.metrics.values()):
             lines.append("* through a network that the tokenizer was trained with: no evidence")
         if self.deviations:
@@ -164,32 +156,31 @@ def evaluate_generated(
     looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
     compared, statistics = (None, {}) if reference is None else open_reference(str(reference))
     wanted = _at_hand(reference is not None, clip is not None) if metrics is None else tuple(dict.fromkeys(metrics))
-    troubles = Troubles(asked=metrics is not None)
+    troubles = Troubles(wanted)
     meters = _open_meters(wanted, looked.total, reference is not None, statistics, clip, text_judge, troubles)
     asked = _look(looked, requests, meters, troubles)
-    of_reference = _look_at_reference(str(reference), compared, size, meters, troubles)
+    of_reference = None
+    if compared is not None:
+        of_reference = _look_at_reference(str(reference), compared, size, meters, troubles)
     teachers = _teachers(asked)
-    scores = _measure(meters, wanted, teachers or frozenset(), troubles)
-    texts = tuple(one.text for one in asked if one.text)
-    differences = (
-        []
-        if published is None
-        else deviations(
+    scores = _measure(meters, teachers or frozenset(), troubles)
+    differences = []
+    if published is not None:
+        differences = deviations(
             published,
             metrics=tuple(scores),
             pictures=looked.seen,
             reference_pictures=None if of_reference is None else of_reference.pictures,
             prompts=len({one.group for one in asked if one.group}),
-            texts=texts,
+            texts=tuple(one.text for one in asked if one.text),
         )
-    )
     evaluation = GeneratedEvaluation(
         pictures=_about(looked, str(pictures), len({one.group or index for index, one in enumerate(asked)})),
         reference=of_reference,
         statistics=sorted(statistics),
         preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
         metrics=scores,
-        failed=troubles.failed,
+        failed={} if metrics is None else troubles.met,
         protocol=protocol,
         deviations=differences,
         teachers=None if teachers is None else sorted(teachers),
@@ -206,18 +197,22 @@ class Troubles:
     """Metrics that cannot be measured, and why; a line each on the way.
 
     Args:
-        asked: whether the metrics were asked for by name, so that a missing one is a failure.
+        wanted: all that shall be measured.
     """
 
-    def __init__(self, asked: bool) -> None:
-        self._asked = asked
-        self.failed: dict[str, str] = {}
+    def __init__(self, wanted: Sequence[str]) -> None:
+        self._wanted = wanted
+        self.met: dict[str, str] = {}
 
     def add(self, metrics: Sequence[str], error: Exception) -> None:
         """Some metrics have met one."""
-        tqdm.write(f"without {', '.join(metrics)}: {error}")
-        if self._asked:
-            self.failed |= dict.fromkeys(metrics, str(error))
+        if lost := [metric for metric in metrics if metric in self.left()]:
+            tqdm.write(f"without {', '.join(lost)}: {error}")
+            self.met |= dict.fromkeys(lost, str(error))
+
+    def left(self) -> list[str]:
+        """What can still be measured, as far as is known."""
+        return [metric for metric in self._wanted if metric not in self.met]
 
 
 def _at_hand(has_reference: bool, has_clip: bool) -> tuple[str, ...]:
@@ -266,11 +261,11 @@ def _open_meters(
         makers.append(((name,), lambda d=detect, n=network, m=name: FaceNormMeter(d(), pretrained.load(n), m)))
     meters = []
     for served, make in makers:
-        if mine := [name for name in served if name in wanted]:
+        if set(served) & set(troubles.left()):
             try:
                 meters.append(make())
             except InputError as error:
-                troubles.add(mine, error)
+                troubles.add(served, error)
     return meters
 
 
@@ -286,48 +281,40 @@ def _look(looked: Pictures, requests: Requests, meters: list[GeneratedMeter], tr
                 group = groups.setdefault(asked[-1].group or one.sample.path, len(groups))
                 about = {"row": len(asked) - 1, "asked": asked[-1], "group": group}
                 batch.append(Generated(**about, sample=one.sample, picture=one.original))
-            _each(meters, lambda meter, batch=batch: meter.see(batch), troubles)
+            for meter in list(meters):
+                try:
+                    meter.see(batch)
+                except InputError as error:
+                    troubles.add(meter.metrics, error)
+                    meters.remove(meter)
             bar.update(len(shown))
     return asked
 
 
 def _look_at_reference(
-    name: str, source: Source | None, size: int | None, meters: list[GeneratedMeter], troubles: Troubles
+    name: str, source: Source, size: int | None, meters: Sequence[GeneratedMeter], troubles: Troubles
 ) -> DataSet | None:
-    """Likewise the pictures of the reference, where a meter wants them."""
-    curious = [meter for meter in meters if isinstance(meter, SetMeter) and meter.wants_reference]
-    if source is None or not curious:
+    """Likewise the pictures of the reference, where meters want them; what needs none goes on without it."""
+    curious = [meter for meter in meters if isinstance(meter, SetMeter) and meter.compared]
+    if not curious:
         return None
     looked = Pictures(name, source, OwnSize() if size is None else CentreCrop(size), None)
-    with tqdm(total=looked.total, desc="reference", unit=" pictures", disable=None) as bar:
-        for shown in looked.batches():
-            pictures, paths = [one.prepared for one in shown], [one.sample.path for one in shown]
-            left = list(curious)
-            _each(left, lambda meter, p=pictures, q=paths: meter.see_reference(p, q), troubles)
-            for meter in set(curious) - set(left):
-                curious.remove(meter)
-                meters.remove(meter)
-            bar.update(len(shown))
+    try:
+        with tqdm(total=looked.total, desc="reference", unit=" pictures", disable=None) as bar:
+            for shown in looked.batches():
+                for meter in curious:
+                    meter.see_reference([one.prepared for one in shown], shown[0].sample.path)
+                bar.update(len(shown))
+    except InputError as error:
+        troubles.add([metric for meter in curious for metric in meter.compared], error)
     return _about(looked, name, looked.groups)
 
 
-def _each(meters: list[Any], act: Callable[[Any], None], troubles: Troubles) -> None:
-    """Let each meter act; those that cannot leave the list."""
-    for meter in list(meters):
-        try:
-            act(meter)
-        except InputError as error:
-            troubles.add(meter.metrics, error)
-            meters.remove(meter)
-
-
-def _measure(
-    meters: Sequence[GeneratedMeter], wanted: Sequence[str], teachers: frozenset[str], troubles: Troubles
-) -> dict[str, Score]:
+def _measure(meters: Sequence[GeneratedMeter], teachers: frozenset[str], troubles: Troubles) -> dict[str, Score]:
     found: dict[str, Score] = {}
     for meter in meters:
         for metric in meter.metrics:
-            if metric in wanted:
+            if metric in troubles.left():
                 try:
                     found[metric] = score_of(meter.measure(metric), teachers)
                 except InputError as error:

@@ -17,12 +17,9 @@ from imtok.evaluation.asked import Asked
 from imtok.evaluation.faces import FaceJudge, embed_faces
 from imtok.evaluation.meters import FRECHET_PARTS, Measurement, make_items
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
-from imtok.evaluation.set_metrics import NEIGHBOURS, ClassScore, covered, disjoint_parts, neighbour_radii
+from imtok.evaluation.set_metrics import CLASS_PARTS, NEIGHBOURS, ClassScore, covered, disjoint_parts, neighbour_radii
 from imtok.pretrained.clip import CLIP
 from imtok.pretrained.networks import DescribingNetwork
-
-CLASS_PARTS = 10
-"""Parts of the inception score, whose mean is the number (Salimans et al. 2016)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +105,9 @@ class SetMeter(GeneratedMeter):
         self._shape: tuple[int, ...] | None = None
 
     @property
-    def wants_reference(self) -> bool:
-        """Whether it has to see the pictures of a reference."""
-        kinds = set(self._kinds.values())
-        return bool(kinds & {"precision", "recall"} or (kinds & set(_FRECHET)) - set(self._given))
+    def compared(self) -> tuple[str, ...]:
+        """The metrics for which it has to see the pictures of a reference."""
+        return tuple(name for name, kind in self._kinds.items() if kind not in {"classes", *self._given})
 
     def see(self, batch: Sequence[Generated]) -> None:
         self._check_size(batch[0].picture, batch[0].sample.path)
@@ -129,13 +125,13 @@ class SetMeter(GeneratedMeter):
             self._features.append(pooled)
             self._quarter_of += self._quarters[rows].tolist()
 
-    def see_reference(self, pictures: Sequence[Picture], paths: Sequence[str]) -> None:
-        """Pictures of the reference, of the same size as the generated ones.
+    def see_reference(self, pictures: Sequence[Picture], path: str) -> None:
+        """Pictures of the reference, of the same size as the generated ones; `path` is the first one's.
 
         Raises:
             ConfigError: of another size.
         """
-        self._check_size(pictures[0], paths[0])
+        self._check_size(pictures[0], path)
         pooled, spatial, _ = self._describe(pictures)
         for kind, features in (("frechet", pooled), ("spatial", spatial)):
             if kind in self._kinds.values() and kind not in self._given:

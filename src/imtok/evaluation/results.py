@@ -251,9 +251,14 @@ def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = No
     for result in results:
         cells = [show_number(result.metrics[m].value) if m in result.metrics else "" for m in metrics]
         lines.append((result.tokenizer, result.data, *cells))
+    return as_markdown(lines)
+
+
+def as_markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as a Markdown table; the first is its head."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    lines.insert(1, tuple("-" * width for width in widths))
-    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+    rule = ["-" * width for width in widths]
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in (lines[0], rule, *lines[1:]))
 
 
 def plain(score: Score) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 NEIGHBOURS = 3
 """k of precision and recall (Kynkäänniemi et al. 2019; ADM)."""
+CLASS_PARTS = 10
+"""Parts of a set whose class scores are averaged (Salimans et al. 2016)."""
 _BLOCK = 4096
 
 
