@@ -170,6 +170,12 @@ def test_files_batches_and_given_statistics_change_nothing(
     assert alone.metrics["fid"].value == pytest.approx(expected["fid"], rel=1e-5)
     assert alone.failed.keys() == {"sfid", "precision", "recall"}
     assert "needs the pictures of a reference" in alone.failed["recall"]
+    np.savez(tmp_path / "other.npz", mu=np.zeros(5), sigma=np.eye(5))
+    other = evaluate_generated(drawn, reference=tmp_path / "other.npz", metrics=["fid"])
+    assert other.failed == {"fid": "the given statistics are of 5 features, the pictures' of 12"}
+    np.savez(tmp_path / "torn.npz", mu=np.zeros(5), sigma=np.eye(4))
+    with pytest.raises(DataError, match=r"mu \(5,\) and sigma \(4, 4\) differ"):
+        evaluate_generated(drawn, reference=tmp_path / "torn.npz", metrics=["fid"])
 
 
 def test_a_set_is_itself(only_tiny: None, real: Path) -> None:

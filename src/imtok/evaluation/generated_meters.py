@@ -183,6 +183,10 @@ class SetMeter(GeneratedMeter):
         *parts, whole = self._moments[kind]
         if whole.count < 2:
             raise ValueError(f"needs two pictures or more, got {whole.count}")
+        if isinstance(reference, Moments) and len(reference.mean) != whole.dim:
+            raise ValueError(
+                f"the given statistics are of {len(reference.mean)} features, the pictures' of {whole.dim}"
+            )
         spread = [frechet_distance(part, reference) for part in parts if part.count >= 2]
         note = f"against {of}; parts: quarters of the pictures; biased upwards by few pictures"
         return frechet_distance(whole, reference), spread, whole.count, note

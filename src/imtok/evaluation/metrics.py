@@ -101,7 +101,7 @@ class FeatureStatistics:
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.dim = 0, 0
         self._rows: list[Tensor] = []
 
     def add(self, features: Float[Tensor, "batch dim"]) -> None:
@@ -109,6 +109,7 @@ class FeatureStatistics:
         extended = torch.cat([features.double(), torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
         self._rows.append(extended.cpu())
         self.count += len(features)
+        self.dim = features.shape[1]
         if sum(len(rows) for rows in self._rows) > 2 * extended.shape[1]:
             self._rows = [torch.linalg.qr(torch.cat(self._rows), mode="r").R]
 

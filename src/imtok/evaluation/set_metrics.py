@@ -9,7 +9,7 @@ NEIGHBOURS = 3
 """k of precision and recall (Kynkäänniemi et al. 2019; ADM)."""
 CLASS_PARTS = 10
 """Parts of a set whose class scores are averaged (Salimans et al. 2016)."""
-_BLOCK = 4096
+_BLOCK = 1024
 
 
 def disjoint_parts(total: int, parts: int) -> Int[np.ndarray, " total"]:
