@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from imtok.checkpoints import RunFolder
+from imtok.data.plain_signs import PlainSplit
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import embed
 from imtok.data.token_shards import TokenShards
@@ -20,7 +21,8 @@ UNSEEN = 10
 
 def render(out: Path, resolution: int) -> Path:
     """Signs to train on and to look at, as OUT/train and OUT/combinations; what is there already stays."""
-    for split, count in (("train", SIGNS), ("combinations", HELD_OUT)):
+    counts: dict[PlainSplit, int] = {"train": SIGNS, "combinations": HELD_OUT}
+    for split, count in counts.items():
         done = out / f"{split}.complete"
         if not done.exists():
             synthesize(str(out / split), count=count, size=resolution, plain=True, split=split)

@@ -1,0 +1,110 @@
+"""What a judge reads in generated signs, and in the same signs rendered or reconstructed: shared by the recipes."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from imtok.checkpoints import write_text
+from imtok.data.pictures import decode, encode
+from imtok.data.plain_signs import PlainSigns, PlainSplit
+from imtok.data.sample import Sample
+from imtok.evaluation.contestants import open_contestant
+from imtok.evaluation.generated import evaluate_generated
+from imtok.evaluation.meters import make_items
+from imtok.evaluation.statistics import Interval, Items, interval, paired_difference
+from imtok.generators.generate import generate
+
+SPLITS: tuple[PlainSplit, ...] = ("combinations", "words")
+PROMPTS = 100
+"""Of each split."""
+SHOWPIECE, SHOWPIECE_SEEDS = ("a red sign that says OPEN", "OPEN"), 10
+METRICS = ("rendered_text_ned", "rendered_word_accuracy", "rendered_word_accuracy_alnum")
+
+Readings = dict[str, Items]
+"""How much of each picture's word was read, by split."""
+
+
+def wanted(split: PlainSplit, side: int = 128) -> list[Sample]:
+    """Signs of words that a judge can read: it knows neither prices nor number plates."""
+    signs = iter(PlainSigns(50 * PROMPTS, seed=1, size=side, split=split))
+    found = (sign for sign in signs if sign.words and sign.words[0].text.isalpha())
+    return [next(found) for _ in range(PROMPTS)]
+
+
+def read_originals(out: Path, side: int) -> dict[str, Readings]:
+    """What is read on the rendered signs themselves: no generator can do better."""
+    return {
+        split: _read(_written(wanted(split, side), out / split, lambda sign: sign.image), split) for split in SPLITS
+    }
+
+
+def read_reconstructed(tokenizer: str, out: Path, side: int) -> dict[str, Readings]:
+    """What is read on the same signs through a tokenizer and back: a generator over its tokens can hardly do better."""
+    contestant = open_contestant(tokenizer)
+
+    def through(sign: Sample) -> bytes:
+        return encode(contestant.reconstruct([decode(sign.image, sign.path)], [sign])[0].picture)
+
+    return {split: _read(_written(wanted(split, side), out / split, through), split) for split in SPLITS}
+
+
+def read_generated(run: Path, out: Path) -> dict[str, Readings]:
+    """What is read on pictures that a generator draws from the same signs' prompts."""
+    for split in SPLITS:
+        generate(str(run), out / split, prompts=[sign.captions[0] for sign in wanted(split)])
+    return {split: _read(out / split, split) for split in SPLITS}
+
+
+def read_showpiece(run: Path, out: Path) -> str:
+    """One prompt, drawn with several seeds: how often its word is read."""
+    prompt, word = SHOWPIECE
+    generate(str(run), out, prompts=[prompt], count=SHOWPIECE_SEEDS)
+    found = _measured(out, [word] * SHOWPIECE_SEEDS)["rendered_word_accuracy"]
+    return f"{word} is read in {found.values.sum():.0f} of {SHOWPIECE_SEEDS}"
+
+
+def table(readings: Mapping[str, Mapping[str, Readings]], pairs: Sequence[tuple[str, str]] = ()) -> str:
+    """All scores with intervals, then differences of pairs picture by picture."""
+    lines = [["", "prompts", "NED", "words", "words, letters alone"], ["---"] * 5]
+    for name, splits in readings.items():
+        lines += [
+            [name, split, *(_show(interval(found[metric])) for metric in METRICS)] for split, found in splits.items()
+        ]
+    for ours, theirs in pairs:
+        for split in SPLITS:
+            both = [(readings[ours][split][metric], readings[theirs][split][metric]) for metric in METRICS]
+            lines.append([f"{ours} - {theirs}", split, *(_show(paired_difference(*pair), "+") for pair in both)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _show(found: Interval, sign: str = "") -> str:
+    return f"{found.value:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
+
+
+def _written(signs: Sequence[Sample], folder: Path, picture: Callable[[Sample], bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, sign in enumerate(signs):
+        if not (file := folder / f"{index:05d}.png").exists():
+            file.write_bytes(picture(sign))
+    return folder
+
+
+def _read(folder: Path, split: PlainSplit) -> Readings:
+    return _measured(folder, [sign.words[0].text for sign in wanted(split) if sign.words])
+
+
+def _measured(folder: Path, words: Sequence[str]) -> Readings:
+    """Each picture's scores, the n-th of which should show the n-th word."""
+    scores = folder.with_name(f"{folder.name}-scores")
+    scores.mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps({"file": f"{index:05d}.png", "text": word}) for index, word in enumerate(words)]
+    write_text(scores / "words.jsonl", "\n".join(rows) + "\n")
+    evaluate_generated(folder, scores, metrics=METRICS, words=str(scores / "words.jsonl"))
+    items = [json.loads(line) for line in (scores / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    items.sort(key=lambda item: item["path"])
+    values = {
+        "rendered_text_ned": [item["ned"] for item in items],
+        "rendered_word_accuracy": [float(all(item["found"])) for item in items],
+        "rendered_word_accuracy_alnum": [float(all(item["found_alnum"])) for item in items],
+    }
+    return {metric: make_items(value, list(range(len(value)))) for metric, value in values.items()}
