@@ -26,9 +26,10 @@ def dit(size: str, tokens: int, resolution: int, text: bool = False) -> Generato
     Paper: 350 epochs of ImageNet; DiT-XL at 256 px with 32, 64, 128, 256 tokens: gFID 2.75, 2.06, 1.66, 1.46; at 512
     px 2.74, 1.99, 1.80, 1.62. Not trained here.
 
-    The paper takes MDT's guidance schedule and does not say with which numbers; those of MDT stand here. It does not
-    say either how long the warm-up is (here one step in a hundred), which average of the weights is kept (DiT's), how
-    often a text is withheld (as often as DiT's classes) or whether gradients are clipped (here to a norm of 1).
+    The paper takes MDT's guidance schedule for DiT-XL and does not say with which numbers; those of MDT stand here.
+    DiT-L draws without guidance (Table 1), and DiT-B is not in the paper. Nor does it say how long the warm-up is (here
+    one step in a hundred), which average of the weights is kept (DiT's), how often a text is withheld (as often as
+    DiT's classes) or whether gradients are clipped (here to a norm of 1).
 
     Args:
         size: "s", "b", "l" or "xl".
@@ -39,7 +40,9 @@ def dit(size: str, tokens: int, resolution: int, text: bool = False) -> Generato
     return GeneratorRunConfig(
         name=f"dit-{size}-{'t2i-' if text else ''}textok-{tokens}-{resolution}",
         generator=DiTConfig(token_shape=(tokens,), text=T5[resolution] if text else None, **SIZES[size]),
-        sampling=DenoisingConfig(guidance_scale=3.8, guidance_schedule="power_cosine", guidance_power=4.0),
+        sampling=DenoisingConfig(
+            guidance_scale=1.0 if size == "l" else 3.8, guidance_schedule="power_cosine", guidance_power=4.0
+        ),
         training=TrainingConfig(
             phases=(Phase(name="train", steps=350 * _EPOCH // 1024, trains=("all",)),),
             global_batch_size=1024,
@@ -111,8 +114,11 @@ def _member(size: str, tokens: int, resolution: int, text: bool = False) -> Call
         return dit(size, tokens, resolution, text)
 
     preset.__name__ = preset().name
-    told, table = ("captions by T5", 3) if text else ("classes", 2)
-    preset.__doc__ = f"DiT-{size.upper()} over textok-{tokens}-{resolution}, told {told} (TexTok, Table {table})."
+    told = "captions by T5" if text else "classes"
+    where = (
+        "TexTok, Table 3" if text else {"b": "not in the paper", "l": "TexTok, Table 1", "xl": "TexTok, Table 2"}[size]
+    )
+    preset.__doc__ = f"DiT-{size.upper()} over textok-{tokens}-{resolution}, told {told} ({where})."
     return preset
 
 
