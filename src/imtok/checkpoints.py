@@ -4,7 +4,8 @@
     RUN/model.safetensors     weights for inference (the EMA weights where there are any)
     RUN/metrics.jsonl         one line per logged step
     RUN/previews/             pictures
-    RUN/resume/step-00001234/ everything that exact resume needs: state.safetensors and state.json
+    RUN/resume/step-00001234/ everything that exact resume needs: state.safetensors (or each rank's share of it) and
+                              state.json
 
 Everything is written under a temporary name and renamed, so that a kill at any moment leaves a whole folder.
 """
@@ -91,13 +92,28 @@ class RunFolder:
 
     def write_resume(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Save the state after `step`, then delete older ones; a state that is there already stays."""
-        target = self.path / "resume" / f"step-{step:08d}"
-        if target.exists():
-            return
-        temporary = target.with_name(f"{target.name}.tmp")
+        if not self.resume_folder(step).exists():
+            save_tensors(self.begin_resume(step) / "state.safetensors", tensors)
+            self.finish_resume(step, values)
+
+    def resume_folder(self, step: int) -> Path:
+        """Where the state after `step` is kept."""
+        return self.path / "resume" / f"step-{step:08d}"
+
+    def unfinished(self, step: int) -> Path:
+        """The temporary name of that."""
+        return self.resume_folder(step).with_name(f"step-{step:08d}.tmp")
+
+    def begin_resume(self, step: int) -> Path:
+        """An empty folder for the tensors of the state after `step`, under a temporary name until `finish_resume`."""
+        temporary = self.unfinished(step)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_tensors(temporary / "state.safetensors", tensors)
+        return temporary
+
+    def finish_resume(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add the values, give the folder its name, and delete older states."""
+        temporary, target = self.unfinished(step), self.resume_folder(step)
         write_text(temporary / "state.json", json.dumps({"format_version": FORMAT_VERSION, "step": step, **values}))
         temporary.rename(target)
         for other in target.parent.iterdir():
@@ -108,8 +124,8 @@ class RunFolder:
         """Delete saved states: what a start that was cut short has left behind."""
         shutil.rmtree(self.path / "resume", ignore_errors=True)
 
-    def read_resume(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and values (with `step`) of the newest whole state.
+    def read_resume(self) -> tuple[Path, dict[str, Any]]:
+        """The newest whole state: the folder with its tensors, and its values (with `step`).
 
         Raises:
             ConfigError: there is none.
@@ -117,7 +133,7 @@ class RunFolder:
         states = sorted(p for p in (self.path / "resume").glob("step-*") if not p.name.endswith(".tmp"))
         if not states:
             raise ConfigError(f"{self.path}: has no saved state in resume/ to go on from; start a new run")
-        return load_tensors(states[-1] / "state.safetensors"), read_json(states[-1] / "state.json")
+        return states[-1], read_json(states[-1] / "state.json")
 
 
 def shipped_runs(section: str) -> dict[str, Path]:
@@ -149,7 +165,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{path}: refused: holds more than tensors, and untrusted code is never run; if you trust it, "
             "load it with torch yourself and save its state dict alone"
         ) from None
-    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # torch's reader may stumble over a broken file in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{path}: not a readable checkpoint ({reason})") from None
     for key in ("model", "state_dict", "ema"):
@@ -158,7 +174,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             break
     if not isinstance(state, dict):
         raise ConfigError(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    return {name: tensor for name, tensor in state.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
 
 
 def check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:

@@ -35,7 +35,7 @@ def presets(argv: Sequence[str]) -> None:
 
 
 def synthesize(argv: Sequence[str]) -> None:
-    """Render signs or paragraphs with exact word boxes: imtok synthesize OUT --count N [--paragraphs]."""
+    """Render signs or paragraphs with exact word boxes: imtok synthesize OUT --count N [--paragraphs | --plain]."""
     from imtok.data.synthetic import synthesize
 
     _call(synthesize, argv, "synthesize", tyro.conf.PositionalRequiredArgs)
@@ -145,7 +145,7 @@ def encode(argv: Sequence[str]) -> None:
         """Write token shards; what is there already stays.
 
         Args:
-            tokenizer: a run folder, a shipped name, or another project's checkpoint.
+            tokenizer: a run folder, a shipped name, or another project's checkpoint or diffusers folder.
             source: pictures with labels or captions.
             out: folder.
             resolution: of the crops in pixels.
@@ -172,7 +172,7 @@ def reconstruct(argv: Sequence[str]) -> None:
         """Write DIR/NAME.png at each picture's own size, and DIR/side_by_side/NAME.png.
 
         Args:
-            tokenizer: a run folder, a shipped name, or another project's checkpoint.
+            tokenizer: a run folder, a shipped name, or another project's checkpoint or diffusers folder.
             images: picture files or folders of them.
             out: folder.
             branches: side by side also show what each codebook says alone.
@@ -260,8 +260,8 @@ def evaluate(argv: Sequence[str]) -> None:
         """Write metrics.json, items.jsonl and report.html; print the scores.
 
         Args:
-            tokenizers: shipped names, run folders, other projects' checkpoints, or folders of reconstructed pictures;
-                the others are compared with the first.
+            tokenizers: shipped names, run folders, other projects' checkpoints or diffusers folders, or folders of
+                reconstructed pictures; the others are compared with the first.
             data: annotated pictures, as `imtok annotate` and `imtok synthesize` write them, or any others.
             out: folder.
             metrics: only these.

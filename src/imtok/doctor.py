@@ -8,7 +8,7 @@ import torch
 
 from imtok import pretrained
 
-_PACKAGES = ("imtok", "torch", "torchvision", "numpy", "pyarrow", "rapidocr", "onnx", "onnxruntime")
+_PACKAGES = ("imtok", "torch", "torchvision", "numpy", "pyarrow", "rapidocr", "onnx", "onnxruntime", "diffusers")
 
 
 def report() -> str:

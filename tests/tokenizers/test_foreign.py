@@ -1,10 +1,15 @@
 import json
+import random
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import nn
 
+from imtok import presets
 from imtok.config import ConfigError
 from imtok.tokenizers import VQGAN, load
 from imtok.tokenizers.foreign import convert
@@ -25,15 +30,123 @@ def test_reference_checkpoint_gives_the_original_codes_and_pictures(name: str) -
     assert (drawn - expected["reconstruction"]).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(("name", "millions"), [("insighttok", 426.0), ("llamagen", 71.9)])
+def key_list(name: str) -> dict[str, list[int]]:
+    return json.loads((REFERENCE / f"{name}_keys.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("insighttok", 426.0), ("llamagen", 71.9), ("fqgan_dual", 111.3), ("fqgan_triple", 131.7)]
+)
 def test_full_size_key_list_loads_completely(name: str, millions: float) -> None:
-    shapes = json.loads((REFERENCE / f"{name}_keys.json").read_text())
-    config, weights = convert({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, name)
+    state = {key: torch.empty(shape, device="meta") for key, shape in key_list(name).items()}
+    config, weights = convert(state, name)
     with torch.device("meta"):
         model = VQGAN(config)
     own = model.weights()
     assert {key: tensor.shape for key, tensor in own.items()} == {key: t.shape for key, t in weights.items()}
     assert sum(tensor.numel() for tensor in own.values()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def fqgan_state(name: str) -> dict[str, torch.Tensor]:
+    """FQGAN's tensors, a quarter as wide: random ones, in no order."""
+    torch.manual_seed(0)
+    state = {}
+    for key, shape in key_list(name).items():
+        tensor = torch.randn([side // 4 if side >= 128 else side for side in shape])
+        tensor /= max(100, tensor[0].numel()) ** 0.5
+        state[key] = 1 + tensor if re.search(r"(norm|ln_)\w*\.weight$", key) else tensor
+    return dict(random.Random(0).sample(sorted(state.items()), len(state)))
+
+
+def adapter_of(state: dict[str, torch.Tensor], stem: str) -> nn.Sequential:
+    """An adapter of torch's own transformer layers, by the names that FQGAN has for them."""
+    width = state[f"{stem}.ln_pre.weight"].shape[0]
+    layers = []
+    for index in range(6):
+        layer = nn.TransformerEncoderLayer(width, 8, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        theirs = {"self_attn": "attn", "linear1": "mlp.c_fc", "linear2": "mlp.c_proj", "norm1": "ln_1", "norm2": "ln_2"}
+        names = {key: key.replace(key.split(".")[0], theirs[key.split(".")[0]], 1) for key in layer.state_dict()}
+        layer.load_state_dict({key: state[f"{stem}.transformer.{index}.{name}"] for key, name in names.items()})
+        layers.append(layer)
+    first, last = nn.LayerNorm(width), nn.LayerNorm(width)
+    first.load_state_dict({kind: state[f"{stem}.ln_pre.{kind}"] for kind in ("weight", "bias")})
+    last.load_state_dict({kind: state[f"{stem}.ln_post.{kind}"] for kind in ("weight", "bias")})
+    return nn.Sequential(first, *layers, last).eval()
+
+
+@pytest.mark.parametrize(("name", "branches"), [("fqgan_dual", "vis sem"), ("fqgan_triple", "vis sem_mid sem_high")])
+@torch.no_grad()
+def test_fqgan_is_what_its_facts_say_computed_with_torch_s_own_layers(name: str, branches: str) -> None:
+    """No outputs of the original are at hand. The encoder and decoder are LlamaGen's, which are checked above."""
+    state = fqgan_state(name)
+    config, weights = convert(state, name)
+    model = VQGAN(config)
+    model.load_weights(weights)
+    model.eval()
+    images = torch.rand(2, 3, 128, 128) * 2 - 1
+    encoding = model.encode(images)
+    features = images
+    for part, module in model.encoder.named_children():
+        features = features if part == "branches" else module(features)  # 2, 128, 8, 8
+    vectors, codes, latents = [], [], []
+    for branch in branches.split():
+        stem = "encoder." + branch.replace("vis", "visual_head").replace("sem", "semantic_head") + ".0"
+        tokens = features.flatten(2).transpose(1, 2) + state[f"{stem}.positional_embedding"]
+        own = adapter_of(state, stem)(tokens).transpose(1, 2).unflatten(2, (8, 8))
+        norm, conv = f"encoder.norm_out_{branch}", f"encoder.conv_out_{branch}"
+        own = F.silu(F.group_norm(own, 32, state[f"{norm}.weight"], state[f"{norm}.bias"], 1e-6))
+        own = F.conv2d(own, state[f"{conv}.weight"], state[f"{conv}.bias"], padding=1)
+        own = F.conv2d(own, state[f"quant_conv_{branch}.weight"], state[f"quant_conv_{branch}.bias"])
+        vectors.append(own.flatten(2).transpose(1, 2))
+        codebook = F.normalize(state[f"quantize_{branch}.embedding.weight"], dim=1)
+        codes.append(torch.cdist(F.normalize(vectors[-1], dim=2), codebook).argmin(2))
+        latents.append(codebook[codes[-1]])
+    assert torch.allclose(model.vectors(images), torch.cat(vectors, dim=2), atol=1e-4)
+    assert encoding.codes is not None
+    assert torch.equal(encoding.codes, torch.stack(codes, dim=2))
+    assert torch.allclose(encoding.latents, torch.cat(latents, dim=2), atol=1e-6)
+    assert len(torch.unique(encoding.codes)) > 50
+    grid = encoding.latents.transpose(1, 2).unflatten(2, (8, 8))
+    merged = F.conv2d(grid, state["post_quant_conv.weight"], state["post_quant_conv.bias"])
+    assert torch.allclose(model.decoder.from_latents(grid), merged)
+    assert torch.equal(model.decode_codes(encoding.codes), model.decode(encoding.latents))
+    assert model.reconstruct(images[:, :, :100, :70]).shape == (2, 3, 100, 70)
+
+
+def test_fqgan_checkpoints_are_what_the_presets_train() -> None:
+    for name in ("fqgan_dual", "fqgan_triple"):
+        state = {key: torch.empty(shape, device="meta") for key, shape in key_list(name).items()}
+        assert convert(state, name)[0] == presets.get(name.replace("_", "-")).tokenizer
+
+
+def test_fqgan_with_more_branches_and_what_does_not_fit() -> None:
+    state = fqgan_state("fqgan_dual")
+    fourth = {key.replace("sem", "sem_10"): tensor for key, tensor in state.items() if "_sem" in key}
+    fourth |= {k.replace("head", "head_10"): tensor for k, tensor in state.items() if "semantic_head" in k}
+    third = {key.replace("_10", "_9"): tensor for key, tensor in fourth.items()}
+    fourth["quantize_sem_10.embedding.weight"] = torch.zeros(7, 8)
+    merge = {"post_quant_conv.weight": torch.zeros(64, 32, 1, 1)}
+    config, weights = convert(state | fourth | third | merge, "four.pt")
+    model = VQGAN(config)
+    model.load_weights(weights)
+    assert model.codebook_sizes == (4096, 4096, 4096, 7)
+    with pytest.raises(ConfigError, match=r"x\.pt: imtok does not know where the channels of quantize_odd stand"):
+        convert(state | {"quantize_odd.embedding.weight": torch.zeros(7, 8)}, "x.pt")
+    with pytest.raises(ConfigError, match=r"x\.pt: encoder.third_head.0.ln_pre.bias has no place"):
+        convert(state | {"encoder.third_head.0.ln_pre.bias": torch.zeros(1)}, "x.pt")
+    narrow = state | {"quant_conv_sem.weight": torch.zeros(4, 64, 1, 1)}
+    config, weights = convert(narrow, "x.pt")
+    with pytest.raises(ConfigError, match=r"encoder.branches.1.to_latents.weight has the shape \(4, 64, 1, 1\), not"):
+        VQGAN(config).load_weights(weights, "x.pt")
+    with pytest.raises(ConfigError, match=r"x\.pt: its tensors have shapes"):
+        convert(state | {"decoder.conv_in.weight": torch.zeros(1)}, "x.pt")
+
+
+def test_what_only_training_needs_is_left_out_by_name() -> None:
+    state = fqgan_state("fqgan_dual")
+    more = {"loss.discriminator.main.0.weight": torch.zeros(3), "discriminator.a": torch.zeros(3)}
+    more |= {"model_ema.encoderconv_inweight": torch.zeros(3), "quantize_vis.codebook_used": torch.zeros(9)}
+    assert convert(state | more, "x.pt")[1].keys() == convert(state, "x.pt")[1].keys()
 
 
 def taming_state() -> dict[str, torch.Tensor]:
@@ -64,8 +177,8 @@ def test_other_checkpoints_are_refused() -> None:
         convert({"layer.weight": torch.zeros(1)}, "x.pt")
     with pytest.raises(ConfigError, match="unknown layout"):
         convert({"quantize.embedding.weight": torch.zeros(1)}, "x.pt")
-    incomplete = {name: tensor for name, tensor in taming_state().items() if name != "encoder.conv_out.weight"}
-    with pytest.raises(ConfigError, match=r"x\.pt: incomplete, it lacks encoder.conv_out.weight"):
+    incomplete = {name: tensor for name, tensor in taming_state().items() if name != "decoder.conv_in.weight"}
+    with pytest.raises(ConfigError, match=r"x\.pt: incomplete, it lacks decoder.conv_in.weight"):
         convert(incomplete, "x.pt")
     with pytest.raises(ConfigError, match=r"encoder.down.0.surprise has no place"):
         convert(taming_state() | {"encoder.down.0.surprise": torch.zeros(1)}, "x.pt")
@@ -87,7 +200,17 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> 
 def test_broken_and_missing_files_get_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 not really")
     (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 20)
-    for name in ("broken.pt", "broken.safetensors", "absent.pt"):
+    whole = (REFERENCE / "llamagen_tiny.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "cut_old.pt").write_bytes((tmp_path / "old.pt").read_bytes()[:200])
+    torch.save({1: torch.zeros(1)}, tmp_path / "unnamed.pt")
+    whole = (REFERENCE / "llamagen_tiny_io.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    for name in (
+        *("broken.pt", "broken.safetensors", "absent.pt"),
+        *("cut.pt", "cut_old.pt", "cut.safetensors", "unnamed.pt"),
+    ):
         with pytest.raises(ConfigError) as caught:
             load(str(tmp_path / name))
         assert name in str(caught.value)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,13 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imtok.config import ConfigError
+from imtok import presets
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError, to_dict
 from imtok.data.sample import Face
 from imtok.data.shards import ShardWriter
-from imtok.data.synthetic import SyntheticPictures
+from imtok.data.synthetic import SyntheticPictures, synthesize
+from imtok.tokenizers.encode import encode_pictures
 from imtok.training.devices import share_of_batch
+from imtok.training.launch import train
 
-SCRIPT = Path(__file__).with_name("two_ranks.py")
+HERE = Path(__file__).parent
+PRESETS = ["far-debug", pytest.param("insightar-debug", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +38,21 @@ def signs(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def run(
-    out: Path, signs: str, ranks: int, dtype: str, steps: int, micro: int = 4, preset: str = "insighttok-debug"
-) -> list[dict[str, torch.Tensor]]:
-    """The state of every rank after so many steps."""
-    out.mkdir()
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Codes of signs, of two codebooks of an untrained tokenizer."""
+    folder = tmp_path_factory.mktemp("codes")
+    synthesize(str(folder / "signs"), count=24, size=64, word_height=(12.0, 24.0))
+    torch.manual_seed(0)
+    tokenizer = RunFolder(folder / "dual")
+    tokenizer.write_config(to_dict(presets.get("fqgan-debug")))
+    tokenizer.write_model(presets.create_tokenizer("fqgan-debug").weights())
+    encode_pictures(str(tokenizer.path), str(folder / "signs"), folder / "codes", 64)
+    return str(folder / "codes")
+
+
+def launch(ranks: int, script: Path, *arguments: object) -> None:
+    """Run a script in so many processes that know of each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,12 +60,30 @@ def run(
     for rank in range(ranks):
         torchrun = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
         env = os.environ | {key: str(value) for key, value in (torchrun | {"MASTER_PORT": port}).items()}
-        command = [sys.executable, str(SCRIPT), str(out), signs, preset, dtype, str(steps), str(micro)]
+        command = [sys.executable, str(script), *map(str, arguments)]
         processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
     for process in processes:
         _, said = process.communicate(timeout=180)
         assert process.returncode == 0, said
+
+
+def run(
+    out: Path, signs: str, ranks: int, dtype: str, steps: int, micro: int = 4, preset: str = "insighttok-debug"
+) -> list[dict[str, torch.Tensor]]:
+    """A tokenizer's state on every rank after so many steps."""
+    out.mkdir()
+    launch(ranks, HERE / "two_ranks.py", out, signs, preset, dtype, steps, micro)
     return [load_file(out / f"rank{rank}.safetensors") for rank in range(ranks)]
+
+
+def run_generator(
+    out: Path, codes: str, ranks: int, preset: str, shared: bool = False
+) -> list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+    """Every rank's first gradients in fp32, and its weights after ten steps in float64; two pass two at a time."""
+    out.mkdir()
+    launch(ranks, HERE / "two_ranks_generator.py", out, codes, preset, 8 // ranks**2, shared)
+    files = [(out / f"gradients-{rank}.safetensors", out / f"weights-{rank}.safetensors") for rank in range(ranks)]
+    return [(load_file(first), load_file(last)) for first, last in files]
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -82,6 +116,53 @@ def test_weights_after_ten_steps_equal_one_process_and_codebooks_are_identical(s
     assert [name for name in states if difference(one[name], first[name]) > 1e-5] == []
     assert [name for name in states if not torch.equal(first[name], second[name])] == []
     assert one["restarts"] > 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_generator_equals_one_process_whether_weights_are_shared_or_not(
+    codes: str, tmp_path: Path, preset: str
+) -> None:
+    ((first, last),) = run_generator(tmp_path / "one", codes, 1, preset)
+    gradients = [name for name in first if name.startswith("gradient.")]
+    weights = [name for name in last if not name.startswith("gradient.")]
+    assert len(gradients) > 10
+    assert [name for name in gradients if first[name].norm() == 0] == []
+    assert any(name.startswith("average.") for name in weights)
+    for shared in (False, True):
+        for our_first, our_last in run_generator(tmp_path / f"two-{shared}", codes, 2, preset, shared):
+            assert [name for name in gradients if difference(first[name], our_first[name]) > 1e-5] == []
+            assert [name for name in weights if difference(last[name], our_last[name]) > 1e-5] == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_run_with_shared_weights_is_killed_and_goes_on_to_the_same_bits(
+    codes: str, tmp_path: Path, preset: str
+) -> None:
+    script, begun = HERE / "two_ranks_generator.py", tmp_path / "alone"
+    launch(2, script, tmp_path / "straight", codes, preset, 0)
+    launch(2, script, tmp_path / "killed", codes, preset, 7)
+    shutil.copytree(tmp_path / "killed", begun)
+    launch(2, script, tmp_path / "killed", codes, preset, 0)
+    straight, killed = (load_file(tmp_path / name / "run/model.safetensors") for name in ("straight", "killed"))
+    assert [name for name in straight if not torch.equal(straight[name], killed[name])] == []
+    saved = tmp_path / "straight/run/resume/step-00000012"
+    assert len(list(saved.glob("*.safetensors"))) == 2  # each rank's
+    assert len(list((tmp_path / "straight/run/previews").glob("*.png"))) == 2
+    # What two have begun one can finish, to numbers that differ by rounding and by the ranks' own noise.
+    config = presets.get_generator(preset)
+    training = dataclasses.replace(config.training, ema_decay=0.9)
+    train(dataclasses.replace(config, training=training), codes, begun / "run", codes, resume=True)
+    alone = load_file(begun / "run/model.safetensors")
+    assert alone.keys() == straight.keys()
+    assert all(difference(straight[name], alone[name]) < 0.1 for name in straight)
+
+
+def test_shared_weights_need_a_generator_and_several_processes(signs: str, codes: str, tmp_path: Path) -> None:
+    for preset, data, message in (("far-debug", codes, "torchrun"), ("insighttok-debug", signs, "for generators")):
+        config = presets.get_run(preset)
+        training = dataclasses.replace(config.training, shard_weights=True)
+        with pytest.raises(ConfigError, match=message):
+            train(dataclasses.replace(config, training=training), data, tmp_path / preset)
 
 
 def test_torchrun_trains_a_preset(signs: str, tmp_path: Path) -> None:

@@ -268,6 +268,8 @@ def test_fine_tuning_starts_from_another_projects_checkpoint(signs: str, tmp_pat
     assert changed == {"decoder"}
     with pytest.raises(ConfigError, match=r"--init-from .*has tokenizer\.channel_multipliers\.1 = 1, this run 2"):
         train(small_run(phases=phases), signs, tmp_path / "other", init_from=str(checkpoint))
+    with pytest.raises(ConfigError, match=r"--init-from .* is of the kind vqgan, this run's tokenizer textok"):
+        train(small_run("baseline-nano", phases=phases), signs, tmp_path / "other", init_from=str(checkpoint))
 
 
 def test_nan_stops_the_run_and_keeps_the_state_before_it(

@@ -216,7 +216,7 @@ def annotate_source(
     first = progress.next_row
     with (
         ShardWriter(out, samples_per_shard, first_shard=progress.shards) as writer,
-        tqdm(desc="annotate", total=progress.rows, initial=first, unit=" pictures") as bar,
+        tqdm(desc="annotate", total=progress.rows, initial=first, unit=" pictures", disable=None) as bar,
     ):
         _save(out, progress, skipped, first, progress.shards)
         for row in range(first, progress.rows):

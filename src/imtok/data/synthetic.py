@@ -1,6 +1,7 @@
 """Rendered signs and paragraphs whose words, boxes, captions and labels are exact."""
 
 from dataclasses import dataclass
+from typing import cast, get_args
 
 import fsspec
 import numpy as np
@@ -12,6 +13,7 @@ from imtok.data.addresses import list_files
 from imtok.data.fonts import find_typefaces
 from imtok.data.grounds import Colour, draw_colour, draw_ground, find_photos, with_article
 from imtok.data.pictures import encode
+from imtok.data.plain_signs import PlainSigns, PlainSplit
 from imtok.data.sample import Box, DataError, Sample, Source, TextRegion, clip_box
 from imtok.data.shards import ShardWriter
 from imtok.data.typesetting import SetWord, bounds, largest_size, set_paragraph, set_rows
@@ -39,7 +41,8 @@ def synthesize(
     seed: int = 0,
     size: int = 128,
     paragraphs: bool = False,
-    split: Split = "train",
+    plain: bool = False,
+    split: Split | PlainSplit = "train",
     word_height: tuple[float, float] = (24.0, 48.0),
     grounds: str | None = None,
     fonts: str | None = None,
@@ -53,8 +56,10 @@ def synthesize(
         seed: another seed, other pictures.
         size: side of the square pictures in pixels; paragraphs need about 256 to be legible.
         paragraphs: 100 to 300 characters on a blank ground instead of signs.
-        split: "train" and "test" share no word and no typeface family.
-        word_height: smallest and largest height of a sign's words in pixels.
+        plain: one upright word on one colour, for generators.
+        split: "train" and "test" share no word and no typeface family; of plain signs "train", "combinations" and
+            "words" (see `PlainSplit`).
+        word_height: smallest and largest height of a sign's words in pixels, unless it is plain.
         grounds: folder of photographs for signs to stand on, instead of scikit-image's textures.
         fonts: folder of TrueType or OpenType files to use instead of the installed typefaces.
         samples_per_shard: pictures per file.
@@ -63,23 +68,30 @@ def synthesize(
         How many pictures were written.
 
     Raises:
-        DataError: `out` holds shards already, or see `SyntheticPictures`.
+        DataError: `out` holds shards already, a split of another kind of pictures, or see `SyntheticPictures`.
     """
     filesystem, place = fsspec.url_to_fs(out)
     if filesystem.isdir(place) and any(name.endswith(".parquet") for name in list_files(out)):
         raise DataError(f"{out}: holds shards already; name another folder")
-    pictures = SyntheticPictures(
-        count,
-        seed=seed,
-        size=size,
-        paragraphs=paragraphs,
-        split=split,
-        word_height=word_height,
-        grounds=grounds,
-        fonts=fonts,
-    )
+    pictures: Source
+    if plain and not paragraphs and split in get_args(PlainSplit):
+        pictures = PlainSigns(count, seed=seed, size=size, split=cast(PlainSplit, split), fonts=fonts)
+    elif not plain and split in get_args(Split):
+        pictures = SyntheticPictures(
+            count,
+            seed=seed,
+            size=size,
+            paragraphs=paragraphs,
+            split=cast(Split, split),
+            word_height=word_height,
+            grounds=grounds,
+            fonts=fonts,
+        )
+    else:
+        kind = "plain paragraphs" if plain and paragraphs else f"{'plain ' if plain else ''}signs of the split {split}"
+        raise DataError(f"there are no {kind}; see imtok synthesize --help")
     with ShardWriter(out, samples_per_shard) as writer:
-        for sample in tqdm(pictures, desc="synthesize", unit=" pictures"):
+        for sample in tqdm(pictures, desc="synthesize", unit=" pictures", disable=None):
             writer.write(sample)
     return count
 

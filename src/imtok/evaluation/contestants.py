@@ -194,7 +194,8 @@ def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Co
     """What a user names on the command line.
 
     Args:
-        source: a shipped name, a run folder, another project's checkpoint, or a folder of reconstructed pictures.
+        source: a shipped name, a run folder, another project's checkpoint or folder, or a folder of reconstructed
+            pictures.
         data: what it will be shown; text features may be stored there.
 
     Raises:
@@ -205,7 +206,7 @@ def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Co
         run = RunFolder(path)
         if not run.exists():
             return FolderContestant(path)
-        name = source if source in shipped() else path.resolve().name
+        name = source if source in shipped() else Path(source).resolve().name
         return TokenizerContestant(name, load(source), teachers_of(run.read_config()), data)
     return TokenizerContestant(path.name, load(source))
 

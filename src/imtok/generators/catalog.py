@@ -156,11 +156,10 @@ def carry_tokenizer(manifest: TokenManifest, folder: RunFolder) -> None:
     """
     if manifest.tokenizer in tokenizers.shipped():
         return
-    source, copy = tokenizers.locate(manifest.tokenizer), folder.path / _COPY
+    files, copy = tokenizers.files_of(manifest.tokenizer), folder.path / _COPY
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir(parents=True)
-    run = RunFolder(source)
-    for file in [run.config_file, run.model_file] if source.is_dir() else [source]:
+    for file in files:
         shutil.copy(file, copy / file.name)
 
 

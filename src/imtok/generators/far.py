@@ -12,7 +12,7 @@ from imtok.generators.autoregressive import AutoregressiveGenerator, Session
 from imtok.generators.base import Conditions
 from imtok.generators.classes import ClassEmbedding
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
-from imtok.layers.decoder import Cache, Decoder, RotaryPositions, grid_positions
+from imtok.layers.decoder import Block, Cache, Decoder, RotaryPositions, grid_positions
 
 
 @config
@@ -102,6 +102,10 @@ class FAR(AutoregressiveGenerator):
 
     def begin(self, conditions: Conditions) -> Session:
         return _FARSession(self, conditions)
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's blocks, and those of a factorized head."""
+        return [part for part in self.modules() if isinstance(part, Block)]
 
     def compile_parts(self) -> None:
         """torch.compile for the transformer."""

@@ -13,6 +13,7 @@ from imtok.generators.autoregressive import AutoregressiveGenerator, Session
 from imtok.generators.base import Conditions
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
 from imtok.generators.prompts import PromptFormat, PromptReader
+from imtok.layers.decoder import Block
 from imtok.pretrained.language import first_line
 from imtok.tokenizers.base import Tokenizer
 
@@ -133,6 +134,11 @@ class InsightAR(AutoregressiveGenerator):
 
     def begin(self, conditions: Conditions) -> Session:
         return _InsightARSession(self, conditions)
+
+    def blocks(self) -> list[nn.Module]:
+        """The language model's layers, as the transformers library cuts it up, and a factorized head's blocks."""
+        layers = set(self.language_model._no_split_modules or ())
+        return [part for part in self.modules() if isinstance(part, Block) or type(part).__name__ in layers]
 
     def checkpoint_activations(self, on: bool) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""

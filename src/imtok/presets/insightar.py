@@ -60,7 +60,7 @@ def insightar_smollm2() -> GeneratorRunConfig:
     """InsightAR over SmolLM2-135M, a language model that can be had as a package: both stages, short."""
     base = insightar_7b()
     first, second = base.training.phases
-    phases = (dataclasses.replace(first, steps=200), dataclasses.replace(second, steps=400))
+    phases = (dataclasses.replace(first, steps=100), dataclasses.replace(second, steps=200))
     return dataclasses.replace(
         base,
         name="insightar-smollm2",
@@ -70,13 +70,13 @@ def insightar_smollm2() -> GeneratorRunConfig:
         training=dataclasses.replace(
             base.training,
             phases=phases,
-            global_batch_size=8,
+            global_batch_size=4,
             micro_batch_size=4,
             gradient_checkpointing=False,
             precision="fp32",
             save_every=100,
             preview_every=0,
-            evaluate_every=200,
+            evaluate_every=100,
             evaluation_pictures=32,
         ),
     )
@@ -99,7 +99,7 @@ def insightar_nano() -> GeneratorRunConfig:
         ),
         training=dataclasses.replace(
             base.training,
-            phases=(Phase(name="train", steps=6000, trains=("all",)),),
+            phases=(Phase(name="train", steps=4400, trains=("all",)),),
             global_batch_size=16,
             micro_batch_size=None,
             optimizer=OptimizerConfig(

@@ -10,6 +10,7 @@ from imtok.checkpoints import RunFolder, load_tensors, shipped_runs
 from imtok.config import ConfigError, from_dict
 from imtok.tokenizers import foreign
 from imtok.tokenizers.base import Tokenizer
+from imtok.tokenizers.diffusers_models import WEIGHTS, find_model, load_model
 from imtok.tokenizers.textok import TexTok, TexTokConfig
 from imtok.tokenizers.vqgan import VQGAN, VQGANConfig
 
@@ -43,7 +44,7 @@ def shipped() -> list[str]:
 
 
 def locate(source: str) -> Path:
-    """Where a run folder, shipped tokenizer or checkpoint file lies.
+    """Where a run folder, shipped tokenizer, checkpoint file or model of diffusers lies (in a pipeline, its part).
 
     Raises:
         ConfigError: nothing has this name; the shipped names are listed.
@@ -57,20 +58,36 @@ def locate(source: str) -> Path:
             f"{source}: no such run folder or checkpoint file, and no tokenizer that comes with imtok "
             f"({', '.join(ours) or 'none yet'})"
         )
-    return path
+    return find_model(path) or path
+
+
+def files_of(source: str) -> list[Path]:
+    """What a tokenizer consists of; the last file holds its weights, and need not be there yet.
+
+    Raises:
+        ConfigError: nothing has this name.
+    """
+    path = locate(source)
+    if not path.is_dir():
+        return [path]
+    run = RunFolder(path)
+    return [run.config_file, path / WEIGHTS if find_model(path) else run.model_file]
 
 
 def load(source: str, device: str | torch.device = "cpu") -> Tokenizer:
     """A trained tokenizer in eval mode.
 
     Args:
-        source: a shipped name (`insighttok-nano`), a run folder, or another project's checkpoint file.
+        source: a shipped name (`insighttok-nano`), a run folder, another project's checkpoint file, or a folder of
+            diffusers.
         device: where to put it.
 
     Raises:
         ConfigError: not found, broken, or of an unknown kind; one line.
     """
     path = locate(source)
+    if find_model(path):
+        return load_model(path).to(device).eval()
     if path.is_dir():
         run = RunFolder(path)
         config = read_config(run.read_config().get("tokenizer", {}), f"{run.config_file}: tokenizer")

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError
 from imtok.data.latent_statistics import write_statistics
 from imtok.data.pictures import PictureError, decode, from_uint8
@@ -21,7 +20,7 @@ from imtok.data.transforms import Crop, centre_crop
 from imtok.layers.collective import best_device
 from imtok.pretrained.packages import sha256_of
 from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.catalog import load, locate, shipped
+from imtok.tokenizers.catalog import files_of, load, locate, shipped
 from imtok.tokenizers.text import Reader
 
 CropRule = Literal["centre", "ten"]
@@ -104,8 +103,7 @@ def hash_of(tokenizer: str) -> str:
     Raises:
         ConfigError: no such tokenizer, or one without weights.
     """
-    path = locate(tokenizer)
-    file = RunFolder(path).model_file if path.is_dir() else path
+    file = files_of(tokenizer)[-1]
     if not file.is_file():
         raise ConfigError(f"{tokenizer}: has no weights yet")
     return sha256_of(file)

@@ -3,24 +3,34 @@
 Every reader is pure: tensors in, a config and renamed tensors out; whatever does not fit is refused by one line.
 """
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from imtok.config import ConfigError
 from imtok.tokenizers.ema_vq import EMAVQConfig
-from imtok.tokenizers.vqgan import VQGANConfig
+from imtok.tokenizers.factorized import FactorizedVQConfig
+from imtok.tokenizers.vqgan import AdapterConfig, VQGANConfig
 
 Tensors = Mapping[str, Tensor]
+
+_TRAINING_ONLY = re.compile(
+    r"loss\.|discriminator\."  # the loss networks of a Lightning checkpoint
+    r"|model_ema\."  # a second, averaged copy of all weights
+    r"|quantize\w*\.(codebook_used|cluster_size|embed_avg)$"  # counters and running statistics of a codebook
+)
+"""Names of what is no part of the tokenizer."""
 
 
 def convert(tensors: Tensors, where: str) -> tuple[VQGANConfig, dict[str, Tensor]]:
     """Recognize a VQGAN-family checkpoint and bring it into our form.
 
-    Known: InsightTok's release and LlamaGen (checked against outputs of the original classes), taming-transformers'
-    VQGAN (unverified: tested on a synthetic state dict only).
+    Known: InsightTok's release and LlamaGen (checked against outputs of the original classes); FQGAN with any number of
+    codebooks (checked against the full lists of its tensors; no outputs were at hand); taming-transformers' VQGAN
+    (tested on a synthetic state dict only).
 
     Args:
         tensors: the state dict as it lies in the file.
@@ -32,59 +42,110 @@ def convert(tensors: Tensors, where: str) -> tuple[VQGANConfig, dict[str, Tensor
     Raises:
         ConfigError: not a checkpoint of a known kind.
     """
-    # The loss networks of a Lightning checkpoint, and counters of code usage, are no part of the tokenizer.
-    dropped = ("loss.", "quantize.codebook_used", "quantize.cluster_size", "quantize.embed_avg")
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(dropped)}
-    if "quantize.embedding.weight" not in kept:
-        raise ConfigError(
-            f"{where}: not a tokenizer checkpoint that imtok knows (no quantize.embedding.weight); "
-            "it reads imtok run folders, InsightTok, LlamaGen and taming VQGAN"
-        )
     try:
-        if "encoder.conv_blocks.0.res.0.conv1.weight" in kept:
-            return _read(kept, _llamagen_name, normalize=True, where=where)
-        if "encoder.down.0.block.0.conv1.weight" in kept:
-            # taming's VQGAN has the same names, but neither EMA statistics nor normalized codes
-            return _read(kept, _taming_name, normalize="quantize.embed_avg" in tensors, where=where)
+        return _convert(tensors)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     except KeyError as error:
         raise ConfigError(f"{where}: incomplete, it lacks {error.args[0]} (by imtok's name)") from None
-    raise ConfigError(f"{where}: an encoder of unknown layout (neither encoder.down.* nor encoder.conv_blocks.*)")
+    except (IndexError, RuntimeError, ZeroDivisionError):
+        raise ConfigError(f"{where}: its tensors have shapes that are no tokenizer's") from None
 
 
-def _read(
-    tensors: Tensors, rename: Callable[[str, int], str | None], normalize: bool, where: str
+def _convert(tensors: Tensors) -> tuple[VQGANConfig, dict[str, Tensor]]:
+    kept = {name: tensor for name, tensor in tensors.items() if not _TRAINING_ONLY.match(name)}
+    branches = [match[1] for name in kept if (match := re.fullmatch(r"quantize_(\w+)\.embedding\.weight", name))]
+    if branches:
+        return _fqgan(kept, branches)
+    if "quantize.embedding.weight" not in kept:
+        raise ConfigError(
+            "not a tokenizer checkpoint that imtok knows (no quantize.embedding.weight); "
+            "it reads imtok run folders, InsightTok, LlamaGen, FQGAN, taming VQGAN and folders of diffusers"
+        )
+    if "encoder.conv_blocks.0.res.0.conv1.weight" in kept:
+        return _one_codebook(kept, _llamagen_name, normalize=True)
+    if "encoder.down.0.block.0.conv1.weight" in kept:
+        # taming's VQGAN has the same names, but neither EMA statistics nor normalized codes
+        return _one_codebook(kept, _taming_name, normalize="quantize.embed_avg" in tensors)
+    raise ConfigError("an encoder of unknown layout (neither encoder.down.* nor encoder.conv_blocks.*)")
+
+
+def _one_codebook(
+    tensors: Tensors, rename: Callable[[str, int], str | None], normalize: bool
 ) -> tuple[VQGANConfig, dict[str, Tensor]]:
-    levels = 1 + max(
-        int(match[1]) for name in tensors if (match := re.match(r"encoder\.(?:down|conv_blocks)\.(\d+)\.", name))
+    weights = _renamed(tensors, rename)
+    if normalize:
+        weights["quantizer.codebook"] = torch.nn.functional.normalize(weights["quantizer.codebook"], dim=-1)
+    shape = weights["quantizer.codebook"].shape
+    quantizer = EMAVQConfig(codebook_size=shape[0], codebook_dim=shape[1], normalize=normalize)
+    return _config_of(weights, quantizer), weights
+
+
+def _fqgan(tensors: Tensors, branches: list[str]) -> tuple[VQGANConfig, dict[str, Tensor]]:
+    """FQGAN: LlamaGen's encoder and decoder, and in between an adapter, a head and a codebook for each branch.
+
+    What names and shapes do not say is as the authors' release is known to be: 8 heads, GELU, vectors on the unit
+    sphere, the visual branch first. Unverified, as no outputs of it were at hand: positions are added before `ln_pre`,
+    GELU is the exact one, LayerNorm's epsilon is 1e-5.
+    """
+    order = sorted(branches, key=_place)
+    weights = _renamed(tensors, lambda name, levels: _fqgan_name(name, levels, order))
+    codebooks = [weights[f"quantizer.branches.{index}.codebook"].shape for index in range(len(order))]
+    quantizer = FactorizedVQConfig(codebook_sizes=tuple(shape[0] for shape in codebooks), sub_dim=codebooks[0][1])
+    first = "encoder.branches.0.adapter"
+    mlp = weights[f"{first}.blocks.0.mlp.0.weight"].shape
+    adapter = AdapterConfig(
+        depth=_count(weights, rf"{first}\.blocks\.(\d+)\."),
+        num_heads=_FQGAN_HEADS,
+        mlp_ratio=mlp[0] / mlp[1],
+        grid_size=math.isqrt(weights[f"{first}.positions.table"].shape[0]),
     )
+    return _config_of(weights, quantizer, adapter), weights
+
+
+def _place(branch: str) -> tuple[int, int]:
+    """Where a branch of FQGAN stands among the others; more than the authors have would be numbered."""
+    if branch in _FQGAN_ORDER:
+        return _FQGAN_ORDER.index(branch), 0
+    if number := re.fullmatch(r"sem_(\d+)", branch):
+        return len(_FQGAN_ORDER), int(number[1])
+    raise ConfigError(f"imtok does not know where the channels of quantize_{branch} stand among the others")
+
+
+def _renamed(tensors: Tensors, rename: Callable[[str, int], str | None]) -> dict[str, Tensor]:
+    levels = _count(tensors, r"encoder\.(?:down|conv_blocks)\.(\d+)\.")
     weights: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         ours = rename(name, levels)
         if ours is None:
-            raise ConfigError(f"{where}: {name} has no place in imtok's VQGAN")
+            raise ConfigError(f"{name} has no place in imtok's VQGAN")
         weights[ours] = tensor.float()
-    weights = _join_attention(weights)
-    if normalize:
-        weights["quantizer.codebook"] = torch.nn.functional.normalize(weights["quantizer.codebook"], dim=-1)
-    return _config_of(weights, levels, normalize, where), weights
+    return _join_attention(weights)
 
 
-def _config_of(weights: Tensors, levels: int, normalize: bool, where: str) -> VQGANConfig:
-    """Read the sizes off the shapes."""
+def _config_of(
+    weights: Tensors, quantizer: EMAVQConfig | FactorizedVQConfig, adapter: AdapterConfig | None = None
+) -> VQGANConfig:
+    """Read the other sizes off the shapes."""
     channels = weights["encoder.conv_in.weight"].shape[0]
+    levels = _count(weights, r"encoder\.level_(\d+)\.")
     widths = [weights[f"encoder.level_{i}.blocks.0.conv1.weight"].shape[0] for i in range(levels)]
     if any(width % channels for width in widths):
-        raise ConfigError(f"{where}: level widths {widths} are not multiples of the base width {channels}")
-    blocks = {int(m[1]) for name in weights if (m := re.match(r"encoder\.level_0\.blocks\.(\d+)\.", name))}
-    codebook = weights["quantizer.codebook"]
+        raise ConfigError(f"level widths {widths} are not multiples of the base width {channels}")
     return VQGANConfig(
         channels=channels,
         channel_multipliers=tuple(width // channels for width in widths),
-        residual_blocks=len(blocks),
+        residual_blocks=_count(weights, r"encoder\.level_0\.blocks\.(\d+)\."),
         attention="encoder.middle.1.qkv.weight" in weights,
-        latent_channels=weights["encoder.conv_out.weight"].shape[0],
-        quantizer=EMAVQConfig(codebook_size=codebook.shape[0], codebook_dim=codebook.shape[1], normalize=normalize),
+        latent_channels=weights["decoder.conv_in.weight"].shape[1],
+        quantizer=quantizer,
+        adapter=adapter,
     )
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    """How many numbers stand where the pattern has its group."""
+    return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
 _ENDS = {
@@ -132,6 +193,44 @@ def _llamagen_name(name: str, levels: int) -> str | None:
     if match := re.fullmatch(r"(encoder|decoder)\.mid\.(\d)\.(.+)", name):
         return f"{match[1]}.middle.{match[2]}.{_inner(match[3])}"
     return _end_name(name)
+
+
+_FQGAN_ORDER = ("vis", "sem", "sem_mid", "sem_high")
+_FQGAN_HEADS = 8
+_ADAPTER = {
+    "positional_embedding": "positions.table",
+    "ln_pre.": "norm_in.",
+    "ln_post.": "norm_out.",
+    "transformer.": "blocks.",
+    "ln_1.": "norm1.",
+    "ln_2.": "norm2.",
+    "attn.in_proj_": "attention.qkv.",
+    "attn.out_proj.": "attention.out.",
+    "mlp.c_fc.": "mlp.0.",
+    "mlp.c_proj.": "mlp.2.",
+}
+_BRANCH = {
+    "encoder.norm_out": "norm_out.norm",
+    "encoder.conv_out": "conv_out",
+    "quant_conv": "to_latents",
+}
+
+
+def _fqgan_name(name: str, levels: int, order: list[str]) -> str | None:
+    """FQGAN: LlamaGen's names; visual_head, semantic_head_x: adapters; norm_out_x, quant_conv_x, quantize_x."""
+    if match := re.fullmatch(r"encoder\.(visual|semantic)_head(\w*)\.0\.(.+)", name):
+        branch, rest = match[1][:3] + match[2], match[3]
+        for theirs, ours in _ADAPTER.items():
+            rest = rest.replace(theirs, ours)
+        return f"encoder.branches.{order.index(branch)}.adapter.{rest}" if branch in order else None
+    if match := re.fullmatch(r"(encoder\.norm_out|encoder\.conv_out|quant_conv|quantize)_(\w+)\.(.+)", name):
+        stem, branch, rest = match.groups()
+        if branch not in order:
+            return None
+        if stem == "quantize":
+            return f"quantizer.branches.{order.index(branch)}.codebook"
+        return f"encoder.branches.{order.index(branch)}.{_BRANCH[stem]}.{rest}"
+    return _llamagen_name(name, levels)
 
 
 def _list_of(kind: str) -> str:

@@ -40,6 +40,7 @@ _MAY_CHANGE = (
     "training.micro_batch_size",
     "training.channels_last",
     "training.gradient_checkpointing",
+    "training.shard_weights",
     "training.compile",
     "training.threads",
     "training.log_every",
@@ -244,6 +245,9 @@ def start_from(task: TokenizerTask, source: str) -> None:
             "use a preset for fine-tuning"
         )
     original = load(source)
+    kind = task.tokenizer.config.kind
+    if original.config.kind != kind:
+        raise ConfigError(f"--init-from {source}: is of the kind {original.config.kind}, this run's tokenizer {kind}")
     ours, theirs = (dict(_leaves(to_dict(model.config))) for model in (task.tokenizer, original))
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name) and not name.startswith(_TRAINING_ONLY):

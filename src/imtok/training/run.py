@@ -155,6 +155,8 @@ class TrainingConfig:
     channels_last: bool = False
     """Lay out the convolutions' weights and maps with the channels innermost; see docs/training.md."""
     gradient_checkpointing: bool = False
+    shard_weights: bool = False
+    """Cut weights, gradients and the optimizer's state up among the processes, for generators that fit on no device."""
     compile: bool = False
     seed: int = 0
     threads: int | None = None

@@ -36,6 +36,27 @@ def restore(
                 optimizer.state[parameter] = {key: _like(parameter, value) for key, value in values.items()}
 
 
+def room(
+    shapes: Mapping[str, torch.Size],
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> dict[str, Tensor]:
+    """Tensors to read a saved state into, of the names that `collect` gave and cut up as the modules' own are now.
+
+    Args:
+        shapes: of the saved tensors.
+        modules: whose state it is.
+        optimizers: likewise; they may not have made a step yet.
+    """
+    made = {name: torch.empty_like(value) for name, value in collect(modules, {}).items()}
+    for name, optimizer in optimizers.items():
+        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            for key, shape in shapes.items():
+                if key.startswith(f"optimizer.{name}.{index}."):
+                    made[key] = torch.empty_like(parameter) if shape == parameter.shape else torch.empty(shape)
+    return made
+
+
 def _like(parameter: nn.Parameter, value: Tensor) -> Tensor:
     """A value where the optimizer made it: beside the parameter, and laid out like it, as fused kernels expect."""
     if value.shape != parameter.shape:  # the step counter

@@ -13,7 +13,7 @@ from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, to_dict
 from imtok.layers.collective import mean_over_ranks, rank, wait_for_all, world_size
 from imtok.layers.model import Model
-from imtok.training import state
+from imtok.training import sharding, state
 from imtok.training.devices import share_of_batch
 from imtok.training.feeds import Batches, Feed
 from imtok.training.log import TrainingLog, create_writer
@@ -73,6 +73,9 @@ class Trainer:
         if self.settings.compile:
             task.model.compile_parts()
         self.average = averaged(task.model, self.settings.ema_decay) if self.settings.ema_decay else None
+        if self.settings.shard_weights:
+            for model in {task.model, self.inference_model()}:
+                sharding.shard(model, device)
         self.optimizers = {
             player: create_optimizer(task.parameters_of(player), self.settings.optimizer) for player in task.players
         }
@@ -91,10 +94,12 @@ class Trainer:
         writer = create_writer(self.settings.logger, self.folder, to_dict(self.config)) if rank() == 0 else None
         if resume:
             self._restore()
-        elif rank() == 0:
-            self.folder.clear_resume()
-            self._save()  # the config comes last: a folder that has one can be resumed
-            self.folder.write_config(to_dict(self.config))
+        else:
+            if rank() == 0:
+                self.folder.clear_resume()
+            self._save()
+            if rank() == 0:  # the config comes last: a folder that has one can be resumed
+                self.folder.write_config(to_dict(self.config))
         wait_for_all()
         self.log = TrainingLog(self.folder, self.step, self.total, self.settings.log_every, writer)
         try:
@@ -179,8 +184,8 @@ class Trainer:
         parameters = [p for p in self.task.parameters_of(player) if p.grad is not None]
         if not parameters:
             return None
-        mean_over_ranks([p.grad for p in parameters if p.grad is not None])
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm).item()
+        mean_over_ranks([p.grad for p in parameters if p.grad is not None and not sharding.is_share(p.grad)])
+        norm = sharding.whole(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)).item()
         if math.isfinite(norm):  # if not, the watchdog will report it, and the weights stay sound
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -195,7 +200,8 @@ class Trainer:
         if self._due(self.settings.evaluate_every, end_of_phase) and self.validation.held_out:
             scores = self.validation.evaluate(self.inference_model(), self.device)
             self.log.record(self.step, **{f"validation/{name}": value for name, value in scores.items()})
-        if rank() == 0 and self._due(self.settings.preview_every, end_of_phase):
+        draws = rank() == 0 or self.settings.shard_weights  # then no rank can draw alone
+        if draws and self._due(self.settings.preview_every, end_of_phase):
             self.validation.preview(self.inference_model(), self.folder.previews, self.step, self.device)
 
     def _due(self, every: int, end_of_phase: bool) -> bool:
@@ -213,19 +219,24 @@ class Trainer:
 
     def _save(self) -> None:
         """Weights for inference, and everything that exact resume needs."""
-        if rank():
-            return
         values = {"symptoms": self.watchdog.symptoms, "rollbacks": self.rollbacks, "pictures": len(self.feed)}
-        self.folder.write_resume(self.step, state.collect(self._modules(), self.optimizers), values)
-        self.folder.write_model(self.inference_model().weights())
+        weights = self.inference_model().weights()
+        if self.settings.shard_weights:
+            tensors, weights = state.collect(self._modules(), self.optimizers), sharding.gather(weights)
+            sharding.write_resume(self.folder, self.step, tensors, values)
+        elif rank() == 0:
+            self.folder.write_resume(self.step, state.collect(self._modules(), self.optimizers), values)
+        if rank() == 0:
+            self.folder.write_model(weights)
 
     def _restore(self) -> None:
         """Back to the last saved state."""
-        tensors, values = self.folder.read_resume()
+        place, values = self.folder.read_resume()
         if values["pictures"] != len(self.feed):
             raise ConfigError(
                 f"{self.folder.path}: was started on {values['pictures']} pictures, these are {len(self.feed)}"
             )
+        tensors = sharding.read_state(place, self._modules(), self.optimizers)
         state.restore(tensors, self._modules(), self.optimizers)
         self.step, self.watchdog.symptoms = values["step"], values["symptoms"]
         self.rollbacks = max(self.rollbacks, values["rollbacks"])

@@ -1,0 +1,106 @@
+"""Plain signs for generators: one upright word on one colour, and a prompt that leaves little open."""
+
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from imtok.data.fonts import find_typefaces
+from imtok.data.grounds import Colour, draw_colour, with_article
+from imtok.data.pictures import encode
+from imtok.data.sample import Sample, Source, TextRegion
+from imtok.data.typesetting import bounds, set_rows
+from imtok.data.vocabulary import draw_words, in_split
+
+PlainSplit = Literal["train", "combinations", "words"]
+"""`combinations` of a word and a colour, and `words`, that `train` never shows: a fifth of each, chosen by hash."""
+
+FAMILIES = ("Anton", "Bebas Neue", "Fjalla One", "Oswald")
+"""Narrow typefaces, in which a word across the picture is tall."""
+LONGEST_WORD = 5
+"""In letters: with more, they become too small to be read."""
+_BOLD = (None, 700)
+_WIDTH, _HEIGHT = 0.9, (0.25, 0.4)
+"""Largest width and the heights of a word, as shares of the picture's side; long words are lower."""
+_JITTER = 0.03
+_INKS = (Colour("white", (246, 246, 242)), Colour("black", (24, 24, 28)))
+
+
+class PlainSigns(Source):
+    """Signs such as 'a red sign that says OPEN', each made on demand from (seed, index) alone.
+
+    Letters are white or black, whichever stands out more. The label is the kind of the word.
+
+    Args:
+        count: length of the sequence.
+        seed: another seed, other pictures.
+        size: side of the square pictures in pixels.
+        split: which words and combinations.
+        fonts: folder of TrueType or OpenType files to use instead of the installed narrow typefaces.
+    """
+
+    def __init__(
+        self, count: int, *, seed: int = 0, size: int = 128, split: PlainSplit = "train", fonts: str | None = None
+    ) -> None:
+        self._count, self.seed, self.size = count, seed, size
+        self.split: PlainSplit = split
+        faces = find_typefaces(fonts, "all")
+        narrow = [face for face in faces if face.family in FAMILIES and face.weight in _BOLD]
+        self.typefaces = faces if fonts else narrow or find_typefaces(None, "train")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, index: int) -> Sample:
+        rng = np.random.default_rng((self.seed, index))
+        label, text, board = self._say(rng)
+        ink = max(_INKS, key=board.contrast)
+        canvas = Image.new("RGB", (self.size, self.size), board.rgb)
+        box = self._draw(rng, canvas, text, ink)
+        return Sample(
+            image=encode(np.asarray(canvas)),
+            path=f"{label}/{index:08d}.png",
+            width=self.size,
+            height=self.size,
+            words=[TextRegion(box=box, text=text)],
+            faces=[],
+            captions=[prompt(board.name, text)],
+            label=label,
+            source="plain signs",
+            cluster=f"plain/{self.split}/{self.seed}/{index}",
+        )
+
+    def _say(self, rng: np.random.Generator) -> tuple[str, str, Colour]:
+        """A label, a word of it and a colour that belong to the split."""
+        while True:
+            label, (word,) = draw_words(rng, 1, "test" if self.split == "words" else "train")
+            text, board = word.upper(), draw_colour(rng)
+            kept = in_split(f"{board.name} {text}", "test" if self.split == "combinations" else "train")
+            if len(text) <= LONGEST_WORD and (kept or self.split == "words"):
+                return label, text, board
+
+    def _draw(
+        self, rng: np.random.Generator, canvas: Image.Image, text: str, ink: Colour
+    ) -> tuple[float, float, float, float]:
+        """Draw the word about the middle, as high as it may be; returns its box."""
+        while True:
+            face = self.typefaces[rng.integers(len(self.typefaces))]
+            if face.draws(text):
+                break
+        height = self.size * rng.uniform(*_HEIGHT)
+        (word,) = set_rows(face, [[text]], height)
+        width = bounds([word])[2]
+        if width > self.size * _WIDTH:
+            (word,) = set_rows(face, [[text]], height * self.size * _WIDTH / width - 1)
+        left, top, right, bottom = bounds([word])
+        across, down = rng.uniform(-_JITTER, _JITTER, 2) * self.size
+        placed = word.moved(
+            round((self.size - right - left) / 2 + across), round((self.size - bottom - top) / 2 + down)
+        )
+        placed.draw(canvas, ink.rgb)
+        return placed.box
+
+
+def prompt(colour: str, text: str) -> str:
+    """'a red sign that says OPEN'."""
+    return f"{with_article(colour)} sign that says {text}"

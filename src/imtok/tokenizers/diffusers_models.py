@@ -1,0 +1,147 @@
+"""Image autoencoders of the diffusers library, from a local folder; nothing in it is executed, nothing downloaded."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from imtok.checkpoints import check_fit, load_tensors
+from imtok.config import ConfigError, config, read_json
+from imtok.tokenizers.base import Tokenizer, grid_from_tokens
+from imtok.tokenizers.continuous import Continuous, ContinuousConfig
+from imtok.tokenizers.text import Text
+from imtok.tokenizers.vq import VectorQuantizer, VQConfig
+
+CLASSES = ("VQModel", "AutoencoderKL", "AutoencoderDC")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+_PARTS = ("vae", "vqvae", "movq")
+"""Where a pipeline's folder has its autoencoder."""
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Of an attention's layers, in files that old versions of diffusers have saved."""
+
+
+@config
+class DiffusersConfig:
+    """What the rest of imtok asks of such a model; what it is built from lies in its own config.json."""
+
+    kind: Literal["diffusers"] = "diffusers"
+    model: str
+    """Its class."""
+    downsample_factor: int
+    """Pixels per token side."""
+    quantizer: VQConfig | ContinuousConfig
+    """What its latents are; a VQModel's codes are not normalized."""
+
+
+class DiffusersTokenizer(Tokenizer):
+    """A `VQModel`, `AutoencoderKL` or `AutoencoderDC` in fp32.
+
+    Latents are the numbers that the model's own `encode` answers with: a VQModel's after the nearest code has taken
+    each vector's place, the mean of an AutoencoderKL's Gaussian, an AutoencoderDC's as they are. They are not scaled:
+    `scaling_factor` and `shift_factor` of its config.json belong to the diffusion models on top of it, which see
+    (latents - shift_factor) * scaling_factor.
+    """
+
+    tokens_on_grid = True
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        name = type(model).__name__
+        if name == "VQModel":
+            size, dim = model.quantize.embedding.weight.shape
+            bottleneck = VQConfig(codebook_size=size, codebook_dim=dim, normalize=False)
+            self.quantizer = VectorQuantizer(bottleneck)
+            self.quantizer.codebook = model.quantize.embedding.weight  # one parameter, two names
+        else:
+            bottleneck = ContinuousConfig(codebook_dim=model.config.latent_channels)
+            self.quantizer = Continuous(bottleneck)
+        dc = name == "AutoencoderDC"
+        levels = model.config.encoder_block_out_channels if dc else model.config.block_out_channels
+        self.config = DiffusersConfig(model=name, downsample_factor=2 ** (len(levels) - 1), quantizer=bottleneck)
+
+    def vectors(
+        self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
+    ) -> Float[Tensor, "batch tokens channels"]:
+        (encoded,) = self.model.encode(images, return_dict=False)
+        grid = encoded.mode() if self.config.model == "AutoencoderKL" else encoded
+        return grid.flatten(2).transpose(1, 2)
+
+    def decode(
+        self,
+        latents: Float[Tensor, "batch tokens channels"],
+        text: Text | None = None,
+        grid_size: tuple[int, int] | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        grid = latents.transpose(1, 2).unflatten(2, grid_from_tokens(latents.shape[1], grid_size))
+        if self.config.model != "VQModel":
+            return self.model.decode(grid).sample
+        # VQModel.decode would look for the nearest codes once more
+        codes = grid if self.model.config.norm_type == "spatial" else None
+        return self.model.decoder(self.model.post_quant_conv(grid), codes)
+
+
+def find_model(folder: Path) -> Path | None:
+    """The folder itself or the part of a pipeline's folder that holds a model of diffusers, or None."""
+    for place in [folder, *(folder / part for part in _PARTS)]:
+        if (place / "config.json").is_file():
+            return place if "_class_name" in read_json(place / "config.json") else None
+    return None
+
+
+def load_model(folder: Path) -> DiffusersTokenizer:
+    """The tokenizer in a model's folder.
+
+    Args:
+        folder: has config.json and diffusion_pytorch_model.safetensors, as `save_pretrained` writes them.
+
+    Raises:
+        ConfigError: another class, no weights or only pickled ones, weights of another model, or diffusers is not
+            installed; one line.
+    """
+    settings = read_json(folder / "config.json")
+    name = settings["_class_name"]
+    if name not in CLASSES:
+        raise ConfigError(f"{folder}: is a {name} of diffusers; imtok reads {', '.join(CLASSES)}")
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise ConfigError(f"{folder}: {_what_is_missing(folder, name)}")
+    model = _build(folder, name, settings)
+    channels = model.config.in_channels, model.config.get("out_channels", model.config.in_channels)
+    if channels != (3, 3):
+        raise ConfigError(f"{folder}: goes from {channels[0]} channels to {channels[1]}, and pictures have 3")
+    tensors = {_new_name(key): tensor for key, tensor in load_tensors(file).items()}
+    check_fit(tensors, model.state_dict(), f"{file}: these weights do not fit its config.json")
+    model.load_state_dict(tensors)
+    return DiffusersTokenizer(model)
+
+
+def _what_is_missing(folder: Path, name: str) -> str:
+    pickled = next(folder.glob("*.bin"), None)
+    if pickled is None:
+        return f"has no {WEIGHTS}; save_pretrained of diffusers writes one"
+    return (
+        f"its weights are pickled ({pickled.name}), and untrusted code is never run; if you trust them: "
+        f"diffusers.{name}.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW_FOLDER)"
+    )
+
+
+def _build(folder: Path, name: str, settings: dict[str, Any]) -> Any:
+    try:
+        import diffusers
+
+        kind = getattr(diffusers, name)
+    except (ImportError, AttributeError):
+        raise ConfigError(f"{folder}: to open it, `pip install 'diffusers>=0.35'` (the extra imtok[peers])") from None
+    try:
+        return kind.from_config(settings)
+    except Exception as error:  # the class may stumble over wrong settings in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{folder / 'config.json'}: describes no {name} ({reason})") from None
+
+
+def _new_name(name: str) -> str:
+    old = re.fullmatch(r"(.+\.attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)", name)
+    return f"{old[1]}{_OLD_NAMES[old[2]]}{old[3]}" if old else name

@@ -1,0 +1,70 @@
+import re
+
+import numpy as np
+import pytest
+
+from imtok.data.grounds import COLOURS
+from imtok.data.pictures import decode
+from imtok.data.plain_signs import LONGEST_WORD, PlainSigns, PlainSplit
+from imtok.data.sample import DataError
+from imtok.data.shards import ShardReader
+from imtok.data.synthetic import synthesize
+from imtok.data.vocabulary import in_split
+
+PROMPT = re.compile(r"an? (\w+) sign that says (\S+)")
+
+
+def said(split: PlainSplit, count: int) -> list[tuple[str, str]]:
+    """Colour and word of so many signs."""
+    found = []
+    for sample in PlainSigns(count, split=split):
+        match = PROMPT.fullmatch(sample.captions[0])
+        assert match
+        found.append((match[1], match[2]))
+    return found
+
+
+def test_a_sign_is_what_its_prompt_says():
+    for sample in PlainSigns(40):
+        match = PROMPT.fullmatch(sample.captions[0])
+        assert match
+        assert sample.words
+        (word,) = sample.words
+        assert word.text == match[2]
+        assert len(word.text) <= LONGEST_WORD
+        pixels = decode(sample.image, sample.path).astype(int)
+        ground = pixels[0, 0]
+        assert abs(ground - COLOURS[match[1]]).max() <= 12
+        different = abs(pixels - ground).sum(2) > 0
+        rows, columns = np.flatnonzero(different.any(1)), np.flatnonzero(different.any(0))
+        assert word.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert columns[0] > 0
+        assert columns[-1] < 127
+
+
+def test_held_out_words_and_combinations_are_never_trained_on():
+    trained, combined, unseen = (said(split, 300) for split in ("train", "combinations", "words"))
+    words = {word for _, word in trained}
+    assert not set(trained) & set(combined)
+    assert not words & {word for _, word in unseen}
+    assert all(in_split(word, "train") for _, word in combined if word.isalpha())  # seen, in other colours
+    assert all(in_split(word, "test") for _, word in unseen if word.isalpha())
+    assert {colour for colour, _ in combined} == set(COLOURS) == {colour for colour, _ in trained}
+
+
+def test_same_seed_same_signs():
+    assert PlainSigns(9, seed=4)[7] == PlainSigns(30, seed=4)[7] != PlainSigns(9, seed=5)[7]
+
+
+def test_on_the_command_line(tmp_path):
+    synthesize(str(tmp_path / "signs"), count=3, plain=True, split="combinations", seed=2)
+    assert list(ShardReader(str(tmp_path / "signs"))) == list(PlainSigns(3, seed=2, split="combinations"))
+
+
+@pytest.mark.parametrize(
+    ("plain", "paragraphs", "split"), [(True, False, "test"), (False, False, "words"), (True, True, "train")]
+)
+def test_what_there_is_not(tmp_path, plain, paragraphs, split):
+    with pytest.raises(DataError, match=r"there are no .*imtok synthesize --help"):
+        synthesize(str(tmp_path / "none"), count=3, plain=plain, paragraphs=paragraphs, split=split)
+    assert not (tmp_path / "none").exists()

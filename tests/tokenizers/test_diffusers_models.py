@@ -1,0 +1,221 @@
+"""Models of diffusers as tokenizers, against the library's own encode and decode."""
+
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from skimage import data
+
+import imtok
+from imtok.checkpoints import RunFolder
+from imtok.cli import main
+from imtok.config import ConfigError
+from imtok.data.pictures import decode, read_bytes
+from imtok.data.token_shards import TokenShards
+from imtok.evaluation.contestants import FolderContestant, open_contestant
+from imtok.generators import catalog as generators
+from imtok.pretrained.packages import sha256_of
+from imtok.tokenizers.encode import hash_of
+
+BLOCKS = {"block_out_channels": (8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4}
+ENCODER = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+LEVELS = {"latent_channels": 8, "attention_head_dim": 4}
+LEVELS |= {f"{side}_block_out_channels": (8, 8, 16) for side in ("encoder", "decoder")}
+LEVELS |= {f"{side}_layers_per_block": (0, 1, 1) for side in ("encoder", "decoder")}
+LEVELS |= {f"{side}_qkv_multiscales": ((), (), (5,)) for side in ("encoder", "decoder")}
+LEVELS |= {f"{side}_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock") for side in ("encoder", "decoder")}
+SPATIAL = {"norm_type": "spatial", "lookup_from_codebook": True, "block_out_channels": (32, 32, 32)}
+MODELS = {
+    "vq": lambda: diffusers.VQModel(**BLOCKS, **ENCODER, latent_channels=4, vq_embed_dim=3, num_vq_embeddings=32),
+    "movq": lambda: diffusers.VQModel(**BLOCKS | ENCODER | SPATIAL, latent_channels=4, num_vq_embeddings=32),
+    "kl": lambda: diffusers.AutoencoderKL(**BLOCKS, **ENCODER, latent_channels=4, shift_factor=0.1),
+    "dc": lambda: diffusers.AutoencoderDC(**LEVELS, scaling_factor=0.4),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Untrained models, as `save_pretrained` leaves them."""
+    made = {}
+    for name, make in MODELS.items():
+        torch.manual_seed(0)
+        model = make().eval()
+        if hasattr(model, "quantize"):
+            torch.nn.init.normal_(model.quantize.embedding.weight, std=0.3)
+        made[name] = tmp_path_factory.mktemp("models") / name
+        model.save_pretrained(made[name])
+    return made
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for name, (left, top) in {"eye": (60, 90), "hat": (0, 10)}.items():
+        Image.fromarray(data.astronaut()[top : top + 50, left : left + 38]).save(tmp_path / "photos" / f"{name}.png")
+    return tmp_path / "photos"
+
+
+def original(folder: Path) -> Any:
+    settings = json.loads((folder / "config.json").read_text())
+    return getattr(diffusers, settings["_class_name"]).from_pretrained(folder, local_files_only=True)
+
+
+def images(height: int, width: int) -> torch.Tensor:
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("name", ["vq", "movq"])
+@torch.no_grad()
+def test_vq_models_give_the_library_s_codes_and_pictures(folders: dict[str, Path], name: str) -> None:
+    tokenizer, model, pictures = imtok.load_tokenizer(str(folders[name])), original(folders[name]), images(32, 48)
+    encoding = tokenizer.encode(pictures)
+    unquantized = model.encode(pictures).latents
+    quantized, _, (_, _, codes) = model.quantize(unquantized)
+    assert encoding.codes is not None
+    assert torch.equal(encoding.codes.flatten(), codes)
+    assert len(torch.unique(codes)) > 4
+    assert (encoding.grid_size, encoding.image_size) == ((8, 12), (32, 48))
+    assert torch.allclose(encoding.latents.transpose(1, 2).unflatten(2, (8, 12)), quantized, atol=1e-6)
+    drawn = tokenizer.decode(encoding.latents, grid_size=(8, 12))
+    assert torch.allclose(drawn, model.decode(unquantized).sample, atol=1e-5)
+    assert torch.equal(drawn, tokenizer.decode_codes(encoding.codes, grid_size=(8, 12)))
+    assert (tokenizer.codebook_sizes, tokenizer.bits_per_token) == ((32,), 5.0)
+    assert tokenizer.branch_dims == (encoding.latents.shape[2],)
+
+
+@pytest.mark.parametrize("name", ["kl", "dc"])
+@torch.no_grad()
+def test_continuous_models_give_the_library_s_latents_and_pictures(folders: dict[str, Path], name: str) -> None:
+    tokenizer, model, pictures = imtok.load_tokenizer(str(folders[name])), original(folders[name]), images(32, 48)
+    answer = model.encode(pictures)
+    expected = answer.latent_dist.mean if name == "kl" else answer.latent
+    encoding = tokenizer.encode(pictures)
+    assert encoding.codes is None
+    assert torch.equal(encoding.latents, expected.flatten(2).transpose(1, 2))
+    drawn = tokenizer.decode(encoding.latents, grid_size=(8, 12))
+    assert torch.allclose(drawn, model.decode(expected).sample, atol=1e-5)
+    channels = {"kl": 4, "dc": 8}[name]
+    assert (tokenizer.codebook_sizes, tokenizer.bits_per_token) == ((), 32.0 * channels)
+    with pytest.raises(TypeError):
+        tokenizer.lookup(torch.zeros(1, 96, 1, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_sizes_that_do_not_fit_are_padded(folders: dict[str, Path], name: str) -> None:
+    tokenizer, pictures = imtok.load_tokenizer(str(folders[name])), images(29, 34)
+    drawn = tokenizer.reconstruct(pictures)
+    assert drawn.shape == pictures.shape
+    padded = torch.nn.functional.pad(pictures, (0, 2, 0, 3), mode="replicate")
+    assert torch.allclose(drawn, tokenizer.reconstruct(padded)[:, :, :29, :34])
+
+
+@pytest.mark.parametrize("name", ["vq", "kl"])
+def test_every_verb_takes_the_folder(folders: dict[str, Path], name: str, photos: Path, tmp_path: Path) -> None:
+    folder, out = str(folders[name]), tmp_path / "out"
+    assert main(["reconstruct", folder, str(photos), "--out", str(out)]) == 0
+    assert decode(read_bytes(out / "eye.png"), "eye").shape == (50, 38, 3)
+    scored = ["--data", str(photos), "--metrics", "psnr", "bits_per_pixel", "--out", str(out)]
+    assert main(["evaluate", folder, *scored, "--no-checks"]) == 0
+    rows = json.loads((out / "metrics.json").read_text())["results"]
+    tokens, bits = math.ceil(50 / 4) * math.ceil(38 / 4), {"vq": 5, "kl": 32 * 4}[name]
+    assert [row["tokenizer"] for row in rows] == [name]
+    assert rows[0]["metrics"]["bits_per_pixel"]["value"] == pytest.approx(tokens * bits / (38 * 50))
+    assert main(["encode", folder, str(photos), str(tmp_path / "codes"), "--resolution", "36"]) == 0
+    shards = TokenShards(tmp_path / "codes")
+    assert shards.manifest.sha256 == hash_of(folder) == sha256_of(folders[name] / "diffusion_pytorch_model.safetensors")
+    assert (shards.manifest.grid_size, shards.manifest.tokens) == ((9, 9), 81)
+    assert shards[0].values.shape == (1, 81, {"vq": 1, "kl": 4}[name])
+    assert np.isfinite(shards[0].values).all()
+    run = RunFolder(tmp_path / "generator")
+    generators.carry_tokenizer(shards.manifest, run)
+    place = generators.place_of(generators.reference(shards.manifest), run)
+    assert imtok.load_tokenizer(place).encode(images(32, 32)).latents.shape[1] == 64
+
+
+def test_a_pipeline_s_folder_stands_for_its_autoencoder(folders: dict[str, Path], tmp_path: Path) -> None:
+    pipeline = tmp_path / "pipeline"
+    shutil.copytree(folders["vq"], pipeline / "vqvae")
+    (pipeline / "model_index.json").write_text("{}")
+    contestant = open_contestant(str(pipeline))
+    assert (contestant.name, contestant.codebook_sizes) == ("pipeline", (32,))
+    assert hash_of(str(pipeline)) == hash_of(str(folders["vq"]))
+
+
+def test_half_precision_and_old_names_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["kl"], tmp_path / "half")
+    file = tmp_path / "half" / "diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, tensor in load_file(file).items():
+        for new, before in old.items():
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{before}.")
+        tensors[name] = tensor.bfloat16()
+    assert sum("proj_attn" in name for name in tensors) == 4
+    save_file(tensors, file)
+    tokenizer, pictures = imtok.load_tokenizer(str(tmp_path / "half")), images(16, 16)
+    assert {tensor.dtype for tensor in tokenizer.weights().values()} == {torch.float32}
+    expected = original(folders["kl"]).bfloat16().float().encode(pictures).latent_dist.mean
+    assert torch.allclose(tokenizer.encode(pictures).latents, expected.flatten(2).transpose(1, 2))
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        imtok.load_tokenizer(str(folder))
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+def changed(folder: Path, copy: Path, **settings: object) -> Path:
+    shutil.copytree(folder, copy)
+    known = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(known | settings))
+    return copy
+
+
+def test_what_is_refused(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kl = folders["kl"]
+    assert "is a UNet2DModel of diffusers" in refused(changed(kl, tmp_path / "unet", _class_name="UNet2DModel"))
+    assert "describes no AutoencoderKL" in refused(changed(kl, tmp_path / "odd", block_out_channels=[8]))
+    assert "from 4 channels to 3" in refused(changed(kl, tmp_path / "rgba", in_channels=4))
+    assert "has the shape (8, 16, 3, 3), not (10, 16, 3, 3)" in refused(
+        changed(kl, tmp_path / "deep", latent_channels=5)
+    )
+    assert "quantize.embedding.weight is not part of it" in refused(
+        changed(folders["vq"], tmp_path / "other", _class_name="AutoencoderKL")
+    )
+    file = "diffusion_pytorch_model.safetensors"
+    cut = changed(kl, tmp_path / "cut")
+    (cut / file).write_bytes((kl / file).read_bytes()[:5000])
+    assert "not a readable checkpoint" in refused(cut)
+    (cut / file).unlink()
+    assert f"has no {file}" in refused(cut)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert "pip install 'diffusers>=0.35'" in refused(kl)
+
+
+def test_pickled_weights_are_not_touched(folders: dict[str, Path], tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (marker,))
+
+    folder = changed(folders["kl"], tmp_path / "pickled")
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save({"a": Payload()}, folder / "diffusion_pytorch_model.bin")
+    assert "from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW_FOLDER)" in refused(folder)
+    assert not marker.exists()
+
+
+def test_folders_of_pictures_stay_folders_of_pictures(photos: Path) -> None:
+    assert isinstance(open_contestant(str(photos)), FolderContestant)

@@ -1,0 +1,40 @@
+import pytest
+import torch
+from torch import nn
+
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError
+from imtok.training import state
+from imtok.training.sharding import read_state
+
+
+def saved(folder, module: nn.Module) -> RunFolder:
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    run = RunFolder(folder)
+    run.write_resume(7, state.collect({"task": module}, {"task": optimizer}), {})
+    return run
+
+
+def test_a_state_comes_back_before_the_optimizer_has_made_a_step(tmp_path):
+    module, fresh = nn.Linear(3, 2), nn.Linear(3, 2)
+    place, values = saved(tmp_path, module).read_resume()
+    optimizer = torch.optim.AdamW(fresh.parameters())
+    state.restore(read_state(place, {"task": fresh}, {"task": optimizer}), {"task": fresh}, {"task": optimizer})
+    assert values["step"] == 7
+    assert torch.equal(fresh.weight, module.weight)
+    assert optimizer.state[fresh.bias]["step"] == 1
+    assert torch.allclose(optimizer.state[fresh.bias]["exp_avg"], torch.full((2,), 0.1))  # a tenth of a gradient of 1
+
+
+def test_a_state_that_does_not_fit_or_is_broken_is_refused_in_a_line(tmp_path):
+    place, _ = saved(tmp_path, nn.Linear(3, 2)).read_resume()
+    for other in (nn.Linear(3, 4), nn.Sequential(nn.Linear(3, 2))):
+        with pytest.raises(ConfigError, match="not a state that this run can go on from") as caught:
+            read_state(place, {"task": other}, {})
+        assert "\n" not in str(caught.value)
+    file = place / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ConfigError, match="not a state that this run can go on from"):
+        read_state(place, {"task": nn.Linear(3, 2)}, {})
