@@ -64,9 +64,9 @@ TIMES = torch.tensor([10.0, 800.0])
 def test_a_fresh_model_answers_zero_and_its_blocks_are_identities(config: DiTConfig, conditions: list) -> None:
     model = small(config, loud=False)
     told = model.tell(conditions)
-    assert not model(latents(), TIMES, told).any()
+    assert not model(latents(), TIMES, conditions).any()
     x, vector = torch.randn(2, 5, 32), torch.randn(2, 32)
-    for block in model.blocks:
+    for block in model.layers:
         assert torch.equal(block(x, vector, told if isinstance(told, tuple) else None), x)
     losses = model.losses(torch.randn(64, 5, 3), ["0"] * 64 if config.text is None else ["a sign"] * 64)
     assert losses["diffusion"].item() == pytest.approx(1, abs=0.15)  # v of data and noise of deviation 1 has that too
@@ -85,28 +85,28 @@ def test_the_published_sizes(size: str, millions: float) -> None:
 def test_time_and_condition_are_heard(config: DiTConfig) -> None:
     model = small(config)
     one, other = ("0", "1") if config.text is None else ("a red sign", "a dog")
-    plain = model(latents(), TIMES, model.tell([one, one]))
-    assert not torch.allclose(plain, model(latents(), TIMES, model.tell([other, one]))[0], atol=1e-3)
-    assert torch.equal(plain[1], model(latents(), TIMES, model.tell([other, one]))[1])
-    assert not torch.allclose(plain, model(latents(), TIMES, model.tell([None, one])), atol=1e-3)
-    assert not torch.allclose(plain, model(latents(), TIMES + 1, model.tell([one, one])), atol=1e-4)
-    moved = model(latents().flip(1), TIMES, model.tell([one, one])).flip(1)
+    plain = model(latents(), TIMES, [one, one])
+    assert not torch.allclose(plain, model(latents(), TIMES, [other, one])[0], atol=1e-3)
+    assert torch.equal(plain[1], model(latents(), TIMES, [other, one])[1])
+    assert not torch.allclose(plain, model(latents(), TIMES, [None, one]), atol=1e-3)
+    assert not torch.allclose(plain, model(latents(), TIMES + 1, [one, one]), atol=1e-4)
+    moved = model(latents().flip(1), TIMES, [one, one]).flip(1)
     assert not torch.allclose(plain, moved, atol=1e-3)  # tokens have places
 
 
 @torch.no_grad()
 def test_the_padding_of_a_text_has_no_influence() -> None:
     model, texts = small(HEARD), ["a red sign", "dog"]
-    plain = model(latents(), TIMES, model.tell(texts))
+    plain = model(latents(), TIMES, texts)
     assert HEARD.text is not None
     for padding, junk in ((0, 1e4), (7, 0.0), (7, 1e4)):
         model.reader = Words(HEARD.text, padding, junk)
-        assert torch.allclose(plain, model(latents(), TIMES, model.tell(texts)), atol=1e-5)
-    untold = model(latents(), TIMES, model.tell([None, None]))
-    for block in model.blocks:
+        assert torch.allclose(plain, model(latents(), TIMES, texts), atol=1e-5)
+    untold = model(latents(), TIMES, [None, None])
+    for block in model.layers:
         del block.cross_attention
         block.forward = lambda x, vector, context, forward=block.forward: forward(x, vector, None)
-    assert torch.allclose(untold, model(latents(), TIMES, model.tell([None, None])), atol=1e-6)
+    assert torch.allclose(untold, model(latents(), TIMES, [None, None]), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_scores_are_always_the_same_whatever_the_batch() -> None:
     assert torch.allclose(whole["diffusion"], torch.stack(times).mean(0))
     by_hand = model.diffusion.mix(model.normalize(seen), draw_noise(range(4), 5, 3), torch.full((4,), 125.0))
     with torch.no_grad():
-        said = model(by_hand[0], torch.full((4,), 125.0), model.tell(["0", "1", "2", None]))
+        said = model(by_hand[0], torch.full((4,), 125.0), ["0", "1", "2", None])
     assert torch.allclose(whole["diffusion_125"], (said - by_hand[1]).square().mean((1, 2)))
 
 

@@ -106,7 +106,7 @@ class DiT(Generator):
             ClassEmbedding(config.num_classes, config.classes, dim, config.dropout) if text is None else None
         )
         self.text_in = None if text is None else nn.Linear(text.dim, dim)
-        self.blocks = nn.ModuleList(
+        self.layers = nn.ModuleList(
             Block(dim, config.num_heads, config.mlp_ratio, text is not None) for _ in range(config.depth)
         )
         self.last = LastLayer(dim, config.channels)
@@ -123,9 +123,20 @@ class DiT(Generator):
             self.register_buffer("positions", sine_positions(config.token_shape, dim), persistent=False)
 
     def forward(
+        self, noisy: Float[Tensor, "batch tokens channels"], times: Float[Tensor, " batch"], conditions: Conditions
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """What is predicted of normalized latents at their times (0 to 1,000), in fp32.
+
+        Raises:
+            ConfigError: an unknown class.
+            MissingWeights: a text that is not stored, and its encoder is not here.
+        """
+        return self.denoise(noisy, times, self.tell(conditions))
+
+    def denoise(
         self, noisy: Float[Tensor, "batch tokens channels"], times: Float[Tensor, " batch"], told: Told
     ) -> Float[Tensor, "batch tokens channels"]:
-        """What is predicted of normalized latents at their times (0 to 1,000), given what `tell` gave."""
+        """`forward`, for conditions that have been read before."""
         vector, context = self.time(times), None
         if isinstance(told, tuple):
             context = told
@@ -133,17 +144,12 @@ class DiT(Generator):
             vector = vector + told
         x = self.latents_in(noisy) + self.positions
         recompute = self.checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = checkpoint(block, x, vector, context, use_reentrant=False) if recompute else block(x, vector, context)
-        return self.last(x, vector)
+        for layer in self.layers:
+            x = checkpoint(layer, x, vector, context, use_reentrant=False) if recompute else layer(x, vector, context)
+        return self.last(x, vector).float()
 
     def tell(self, conditions: Conditions) -> Told:
-        """Conditions as the blocks hear them; in training some are withheld.
-
-        Raises:
-            ConfigError: an unknown class.
-            MissingWeights: a text that is not stored, and its encoder is not here.
-        """
+        """Conditions as the blocks hear them; in training some are withheld."""
         if self.class_embedding is not None:
             return self.class_embedding.read(conditions)
         assert self.reader is not None
@@ -173,20 +179,20 @@ class DiT(Generator):
         clean = self.normalize(tokens)
         times = self.diffusion.draw_times(len(clean)).to(clean.device)
         noisy, wanted = self.diffusion.mix(clean, torch.randn_like(clean), times)
-        return {"diffusion": F.mse_loss(self(noisy, times, self.tell(conditions)).float(), wanted)}
+        return {"diffusion": F.mse_loss(self(noisy, times, conditions), wanted)}
 
     @torch.no_grad()
     def scores(
         self, tokens: Float[Tensor, "batch tokens channels"], conditions: Conditions, seeds: Sequence[int]
     ) -> dict[str, Float[Tensor, " batch"]]:
         """The same squared error at four times, and their mean."""
-        clean, told = self.normalize(tokens), self.tell(conditions)
+        clean = self.normalize(tokens)
         noise = draw_noise(seeds, self.tokens, self.config.channels).to(clean.device)
         each: dict[str, Tensor] = {}
         for time in _SCORED_TIMES:
             times = clean.new_full((len(clean),), time)
             noisy, wanted = self.diffusion.mix(clean, noise, times)
-            each[f"diffusion_{time}"] = (self(noisy, times, told).float() - wanted).square().mean((1, 2))
+            each[f"diffusion_{time}"] = (self(noisy, times, conditions) - wanted).square().mean((1, 2))
         return {"diffusion": torch.stack(list(each.values())).mean(0)} | each
 
     def check_sampling(self, settings: DenoisingConfig) -> None:
@@ -208,19 +214,23 @@ class DiT(Generator):
 
         def predict(noisy: Tensor, time: float) -> Tensor:
             if not guided:
-                return self(noisy, noisy.new_full((len(noisy),), time), told).float()
+                return self.denoise(noisy, noisy.new_full((len(noisy),), time), told)
             both = torch.cat([noisy, noisy])
-            conditional, unconditional = self(both, both.new_full((len(both),), time), told).float().chunk(2)
+            conditional, unconditional = self.denoise(both, both.new_full((len(both),), time), told).chunk(2)
             return guide(conditional, unconditional, settings.scale(time))
 
         noise = draw_noise(seeds, self.tokens, self.config.channels).to(self.latents_in.weight.device)
         latents = self.diffusion.sample(predict, noise, settings.num_inference_steps, settings.spacing, progress)
         return latents * self.std + self.mean
 
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.layers)
+
     def compile_parts(self) -> None:
         """torch.compile for each block; texts differ in length, so sizes are left open."""
-        for block in self.blocks:
-            block.compile()
+        for layer in self.layers:
+            layer.compile()
 
     def checkpoint_activations(self, on: bool) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""

@@ -112,11 +112,12 @@ class GeneratorValidation:
         told, seeds = conditions(generator, batch), range(len(batch))
         tokens = generator.sample(told, seeds, self.config.sampling)
         generator.train(training)
-        texts = [None, None]
+        known = said = None  # what the tokenizer hears of the originals, and of what has been drawn
         if self.narrator is not None:
-            texts = [self.narrator.reader.read(batch.captions, batch.labels), self.narrator.tell(told, seeds)]
-        pictures = map(pipeline.draw, (batch.tokens.to(device), tokens), texts)
-        rows = torch.cat([torch.cat(list(images), dim=2) for images in pictures], dim=1)
+            known = self.narrator.reader.read(batch.captions, batch.labels)
+            said = self.narrator.tell(told, seeds)
+        originals, drawn = pipeline.draw(batch.tokens.to(device), known), pipeline.draw(tokens, said)
+        rows = torch.cat([torch.cat(list(images), dim=2) for images in (originals, drawn)], dim=1)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"step-{step:08d}.png"
         file.write_bytes(encode(to_uint8(rows)))
