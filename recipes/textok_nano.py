@@ -3,9 +3,9 @@
     python recipes/textok_nano.py --captioned PICTURES… --out FOLDER [--only NAME…] [--seeds 0 1]
 
 It can be stopped at any moment and goes on where it was; finished runs are left alone. Tokenizers of the same size and
-schedule see captioned photographs and rendered signs of 64 px, with 8, 16 or 32 tokens, with and without the caption.
+schedule see captioned photographs and plain signs of 64 px, with 8, 16 or 32 tokens, with and without the caption.
 At the end all are evaluated on photographs and on signs that none has seen: signs of words that were in the training,
-in other pictures, and of words that were not.
+in other colours, and of words that were not.
 
 A sign's caption contains its words. So the table shows what the caption alone gives (no tokens at all), what happens
 when the tokenizer is told another picture's caption, and the caption's bits beside the tokens'.
@@ -34,10 +34,9 @@ from nano import test_sets
 from nano_data import SIGNS, TEST_SIGNS, prepare
 
 from imtok import presets
-from imtok.data.sample import Source
-from imtok.data.synthetic import SyntheticPictures
+from imtok.data.plain_signs import PlainSigns
 from imtok.data.text_features import embed
-from imtok.data.vocabulary import LABELS, Split
+from imtok.data.vocabulary import LABELS
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.results import Evaluation
 from imtok.tokenizers.quantizers import VQConfig
@@ -135,16 +134,15 @@ def captioned_shards(captioned: tuple[str, ...], out: Path) -> Path:
     """Photographs and signs, split, with what MiniLM says of their captions beside them."""
     base = presets.get("textok-nano")
     text = heard(base)
-    tests = {"seen-words": signs(TEST_SIGNS, 3, "train"), "signs": signs(TEST_SIGNS, 2, "test")}
-    shards = prepare((), (), captioned, out, base.data.crop, (signs(SIGNS, 1, "train"), tests))
+    side = base.data.crop.resolution
+    tests = {
+        "seen-words": PlainSigns(TEST_SIGNS, seed=3, size=side, split="combinations"),
+        "signs": PlainSigns(TEST_SIGNS, seed=2, size=side, split="words"),
+    }
+    shards = prepare((), (), captioned, out, base.data.crop, (PlainSigns(SIGNS, seed=1, size=side), tests))
     for folder in (shards / "train", shards / "validation", *test_sets(shards)):
         embed(str(folder), text.encoder, text.max_tokens)
     return shards
-
-
-def signs(count: int, seed: int, split: Split) -> Source:
-    """Rendered signs as small as the pictures are, with letters that can still be read."""
-    return SyntheticPictures(count, seed=seed, size=64, split=split, word_height=(16.0, 32.0))
 
 
 def configs() -> dict[str, RunConfig]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from imtok import pretrained
 
@@ -32,3 +34,43 @@ def needs() -> Callable[[str], Any]:
         return network
 
     return load
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a CLIP with random weights and twelve tokens of text."""
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        CLIPProcessor,
+        CLIPTextConfig,
+        CLIPVisionConfig,
+        PreTrainedTokenizerFast,
+    )
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    torch.manual_seed(0)
+    words = ["<pad>", "<s>", "</s>", "<unk>", "a", "the", "red", "blue", "sign", "dog", "sea", "and"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    frame = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer.post_processor = frame  # pyright: ignore[reportAttributeAccessIssue]
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = CLIPTextConfig(
+        **size, vocab_size=12, max_position_embeddings=12, bos_token_id=1, eos_token_id=2, pad_token_id=0
+    )
+    vision = CLIPVisionConfig(**size, image_size=32, patch_size=16)
+    model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=1)  # so that what is seen and read makes a difference
+    folder = tmp_path_factory.mktemp("clip") / "tiny"
+    model.save_pretrained(folder)
+    crop = {"height": 32, "width": 32}
+    CLIPProcessor(
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=crop),
+        tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special),
+    ).save_pretrained(folder)
+    return folder

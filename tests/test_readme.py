@@ -50,6 +50,8 @@ def test_training_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) 
     assert main(["train", "far-debug", "--data", "codes/signs", "--out", "runs/far"]) == 0
     assert main([smaller.get(word, word) for word in commands["generate"]]) == 0
     assert len(list(Path("drawn").glob("*.png"))) == 1
+    assert main(commands["evaluate-generated"]) == 0
+    assert "class_score_efficientnet_lite0" in Path("scores/metrics.json").read_text()
     assert Path("runs/try/model.safetensors").exists()
     assert main(["reconstruct", "runs/try", "photos", "--out", "out"]) == 0
     line = next(line for line in block("imtok reconstruct").splitlines() if line.startswith("imtok evaluate"))

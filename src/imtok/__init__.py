@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from imtok.data.pictures import save_images as save_images
     from imtok.data.synthetic import synthesize as synthesize
     from imtok.evaluation.evaluate import evaluate as evaluate
+    from imtok.evaluation.generated import evaluate_generated as evaluate_generated
     from imtok.generators.catalog import load as load_generator
     from imtok.presets import create_tokenizer as create_tokenizer
     from imtok.tokenizers import load as load_tokenizer
@@ -21,6 +22,7 @@ _HOMES = {
     "annotate": "imtok.data.annotate:annotate",
     "create_tokenizer": "imtok.presets:create_tokenizer",
     "evaluate": "imtok.evaluation.evaluate:evaluate",
+    "evaluate_generated": "imtok.evaluation.generated:evaluate_generated",
     "load_generator": "imtok.generators.catalog:load",
     "load_images": "imtok.data.pictures:load_images",
     "load_tokenizer": "imtok.tokenizers.catalog:load",
@@ -34,6 +36,7 @@ __all__ = [
     "annotate",
     "create_tokenizer",
     "evaluate",
+    "evaluate_generated",
     "load_generator",
     "load_images",
     "load_tokenizer",

@@ -243,6 +243,7 @@ def generate(argv: Sequence[str]) -> None:
 
 def evaluate(argv: Sequence[str]) -> None:
     """Measure tokenizers and compare them: imtok evaluate RUN… --data SRC… --out DIR."""
+    from imtok.evaluation.buckets import FaceBuckets
     from imtok.evaluation.evaluate import FACE_JUDGE, TEXT_JUDGE, evaluate
 
     def run(
@@ -256,6 +257,7 @@ def evaluate(argv: Sequence[str]) -> None:
         wrong_captions: bool = False,
         text_judge: str = TEXT_JUDGE,
         face_judge: str = FACE_JUDGE,
+        face_buckets: FaceBuckets = "second",
     ) -> None:
         """Write metrics.json, items.jsonl and report.html; print the scores.
 
@@ -271,6 +273,7 @@ def evaluate(argv: Sequence[str]) -> None:
             wrong_captions: also tell tokenizers that hear of captions those of other pictures.
             text_judge: network that reads the words.
             face_judge: network that compares the faces.
+            face_buckets: which version of TokBench's sizes of faces.
         """
         found = evaluate(
             tokenizers,
@@ -283,10 +286,87 @@ def evaluate(argv: Sequence[str]) -> None:
             wrong_captions=wrong_captions,
             text_judge=text_judge,
             face_judge=face_judge,
+            face_buckets=face_buckets,
         )
         print(f"{found}\n\nReport: {out / 'report.html'}")
 
     _call(run, argv, "evaluate")
+
+
+def evaluate_generated(argv: Sequence[str]) -> None:
+    """Measure generated pictures: imtok evaluate-generated PICTURES [--reference REF] --out DIR."""
+    from imtok.evaluation.generated import TEXT_JUDGE, evaluate_generated
+
+    def run(
+        pictures: tyro.conf.Positional[str],
+        out: Path,
+        reference: str | None = None,
+        metrics: tuple[str, ...] | None = None,
+        size: int | None = None,
+        count: int | None = None,
+        prompts: str | None = None,
+        words: str | None = None,
+        clip: Path | None = None,
+        text_judge: str = TEXT_JUDGE,
+        protocol: str | None = None,
+    ) -> None:
+        """Write metrics.json and items.jsonl; print the scores.
+
+        Args:
+            pictures: a folder as `imtok generate` fills it, an .npz file of ADM's layout, shards, or any others;
+                reconstructions too (rFID, rIS).
+            out: folder.
+            reference: the set to compare with, likewise, or an .npz file with its statistics.
+            metrics: only these.
+            size: crop the reference to centred squares of so many pixels.
+            count: at most so many of the pictures, evenly spread.
+            prompts: a JSONL or CSV table with columns file and prompt; otherwise what the PNG files say.
+            words: likewise with columns file and text; otherwise what stands in quotes in the prompts.
+            clip: a folder with a CLIP of the transformers library, for CLIP scores.
+            text_judge: network that reads the words; text_detector/ppocrv6 reads what it finds by itself.
+            protocol: a published one by name; what differs from it is said.
+        """
+        found = evaluate_generated(
+            pictures,
+            out,
+            reference=reference,
+            metrics=metrics,
+            size=size,
+            count=count,
+            prompts=prompts,
+            words=words,
+            clip=clip,
+            text_judge=text_judge,
+            protocol=protocol,
+        )
+        print(found)
+        if found.failed:
+            sys.exit(2)  # why has been said, and the other numbers are written
+
+    _call(run, argv, "evaluate-generated")
+
+
+def pack(argv: Sequence[str]) -> None:
+    """Write pictures as one .npz file of ADM's layout: imtok pack PICTURES OUT.npz [--statistics] [--size N]."""
+    from imtok.evaluation.references import pack
+
+    def run(
+        pictures: tyro.conf.Positional[str],
+        out: tyro.conf.Positional[Path],
+        statistics: bool = False,
+        size: int | None = None,
+    ) -> None:
+        """Write `arr_0`, uint8, and on demand the statistics that FID and sFID compare.
+
+        Args:
+            pictures: any, of one size.
+            out: file.
+            statistics: also mu, sigma, mu_s and sigma_s through Inception.
+            size: crop the pictures to centred squares of so many pixels.
+        """
+        print(f"{out}: {pack(pictures, out, statistics, size)} pictures")
+
+    _call(run, argv, "pack")
 
 
 def weights(argv: Sequence[str]) -> None:
@@ -319,7 +399,7 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    verb.__name__: verb
+    verb.__name__.replace("_", "-"): verb
     for verb in (
         demo,
         presets,
@@ -332,6 +412,8 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
         reconstruct,
         generate,
         evaluate,
+        evaluate_generated,
+        pack,
         weights,
         doctor,
     )
@@ -350,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("imtok: train, measure and use image tokenizers\n\nusage: imtok VERB …\n")
         for name, verb in VERBS.items():
-            print(f"  {name:12} {(verb.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:18} {(verb.__doc__ or '').splitlines()[0]}")
         print("\nimtok VERB --help explains a verb.")
         return 0
     if argv[0] not in VERBS:

@@ -27,3 +27,11 @@ def test_the_nearest_rule_serves_odd_sizes() -> None:
     assert text_buckets(384) == text_buckets(512)  # 384 is nearer to 512 than to 256 as a ratio
     assert text_buckets(4000) == text_buckets(1024)
     assert face_buckets(300) == face_buckets(256)
+
+
+def test_both_versions_of_the_face_limits_go_by_their_names() -> None:
+    assert face_buckets(256) == face_buckets(256, "second")
+    assert (face_buckets(256, "second").limits, face_buckets(256, "first").limits) == ((0.1, 0.2, 0.3), (0.0, 0.1, 0.2))
+    assert face_buckets(512, "first").index(0.01) == 0  # in the first version no face is too small
+    assert face_buckets(512, "second").index(0.01) is None
+    assert "first version" in str(face_buckets(1024, "first"))

@@ -212,7 +212,8 @@ def test_checks_do_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": ["fid"]}, "no metric is called 'fid'; there are psnr"),
+        ({"metrics": ["lpips"]}, "no metric is called 'lpips'; there are psnr"),
+        ({"metrics": ["fid"]}, "vision/inception is missing"),
         ({"tokenizers": []}, "name at least one tokenizer"),
         ({"tokenizers": ["RUN", "RUN"]}, "two tokenizers are called untrained"),
         ({"tokenizers": ["absent"]}, "absent: no such run folder"),

@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 
 from imtok.data.addresses import join, list_files, parent
+from imtok.data.npz import NpzSource
 from imtok.data.pictures import MAX_BYTES, PictureError, measure, read_bytes
 from imtok.data.sample import DataError, Face, Sample, Source, TextRegion, clip_box
 from imtok.data.shards import RowGroups, ShardReader, is_shard
@@ -29,6 +30,7 @@ def open_source(path: str | PathLike[str]) -> Source:
     * `*.parquet`, or a folder with such files: shards of imtok, or foreign Parquet with an `image` column.
     * `*.jsonl`, `*.csv`: a table beside its images (see `TableSource`); also a folder that holds exactly one.
     * `*.tar`, `*.tar.gz`, or a folder with such files: WebDataset (see `TarSource`).
+    * `*.npz`: pictures as ADM's evaluation keeps them (see `NpzSource`).
     * any other folder: its pictures, searched in sub-folders too (see `FolderSource`).
 
     Raises:
@@ -59,7 +61,9 @@ def _open_files(files: list[str]) -> Source:
         return TarSource(files)
     if kind.endswith(TABLE_SUFFIXES):
         return TableSource(files[0])
-    raise DataError(f"{files[0]}: expected a folder, or a .parquet, .jsonl, .csv or .tar file")
+    if kind.endswith(".npz"):
+        return NpzSource(files[0])
+    raise DataError(f"{files[0]}: expected a folder, or a .parquet, .jsonl, .csv, .tar or .npz file")
 
 
 class FolderSource(Source):

@@ -2,7 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
+FaceBuckets = Literal["first", "second"]
+"""TokBench has published two versions of its face buckets."""
 BUCKET_NAMES = ("small", "medium", "large")
 
 
@@ -33,11 +36,16 @@ _TEXT = {
     512: SizeBuckets("TokBench, 512 px", (0.01, 0.02, 0.03)),
     1024: SizeBuckets("TokBench, 1024 px", (0.005, 0.01, 0.02)),
 }
-_FACE = {
-    128: SizeBuckets("imtok, 128 px", (0.2, 0.4, 0.6)),
-    256: SizeBuckets("TokBench (second version), 256 px", (0.1, 0.2, 0.3)),
-    512: SizeBuckets("TokBench (second version), 512 px", (0.05, 0.1, 0.2)),
-    1024: SizeBuckets("TokBench (second version), 1024 px", (0.02, 0.05, 0.1)),
+
+
+def _face_rules(version: str, limits: dict[int, tuple[float, float, float]]) -> dict[int, SizeBuckets]:
+    named = {size: SizeBuckets(f"TokBench ({version} version), {size} px", begin) for size, begin in limits.items()}
+    return {128: SizeBuckets("imtok, 128 px", (0.2, 0.4, 0.6)), **named}
+
+
+_FACE: dict[FaceBuckets, dict[int, SizeBuckets]] = {
+    "first": _face_rules("first", {256: (0.0, 0.1, 0.2), 512: (0.0, 0.05, 0.2), 1024: (0.0, 0.05, 0.1)}),
+    "second": _face_rules("second", {256: (0.1, 0.2, 0.3), 512: (0.05, 0.1, 0.2), 1024: (0.02, 0.05, 0.1)}),
 }
 
 
@@ -46,9 +54,9 @@ def text_buckets(side: int) -> SizeBuckets:
     return _TEXT[_nearest(side)]
 
 
-def face_buckets(side: int) -> SizeBuckets:
-    """Likewise for faces."""
-    return _FACE[_nearest(side)]
+def face_buckets(side: int, version: FaceBuckets = "second") -> SizeBuckets:
+    """Likewise for faces, by one of TokBench's versions."""
+    return _FACE[version][_nearest(side)]
 
 
 def _nearest(side: int) -> int:

@@ -1,7 +1,7 @@
 """Any tokenizers on any pictures: numbers with intervals, differences between tokenizers, and a report to look at."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -14,6 +14,7 @@ from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.config import ConfigError
 from imtok.data.sample import Source
+from imtok.evaluation.buckets import FaceBuckets
 from imtok.evaluation.contestants import (
     Contestant,
     TokenizerContestant,
@@ -27,6 +28,7 @@ from imtok.evaluation.meters import (
     CodeMeter,
     Drawn,
     FrechetMeter,
+    InceptionMeter,
     Measurement,
     Meter,
     PerceptualMeter,
@@ -34,9 +36,9 @@ from imtok.evaluation.meters import (
     Shown,
 )
 from imtok.evaluation.report import write_report
-from imtok.evaluation.results import Comparison, DataSet, Evaluation, Example, Result, Score
+from imtok.evaluation.results import Comparison, DataSet, Evaluation, Example, Result, score_of
 from imtok.evaluation.sets import MIN_SIDE, Pictures, open_sets
-from imtok.evaluation.statistics import interval, paired_difference
+from imtok.evaluation.statistics import paired_difference
 from imtok.evaluation.text import TextJudge, TextMeter
 
 METRICS = (
@@ -44,6 +46,8 @@ METRICS = (
     "ssim",
     "vgg16_distance",
     "fd_efficientnet_lite0",
+    "fid",
+    "inception_score",
     "bits_per_pixel",
     "caption_bits",
     "codebook_usage",
@@ -55,7 +59,6 @@ METRICS = (
     "face_similarity",
 )
 TEXT_JUDGE, FACE_JUDGE = "text_judge/easyocr", "face_judge/dlib"
-_METERS = {"perceptual": PerceptualMeter, "frechet": FrechetMeter, "text": TextMeter, "face": FaceMeter}
 _PROTOCOLS = {"text": TextJudge, "face": FaceJudge}
 _EXAMPLES = 12
 """Pictures of each set that the report shows: evenly spread over the set, none chosen."""
@@ -73,6 +76,7 @@ def evaluate(
     wrong_captions: bool = False,
     text_judge: str = TEXT_JUDGE,
     face_judge: str = FACE_JUDGE,
+    face_buckets: FaceBuckets = "second",
 ) -> Evaluation:
     """Measure tokenizers on sets of pictures.
 
@@ -89,6 +93,7 @@ def evaluate(
         wrong_captions: also measure every tokenizer that hears of captions while it is told another picture's.
         text_judge: reads the words.
         face_judge: compares the faces.
+        face_buckets: which version of TokBench's sizes of faces.
 
     Raises:
         ConfigError: an unknown metric, tokenizer or judge, two tokenizers of one name, a set without a readable
@@ -117,7 +122,10 @@ def evaluate(
     if len(set(names)) < len(names):
         raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
     networks = load_networks(metrics, text_judge, face_judge)
-    parts = [_evaluate_set(name, source, contestants, metrics, networks, size, count) for name, source in sets.items()]
+    parts = [
+        _evaluate_set(name, source, contestants, metrics, _meters(networks, face_buckets), size, count)
+        for name, source in sets.items()
+    ]
     evaluation = Evaluation(
         tokenizers={c.name: {"teachers": sorted(c.teachers), "is_check": c.is_check} for c in contestants},
         sets=[part.data for part in parts],
@@ -149,13 +157,12 @@ def _evaluate_set(
     source: Source,
     contestants: Sequence[Contestant],
     metrics: Sequence[str] | None,
-    networks: Mapping[str, Any],
+    of_networks: Sequence[Meter],
     size: int | None,
     count: int | None,
 ) -> _Part:
     fit = OwnSize() if size is None else SquareFit(size)
-    meters: list[Meter] = [PixelMeter(), CodeMeter({c.name: c.codebook_sizes for c in contestants})]
-    meters += [_METERS[use](network) for use, network in networks.items()]
+    meters = [PixelMeter(), CodeMeter({c.name: c.codebook_sizes for c in contestants}), *of_networks]
     pictures = Pictures(name, source, fit, count)
     wanted, kept = pictures.evenly_spread(_EXAMPLES), {}
     with tqdm(total=pictures.total, desc=name, unit=" pictures", disable=None) as bar:
@@ -188,7 +195,7 @@ def _evaluate_set(
                 tokenizer=c.name,
                 data=name,
                 is_check=c.is_check,
-                metrics={metric: _score(m, c) for metric, m in measured[c.name].items()},
+                metrics={metric: score_of(m, c.teachers) for metric, m in measured[c.name].items()},
             )
             for c in contestants
         ],
@@ -232,6 +239,7 @@ def load_networks(
     needed = {
         "perceptual": ("perceptual/vgg16", {"vgg16_distance"}),
         "frechet": ("vision/efficientnet_lite0", {"fd_efficientnet_lite0"}),
+        "inception": ("vision/inception", {"fid", "inception_score"}),
         "text": (text_judge, {"text_accuracy", "text_ned", "text_accuracy_alnum"}),
         "face": (face_judge, {"face_similarity"}),
     }
@@ -246,8 +254,21 @@ def load_networks(
         except pretrained.MissingWeights as error:
             if metrics is not None:
                 raise
+            if use == "inception":
+                continue  # few have it, and its stand-in is measured
             tqdm.write(f"without {', '.join(sorted(served))}: {error}")
     return networks
+
+
+def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets) -> list[Meter]:
+    makers: dict[str, Callable[[Any], Meter]] = {
+        "perceptual": PerceptualMeter,
+        "frechet": FrechetMeter,
+        "inception": InceptionMeter,
+        "text": TextMeter,
+        "face": lambda judge: FaceMeter(judge, face_buckets),
+    }
+    return [makers[use](network) for use, network in networks.items()]
 
 
 def _measurements(meters: Sequence[Meter], name: str, metrics: Sequence[str] | None) -> dict[str, Measurement]:
@@ -259,33 +280,6 @@ def _measurements(meters: Sequence[Meter], name: str, metrics: Sequence[str] | N
         for metric, measurement in found
         if metric.rstrip("_0123456789") in wanted or metric in wanted
     }
-
-
-def _score(measurement: Measurement, contestant: Contestant) -> Score:
-    taught = measurement.network in contestant.teachers
-    about = {"network": measurement.network, "sha256": measurement.sha256, "taught": taught, "note": measurement.note}
-    items = measurement.items
-    if items is None:
-        return Score(value=measurement.value, parts=measurement.parts or None, **about)
-    buckets = None
-    if len(items.bucket_names) > 1:
-        columns = zip(items.bucket_names, items.bucket_means(), items.bucket_sizes().tolist(), strict=True)
-        buckets = {bucket: {"value": mean, "count": size} for bucket, mean, size in columns}
-    finite = items.where(np.isfinite(items.values))
-    if not len(finite):
-        return Score(value=None, count=len(items), **about)
-    if len(finite) < len(items):
-        about["note"] = f"{about['note']}; {len(items) - len(finite)} equal pictures are left out"
-    found = interval(finite)
-    return Score(
-        value=found.value,
-        low=_finite(found.low),
-        high=_finite(found.high),
-        count=len(finite),
-        groups=finite.number_of_groups(),
-        buckets=buckets,
-        **about,
-    )
 
 
 def _comparisons(
@@ -313,7 +307,3 @@ def _comparisons(
                 high=found.high,
                 count=int(finite.sum()),
             )
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Face
-from imtok.evaluation.buckets import BUCKET_NAMES, face_buckets
+from imtok.evaluation.buckets import BUCKET_NAMES, FaceBuckets, face_buckets
 from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
 from imtok.layers.crops import Regions, align_faces
 
@@ -73,10 +73,16 @@ def size_ratio(face: Face, width: int, height: int) -> float:
 
 
 class FaceMeter(Meter):
-    """Cosine between the judge's embeddings of each face before and after, in size buckets whose means are averaged."""
+    """Cosine between the judge's embeddings of each face before and after, in size buckets whose means are averaged.
 
-    def __init__(self, judge: FaceJudge) -> None:
+    Args:
+        judge: compares the faces.
+        buckets: which version of TokBench's.
+    """
+
+    def __init__(self, judge: FaceJudge, buckets: FaceBuckets = "second") -> None:
         self.judge = judge
+        self.buckets: FaceBuckets = buckets
         self._faces: list[tuple[dict[str, Any], Face]] = []  # with the place of the picture
         self._similarities: dict[str, list[float]] = defaultdict(list)  # in the order of the faces
         self._places: list[tuple[int, int]] = []
@@ -86,7 +92,8 @@ class FaceMeter(Meter):
     def see(self, shown: Sequence[Shown]) -> None:
         self._batch: list[tuple[list[Face], Tensor]] = []
         for one in shown:
-            rule, scored = face_buckets(max(one.prepared.shape[:2])), []
+            rule = face_buckets(max(one.prepared.shape[:2]), self.buckets)
+            scored: list[Face] = []
             for face in one.sample.faces or []:
                 bucket = rule.index(size_ratio(face, one.sample.width, one.sample.height))
                 if bucket is None or not face.can_be_aligned:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from imtok.data.pictures import Picture
+from imtok.data.pictures import Picture, centre_crop
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,22 @@ class OwnSize:
     def restore(self, drawn: Picture, original: Picture) -> Picture:
         """The reconstruction itself."""
         return drawn
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The largest centred square, resized: how sets to be compared with generated pictures are prepared."""
+
+    size: int
+    rule = "centred square, bicubic with antialiasing"
+
+    def prepare(self, picture: Picture) -> Picture:
+        """The square."""
+        return centre_crop(picture, self.size)
+
+    def content(self, prepared: Picture, original: Picture) -> Picture:
+        """All of it."""
+        return prepared
 
 
 def _resize(picture: Picture, width: int, height: int) -> Picture:

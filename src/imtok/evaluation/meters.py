@@ -22,9 +22,10 @@ from imtok.evaluation.metrics import (
     shared_information,
     ssim,
 )
+from imtok.evaluation.set_metrics import CLASS_PARTS, ClassScore
 from imtok.evaluation.statistics import Items
 from imtok.losses.reconstruction import feature_distances
-from imtok.pretrained import FeatureNetwork
+from imtok.pretrained import DescribingNetwork, Description, FeatureNetwork
 
 FRECHET_PARTS = 4
 """Disjoint parts of the set whose distances show how much the number varies: resampling would bias it."""
@@ -76,6 +77,7 @@ class Measurement:
         sha256: of that network's weights.
         note: what else one has to know to repeat it.
         parts: the same number on disjoint parts of the set.
+        count: pictures behind that number.
     """
 
     items: Items | None = None
@@ -84,6 +86,7 @@ class Measurement:
     sha256: str | None = None
     note: str | None = None
     parts: list[float] = field(default_factory=list)
+    count: int | None = None
 
 
 class Meter(ABC):
@@ -157,29 +160,33 @@ class PerceptualMeter(Meter):
 
 
 class FrechetMeter(Meter):
-    """Fréchet distance between the features of all originals and of all reconstructions."""
+    """Fréchet distance between the features of all originals and of all reconstructions.
 
-    metric = "fd_efficientnet_lite0"
+    Args:
+        network: whose pooled features are compared.
+        metric: the distance's name.
+    """
 
-    def __init__(self, network: Any) -> None:
-        self.network = network
+    def __init__(self, network: DescribingNetwork, metric: str = "fd_efficientnet_lite0") -> None:
+        self.network, self.metric = network, metric
         self._originals = _parts()
         self._drawn = defaultdict(_parts)
 
     def see(self, shown: Sequence[Shown]) -> None:
-        self._members = torch.tensor([one.group % FRECHET_PARTS for one in shown])
+        self._groups = torch.tensor([one.group for one in shown])
         self._add(self._originals, [one.prepared for one in shown])
 
     def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
         self._add(self._drawn[name], [one.made.picture for one in drawn])
 
     @torch.no_grad()
-    def _add(self, parts: list[FeatureStatistics], pictures: list[Picture]) -> None:
+    def _add(self, parts: list[FeatureStatistics], pictures: list[Picture]) -> Description:
         """The whole set comes last, its disjoint parts first; a group stays together."""
-        features = self.network.embed(from_uint8(np.stack(pictures)))
-        parts[-1].add(features)
+        found = self.network.describe(from_uint8(np.stack(pictures)))
+        parts[-1].add(found.pooled)
         for part in range(FRECHET_PARTS):
-            parts[part].add(features[self._members == part])
+            parts[part].add(found.pooled[self._groups % FRECHET_PARTS == part])
+        return found
 
     def results(self, name: str) -> dict[str, Measurement]:
         pairs = list(zip(self._originals, self._drawn[name], strict=True))
@@ -192,9 +199,33 @@ class FrechetMeter(Meter):
                 parts=[part for part in parts if part is not None],
                 network=self.network.name,
                 sha256=self.network.sha256,
-                note=f"{pairs[-1][0].count} pictures, 1280 features at 224 px; biased by the count",
+                note=f"{pairs[-1][0].count} pictures; biased by the count",
             )
         }
+
+
+class InceptionMeter(FrechetMeter):
+    """FID, and the inception score of the reconstructions: the rFID and rIS of papers on tokenizers."""
+
+    def __init__(self, network: DescribingNetwork) -> None:
+        super().__init__(network, "fid")
+        self._classes = defaultdict(lambda: [ClassScore() for _ in range(CLASS_PARTS)])
+
+    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
+        found = self._add(self._drawn[name], [one.made.picture for one in drawn])
+        for part, score in enumerate(self._classes[name]):
+            score.add(found.logits[self._groups % CLASS_PARTS == part])
+
+    def results(self, name: str) -> dict[str, Measurement]:
+        parts = [score.value() for score in self._classes[name] if score.count]
+        measured = Measurement(
+            value=float(np.mean(parts)),
+            parts=parts,
+            network=self.network.name,
+            sha256=self.network.sha256,
+            note=f"mean of {len(parts)} disjoint parts; biased by the count",
+        )
+        return super().results(name) | {"inception_score": measured}
 
 
 def _parts() -> list[FeatureStatistics]:

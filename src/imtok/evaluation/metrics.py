@@ -1,6 +1,7 @@
 """Metrics between pictures and their reconstructions. One rule each, on uint8 with data range 255."""
 
 import math
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
@@ -100,7 +101,7 @@ class FeatureStatistics:
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.dim = 0, 0
         self._rows: list[Tensor] = []
 
     def add(self, features: Float[Tensor, "batch dim"]) -> None:
@@ -108,6 +109,7 @@ class FeatureStatistics:
         extended = torch.cat([features.double(), torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
         self._rows.append(extended.cpu())
         self.count += len(features)
+        self.dim = features.shape[1]
         if sum(len(rows) for rows in self._rows) > 2 * extended.shape[1]:
             self._rows = [torch.linalg.qr(torch.cat(self._rows), mode="r").R]
 
@@ -125,8 +127,30 @@ class FeatureStatistics:
         mean = factor[0, 1:] / factor[0, 0]
         return mean, factor[1:, 1:] / (self.count - 1) ** 0.5
 
+    def moments(self) -> "Moments":
+        """Mean and covariance, as files of statistics hold them.
 
-def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+        Raises:
+            ValueError: fewer than two pictures.
+        """
+        mean, root = self.mean_and_root()
+        return Moments(mean, root.T @ root)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What somebody else has computed of a set: mean and covariance of its features, in float64."""
+
+    mean: Float[Tensor, " dim"]
+    covariance: Float[Tensor, "dim dim"]
+
+    def mean_and_root(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, "dim dim"]]:
+        """As that of `FeatureStatistics`."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return self.mean, values.clamp(min=0).sqrt()[:, None] * vectors.T
+
+
+def frechet_distance(a: FeatureStatistics | Moments, b: FeatureStatistics | Moments) -> float:
     """Squared Fréchet distance of two Gaussians with the sets' means and covariances (Heusel et al. 2017).
 
     |m_a - m_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2)). The last trace is the sum of the singular values of A B^T, where

@@ -13,7 +13,7 @@ from PIL import Image
 from imtok.checkpoints import write_text
 from imtok.data.pictures import Picture, encode
 from imtok.data.sample import TextRegion
-from imtok.evaluation.results import Evaluation, Example, Result, Score, label, show_number
+from imtok.evaluation.results import Evaluation, Example, Result, Score, label, show_interval, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS
 from imtok.evaluation.text import crop_word, letters
 
@@ -44,15 +44,6 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
         networks=_networks(evaluation.results),
     )
     write_text(file, page)
-
-
-def show_interval(score: Score) -> str:
-    """The interval, or the range over disjoint quarters of the set."""
-    if score.low is not None and score.high is not None:
-        return f"{show_number(score.low)} to {show_number(score.high)}"
-    if score.parts:
-        return f"quarters: {show_number(min(score.parts))} to {show_number(max(score.parts))}"
-    return ""
 
 
 def _table(evaluation: Evaluation, data: str) -> dict[str, Any]:

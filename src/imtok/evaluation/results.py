@@ -5,9 +5,12 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from imtok.config import FORMAT_VERSION
 from imtok.data.pictures import Picture
-from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, MIN_ITEMS, RESAMPLES
+from imtok.evaluation.meters import Measurement
+from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, MIN_ITEMS, RESAMPLES, interval
 from imtok.evaluation.text import CROP_MARGIN, MIN_CHARACTERS
 
 LABELS = {
@@ -24,6 +27,21 @@ LABELS = {
     "text_ned": ("T-NED", "1 - edit distance over length"),
     "text_accuracy_alnum": ("T-ACC, letters and digits", "case and punctuation do not count"),
     "face_similarity": ("face similarity", "cosine of embeddings"),
+    "fid": ("FID", "Inception-v3, lower is better"),
+    "sfid": ("sFID", "Inception-v3, places kept, lower is better"),
+    "inception_score": ("inception score", "higher is better"),
+    "precision": ("precision", "Inception-v3, share of the pictures among the reference"),
+    "recall": ("recall", "Inception-v3, share of the reference among the pictures"),
+    "sfd_efficientnet_lite0": ("spatial Fréchet distance", "EfficientNet-Lite0, lower is better; not sFID"),
+    "class_score_efficientnet_lite0": ("class score", "EfficientNet-Lite0, higher is better; no inception score"),
+    "precision_efficientnet_lite0": ("precision, EfficientNet-Lite0", "share of the pictures among the reference"),
+    "recall_efficientnet_lite0": ("recall, EfficientNet-Lite0", "share of the reference among the pictures"),
+    "clip_score": ("CLIP score", "100 times the cosine of picture and prompt, negative ones as 0"),
+    "rendered_text_ned": ("rendered text, NED", "1 - edit distance over length, of all that is read"),
+    "rendered_word_accuracy": ("rendered words", "share of the words asked for that are read, to the letter"),
+    "rendered_word_accuracy_alnum": ("rendered words, letters and digits", "case and punctuation do not count"),
+    "magface": ("MagFace", "length of a face's vector, higher is better"),
+    "face_norm_mobilefacenet": ("face norm, MobileFaceNet", "length of a face's vector; not MagFace"),
 }
 """What a reader sees in place of a metric's name, and what it means."""
 
@@ -57,6 +75,40 @@ class Score:
     sha256: str | None = None
     taught: bool = False
     note: str | None = None
+
+
+def score_of(measurement: Measurement, teachers: frozenset[str]) -> Score:
+    """A measurement with its interval.
+
+    Args:
+        measurement: of one metric.
+        teachers: the networks that whatever was measured had been trained through.
+    """
+    network = measurement.network
+    taught = network is not None and not teachers.isdisjoint(network.split(" + "))
+    about = {"network": network, "sha256": measurement.sha256, "taught": taught, "note": measurement.note}
+    items = measurement.items
+    if items is None:
+        return Score(value=measurement.value, count=measurement.count, parts=measurement.parts or None, **about)
+    buckets = None
+    if len(items.bucket_names) > 1:
+        columns = zip(items.bucket_names, items.bucket_means(), items.bucket_sizes().tolist(), strict=True)
+        buckets = {bucket: {"value": mean, "count": size} for bucket, mean, size in columns}
+    finite = items.where(np.isfinite(items.values))
+    if not len(finite):
+        return Score(value=None, count=len(items), **about)
+    if len(finite) < len(items):
+        about["note"] = f"{about['note']}; {len(items) - len(finite)} equal pictures are left out"
+    found = interval(finite)
+    return Score(
+        value=found.value,
+        low=found.low if np.isfinite(found.low) else None,
+        high=found.high if np.isfinite(found.high) else None,
+        count=len(finite),
+        groups=finite.number_of_groups(),
+        buckets=buckets,
+        **about,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +210,7 @@ class Evaluation:
                 {
                     "tokenizer": r.tokenizer,
                     "data": r.data,
-                    "metrics": {name: _plain(s) for name, s in r.metrics.items()},
+                    "metrics": {name: plain(s) for name, s in r.metrics.items()},
                 }
                 for r in self.results
             ],
@@ -182,6 +234,15 @@ def show_number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
+def show_interval(score: Score) -> str:
+    """The interval, or the range over disjoint parts of the set."""
+    if score.low is not None and score.high is not None:
+        return f"{show_number(score.low)} to {show_number(score.high)}"
+    if score.parts:
+        return f"{len(score.parts)} parts: {show_number(min(score.parts))} to {show_number(max(score.parts))}"
+    return ""
+
+
 def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = None) -> str:
     """The scores, a row for each tokenizer and set, as a Markdown table; empty columns are left out."""
     metrics = metrics or list(dict.fromkeys(metric for result in results for metric in result.metrics))
@@ -190,12 +251,18 @@ def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = No
     for result in results:
         cells = [show_number(result.metrics[m].value) if m in result.metrics else "" for m in metrics]
         lines.append((result.tokenizer, result.data, *cells))
+    return as_markdown(lines)
+
+
+def as_markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as a Markdown table; the first is its head."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    lines.insert(1, tuple("-" * width for width in widths))
-    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+    rule = ["-" * width for width in widths]
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in (lines[0], rule, *lines[1:]))
 
 
-def _plain(score: Score) -> dict[str, Any]:
+def plain(score: Score) -> dict[str, Any]:
+    """A score in `metrics.json`: what there is nothing to say about is left out."""
     return {name: value for name, value in asdict(score).items() if value is not None and value is not False} | {
         "value": score.value
     }

@@ -11,7 +11,7 @@ from imtok.config import ConfigError
 from imtok.data.pictures import PictureError, decode
 from imtok.data.readers import open_source
 from imtok.data.sample import Source
-from imtok.evaluation.fit import OwnSize, SquareFit
+from imtok.evaluation.fit import CentreCrop, OwnSize, SquareFit
 from imtok.evaluation.meters import Shown
 
 MIN_SIDE = 16
@@ -33,7 +33,7 @@ def open_sets(data: Sequence[str | PathLike[str]] | Mapping[str, Source]) -> Map
 class Pictures:
     """The readable pictures of a set in batches of one size, with their resampling groups."""
 
-    def __init__(self, name: str, source: Source, fit: OwnSize | SquareFit, count: int | None) -> None:
+    def __init__(self, name: str, source: Source, fit: CentreCrop | OwnSize | SquareFit, count: int | None) -> None:
         total = len(source) if count is None else min(count, len(source))
         self._rows = [index * len(source) // total for index in range(total)]
         self._name, self._source, self._fit = name, source, fit

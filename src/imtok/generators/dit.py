@@ -219,7 +219,7 @@ class DiT(Generator):
         latents = self.diffusion.sample(predict, noise, settings.num_inference_steps, settings.spacing, progress)
         return latents * self.std + self.mean
 
-    def blocks(self) -> list[nn.Module]:
+    def stages(self) -> list[nn.Module]:
         """The transformer's blocks."""
         return list(self.layers)
 

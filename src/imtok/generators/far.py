@@ -103,7 +103,7 @@ class FAR(AutoregressiveGenerator):
     def begin(self, conditions: Conditions) -> Session:
         return _FARSession(self, conditions)
 
-    def blocks(self) -> list[nn.Module]:
+    def stages(self) -> list[nn.Module]:
         """The transformer's blocks, and those of a factorized head."""
         return [part for part in self.modules() if isinstance(part, Block)]
 

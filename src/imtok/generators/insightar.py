@@ -135,7 +135,7 @@ class InsightAR(AutoregressiveGenerator):
     def begin(self, conditions: Conditions) -> Session:
         return _InsightARSession(self, conditions)
 
-    def blocks(self) -> list[nn.Module]:
+    def stages(self) -> list[nn.Module]:
         """The language model's layers, as the transformers library cuts it up, and a factorized head's blocks."""
         layers = set(self.language_model._no_split_modules or ())
         return [part for part in self.modules() if isinstance(part, Block) or type(part).__name__ in layers]

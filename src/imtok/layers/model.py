@@ -27,7 +27,7 @@ class Model(nn.Module):
         check_fit(tensors, self.weights(), f"{where}: these weights do not fit")
         self.load_state_dict(dict(tensors))
 
-    def blocks(self) -> list[nn.Module]:
+    def stages(self) -> list[nn.Module]:
         """Its large parts that compute one after the other, for models that may be cut up among devices."""
         return []
 

@@ -3,7 +3,7 @@
 from imtok.pretrained.door import MissingWeights, WeightStatus, fetch, load, status
 from imtok.pretrained.faces import ARCFACE_TEMPLATE, DLIB_TEMPLATE
 from imtok.pretrained.mtcnn import DetectedFaces
-from imtok.pretrained.networks import FeatureNetwork, FrozenNetwork
+from imtok.pretrained.networks import DescribingNetwork, Description, FeatureNetwork, FrozenNetwork
 from imtok.pretrained.readers import Reading
 from imtok.pretrained.sources import SOURCES, Source
 from imtok.pretrained.text import DetectedLine, DetectedWord
@@ -12,6 +12,8 @@ __all__ = [
     "ARCFACE_TEMPLATE",
     "DLIB_TEMPLATE",
     "SOURCES",
+    "DescribingNetwork",
+    "Description",
     "DetectedFaces",
     "DetectedLine",
     "DetectedWord",

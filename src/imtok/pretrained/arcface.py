@@ -11,9 +11,12 @@ from imtok.pretrained.networks import FeatureNetwork, load_named
 
 
 class ArcFace(FeatureNetwork):
-    """iresnet-50 (512-d) in the layout of insightface's arcface_torch, for aligned faces of 112 x 112.
+    """An iresnet (512-d) in the layout of insightface's arcface_torch, for aligned faces of 112 x 112.
 
     The maps are (64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14) and (512, 7, 7).
+
+    Args:
+        depths: blocks of the four stages; the default is iresnet-50.
 
     Unverified: agrees with the original definition on random weights; trained ones could not be had here.
     """
@@ -21,16 +24,16 @@ class ArcFace(FeatureNetwork):
     input_size = (112, 112)
     template: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, depths: tuple[int, int, int, int] = (3, 4, 14, 3)) -> None:
         super().__init__()
         self.register_buffer("template", torch.tensor(ARCFACE_TEMPLATE), persistent=False)
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.prelu = FrozenPReLU(64)
-        self.layer1 = _stage(64, 64, depth=3)
-        self.layer2 = _stage(64, 128, depth=4)
-        self.layer3 = _stage(128, 256, depth=14)
-        self.layer4 = _stage(256, 512, depth=3)
+        self.layer1 = _stage(64, 64, depths[0])
+        self.layer2 = _stage(64, 128, depths[1])
+        self.layer3 = _stage(128, 256, depths[2])
+        self.layer4 = _stage(256, 512, depths[3])
         self.bn2 = nn.BatchNorm2d(512)
         self.fc = nn.Linear(512 * 7 * 7, 512)
         self.features = nn.BatchNorm1d(512)

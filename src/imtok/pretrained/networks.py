@@ -1,6 +1,7 @@
 """What every frozen network has in common."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -47,6 +48,29 @@ class FeatureNetwork(FrozenNetwork, ABC):
         Returns:
             One map (batch, channels, rows, columns) per layer; a sequence comes as one row.
         """
+
+
+@dataclass(frozen=True)
+class Description:
+    """What metrics of whole sets want to know of pictures.
+
+    Attributes:
+        pooled: one vector a picture.
+        spatial: a few channels of a map half way, row by row in one vector.
+        logits: of the classes.
+    """
+
+    pooled: Float[Tensor, "batch dim"]
+    spatial: Float[Tensor, "batch spatial_dim"]
+    logits: Float[Tensor, "batch classes"]
+
+
+class DescribingNetwork(FrozenNetwork, ABC):
+    """A frozen classifier through whose eyes sets of pictures are compared."""
+
+    @abstractmethod
+    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Description:
+        """Features and logits of RGB pictures in [-1, 1], of any size from 16 pixels up."""
 
 
 Network = TypeVar("Network", bound=nn.Module)

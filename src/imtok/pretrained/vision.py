@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.checkpoints import load_tensors
-from imtok.pretrained.networks import FeatureNetwork, FrozenNetwork, fold_batch_norms
+from imtok.pretrained.networks import DescribingNetwork, Description, FeatureNetwork, fold_batch_norms
 from imtok.pretrained.onnx import assign_layers, read_layers
 
 
@@ -52,13 +52,15 @@ def load_vgg16(classifier: Path) -> VGG16:
     return network
 
 
-class EfficientNetLite0(FrozenNetwork):
-    """EfficientNet-Lite0 (ImageNet): 1280 pooled features, for Fréchet distances that are named after it.
+class EfficientNetLite0(DescribingNetwork):
+    """EfficientNet-Lite0 (ImageNet): 1280 pooled features, for metrics that are named after it.
 
     Our own definition in 50 lines; timm would be a large dependency for one network.
     """
 
     embed_dim = 1280
+    _MIDDLE = 14
+    """Layers up to the map of 112 channels and 14 x 14 places."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,21 +79,32 @@ class EfficientNetLite0(FrozenNetwork):
                 layers.append(InvertedResidual(channels, out_channels, kernel, stride if index == 0 else 1, expansion))
                 channels = out_channels
         self.layers = nn.Sequential(*layers, nn.Conv2d(320, 1280, 1, bias=False), _norm(1280), nn.ReLU6())
+        self.classifier = nn.Linear(1280, 1000)
 
     def embed(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1280"]:
         """Pooled features of RGB pictures in [-1, 1], which are resized to 224 x 224 (bilinear, antialiased)."""
-        if images.shape[2:] != (224, 224):
-            images = F.interpolate(images, (224, 224), mode="bilinear", antialias=True)
-        return self.layers((images * 127.5 + 0.5) / 128).mean((2, 3))  # it was trained on (pixel - 127) / 128
+        return self.layers(_fitted(images)).mean((2, 3))
+
+    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Description:
+        """See `DescribingNetwork`; spatial are 10 of 112 channels at 14 x 14 places, 1,960 numbers."""
+        middle = self.layers[: self._MIDDLE](_fitted(images))
+        pooled = self.layers[self._MIDDLE :](middle).mean((2, 3))
+        return Description(pooled, middle[:, :10].flatten(1), self.classifier(pooled))
 
 
 def load_efficientnet_lite0(weights: Path) -> EfficientNetLite0:
-    """The network without its classifier; the file's tensors stand in the order of our layers."""
+    """The network; the file's tensors stand in the order of our layers."""
     network = EfficientNetLite0()
     names = network.state_dict().keys()
-    tensors = [value for name, value in load_tensors(weights).items() if not name.startswith("_fc.")]
-    network.load_state_dict(dict(zip(names, tensors, strict=True)))
+    network.load_state_dict(dict(zip(names, load_tensors(weights).values(), strict=True)))
     return fold_batch_norms(network).to(memory_format=torch.channels_last)
+
+
+def _fitted(images: Tensor) -> Tensor:
+    """Pictures as EfficientNet-Lite0 was trained on them: (pixel - 127) / 128 at 224 x 224."""
+    if images.shape[2:] != (224, 224):
+        images = F.interpolate(images, (224, 224), mode="bilinear", antialias=True)
+    return (images * 127.5 + 0.5) / 128
 
 
 class InvertedResidual(nn.Module):

@@ -30,7 +30,7 @@ from imtok.training import state
 
 
 def shard(model: Model, device: torch.device) -> None:
-    """Give each rank its share of every weight, in place; a block's weights come together when it computes.
+    """Give each rank its share of every weight, in place; a stage's weights come together when it computes.
 
     Args:
         model: of which each rank has the same copy.
@@ -39,14 +39,14 @@ def shard(model: Model, device: torch.device) -> None:
     Raises:
         ConfigError: a single process, or a model that cannot be cut.
     """
-    blocks = model.blocks()
-    if not blocks:
+    stages = model.stages()
+    if not stages:
         raise ConfigError("training: shard_weights is for generators; a tokenizer fits on every device")
     if not dist.is_initialized():
         raise ConfigError("training: shard_weights needs several processes; start them with torchrun")
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for block in blocks:
-        fully_shard(block, mesh=mesh)
+    for stage in stages:
+        fully_shard(stage, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)  # it may be looked at, with no backward pass to do that
     register_fsdp_forward_method(model, "sample")
 

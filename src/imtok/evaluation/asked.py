@@ -1,0 +1,104 @@
+"""What a generated picture was asked to show: its prompt, and the words that shall stand in it."""
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from imtok.checkpoints import RunFolder, shipped_runs
+from imtok.config import ConfigError
+from imtok.data.readers import image_of, listed_captions, read_table
+from imtok.data.sample import DataError, Sample
+from imtok.evaluation.contestants import teachers_of
+from imtok.generators.generate import SETTINGS
+from imtok.tokenizers.catalog import locate, shipped
+
+_QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
+
+
+@dataclass(frozen=True)
+class Asked:
+    """As far as it is known: the prompt, the text to be seen, and the run that drew the picture."""
+
+    prompt: str | None = None
+    text: str | None = None
+    run: str | None = None
+
+    @property
+    def group(self) -> str | None:
+        """What a bootstrap draws together: pictures of one text or prompt."""
+        return self.text or self.prompt
+
+
+class Requests:
+    """Looks up what was asked.
+
+    A table's word goes first, then what `imtok generate` has noted in the picture's file, then the first caption. The
+    text to be seen is what a prompt has in double quotes, where no table names it.
+
+    Args:
+        prompts: a JSONL or CSV table with a picture's file and a `prompt` (or caption).
+        words: likewise with a `text`.
+
+    Raises:
+        DataError: a table that cannot be read or lacks a column; one line.
+    """
+
+    def __init__(self, prompts: str | None = None, words: str | None = None) -> None:
+        self._prompts = {} if prompts is None else _read(prompts, "prompt")
+        self._words = {} if words is None else _read(words, "text")
+
+    def of(self, sample: Sample) -> Asked:
+        """What was asked of one picture."""
+        noted = _noted(sample)
+        prompt = _look_up(self._prompts, sample.path) or noted.get("prompt") or next(iter(sample.captions), None)
+        text = _look_up(self._words, sample.path) or (None if prompt is None else quoted(prompt))
+        return Asked(prompt, text, noted.get("run"))
+
+
+def quoted(prompt: str) -> str | None:
+    """What stands in double quotes, straight or curly; several passages are joined by a space."""
+    return " ".join(straight or curly for straight, curly in _QUOTED.findall(prompt)) or None
+
+
+def teachers_behind(run: str) -> frozenset[str] | None:
+    """The networks that the tokenizer of a generator's run was trained through; None where the run is not here."""
+    home = RunFolder(shipped_runs("generator").get(run, run))
+    try:
+        name = home.read_config()["tokenizer"]["name"]
+        tokenizer = locate(name) if name in shipped() else home.path / name
+        return teachers_of(RunFolder(tokenizer).read_config())
+    except (ConfigError, KeyError, TypeError):
+        return None
+
+
+def _read(table: str, column: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    try:
+        for line, row in read_table(table):
+            file = image_of(row)
+            value = row.get(column) or (next(iter(listed_captions(row)), None) if column == "prompt" else None)
+            if file is None or not value:
+                raise DataError(f"{table}:{line}: names no {'picture' if file is None else column}")
+            found[file] = str(value)
+    except OSError as error:
+        raise DataError(f"{table}: {error.strerror or 'cannot be read'}") from None
+    return found
+
+
+def _look_up(table: Mapping[str, str], path: str) -> str | None:
+    return table.get(path) or table.get(PurePosixPath(path).name)
+
+
+def _noted(sample: Sample) -> dict[str, Any]:
+    try:
+        with Image.open(io.BytesIO(sample.image)) as picture:
+            noted = json.loads(picture.info.get(SETTINGS, "{}"))
+    except (OSError, ValueError, TypeError):  # no text in this format, or somebody else's
+        return {}
+    return {name: value for name, value in noted.items() if isinstance(value, str)} if isinstance(noted, dict) else {}

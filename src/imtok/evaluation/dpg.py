@@ -1,0 +1,163 @@
+"""DPG-Bench's scoring rules (Hu et al. 2024, ELLA) over any visual question answering: yes or no, question by question.
+
+A question whose parent's answer is no counts as no; a picture's score is the mean of its questions, a prompt's that of
+its four pictures, the whole that of the prompts. What goes wrong in the official script and not here: the first row of
+the questions is skipped (with it, often, the first prompt); what fails is swallowed with its prompt; categories look at
+the last picture's raw answers only (here at all pictures, after the parents); a child listed before its parent is not
+zeroed along a chain; a prompt whose rows stand apart keeps the last of them only.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from imtok.config import ConfigError
+from imtok.data.pictures import Picture
+from imtok.data.readers import read_table
+from imtok.evaluation.meters import make_items
+from imtok.evaluation.statistics import Items
+
+PICTURES = 4
+"""Of a prompt; often in one file as a grid of two by two."""
+
+
+@runtime_checkable
+class QuestionAnswerer(Protocol):
+    """Answers questions about pictures; the paper's is mPLUG-large."""
+
+    def answer(self, picture: Picture, question: str) -> str:
+        """`yes` or anything else."""
+        ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """A proposition about a prompt's picture.
+
+    Attributes:
+        number: within its prompt.
+        text: the question.
+        parents: numbers of the questions that must be answered yes for this one to count.
+        category: such as `entity - whole`; what stands before the hyphen is the broad one.
+    """
+
+    number: int
+    text: str
+    parents: tuple[int, ...]
+    category: str
+
+
+@dataclass(frozen=True)
+class DPGScores:
+    """Shares between 0 and 1; the paper prints 100 times as much.
+
+    Attributes:
+        prompts: one number a prompt, for means and intervals.
+        categories: shares of questions, all pictures together.
+        broad_categories: likewise.
+    """
+
+    prompts: Items
+    categories: Mapping[str, float]
+    broad_categories: Mapping[str, float]
+
+
+def read_questions(table: str) -> dict[str, list[Question]]:
+    """The questions of each prompt in DPG-Bench's CSV file, by the prompt's `item_id`.
+
+    Raises:
+        ConfigError: a row that lacks something, or a question whose parent does not exist; one line.
+    """
+    questions: dict[str, list[Question]] = defaultdict(list)
+    for line, row in read_table(table):
+        try:
+            parents = tuple(int(number) for number in str(row["dependency"]).split(",") if int(number) != 0)
+            text, category = row["question_natural_language"], row["tuple"].split("(")[0].strip()
+            questions[row["item_id"]].append(Question(int(row["proposition_id"]), text, parents, category))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{table}:{line}: no row of DPG-Bench ({error!r})") from None
+    for item, asked in questions.items():
+        _check_parents(item, asked)
+    return dict(questions)
+
+
+def score_dpg(
+    questions: Mapping[str, Sequence[Question]],
+    pictures: Iterable[tuple[str, Sequence[Picture]]],
+    answerer: QuestionAnswerer,
+) -> DPGScores:
+    """Score pictures.
+
+    Deviation: an answer counts as yes whatever its case and final full stop; the official script's network writes
+    nothing but lower case.
+
+    Args:
+        questions: as `read_questions` returns them.
+        pictures: a prompt's `item_id` and its pictures; see `split_grid`.
+        answerer: answers.
+
+    Raises:
+        ConfigError: a prompt without questions or pictures, one that comes twice, or none at all.
+    """
+    prompts: dict[str, float] = {}
+    of_category: dict[str, list[float]] = defaultdict(list)
+    for item, drawn in pictures:
+        if not questions.get(item) or not drawn or item in prompts:
+            what = "no questions" if not questions.get(item) else "no pictures" if not drawn else "come twice"
+            raise ConfigError(f"DPG-Bench: {item}: {what}")
+        scores = []
+        for picture in drawn:
+            answers = {one.number: _is_yes(answerer.answer(picture, one.text)) for one in questions[item]}
+            counted = settle(questions[item], answers)
+            scores.append(np.mean(list(counted.values())))
+            for one in questions[item]:
+                of_category[one.category].append(counted[one.number])
+        prompts[item] = float(np.mean(scores))
+    if not prompts:
+        raise ConfigError("DPG-Bench: no pictures to score")
+    broad: dict[str, list[float]] = defaultdict(list)
+    for category, found in of_category.items():
+        broad[category.split("-")[0].strip()] += found
+    means = [{name: float(np.mean(found)) for name, found in kind.items()} for kind in (of_category, broad)]
+    return DPGScores(make_items(list(prompts.values()), range(len(prompts))), *means)
+
+
+def settle(questions: Sequence[Question], answers: Mapping[int, bool]) -> dict[int, float]:
+    """1 for each question that was answered yes together with its parents, their parents, and so on; else 0."""
+    parents = {one.number: one.parents for one in questions}
+
+    def holds(number: int) -> bool:
+        return answers[number] and all(holds(parent) for parent in parents[number])
+
+    return {number: float(holds(number)) for number in parents}
+
+
+def split_grid(picture: Picture) -> list[Picture]:
+    """The four pictures of a grid of two by two, row by row.
+
+    Raises:
+        ConfigError: sides that cannot be halved.
+    """
+    height, width = picture.shape[:2]
+    if height % 2 or width % 2:
+        raise ConfigError(f"DPG-Bench: {width} x {height} pixels are no grid of two by two")
+    return [half for row in np.split(picture, 2, axis=0) for half in np.split(row, 2, axis=1)]
+
+
+def _check_parents(item: str, questions: Sequence[Question]) -> None:
+    parents = {one.number: one.parents for one in questions}
+    if len(parents) < len(questions):
+        raise ConfigError(f"DPG-Bench: {item}: two questions have one number")
+    for number in parents:
+        above = set(parents[number])
+        while more := {parent for one in above for parent in parents.get(one, ())} - above:
+            above |= more
+        if number in above or not above <= parents.keys():
+            raise ConfigError(f"DPG-Bench: {item}: question {number} depends on {sorted(above)}, which cannot be")
+
+
+def _is_yes(answer: str) -> bool:
+    return answer.strip().rstrip(".").lower() == "yes"

@@ -1,0 +1,337 @@
+"""Generated pictures: against a reference set, against their prompts, the words and faces in them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from imtok import pretrained
+from imtok.checkpoints import write_text
+from imtok.config import FORMAT_VERSION, ConfigError, InputError
+from imtok.data.readers import open_source
+from imtok.data.sample import Source
+from imtok.evaluation.asked import Asked, Requests, teachers_behind
+from imtok.evaluation.fit import CentreCrop, OwnSize
+from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated, GeneratedMeter, SetMeter
+from imtok.evaluation.metrics import Moments
+from imtok.evaluation.protocols import deviations, get_protocol
+from imtok.evaluation.references import INCEPTION, open_reference
+from imtok.evaluation.rendered import RenderedTextMeter
+from imtok.evaluation.results import DataSet, Score, as_markdown, label, plain, score_of, show_interval, show_number
+from imtok.evaluation.sets import MIN_SIDE, Pictures
+from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, RESAMPLES
+from imtok.evaluation.text import TextJudge
+from imtok.layers.collective import best_device
+
+STAND_IN = "vision/efficientnet_lite0"
+SET_METRICS = {
+    INCEPTION: {
+        "fid": "frechet",
+        "sfid": "spatial",
+        "inception_score": "classes",
+        "precision": "precision",
+        "recall": "recall",
+    },
+    STAND_IN: {
+        "fd_efficientnet_lite0": "frechet",
+        "sfd_efficientnet_lite0": "spatial",
+        "class_score_efficientnet_lite0": "classes",
+        "precision_efficientnet_lite0": "precision",
+        "recall_efficientnet_lite0": "recall",
+    },
+}
+"""Metrics of whole sets by the network that looks; only the published one's have the published names."""
+FACE_METRICS = {"magface": "face_quality/magface", "face_norm_mobilefacenet": "face_features/mobilefacenet"}
+METRICS = (
+    *(name for names in SET_METRICS.values() for name in names),
+    *ClipMeter.metrics,
+    *RenderedTextMeter.metrics,
+    *FACE_METRICS,
+)
+TEXT_DETECTOR, TEXT_JUDGE, FACE_DETECTOR = "text_detector/ppocrv6", "text_judge/easyocr", "face_detector/mtcnn"
+CLIP_NETWORK = "clip/transformers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedEvaluation:
+    """What was found; `metrics.json` is this.
+
+    Attributes:
+        pictures: what was looked at; its groups are prompts.
+        reference: whose pictures it was compared with.
+        statistics: of the reference that were given, `frechet` and `spatial`.
+        preprocessing: of the reference.
+        metrics: the numbers.
+        failed: metrics that were asked for and could not be measured, and why.
+        protocol: of what publication, by name.
+        deviations: what differs from it.
+        teachers: networks that the generator's tokenizer was trained through; None where that is not known.
+    """
+
+    pictures: DataSet
+    reference: DataSet | None
+    statistics: list[str]
+    preprocessing: str
+    metrics: dict[str, Score]
+    failed: dict[str, str] = field(default_factory=dict)
+    protocol: str | None = None
+    deviations: list[str] = field(default_factory=list)
+    teachers: list[str] | None = None
+
+    def __str__(self) -> str:
+        rows = [("metric", "value", "interval or parts", "of")]
+        for metric, score in self.metrics.items():
+            name = label(metric)[0] + (" *" if score.taught else "")
+            rows.append((name, show_number(score.value), show_interval(score), str(score.count)))
+        lines = [as_markdown(rows)]
+        if any(score.taught for score in self.metrics.values()):
+            lines.append("* through a network that the tokenizer was trained with: no evidence")
+        if self.deviations:
+            lines.append(f"not the numbers of the protocol {self.protocol}: {'; '.join(self.deviations)}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "imtok": version("imtok"),
+            **asdict(self),
+            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {RESAMPLES} resamples, seed 0; none with "
+            f"fewer than {MIN_GROUPS}; sets have disjoint parts instead",
+            "metrics": {name: plain(score) for name, score in self.metrics.items()},
+        }
+
+
+def evaluate_generated(
+    pictures: str | PathLike[str],
+    out: str | Path | None = None,
+    *,
+    reference: str | PathLike[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    size: int | None = None,
+    count: int | None = None,
+    prompts: str | None = None,
+    words: str | None = None,
+    clip: str | Path | None = None,
+    text_judge: str = TEXT_JUDGE,
+    protocol: str | None = None,
+) -> GeneratedEvaluation:
+    """Measure generated pictures.
+
+    What can be measured is kept where something else fails; `failed` says what and why.
+
+    Args:
+        pictures: anything that `open_source` reads: a folder as `imtok generate` fills it, an .npz file, shards.
+        out: folder for `metrics.json` and `items.jsonl`; None writes nothing.
+        reference: the set to compare with, likewise; or an .npz file with ADM's statistics (`mu`, `sigma`, and for
+            sFID `mu_s`, `sigma_s`), which then stand for the pictures in Fréchet distances through Inception.
+        metrics: names out of `METRICS`; None: those of the protocol, or all that the pictures and the networks at hand
+            allow, the published network where it is here and else the one that stands in.
+        size: crop the reference to centred squares of so many pixels.
+        count: at most so many of the pictures, evenly spread.
+        prompts: a JSONL or CSV table of pictures' files with a `prompt`; without it what their PNG files say.
+        words: likewise with the `text` that a picture shall show; without it what stands in quotes in the prompts.
+        clip: a folder with a CLIP of the transformers library.
+        text_judge: reads the lines that the detector finds; the detector's own name takes what it reads by itself.
+        protocol: a name out of `PROTOCOLS`; what differs from it is said.
+
+    Raises:
+        ConfigError: an unknown metric or protocol, or not one readable picture.
+        DataError: a set or table that cannot be opened.
+    """
+    published = None if protocol is None else get_protocol(protocol)
+    if metrics is None and published is not None:
+        metrics = published.metrics
+    if unknown := [name for name in metrics or () if name not in METRICS]:
+        raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
+    if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
+        raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
+    requests = Requests(prompts, words)
+    looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
+    compared, statistics = (None, {}) if reference is None else open_reference(str(reference))
+    wanted = _at_hand(reference is not None, clip is not None) if metrics is None else tuple(dict.fromkeys(metrics))
+    troubles = Troubles(wanted)
+    meters = _open_meters(wanted, looked.total, reference is not None, statistics, clip, text_judge, troubles)
+    asked = _look(looked, requests, meters, troubles)
+    of_reference = None
+    if compared is not None:
+        of_reference = _look_at_reference(str(reference), compared, size, meters, troubles)
+    teachers = _teachers(asked)
+    scores = _measure(meters, teachers or frozenset(), troubles)
+    differences = []
+    if published is not None:
+        differences = deviations(
+            published,
+            metrics=tuple(scores),
+            pictures=looked.seen,
+            reference_pictures=None if of_reference is None else of_reference.pictures,
+            prompts=len({one.group for one in asked if one.group}),
+            texts=tuple(one.text for one in asked if one.text),
+        )
+    evaluation = GeneratedEvaluation(
+        pictures=_about(looked, str(pictures), len({one.group or index for index, one in enumerate(asked)})),
+        reference=of_reference,
+        statistics=sorted(statistics),
+        preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
+        metrics=scores,
+        failed={} if metrics is None else troubles.met,
+        protocol=protocol,
+        deviations=differences,
+        teachers=None if teachers is None else sorted(teachers),
+    )
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        items = [item for meter in meters for item in meter.items()]
+        write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
+        write_text(Path(out) / "items.jsonl", "".join(json.dumps(item) + "\n" for item in items))
+    return evaluation
+
+
+class Troubles:
+    """Metrics that cannot be measured, and why; a line each on the way.
+
+    Args:
+        wanted: all that shall be measured.
+    """
+
+    def __init__(self, wanted: Sequence[str]) -> None:
+        self._wanted = wanted
+        self.met: dict[str, str] = {}
+
+    def add(self, metrics: Sequence[str], error: Exception) -> None:
+        """Some metrics have met one."""
+        if lost := [metric for metric in metrics if metric in self.left()]:
+            tqdm.write(f"without {', '.join(lost)}: {error}")
+            self.met |= dict.fromkeys(lost, str(error))
+
+    def left(self) -> list[str]:
+        """What can still be measured, as far as is known."""
+        return [metric for metric in self._wanted if metric not in self.met]
+
+
+def _at_hand(has_reference: bool, has_clip: bool) -> tuple[str, ...]:
+    """What can be measured with the networks that are here."""
+    present = {row.name for row in pretrained.status() if row.present}
+    eyes = INCEPTION if INCEPTION in present else STAND_IN
+    sets = [name for name, kind in SET_METRICS[eyes].items() if has_reference or kind == "classes"]
+    clip = ClipMeter.metrics if has_clip or CLIP_NETWORK in present else ()
+    face = "magface" if FACE_METRICS["magface"] in present else "face_norm_mobilefacenet"
+    return (*sets, *clip, *RenderedTextMeter.metrics, face)
+
+
+def _open_meters(
+    wanted: Sequence[str],
+    total: int,
+    has_reference: bool,
+    statistics: Mapping[str, Moments],
+    clip: str | Path | None,
+    text_judge: str,
+    troubles: Troubles,
+) -> list[GeneratedMeter]:
+    """A meter for each network, as far as they are here."""
+
+    def of_sets(network: str, names: Mapping[str, str]) -> SetMeter:
+        given = statistics if network == INCEPTION else {}
+        return SetMeter(_moved(pretrained.load(network)), {kind: name for name, kind in names.items()}, total, given)
+
+    def of_words() -> RenderedTextMeter:
+        judge = None if text_judge == TEXT_DETECTOR else pretrained.load(text_judge)
+        if not isinstance(judge, TextJudge | None):
+            raise ConfigError(f"{text_judge}: cannot judge texts; see imtok weights for the text judges")
+        return RenderedTextMeter(pretrained.load(TEXT_DETECTOR), judge)
+
+    makers: list[tuple[Sequence[str], Callable[[], GeneratedMeter]]] = []
+    for network, kinds in SET_METRICS.items():
+        names = {name: kind for name, kind in kinds.items() if name in wanted}
+        alone = [name for name, kind in names.items() if kind != "classes" and not has_reference]
+        if alone:
+            troubles.add(alone, ConfigError("needs a set to compare with, --reference REF"))
+        names = {name: kind for name, kind in names.items() if name not in alone}
+        makers.append((list(names), partial(of_sets, network, names)))
+    makers.append((ClipMeter.metrics, lambda: ClipMeter(_moved(pretrained.load(CLIP_NETWORK, clip)))))
+    makers.append((RenderedTextMeter.metrics, of_words))
+    for name, network in FACE_METRICS.items():
+        detect = partial(pretrained.load, FACE_DETECTOR)
+        makers.append(((name,), lambda d=detect, n=network, m=name: FaceNormMeter(d(), pretrained.load(n), m)))
+    meters = []
+    for served, make in makers:
+        if set(served) & set(troubles.left()):
+            try:
+                meters.append(make())
+            except InputError as error:
+                troubles.add(served, error)
+    return meters
+
+
+def _look(looked: Pictures, requests: Requests, meters: list[GeneratedMeter], troubles: Troubles) -> list[Asked]:
+    """Show every picture to every meter; one that stumbles is left out from there on."""
+    asked: list[Asked] = []
+    groups: dict[str, int] = {}
+    with tqdm(total=looked.total, desc="pictures", unit=" pictures", disable=None) as bar:
+        for shown in looked.batches():
+            batch = []
+            for one in shown:
+                asked.append(requests.of(one.sample))
+                group = groups.setdefault(asked[-1].group or one.sample.path, len(groups))
+                about = {"row": len(asked) - 1, "asked": asked[-1], "group": group}
+                batch.append(Generated(**about, sample=one.sample, picture=one.original))
+            for meter in list(meters):
+                try:
+                    meter.see(batch)
+                except InputError as error:
+                    troubles.add(meter.metrics, error)
+                    meters.remove(meter)
+            bar.update(len(shown))
+    return asked
+
+
+def _look_at_reference(
+    name: str, source: Source, size: int | None, meters: Sequence[GeneratedMeter], troubles: Troubles
+) -> DataSet | None:
+    """Likewise the pictures of the reference, where meters want them; what needs none goes on without it."""
+    curious = [meter for meter in meters if isinstance(meter, SetMeter) and meter.compared]
+    if not curious:
+        return None
+    looked = Pictures(name, source, OwnSize() if size is None else CentreCrop(size), None)
+    try:
+        with tqdm(total=looked.total, desc="reference", unit=" pictures", disable=None) as bar:
+            for shown in looked.batches():
+                for meter in curious:
+                    meter.see_reference([one.prepared for one in shown], shown[0].sample.path)
+                bar.update(len(shown))
+    except InputError as error:
+        troubles.add([metric for meter in curious for metric in meter.compared], error)
+    return _about(looked, name, looked.groups)
+
+
+def _measure(meters: Sequence[GeneratedMeter], teachers: frozenset[str], troubles: Troubles) -> dict[str, Score]:
+    found: dict[str, Score] = {}
+    for meter in meters:
+        for metric in meter.metrics:
+            if metric in troubles.left():
+                try:
+                    found[metric] = score_of(meter.measure(metric), teachers)
+                except InputError as error:
+                    troubles.add([metric], error)
+    return found
+
+
+def _teachers(asked: Sequence[Asked]) -> frozenset[str] | None:
+    """The networks that the pictures' generators owe something to, where all of them are known."""
+    found = [None if run is None else teachers_behind(run) for run in dict.fromkeys(one.run for one in asked)]
+    known = [teachers for teachers in found if teachers is not None]
+    return frozenset().union(*known) if known and len(known) == len(found) else None
+
+
+def _about(looked: Pictures, name: str, groups: int) -> DataSet:
+    return DataSet(name=name, pictures=looked.seen, groups=groups, sha256=looked.sha256(), unreadable=looked.unreadable)
+
+
+def _moved(network: Any) -> Any:
+    return network.to(best_device())

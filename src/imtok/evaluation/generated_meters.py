@@ -1,0 +1,298 @@
+"""Meters of generated pictures: each looks at every picture once, and some at the pictures of a reference too."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imtok.config import ConfigError
+from imtok.data.annotate import Annotator
+from imtok.data.pictures import Picture, from_uint8
+from imtok.data.sample import Sample
+from imtok.evaluation.asked import Asked
+from imtok.evaluation.faces import FaceJudge, embed_faces
+from imtok.evaluation.meters import FRECHET_PARTS, Measurement, make_items
+from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
+from imtok.evaluation.set_metrics import CLASS_PARTS, NEIGHBOURS, ClassScore, covered, disjoint_parts, neighbour_radii
+from imtok.pretrained.clip import CLIP
+from imtok.pretrained.networks import DescribingNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """One generated picture.
+
+    Attributes:
+        row: its place in the set.
+        sample: its file.
+        picture: its pixels.
+        asked: what it should show.
+        group: what a bootstrap draws together: pictures of one prompt.
+    """
+
+    row: int
+    sample: Sample
+    picture: Picture
+    asked: Asked
+    group: int
+
+
+class GeneratedMeter(ABC):
+    """One way of looking at generated pictures.
+
+    Attributes:
+        metrics: what it measures.
+    """
+
+    metrics: tuple[str, ...]
+
+    @abstractmethod
+    def see(self, batch: Sequence[Generated]) -> None:
+        """More pictures, of one size.
+
+        Raises:
+            InputError: it cannot go on; one line.
+        """
+
+    @abstractmethod
+    def measure(self, metric: str) -> Measurement:
+        """What it has found.
+
+        Raises:
+            InputError: there is nothing to measure the metric on; one line.
+        """
+
+    def items(self) -> list[dict[str, Any]]:
+        """What was looked at one by one: lines of `items.jsonl`."""
+        return []
+
+
+class SetMeter(GeneratedMeter):
+    """Fréchet distances, class score, precision and recall through the eyes of one network.
+
+    Of the pictures only features are kept: for Fréchet distances reduced to their moments, for precision and recall one
+    vector a picture in fp32.
+
+    Args:
+        network: looks at them.
+        names: of the metrics that are wanted: `frechet`, `spatial`, `classes`, `precision` or `recall` to the name.
+        total: how many pictures there are.
+        given: mean and covariance of the reference, `frechet` or `spatial`, where somebody has computed them.
+    """
+
+    def __init__(
+        self,
+        network: DescribingNetwork,
+        names: Mapping[str, str],
+        total: int,
+        given: Mapping[str, Moments] | None = None,
+    ) -> None:
+        self.network, self._kinds = network, {name: kind for kind, name in names.items()}
+        self.metrics = tuple(self._kinds)
+        self._device = next(network.parameters()).device
+        self._quarters, self._tenths = disjoint_parts(total, FRECHET_PARTS), disjoint_parts(total, CLASS_PARTS)
+        self._given = given or {}
+        self._moments = {kind: [FeatureStatistics() for _ in range(FRECHET_PARTS + 1)] for kind in _FRECHET}
+        self._reference = {kind: FeatureStatistics() for kind in _FRECHET}
+        self._classes = [ClassScore() for _ in range(CLASS_PARTS)]
+        self._features: list[Tensor] = []
+        self._quarter_of: list[int] = []
+        self._reference_features: list[Tensor] = []
+        self._shape: tuple[int, ...] | None = None
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The metrics for which it has to see the pictures of a reference."""
+        return tuple(name for name, kind in self._kinds.items() if kind not in {"classes", *self._given})
+
+    def see(self, batch: Sequence[Generated]) -> None:
+        self._check_size(batch[0].picture, batch[0].sample.path)
+        pooled, spatial, logits = self._describe([one.picture for one in batch])
+        rows = [one.row for one in batch]
+        for kind, features in (("frechet", pooled), ("spatial", spatial)):
+            if kind in self._kinds.values():
+                *parts, whole = self._moments[kind]
+                whole.add(features)
+                for part, statistics in enumerate(parts):
+                    statistics.add(features[self._quarters[rows] == part])
+        for part, score in enumerate(self._classes):
+            score.add(logits[self._tenths[rows] == part])
+        if self._keeps_features:
+            self._features.append(pooled)
+            self._quarter_of += self._quarters[rows].tolist()
+
+    def see_reference(self, pictures: Sequence[Picture], path: str) -> None:
+        """Pictures of the reference, of the same size as the generated ones; `path` is the first one's.
+
+        Raises:
+            ConfigError: of another size.
+        """
+        self._check_size(pictures[0], path)
+        pooled, spatial, _ = self._describe(pictures)
+        for kind, features in (("frechet", pooled), ("spatial", spatial)):
+            if kind in self._kinds.values() and kind not in self._given:
+                self._reference[kind].add(features)
+        if self._keeps_features:
+            self._reference_features.append(pooled)
+
+    def measure(self, metric: str) -> Measurement:
+        kind = self._kinds[metric]
+        try:
+            value, parts, count, note = {
+                "frechet": self._frechet,
+                "spatial": self._frechet,
+                "classes": self._class_score,
+                "precision": self._precision_and_recall,
+                "recall": self._precision_and_recall,
+            }[kind](kind)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        name, sha256 = self.network.name, self.network.sha256
+        return Measurement(value=value, parts=parts, count=count, note=note, network=name, sha256=sha256)
+
+    @property
+    def _keeps_features(self) -> bool:
+        return bool({"precision", "recall"} & set(self._kinds.values()))
+
+    def _check_size(self, picture: Picture, path: str) -> None:
+        self._shape = self._shape or picture.shape
+        if picture.shape != self._shape:
+            (height, width), (h, w) = picture.shape[:2], self._shape[:2]
+            raise ConfigError(
+                f"{path}: has {width} x {height} pixels, the generated pictures {w} x {h}; sets are compared at one "
+                "size (--size crops and resizes the reference)"
+            )
+
+    @torch.no_grad()
+    def _describe(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        found = self.network.describe(from_uint8(np.stack(pictures)).to(self._device))
+        return [features.float().cpu() for features in (found.pooled, found.spatial, found.logits)]
+
+    def _frechet(self, kind: str) -> tuple[float, list[float], int, str]:
+        reference = self._given.get(kind, self._reference[kind])
+        if isinstance(reference, FeatureStatistics):
+            if reference.count < 2:
+                raise ValueError(f"the reference needs two pictures or more, got {reference.count}")
+            of = f"{reference.count} reference pictures"
+        else:
+            of = "given statistics of the reference"
+        *parts, whole = self._moments[kind]
+        if whole.count < 2:
+            raise ValueError(f"needs two pictures or more, got {whole.count}")
+        if isinstance(reference, Moments) and len(reference.mean) != whole.dim:
+            raise ValueError(
+                f"the given statistics are of {len(reference.mean)} features, the pictures' of {whole.dim}"
+            )
+        spread = [frechet_distance(part, reference) for part in parts if part.count >= 2]
+        note = f"against {of}; parts: quarters of the pictures; biased upwards by few pictures"
+        return frechet_distance(whole, reference), spread, whole.count, note
+
+    def _class_score(self, kind: str) -> tuple[float, list[float], int, str]:
+        parts = [score.value() for score in self._classes if score.count]
+        if not parts:
+            raise ValueError("no pictures to score")
+        note = f"mean of {len(parts)} disjoint parts, shuffled as torch-fidelity does; biased downwards by few pictures"
+        return float(np.mean(parts)), parts, sum(score.count for score in self._classes), note
+
+    def _precision_and_recall(self, kind: str) -> tuple[float, list[float], int, str]:
+        """The quarters of the pictures against the whole reference, as for Fréchet distances."""
+        if not self._reference_features:
+            raise ValueError("needs the pictures of a reference, not only its statistics")
+        # Kept for the whole call only: the largest thing here.
+        ours, theirs = (torch.cat(found).to(self._device) for found in (self._features, self._reference_features))
+        quarter_of = torch.tensor(self._quarter_of, device=self._device)
+        note = f"k = {NEIGHBOURS}; against {len(theirs)} reference pictures; parts: quarters of the pictures"
+        if kind == "precision":
+            inside = covered(ours, theirs, neighbour_radii(theirs)).float()
+            parts = [float(inside[quarter_of == part].mean()) for part in quarter_of.unique()]
+            return float(inside.mean()), parts, len(ours), note
+        parts = []
+        for part in range(FRECHET_PARTS):
+            some = ours[quarter_of == part]
+            if len(some) > NEIGHBOURS:
+                parts.append(float(covered(theirs, some, neighbour_radii(some)).float().mean()))
+        return float(covered(theirs, ours, neighbour_radii(ours)).float().mean()), parts, len(ours), note
+
+
+_FRECHET = ("frechet", "spatial")
+
+
+class ClipMeter(GeneratedMeter):
+    """CLIP score: 100 times the cosine between a picture and its prompt, negative ones as 0 (Hessel et al. 2021).
+
+    Without Hessel's factor of 2.5, as text-to-image papers report it.
+    """
+
+    metrics = ("clip_score",)
+
+    def __init__(self, network: CLIP) -> None:
+        self.network = network
+        self._scores: list[float] = []
+        self._groups: list[int] = []
+        self._without, self._cut = 0, 0
+
+    @torch.no_grad()
+    def see(self, batch: Sequence[Generated]) -> None:
+        asked = [(one.picture, one.asked.prompt, one.group) for one in batch if one.asked.prompt]
+        self._without += len(batch) - len(asked)
+        if asked:
+            pictures, prompts, groups = zip(*asked, strict=True)
+            self._scores += (100 * self.network.similarity(pictures, prompts).clamp(min=0)).tolist()
+            self._groups += groups
+            self._cut += sum(self.network.is_cut(prompt) for prompt in prompts)
+
+    def measure(self, metric: str) -> Measurement:
+        if not self._scores:
+            raise ConfigError("no picture has a prompt; give --prompts TABLE with columns file and prompt")
+        note = f"{self.network.size}; {self._without} pictures without a prompt, {self._cut} prompts cut"
+        items = make_items(self._scores, self._groups)
+        return Measurement(items=items, network=self.network.name, sha256=self.network.sha256, note=note)
+
+
+class FaceNormMeter(GeneratedMeter):
+    """Length of the vectors of all faces that are detected (InsightTok, F.2.1, after MagFace, Meng et al. 2021).
+
+    The mean is over faces; how InsightTok weighs pictures with many of them is not stated.
+
+    Args:
+        detector: of the role `face_detector`.
+        network: embeds faces without normalizing; only MagFace's was trained so that the length is a quality.
+        metric: the number's name.
+    """
+
+    def __init__(self, detector: Any, network: FaceJudge, metric: str) -> None:
+        self.metrics = (metric,)
+        self.detector, self.network = detector, network
+        self._annotator = Annotator(face_detector=detector)
+        self._norms: list[float] = []
+        self._groups: list[int] = []
+        self._pictures, self._with_faces = 0, 0
+        self._items: list[dict[str, Any]] = []
+
+    def see(self, batch: Sequence[Generated]) -> None:
+        for one in batch:
+            faces = self._annotator.annotate(one.sample, one.picture).faces or []
+            norms = embed_faces(self.network, one.picture, faces).norm(dim=1).tolist()
+            self._norms += norms
+            self._groups += [one.group] * len(norms)
+            self._pictures += 1
+            self._with_faces += bool(norms)
+            self._items += [
+                {"kind": "face", "path": one.sample.path, "box": list(face.box), self.metrics[0]: norm}
+                for face, norm in zip(faces, norms, strict=True)
+            ]
+
+    def measure(self, metric: str) -> Measurement:
+        if not self._norms:
+            raise ConfigError(f"no face was found in {self._pictures} pictures")
+        note = f"{len(self._norms)} faces, found by {self.detector.name} in {self._with_faces} of {self._pictures}"
+        items = make_items(self._norms, self._groups)
+        name, sha256 = self.network.name, self.network.sha256
+        return Measurement(items=items, note=f"{note} pictures", network=name, sha256=sha256)
+
+    def items(self) -> list[dict[str, Any]]:
+        return self._items

@@ -1,0 +1,216 @@
+"""GenEval's scoring rules (Ghosh et al. 2023) over any object detector: are the objects there, so many, so placed?
+
+The rules are those of the official scripts: a confidence above .3 (.9 where objects are counted), at most 16 objects
+of a class, no suppression of overlapping ones, positions with a margin of a tenth, colours by a classifier of the
+user's, the overall score as the mean of the tasks'. What goes wrong there and not here: a task without pictures leaves
+the overall mean without a word; here there is none then.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool
+
+from imtok.config import ConfigError
+from imtok.data.pictures import Picture
+from imtok.data.sample import Box
+from imtok.evaluation.meters import make_items
+from imtok.evaluation.statistics import Items
+
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+CONFIDENCE, COUNTING_CONFIDENCE = 0.3, 0.9
+MAX_OBJECTS = 16
+MARGIN = 0.1
+"""Share of both objects' sizes by which their centres must lie apart."""
+BACKGROUND = 0x99
+"""Grey that replaces what is not the object, before its colour is judged."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """An object: what it is, where, how certainly, and its pixels where the detector knows them."""
+
+    name: str
+    box: Box
+    score: float
+    mask: Bool[np.ndarray, "height width"] | None = None
+
+
+@runtime_checkable
+class ObjectDetector(Protocol):
+    """Finds objects of COCO's 80 classes; the paper's is Mask2Former with a Swin-S."""
+
+    def detect(self, picture: Picture) -> Sequence[Detection]:
+        """All it sees, uncertain ones included."""
+        ...
+
+
+@runtime_checkable
+class ColourJudge(Protocol):
+    """Says which of `COLOURS` an object has; the paper's is CLIP ViT-L/14.
+
+    CLIP's prompts are "a photo of a {colour} {name}", "a photo of a {colour}-colored {name}" and "a photo of a {colour}
+    object", averaged.
+    """
+
+    def colour(self, crop: Picture, name: str) -> str:
+        """The colour of the object in the crop, the rest of which is grey where its mask is known."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a picture is right, and if not, why."""
+
+    task: str
+    prompt: str
+    correct: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GenEvalScores:
+    """Shares of right pictures.
+
+    Attributes:
+        tasks: of each task; the pictures of a prompt are one group, so that a bootstrap draws them together.
+        verdicts: picture by picture.
+    """
+
+    tasks: Mapping[str, Items]
+    verdicts: Sequence[Verdict] = field(repr=False)
+
+    @property
+    def overall(self) -> float | None:
+        """Mean over the six tasks; None where one was not looked at."""
+        if set(self.tasks) != set(TASKS):
+            return None
+        return float(np.mean([items.values.mean() for items in self.tasks.values()]))
+
+
+def score_geneval(
+    pictures: Iterable[tuple[Mapping[str, Any], Picture]], detector: ObjectDetector, colours: ColourJudge
+) -> GenEvalScores:
+    """Score pictures.
+
+    Args:
+        pictures: each with the line of GenEval's `evaluation_metadata.jsonl` that it was drawn for: `tag`, `prompt`,
+            `include` and `exclude`.
+        detector: finds objects.
+        colours: names the colours of objects.
+
+    Raises:
+        ConfigError: a line that is none of GenEval's, or no pictures.
+    """
+    verdicts = [judge(wanted, picture, detector.detect(picture), colours) for wanted, picture in pictures]
+    if not verdicts:
+        raise ConfigError("GenEval: no pictures to score")
+    prompts = {prompt: index for index, prompt in enumerate(dict.fromkeys(one.prompt for one in verdicts))}
+    by_task: dict[str, list[Verdict]] = defaultdict(list)
+    for one in verdicts:
+        by_task[one.task].append(one)
+    tasks = {
+        task: make_items([float(one.correct) for one in found], [prompts[one.prompt] for one in found])
+        for task, found in by_task.items()
+    }
+    return GenEvalScores(tasks, verdicts)
+
+
+def judge(
+    wanted: Mapping[str, Any], picture: Picture, detections: Iterable[Detection], colours: ColourJudge
+) -> Verdict:
+    """Whether one picture shows what its prompt asks for.
+
+    Every clause of `include` must hold for the most certain objects of its class, no clause of `exclude` may.
+
+    Args:
+        wanted: the prompt's line in GenEval's file.
+        picture: to be judged.
+        detections: in it.
+        colours: names the colours of objects.
+
+    Raises:
+        ConfigError: a line that is none of GenEval's.
+    """
+    try:
+        task, prompt = str(wanted["tag"]), str(wanted["prompt"])
+        least = COUNTING_CONFIDENCE if task == "counting" else CONFIDENCE
+        seen = certain(detections, least)
+        reasons: list[str] = []
+        groups: list[list[Detection] | None] = []  # of each clause the objects that fulfil it
+        for clause in wanted["include"]:
+            found = seen.get(clause["class"], [])[: clause["count"]]
+            reason = _miss(clause, found, groups, picture, colours)
+            reasons += [reason] if reason else []
+            groups.append(None if reason else found)
+        for clause in wanted.get("exclude", []):
+            if (count := len(seen.get(clause["class"], []))) >= clause["count"]:
+                reasons.append(f"{count} {clause['class']}, fewer than {clause['count']} are wanted")
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ConfigError(f"GenEval: {dict(wanted)} is no line of its prompts ({error!r})") from None
+    return Verdict(task, prompt, not reasons, tuple(reasons))
+
+
+def certain(detections: Iterable[Detection], least: float) -> dict[str, list[Detection]]:
+    """The at most `MAX_OBJECTS` most certain objects of each class that are more certain than the least."""
+    seen: dict[str, list[Detection]] = defaultdict(list)
+    for one in sorted(detections, key=lambda one: -one.score):
+        if one.score > least and len(seen[one.name]) < MAX_OBJECTS:
+            seen[one.name].append(one)
+    return dict(seen)
+
+
+def relations(box: Box, other: Box) -> set[str]:
+    """Where a box lies as seen from another: `left of`, `right of`, `above`, `below`; at most two, or none.
+
+    Of the offset between the centres, a tenth of both sizes is taken away on each axis; what is left must be more than
+    half of the whole offset's length.
+    """
+    (a0, b0, a1, b1), (c0, d0, c1, d1) = box, other
+    offset = np.array([(a0 + a1) - (c0 + c1), (b0 + b1) - (d0 + d1)]) / 2
+    sizes = np.array([abs(a1 - a0) + abs(c1 - c0), abs(b1 - b0) + abs(d1 - d0)])
+    left_over = np.maximum(np.abs(offset) - MARGIN * sizes, 0) * np.sign(offset)
+    if (np.abs(left_over) < 1e-3).all():
+        return set()
+    x, y = left_over / np.linalg.norm(offset)
+    names = {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}
+    return {name for name, holds in names.items() if holds}
+
+
+def crop_object(picture: Picture, found: Detection) -> Picture:
+    """The object's box, with what is not the object in grey."""
+    if found.mask is not None:
+        picture = np.where(found.mask[:, :, None], picture, np.uint8(BACKGROUND))
+    height, width = picture.shape[:2]
+    x0, y0, x1, y1 = (round(value) for value in found.box)
+    left, top = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
+    return picture[top : max(y1, top + 1), left : max(x1, left + 1)]
+
+
+def _miss(
+    clause: Mapping[str, Any],
+    found: list[Detection],
+    groups: Sequence[list[Detection] | None],
+    picture: Picture,
+    colours: ColourJudge,
+) -> str | None:
+    """Why a clause does not hold; None when it does."""
+    name, count = clause["class"], clause["count"]
+    if len(found) < count:
+        return f"{len(found)} {name}, {count} are wanted"
+    if "color" in clause:
+        named = [colours.colour(crop_object(picture, one), name) for one in found]
+        if named.count(clause["color"]) < count:
+            return f"{name} is {' and '.join(named)}, {clause['color']} is wanted"
+    if "position" in clause:
+        relation, target = clause["position"]
+        others = groups[target]
+        if others is None:
+            return f"nothing for {name} to be {relation}"
+        if not all(relation in relations(one.box, other.box) for one in found for other in others):
+            return f"{name} is not {relation} its target"
+    return None

@@ -1,0 +1,114 @@
+"""Published protocols by name: what is measured, on how many pictures, against which reference."""
+
+from imtok.config import ConfigError, config
+
+
+@config
+class Protocol:
+    """What a published number was measured on. Whatever is None is free."""
+
+    source: str
+    """Paper and section."""
+    metrics: tuple[str, ...]
+    """As `imtok evaluate-generated` calls them."""
+    pictures: int
+    """How many are looked at."""
+    reference: str | None = None
+    """In words; the files are the user's own."""
+    reference_pictures: int | None = None
+    """How many of them."""
+    prompts: int | None = None
+    """Different ones."""
+    text_length: tuple[int, int] | None = None
+    """Fewest and most characters of a text that shall be seen."""
+
+
+_SET_METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
+
+PROTOCOLS: dict[str, Protocol] = {
+    "imagenet-val-reconstruction": Protocol(
+        source="rFID of InsightTok (appendix F.1) and FQGAN (section 4.1, with the inception score)",
+        metrics=("fid", "inception_score"),
+        pictures=50_000,
+        reference="ImageNet-1K's validation pictures, resized and cropped like the reconstructions; not ADM's .npz",
+        reference_pictures=50_000,
+    ),
+    "imagenet-train-reconstruction": Protocol(
+        source="rFID and rIS of TexTok (section 4.2)",
+        metrics=("fid", "inception_score"),
+        pictures=50_000,
+        reference="the 50,000 training pictures of ImageNet-1K that were reconstructed; which ones is not stated",
+        reference_pictures=50_000,
+    ),
+    "imagenet-generation": Protocol(
+        source="ADM's suite, as in TexTok (section 4.2) and FQGAN (section 4.1)",
+        metrics=_SET_METRICS,
+        pictures=50_000,
+        reference="ADM's VIRTUAL_imagenet256_labeled.npz (or 512): statistics of the training set and 10,000 pictures",
+        reference_pictures=10_000,
+    ),
+    "imagenet-captions": Protocol(
+        source="text-to-image of TexTok (section 4.2)",
+        metrics=("fid", "clip_score"),
+        pictures=50_000,
+        reference="ImageNet-1K's validation pictures",
+        reference_pictures=50_000,
+    ),
+    "crowds": Protocol(
+        source="MagFace of InsightTok (appendix F.2.1)",
+        metrics=("magface",),
+        pictures=300,
+        prompts=15,
+    ),
+    "quotes": Protocol(
+        source="NED of InsightTok (appendix F.2.2)",
+        metrics=("rendered_text_ned",),
+        pictures=200,
+        prompts=200,
+        text_length=(100, 300),
+    ),
+}
+
+
+def get_protocol(name: str) -> Protocol:
+    """One by its name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PROTOCOLS:
+        raise ConfigError(f"no protocol is called {name!r}; there are {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def deviations(
+    protocol: Protocol,
+    *,
+    metrics: tuple[str, ...],
+    pictures: int,
+    reference_pictures: int | None,
+    prompts: int,
+    texts: tuple[str, ...],
+) -> list[str]:
+    """What differs from a protocol, so that the numbers are not those that it means; a line each.
+
+    Args:
+        protocol: it.
+        metrics: what was measured.
+        pictures: how many were.
+        reference_pictures: of the reference; None without one.
+        prompts: different ones (or texts) that the pictures were asked for.
+        texts: that should be seen.
+    """
+    found = [f"{metric} was not measured" for metric in protocol.metrics if metric not in metrics]
+    pairs = [
+        ("pictures", pictures, protocol.pictures),
+        ("pictures of the reference", reference_pictures or 0, protocol.reference_pictures),
+        ("different prompts", prompts, protocol.prompts),
+    ]
+    found += [f"{have} {what}, {want} are wanted" for what, have, want in pairs if want is not None and have != want]
+    if protocol.text_length is not None:
+        least, most = protocol.text_length
+        if outside := sum(not least <= len(text) <= most for text in texts):
+            found.append(f"{outside} texts have fewer than {least} or more than {most} characters")
+    return found

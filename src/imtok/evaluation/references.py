@@ -1,0 +1,92 @@
+"""Sets to compare with: pictures, statistics that somebody has computed of them, and .npz files of both."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from imtok import pretrained
+from imtok.config import ConfigError
+from imtok.data.npz import NpzWriter, holds_pictures, read_arrays
+from imtok.data.pictures import centre_crop, decode, from_uint8
+from imtok.data.readers import open_source
+from imtok.data.sample import DataError, Source
+from imtok.evaluation.metrics import FeatureStatistics, Moments
+from imtok.evaluation.sets import MIN_SIDE
+from imtok.layers.collective import best_device
+
+INCEPTION = "vision/inception"
+STATISTICS = {"frechet": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+"""Of ADM's .npz files; they are Inception's."""
+_BATCH = 16
+
+
+def open_reference(place: str) -> tuple[Source | None, dict[str, Moments]]:
+    """The pictures of a set and the statistics that somebody has computed of them; at least one of both.
+
+    Raises:
+        DataError: neither is there.
+    """
+    if not place.lower().endswith(".npz"):
+        return open_source(place), {}
+    arrays = read_arrays(place, [name for pair in STATISTICS.values() for name in pair])
+    statistics: dict[str, Moments] = {}
+    for kind, (mean, covariance) in STATISTICS.items():
+        if mean not in arrays or covariance not in arrays:
+            continue
+        if arrays[mean].ndim != 1 or arrays[covariance].shape != arrays[mean].shape * 2:
+            raise DataError(f"{place}: {mean} {arrays[mean].shape} and {covariance} {arrays[covariance].shape} differ")
+        pair = (torch.from_numpy(arrays[name].astype(np.float64)) for name in (mean, covariance))
+        statistics[kind] = Moments(*pair)
+    return None if statistics and not holds_pictures(place) else open_source(place), statistics
+
+
+@torch.no_grad()
+def pack(pictures: str, file: Path, statistics: bool = False, size: int | None = None) -> int:
+    """Write pictures as one .npz file in ADM's layout, one after another.
+
+    Args:
+        pictures: anything that `open_source` reads, all of one size.
+        file: to write, NAME.npz.
+        statistics: also their `mu`, `sigma`, `mu_s` and `sigma_s` through Inception.
+        size: crop the pictures to centred squares of so many pixels.
+
+    Returns:
+        How many.
+
+    Raises:
+        ConfigError: another kind of file is named, or a size that is too small.
+        DataError: pictures of several sizes, one that cannot be read, or too few for statistics; nothing is written.
+        MissingWeights: the statistics are wanted, and Inception is not here.
+    """
+    if file.suffix != ".npz":
+        raise ConfigError(f"{file}: name it {file.stem}.npz")
+    if size is not None and size < MIN_SIDE:
+        raise ConfigError(f"size must be {MIN_SIDE} or more")
+    network = pretrained.load(INCEPTION).to(best_device()) if statistics else None
+    source = open_source(pictures)
+    found = {kind: FeatureStatistics() for kind in STATISTICS}
+    batch = []
+    with NpzWriter(file, len(source)) as writer:
+        for row in tqdm(range(len(source)), unit=" pictures", disable=None):
+            sample = source[row]
+            picture = decode(sample.image, sample.path)
+            picture = picture if size is None else centre_crop(picture, size)
+            writer.write(picture, sample.path)
+            batch.append(picture)
+            if network is not None and (len(batch) == _BATCH or row == len(source) - 1):
+                described = network.describe(from_uint8(np.stack(batch)).to(best_device()))
+                found["frechet"].add(described.pooled.float().cpu())
+                found["spatial"].add(described.spatial.float().cpu())
+                batch = []
+            elif network is None:
+                batch = []
+        if network is not None:
+            if len(source) < 2:
+                raise DataError(f"{pictures}: statistics need two pictures or more")
+            for kind, (mean, covariance) in STATISTICS.items():
+                moments = found[kind].moments()
+                writer.add(mean, moments.mean.numpy())
+                writer.add(covariance, moments.covariance.numpy())
+    return len(source)

@@ -1,0 +1,49 @@
+"""Convolutional autoencoders with continuous latents on a grid, as Stable Diffusion's: what TexTok is compared with."""
+
+import dataclasses
+from collections.abc import Callable
+
+from imtok.losses.discriminators import PatchDiscriminatorConfig
+from imtok.presets.textok import baseline_nano
+from imtok.tokenizers.continuous import ContinuousConfig
+from imtok.tokenizers.vqgan import VQGANConfig
+from imtok.training.run import RunConfig
+
+LATENT_CHANNELS = 4
+"""Of Stable Diffusion's autoencoder."""
+
+
+def kl_nano() -> RunConfig:
+    """A KL autoencoder for a laptop's CPU, 2.9M: 64 px to 256 tokens of 4 channels, trained as textok-nano is.
+
+    A DiT over its latents is Figure 4's other side in miniature (TexTok); the paper has SD-VAE there, whose published
+    weights imtok reads from a folder of diffusers. The weight of the divergence, 1e-6, is latent diffusion's.
+    """
+    return _kl("kl-nano", (1, 2, 4))
+
+
+def kl_nano_f2() -> RunConfig:
+    """kl-nano with 1,024 tokens, of 2 x 2 pixels each, 2.5M."""
+    return _kl("kl-nano-f2", (1, 4))
+
+
+def _kl(name: str, channel_multipliers: tuple[int, ...]) -> RunConfig:
+    base = baseline_nano()
+    return dataclasses.replace(
+        base,
+        name=name,
+        tokenizer=VQGANConfig(
+            channels=32,
+            channel_multipliers=channel_multipliers,
+            residual_blocks=1,
+            attention=False,
+            latent_channels=128,
+            groups=4,
+            quantizer=ContinuousConfig(codebook_dim=LATENT_CHANNELS, kl=True),
+        ),
+        losses=dataclasses.replace(base.losses, kl_weight=1e-6),
+        discriminator=PatchDiscriminatorConfig(),
+    )
+
+
+PRESETS: tuple[Callable[[], RunConfig], ...] = (kl_nano, kl_nano_f2)

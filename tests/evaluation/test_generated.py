@@ -1,0 +1,513 @@
+"""The whole way from pictures to metrics.json, with small networks of random weights, against torch-fidelity."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import nn
+
+from imtok import pretrained
+from imtok.cli import main
+from imtok.config import ConfigError
+from imtok.data.pictures import decode, encode, from_uint8
+from imtok.data.sample import DataError, Sample
+from imtok.evaluation import generated
+from imtok.evaluation.asked import Requests, quoted, teachers_behind
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.generated import METRICS, SET_METRICS, evaluate_generated
+from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated
+from imtok.evaluation.protocols import PROTOCOLS, deviations
+from imtok.evaluation.rendered import RenderedTextMeter, found_words, plain, read_picture, reading_order
+from imtok.evaluation.results import LABELS
+from imtok.pretrained import DescribingNetwork, Description, DetectedLine, FrozenNetwork, MissingWeights, Reading
+from imtok.pretrained.clip import CLIP
+
+NETWORK = "vision/inception"
+SETS = tuple(SET_METRICS[NETWORK])
+
+
+class Tiny(DescribingNetwork):
+    """Two convolutions of random weights in the place of Inception."""
+
+    name, sha256 = NETWORK, "0" * 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.classes = nn.Conv2d(3, 6, 5, 4), nn.Conv2d(6, 12, 3, 2), nn.Linear(12, 7)
+        with torch.no_grad():
+            self.classes.weight.mul_(30)
+
+    def describe(self, images: torch.Tensor) -> Description:
+        middle = torch.relu(self.first(images))
+        pooled = torch.relu(self.second(middle)).mean((2, 3))
+        return Description(pooled, middle[:, :1].flatten(1), self.classes(pooled))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Tiny:
+    return Tiny().freeze()  # pyright: ignore[reportReturnType]
+
+
+@pytest.fixture
+def only_tiny(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The door has this network and CLIP folders, and no other."""
+    opened = pretrained.load
+
+    def load(name: str, file: Any = None) -> Any:
+        if name == NETWORK:
+            return tiny
+        if name == "clip/transformers" and file is not None:
+            return opened(name, file)
+        raise MissingWeights(f"{name} is missing: get it")
+
+    monkeypatch.setattr(pretrained, "load", load)
+
+
+def write(folder: Path, count: int, seed: int, size: int = 32) -> Path:
+    """Smooth noise, a few colours each."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for index in range(count):
+        small = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((size, size)).save(folder / f"{index:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("drawn") / "drawn", 60, seed=1)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("real") / "real", 50, seed=2)
+
+
+def values(found: generated.GeneratedEvaluation) -> dict[str, float | None]:
+    return {name: score.value for name, score in found.metrics.items()}
+
+
+def test_sets_are_measured_as_torch_fidelity_measures_them(
+    tiny: Tiny, only_tiny: None, drawn: Path, real: Path, tmp_path: Path
+) -> None:
+    fidelity = pytest.importorskip("torch_fidelity")
+
+    class Same(fidelity.FeatureExtractorBase):
+        """The same network as torch-fidelity wants it."""
+
+        def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
+            super().__init__(name, features_list)
+            self.tiny = tiny
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return "pooled", "spatial", "logits"
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return {"isc": "logits"}.get(metric, "pooled")
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            found = self.tiny.describe(pixels / 127.5 - 1)
+            return tuple(getattr(found, name) for name in self.features_list)
+
+    fidelity.register_feature_extractor("imtok-tiny", Same)
+    common = {
+        "input1": str(drawn),
+        "input2": str(real),
+        "feature_extractor": "imtok-tiny",
+        "fid": True,
+        "cuda": False,
+        "cache": False,
+        "verbose": False,
+        "save_cpu_ram": True,
+    }
+    theirs = fidelity.calculate_metrics(**common, isc=True, prc=True)
+    spatial = fidelity.calculate_metrics(**common, feature_layer_fid="spatial")
+    ours = values(evaluate_generated(drawn, tmp_path, reference=real, metrics=SETS))
+    assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert ours["sfid"] == pytest.approx(spatial["frechet_inception_distance"], rel=1e-3)
+    assert ours["inception_score"] == pytest.approx(theirs["inception_score_mean"], rel=1e-3)
+    assert ours["precision"] == pytest.approx(theirs["precision"], rel=1e-3)
+    assert ours["recall"] == pytest.approx(theirs["recall"], rel=1e-3)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert np.std(written["metrics"]["inception_score"]["parts"]) == pytest.approx(
+        theirs["inception_score_std"], rel=1e-3
+    )
+    for metric in ("fid", "sfid", "precision", "recall"):
+        assert len(written["metrics"][metric]["parts"]) == 4
+        assert "low" not in written["metrics"][metric]  # no bootstrap
+    assert np.mean(written["metrics"]["precision"]["parts"]) == pytest.approx(ours["precision"])
+
+
+def test_files_batches_and_given_statistics_change_nothing(
+    only_tiny: None, drawn: Path, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = values(evaluate_generated(drawn, reference=real, metrics=SETS))
+    assert main(["pack", str(drawn), str(tmp_path / "drawn.npz")]) == 0
+    assert main(["pack", str(real), str(tmp_path / "real.npz"), "--statistics"]) == 0
+    monkeypatch.setattr("imtok.evaluation.sets._BATCH", 7)
+    found = evaluate_generated(tmp_path / "drawn.npz", reference=tmp_path / "real.npz", metrics=SETS)
+    assert values(found) == pytest.approx(expected, rel=1e-5)
+    assert found.statistics == ["frechet", "spatial"]
+
+    with np.load(tmp_path / "real.npz") as arrays:  # what ADM offers for some sizes: statistics without pictures
+        assert arrays["mu"].shape == (12,)
+        np.savez(tmp_path / "alone.npz", mu=arrays["mu"], sigma=arrays["sigma"])
+    alone = evaluate_generated(drawn, reference=tmp_path / "alone.npz", metrics=SETS)
+    assert alone.metrics["fid"].value == pytest.approx(expected["fid"], rel=1e-5)
+    assert alone.failed.keys() == {"sfid", "precision", "recall"}
+    assert "needs the pictures of a reference" in alone.failed["recall"]
+    np.savez(tmp_path / "other.npz", mu=np.zeros(5), sigma=np.eye(5))
+    other = evaluate_generated(drawn, reference=tmp_path / "other.npz", metrics=["fid"])
+    assert other.failed == {"fid": "the given statistics are of 5 features, the pictures' of 12"}
+    np.savez(tmp_path / "torn.npz", mu=np.zeros(5), sigma=np.eye(4))
+    with pytest.raises(DataError, match=r"mu \(5,\) and sigma \(4, 4\) differ"):
+        evaluate_generated(drawn, reference=tmp_path / "torn.npz", metrics=["fid"])
+
+
+def test_a_set_is_itself(only_tiny: None, real: Path) -> None:
+    found = values(evaluate_generated(real, reference=real, metrics=SETS))
+    assert found["fid"] == pytest.approx(0, abs=1e-6)
+    assert found["precision"] == found["recall"] == 1
+
+
+def test_reconstructions_have_the_same_numbers_in_the_other_command(
+    tiny: Tiny, only_tiny: None, real: Path, tmp_path: Path
+) -> None:
+    """rFID and rIS of a folder of reconstructions, through `imtok evaluate`."""
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    pictures = []
+    for file in sorted(real.iterdir()):
+        pictures.append(decode(encode(decode(file.read_bytes()), "JPEG", quality=10)))
+        (drawn / file.name).write_bytes(encode(pictures[-1]))
+    found = evaluate(drawn, real, metrics=["fid", "inception_score"])
+    expected = values(evaluate_generated(drawn, reference=real, metrics=["fid"]))["fid"]
+    assert found.score(str(drawn), "real", "fid").value == pytest.approx(expected, rel=1e-6)
+    assert found.score("identity", "real", "fid").value == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        shares = tiny.describe(from_uint8(np.stack(pictures))).logits.double().softmax(1).numpy()
+    parts = [shares[part::10] for part in range(10)]
+    scores = [np.exp((part * np.log(part / part.mean(0))).sum(1).mean()) for part in parts]
+    assert found.score(str(drawn), "real", "inception_score").value == pytest.approx(np.mean(scores), rel=1e-6)
+
+
+def test_what_fails_is_said_and_the_rest_is_kept(
+    only_tiny: None, drawn: Path, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate-generated", str(drawn), "--out", str(tmp_path)]
+    wanted = ["--metrics", "inception_score", "fid", "magface", "rendered_text_ned", "clip_score"]
+    assert_exit(lambda: main([*arguments, *wanted]), 2)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["metrics"].keys() == {"inception_score"}
+    assert written["failed"]["fid"] == "needs a set to compare with, --reference REF"
+    assert "is missing" in written["failed"]["magface"]
+    assert written["failed"].keys() == {"fid", "magface", "rendered_text_ned", "clip_score"}
+    assert all("\n" not in reason for reason in written["failed"].values())
+    said = capsys.readouterr()
+    assert "inception score" in said.out
+    assert said.err.count("without ") + said.out.count("without ") == 4
+
+
+def assert_exit(act: Callable[[], Any], code: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        act()
+    assert ended.value.code == code
+
+
+def test_sizes_must_be_one(only_tiny: None, drawn: Path, real: Path, tmp_path: Path) -> None:
+    large = write(tmp_path / "large", 8, seed=3, size=48)
+    found = evaluate_generated(drawn, reference=large, metrics=SETS)
+    assert found.failed.keys() == set(SETS) - {"inception_score"}
+    assert found.metrics.keys() == {"inception_score"}  # which needs no reference
+    assert found.failed["fid"].startswith("000.png: has 48 x 48 pixels, the generated pictures 32 x 32; sets are")
+    cropped = evaluate_generated(drawn, reference=large, metrics=["fid"], size=32)
+    assert cropped.metrics["fid"].value is not None
+    assert cropped.preprocessing == "reference: centred square, bicubic with antialiasing, 32 px"
+    mixed = tmp_path / "mixed"
+    write(mixed / "a", 3, seed=4)
+    write(mixed / "b", 3, seed=5, size=40)
+    assert "has 40 x 40 pixels" in evaluate_generated(mixed, reference=real, metrics=["fid"]).failed["fid"]
+
+
+def test_too_few_pictures_and_none(only_tiny: None, drawn: Path, real: Path, tmp_path: Path) -> None:
+    one, three = write(tmp_path / "one", 1, seed=6), write(tmp_path / "three", 3, seed=7)
+    found = evaluate_generated(one, reference=real, metrics=["fid", "recall", "inception_score", "precision"])
+    assert found.failed["fid"] == "needs two pictures or more, got 1"
+    assert found.failed["recall"] == "3 neighbours need 4 pictures or more, got 1"
+    assert found.metrics["inception_score"].value == pytest.approx(1)
+    found = evaluate_generated(drawn, reference=three, metrics=["precision", "fid"])
+    assert found.failed == {"precision": "3 neighbours need 4 pictures or more, got 3"}
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.png").write_bytes(b"not a picture")
+    found = evaluate_generated(drawn, reference=broken, metrics=["inception_score", "fid"])
+    assert found.failed["fid"].endswith("none of the pictures can be read")
+    assert found.metrics.keys() == {"inception_score"}
+    (tmp_path / "empty").mkdir()
+    for act, message in (
+        (lambda: evaluate_generated(tmp_path / "empty", reference=real), "empty: no pictures there"),
+        (lambda: evaluate_generated(drawn, reference=tmp_path / "empty"), "empty: no pictures there"),
+        (lambda: evaluate_generated(drawn, reference=tmp_path / "absent"), "absent: no such file or folder"),
+        (lambda: evaluate_generated(drawn, metrics=["FID"]), "no metric is called 'FID'; there are fid"),
+        (lambda: evaluate_generated(drawn, protocol="fid50k"), "no protocol is called 'fid50k'"),
+        (lambda: evaluate_generated(drawn, prompts=str(tmp_path / "absent.csv")), "absent.csv: No such file"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=message) as refused:
+            act()
+        assert "\n" not in str(refused.value)
+
+
+def test_the_stand_in_has_names_of_its_own(drawn: Path, real: Path, needs) -> None:
+    needs("vision/efficientnet_lite0")
+    wanted = list(SET_METRICS["vision/efficientnet_lite0"])
+    assert not any(name in ("fid", "sfid", "inception_score", "precision", "recall") for name in wanted)
+    found = evaluate_generated(drawn, reference=real, metrics=wanted, count=12)
+    assert found.metrics.keys() == set(wanted)
+    assert {score.network for score in found.metrics.values()} == {"vision/efficientnet_lite0"}
+    assert found.pictures.pictures == 12
+    assert set(METRICS) <= LABELS.keys()
+
+
+def note(folder: Path, name: str, prompt: str, run: str = "runs/x") -> None:
+    """A picture as `imtok generate` writes it."""
+    about = PngInfo()
+    about.add_text("imtok", json.dumps({"run": run, "sha256": "", "prompt": prompt, "seed": 0}))
+    Image.new("RGB", (40, 40), (200, 20, 20)).save(folder / name, pnginfo=about)
+
+
+def test_clip_scores_go_by_the_prompts_in_the_files_or_a_table(
+    only_tiny: None, tiny_clip: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    for index, prompt in enumerate(("a red sign", "the blue sea", "a dog")):
+        note(folder, f"{index}.png", prompt)
+    (folder / "3.png").write_bytes(encode(np.full((40, 40, 3), 90, dtype=np.uint8)))
+    found = evaluate_generated(folder, metrics=["clip_score"], clip=tiny_clip).metrics["clip_score"]
+    network = pretrained.load("clip/transformers", tiny_clip)
+    red = np.full((40, 40, 3), (200, 20, 20), dtype=np.uint8)
+    with torch.no_grad():
+        cosines = network.similarity([red] * 3, ["a red sign", "the blue sea", "a dog"]).tolist()
+    assert min(cosines) > 0
+    assert found.value == pytest.approx(100 * np.mean(cosines), rel=1e-4)
+    assert found.note is not None
+    assert found.note.endswith("1 pictures without a prompt, 0 prompts cut")
+
+    table = tmp_path / "prompts.csv"
+    table.write_text("file,prompt\n" + "".join(f"{index}.png,a red sign\n" for index in range(4)))
+    found = evaluate_generated(folder, metrics=["clip_score"], clip=tiny_clip, prompts=str(table))
+    assert found.metrics["clip_score"].count == 4
+    assert found.metrics["clip_score"].groups == 1  # one prompt
+
+
+def test_a_negative_cosine_counts_as_none() -> None:
+    class Fixed(CLIP):
+        size = "fixed"
+
+        def __init__(self) -> None:
+            FrozenNetwork.__init__(self)
+
+        def is_cut(self, text: str) -> bool:
+            return False
+
+        def similarity(self, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> torch.Tensor:
+            return torch.tensor([float(text) for text in texts])
+
+    meter = ClipMeter(Fixed())
+    asked = [generated.Asked(prompt=prompt) for prompt in ("0.3", "-0.2", "0.1")]
+    meter.see([replace(drawn_with(None, group), asked=one) for group, one in enumerate(asked)])
+    found = meter.measure("clip_score").items
+    assert found is not None
+    assert found.values.tolist() == pytest.approx([30, 0, 10])
+
+
+class Reader:
+    """Reads what it is told to, crop by crop."""
+
+    name, sha256 = "text_judge/fake", "1"
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+
+    def read(self, crops: Sequence[np.ndarray]) -> list[Reading]:
+        return [Reading(self.texts.pop(0), 1.0) for _ in crops]
+
+
+class Lines:
+    """Finds the same lines everywhere."""
+
+    name, sha256 = "text_detector/fake", "2"
+
+    def __init__(self, *boxes: tuple[int, int, int, int], text: str = "") -> None:
+        self.lines = [
+            DetectedLine(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64), text, 1.0, [])
+            for x0, y0, x1, y1 in boxes
+        ]
+
+    def detect(self, image: np.ndarray) -> list[DetectedLine]:
+        return self.lines
+
+
+def test_lines_are_read_in_order() -> None:
+    pieces = Lines((50, 11, 90, 21), (0, 30, 90, 40), (0, 10, 45, 20))  # the second half of the first line comes first
+    boxes = [line.quad[0].tolist() for line in reading_order(pieces.detect(np.zeros((50, 100, 3), dtype=np.uint8)))]
+    assert boxes == [[0, 10], [50, 11], [0, 30]]
+    picture = np.zeros((50, 100, 3), dtype=np.uint8)
+    assert read_picture(pieces, Reader("you have", "", "brains"), picture) == "you have brains"
+    assert read_picture(Lines((0, 0, 9, 9), text="its own"), None, picture) == "its own"
+
+
+def test_words_are_found_as_often_as_they_are_read() -> None:
+    assert found_words(["a", "b", "a", "a"], ["a", "c", "a", "b"]) == [True, True, True, False]
+    assert plain(" You\u2019re\non\u2026 \u201cit\u201d ") == 'You\'re on... "it"'
+    assert quoted('a sign that says "OPEN now" and “24 h”') == "OPEN now 24 h"
+    assert quoted("a sign that says 'OPEN'") is None
+
+
+def drawn_with(text: str | None, group: int, row: int = 0) -> Generated:
+    picture = np.zeros((40, 40, 3), dtype=np.uint8)
+    sample = Sample(image=encode(picture), path=f"{row}.png", width=40, height=40)
+    asked = generated.Asked(prompt=None, text=text)
+    return Generated(row=row, sample=sample, picture=picture, asked=asked, group=group)
+
+
+def test_rendered_text_by_hand() -> None:
+    meter = RenderedTextMeter(Lines((0, 0, 9, 9)), Reader("Stay humgry", "open! 24"))
+    meter.see([drawn_with("Stay hungry", 0), drawn_with(None, 1), drawn_with("Open 24 h", 2)])
+    ned, exact, loose = (meter.measure(metric) for metric in meter.metrics)
+    assert ned.items is not None
+    assert exact.items is not None
+    assert loose.items is not None
+    assert ned.items.values.tolist() == pytest.approx([1 - 1 / 11, 1 - 4 / 9])  # n to m; O, !, space and h
+    assert exact.items.values.tolist() == [1, 0, 0, 1, 0]
+    assert loose.items.values.tolist() == [1, 0, 1, 1, 0]
+    assert exact.items.groups.tolist() == [0, 0, 2, 2, 2]
+    assert ned.network == "text_detector/fake + text_judge/fake"
+    with pytest.raises(ConfigError, match="no picture has a text to show"):
+        RenderedTextMeter(Lines(), Reader()).measure("rendered_text_ned")
+
+
+def test_real_signs_are_read(needs, tmp_path: Path) -> None:
+    """Rendered letters through the real detector and judge."""
+    from PIL import ImageDraw, ImageFont
+
+    for network in ("text_detector/ppocrv6", "text_judge/easyocr"):
+        needs(network)
+    folder = tmp_path / "signs"
+    folder.mkdir()
+    for index, line in enumerate(("OPEN DOOR", "FRESH BREAD")):
+        picture = Image.new("RGB", (256, 128), (245, 245, 240))
+        ImageDraw.Draw(picture).text((14, 44), line, fill=(20, 20, 60), font=ImageFont.load_default(36))
+        picture.save(folder / f"{index}.png")
+    table = tmp_path / "words.jsonl"
+    rows = [{"file": "0.png", "text": "OPEN DOOR"}, {"file": "1.png", "text": "FRESH MILK"}]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    wanted = ["rendered_word_accuracy", "rendered_text_ned"]
+    found = evaluate_generated(folder, tmp_path / "out", metrics=wanted, words=str(table))
+    assert found.metrics["rendered_word_accuracy"].value == pytest.approx(3 / 4)
+    items = [json.loads(line) for line in (tmp_path / "out/items.jsonl").read_text().splitlines()]
+    assert [item["read"] for item in items] == ["OPEN DOOR", "FRESH BREAD"]
+
+
+def test_face_norms_are_lengths_of_all_faces() -> None:
+    class Detector:
+        name = "face_detector/fake"
+
+        def detect(self, image: np.ndarray) -> pretrained.DetectedFaces:
+            count = int(image[0, 0, 0])
+            boxes = np.tile(np.float32([5, 5, 35, 35]), (count, 1))
+            points = np.tile(np.float32([(14, 15), (26, 15), (20, 21), (15, 27), (25, 27)]), (count, 1, 1))
+            return pretrained.DetectedFaces(boxes, points, np.ones(count, dtype=np.float32))
+
+    class Embedder:
+        name, sha256 = "face_quality/magface", "3"
+        input_size = (112, 112)
+        template = torch.tensor(pretrained.ARCFACE_TEMPLATE)
+
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.stack([torch.tensor([3.0, 4.0]) * (1 + index) for index in range(len(images))])
+
+    meter = FaceNormMeter(Detector(), Embedder(), "magface")
+    batch = []
+    for row, count in enumerate((2, 0, 1)):
+        one = drawn_with(None, group=row, row=row)
+        one.picture[:] = count
+        batch.append(one)
+    meter.see(batch)
+    found = meter.measure("magface")
+    assert found.items is not None
+    assert found.items.values.tolist() == pytest.approx([5, 10, 5])
+    assert found.items.groups.tolist() == [0, 0, 2]
+    assert found.note == "3 faces, found by face_detector/fake in 2 of 3 pictures"
+    with pytest.raises(ConfigError, match="no face was found in 0 pictures"):
+        FaceNormMeter(Detector(), Embedder(), "magface").measure("magface")
+
+
+def test_what_was_asked_comes_from_the_table_first(tmp_path: Path) -> None:
+    note(tmp_path, "a.png", 'a sign that says "OPEN"')
+    picture = (tmp_path / "a.png").read_bytes()
+    sample = Sample(image=picture, path="deep/a.png", width=40, height=40, captions=["a caption"])
+    asked = Requests().of(sample)
+    assert (asked.prompt, asked.text, asked.run) == ('a sign that says "OPEN"', "OPEN", "runs/x")
+    (tmp_path / "words.csv").write_text("file,text\na.png,CLOSED\n")
+    asked = Requests(words=str(tmp_path / "words.csv")).of(sample)
+    assert (asked.prompt, asked.text) == ('a sign that says "OPEN"', "CLOSED")
+    bare = Sample(image=encode(np.zeros((16, 16, 3), dtype=np.uint8)), path="b", width=16, height=16)
+    assert Requests().of(bare) == generated.Asked()
+    (tmp_path / "broken.csv").write_text("file,word\na.png,CLOSED\n")
+    with pytest.raises(DataError, match=r"broken\.csv:2: names no text"):
+        Requests(words=str(tmp_path / "broken.csv"))
+
+
+def test_a_judge_that_taught_the_tokenizer_is_marked(only_tiny: None, tmp_path: Path, monkeypatch) -> None:
+    """The run noted in the picture names its tokenizer, whose losses name their networks."""
+    run = tmp_path / "run"
+    losses = {"text": {"network": NETWORK}, "text_weight": 1.0}
+    for place, config in (
+        (run, {"tokenizer": {"name": "tokenizer"}}),
+        (run / "tokenizer", {"losses": losses, "training": {"phases": [{}]}}),
+    ):
+        place.mkdir()
+        (place / "config.json").write_text(json.dumps(config))
+    assert teachers_behind(str(run)) == {NETWORK}
+    assert teachers_behind(str(tmp_path / "elsewhere")) is None
+    assert "text_features/ppocrv6" not in (teachers_behind("vqgan-nano") or ())  # no generator
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    note(folder, "0.png", "a dog", str(run))
+    found = evaluate_generated(folder, metrics=["inception_score"])
+    assert found.teachers == [NETWORK]
+    assert found.metrics["inception_score"].taught
+    assert "no evidence" in str(found)
+    note(folder, "1.png", "a dog", "elsewhere")
+    assert evaluate_generated(folder, metrics=["inception_score"]).teachers is None
+
+
+def test_protocols_measure_what_there_is_and_say_what_differs(only_tiny: None, drawn: Path, real: Path) -> None:
+    for protocol in PROTOCOLS.values():
+        assert set(protocol.metrics) <= set(METRICS)
+    found = evaluate_generated(drawn, reference=real, protocol="imagenet-val-reconstruction")
+    assert found.metrics.keys() == {"fid", "inception_score"}
+    assert found.deviations == ["60 pictures, 50000 are wanted", "50 pictures of the reference, 50000 are wanted"]
+    assert "not the numbers of the protocol" in str(found)
+    quotes = PROTOCOLS["quotes"]
+    counts = {"pictures": 200, "reference_pictures": None, "prompts": 200}
+    assert deviations(quotes, metrics=("rendered_text_ned",), texts=("x" * 100, "x" * 300), **counts) == []
+    assert deviations(quotes, metrics=(), texts=("x" * 99,), **counts) == [
+        "rendered_text_ned was not measured",
+        "1 texts have fewer than 100 or more than 300 characters",
+    ]

@@ -1,0 +1,75 @@
+"""Metrics of sets against torch-fidelity, scipy and closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+
+from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
+from imtok.evaluation.set_metrics import ClassScore, covered, disjoint_parts, neighbour_radii
+
+
+def test_frechet_distance_of_given_moments_is_the_closed_form() -> None:
+    """Of Gaussians with commuting covariances: |m_a - m_b|^2 + sum of (sqrt a - sqrt b)^2 over the shared axes."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    a, b = np.array([0, 1, 4, 9, 16, 25.0]), np.array([1, 1, 1, 0, 4, 36.0])  # singular ones too
+    mean = rng.normal(size=6)
+    sets = [Moments(torch.tensor(m), torch.tensor(axes * v @ axes.T)) for m, v in ((mean, a), (0 * mean, b))]
+    expected = mean @ mean + np.square(np.sqrt(a) - np.sqrt(b)).sum()
+    assert frechet_distance(*sets) == pytest.approx(expected, rel=1e-6)  # roots of zero cost half the digits
+    assert frechet_distance(sets[0], sets[0]) == pytest.approx(0, abs=1e-6)
+
+
+def test_moments_are_numpy_s_and_stand_for_the_pictures() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8))
+    statistics, other = FeatureStatistics(), FeatureStatistics()
+    for block in np.array_split(values, 7):
+        statistics.add(torch.tensor(block))
+    other.add(torch.tensor(rng.normal(1, 2, (30, 8))))
+    moments = statistics.moments()
+    np.testing.assert_allclose(moments.mean, values.mean(0), atol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(values, rowvar=False), atol=1e-10)
+    assert frechet_distance(moments, other) == pytest.approx(frechet_distance(statistics, other), rel=1e-9)
+
+
+def test_class_score_by_hand() -> None:
+    """Certain of four classes equally often: 4. Never certain: 1. Batches make no difference."""
+    certain, unsure = ClassScore(), ClassScore()
+    for batch in (torch.eye(4) * 1e4).split(3):
+        certain.add(batch)
+    unsure.add(torch.zeros(5, 4))
+    assert certain.value() == pytest.approx(4)
+    assert unsure.value() == pytest.approx(1)
+    with pytest.raises(ValueError, match="no pictures"):
+        ClassScore().value()
+
+
+def test_parts_are_disjoint_even_and_mixed() -> None:
+    parts = disjoint_parts(103, 10)
+    assert sorted(np.bincount(parts, minlength=10).tolist()) == [10] * 7 + [11] * 3
+    assert len(set(parts[:30].tolist())) > 5  # pictures that lie side by side may be of one class
+
+
+def by_scipy(points: np.ndarray, centres: np.ndarray, k: int) -> np.ndarray:
+    """Whether a point is no farther from some centre than that centre's k-th neighbour."""
+    own = cdist(centres, centres)
+    np.fill_diagonal(own, np.inf)
+    radii = np.sort(own, axis=1)[:, k - 1]
+    return (cdist(points, centres) <= radii[None]).any(1)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_coverage_is_that_of_brute_force(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imtok.evaluation.set_metrics._BLOCK", 17)
+    rng = np.random.default_rng(k)
+    real, drawn = rng.normal(size=(60, 5)), rng.normal(0.7, 0.6, size=(45, 5))
+    real_t, drawn_t = torch.tensor(real), torch.tensor(drawn)
+    precision = covered(drawn_t, real_t, neighbour_radii(real_t, k)).numpy()
+    recall = covered(real_t, drawn_t, neighbour_radii(drawn_t, k)).numpy()
+    assert (precision == by_scipy(drawn, real, k)).all()
+    assert (recall == by_scipy(real, drawn, k)).all()
+    assert 0 < recall.mean() < precision.mean() < 1  # narrower than the real ones
+    with pytest.raises(ValueError, match="need 4 pictures or more, got 3"):
+        neighbour_radii(real_t[:3], 3)

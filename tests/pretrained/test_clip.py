@@ -1,0 +1,45 @@
+"""A tiny CLIP of random weights, saved and read back through the door."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from imtok import pretrained
+from imtok.config import ConfigError
+
+
+def test_the_cosine_is_that_of_the_two_towers(tiny_clip: Path) -> None:
+    from transformers import CLIPModel, CLIPProcessor
+
+    network = pretrained.load("clip/transformers", file=tiny_clip)
+    assert network.name == "clip/transformers"
+    assert len(network.sha256) == 64
+    pictures = [np.ascontiguousarray(data.astronaut()[:64, :80]), np.ascontiguousarray(data.coffee()[:48, :48])]
+    texts = ["a red sign", "the blue sea and a dog"]
+    with torch.no_grad():
+        found = network.similarity(pictures, texts)
+        model, processor = CLIPModel.from_pretrained(tiny_clip).eval(), CLIPProcessor.from_pretrained(tiny_clip)
+        for index, (picture, text) in enumerate(zip(pictures, texts, strict=True)):  # one by one, without padding
+            seen = model.get_image_features(**processor(images=picture, return_tensors="pt")).pooler_output
+            read = model.get_text_features(**processor.tokenizer(text, return_tensors="pt")).pooler_output
+            expected = (seen @ read.T / seen.norm() / read.norm()).item()
+            assert found[index].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_long_texts_are_cut_and_known_to_be(tiny_clip: Path) -> None:
+    network = pretrained.load("clip/transformers", file=tiny_clip)
+    picture = np.ascontiguousarray(data.coffee()[:48, :48])
+    assert not network.is_cut("a red sign")
+    assert network.is_cut("a red sign " * 20)
+    with torch.no_grad():
+        assert torch.isfinite(network.similarity([picture], ["a red sign " * 20])).all()
+
+
+def test_another_folder_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ConfigError, match="no CLIP with its tokenizer and processor") as refused:
+        pretrained.load("clip/transformers", file=tmp_path)
+    assert "\n" not in str(refused.value)
