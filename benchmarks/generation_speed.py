@@ -91,7 +91,7 @@ def drawn(model: FAR, batch: int, guidance_scale: float) -> list[float]:
     """Draw pictures; the seconds that each place took."""
     moments = [time.perf_counter()]
     settings = SamplingConfig(guidance_scale=(guidance_scale,))
-    model.sample(["1"] * batch, list(range(batch)), settings, lambda: moments.append(time.perf_counter()))
+    model.sample(["1"] * batch, list(range(batch)), settings, lambda share: moments.append(time.perf_counter()))
     return [after - before for before, after in itertools.pairwise(moments)]
 
 

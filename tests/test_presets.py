@@ -83,6 +83,21 @@ def test_far_carries_the_paper_s_values() -> None:
         assert run.training.global_batch_size * run.training.phases[0].steps == pytest.approx(300 * 1_281_167, rel=1e-3)
 
 
+def test_dit_carries_the_paper_s_values() -> None:
+    for size, expected in (("b", 130), ("l", 458), ("xl", 675)):
+        assert millions(f"dit-{size}-textok-32-512") == pytest.approx(expected, rel=0.02)
+    for name in ("dit-xl-textok-128-256", "dit-xl-t2i-textok-128-256"):
+        run, tokenizer = presets.get_generator(name), presets.get("textok-128-256").tokenizer
+        training, optimizer = run.training, run.training.optimizer
+        assert (run.generator.token_shape, run.generator.channels) == ((tokenizer.num_latent_tokens,), 8)
+        assert run.generator.text == (tokenizer.text if "t2i" in name else None)
+        assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (5e-4, (0.9, 0.99), 0.01)
+        assert (training.global_batch_size, training.ema_decay) == (1024, 0.9999)
+        assert training.global_batch_size * training.phases[0].steps == pytest.approx(350 * 1_281_167, rel=1e-3)
+        assert (run.sampling.num_inference_steps, run.sampling.guidance_schedule) == (250, "power_cosine")
+    assert presets.get_generator("dit-t2i-nano").generator.text == presets.get("textok-nano").tokenizer.text
+
+
 def test_a_preset_is_a_tokenizer_s_or_a_generator_s() -> None:
     with pytest.raises(ConfigError, match="far-nano is a generator's preset"):
         presets.get("far-nano")

@@ -185,8 +185,8 @@ def reconstruct(argv: Sequence[str]) -> None:
 
 def generate(argv: Sequence[str]) -> None:
     """Draw pictures for labels or prompts: imtok generate RUN --labels …|--prompts … --out DIR."""
+    from imtok.generators import diffusion, sampling
     from imtok.generators.generate import generate
-    from imtok.generators.sampling import GuidanceSchedule
 
     def run(
         generator: tyro.conf.Positional[str],
@@ -197,10 +197,13 @@ def generate(argv: Sequence[str]) -> None:
         seed: int = 0,
         batch_size: int = 16,
         guidance_scale: tuple[float, ...] | None = None,
-        guidance_schedule: GuidanceSchedule | None = None,
+        guidance_schedule: sampling.GuidanceSchedule | diffusion.GuidanceSchedule | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        num_inference_steps: int | None = None,
+        spacing: diffusion.Spacing | None = None,
+        guidance_power: float | None = None,
     ) -> None:
         """Write DIR/00000.png, …, with the settings in each file; what is there already is left alone.
 
@@ -212,11 +215,14 @@ def generate(argv: Sequence[str]) -> None:
             count: pictures of each.
             seed: of the first picture; each further one has the next number.
             batch_size: pictures that are drawn together.
-            guidance_scale: of classifier-free guidance, one for all codebooks or one for each.
-            guidance_schedule: how it comes to be over a picture's tokens.
+            guidance_scale: of classifier-free guidance; for codes one for all codebooks or one for each.
+            guidance_schedule: how it comes to be, over a picture's tokens (linear, cosine) or times (power_cosine).
             temperature: 0 takes the likeliest code.
             top_k: only so many of the likeliest codes; 0: all.
             top_p: only the likeliest codes that together have this probability.
+            num_inference_steps: of a diffusion generator, 1 to 1,000.
+            spacing: of these steps: trailing begins at the last time, leading ends at the first.
+            guidance_power: how late guidance rises in power_cosine.
         """
         given = {
             "guidance_scale": guidance_scale,
@@ -224,9 +230,12 @@ def generate(argv: Sequence[str]) -> None:
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
+            "num_inference_steps": num_inference_steps,
+            "spacing": spacing,
+            "guidance_power": guidance_power,
         }
-        sampling = {name: value for name, value in given.items() if value is not None}
-        files = generate(generator, out, labels, prompts, count, seed, batch_size, **sampling)
+        settings = {name: value for name, value in given.items() if value is not None}
+        files = generate(generator, out, labels, prompts, count, seed, batch_size, **settings)
         print(f"{len(files)} pictures in {out}")
 
     _call(run, argv, "generate")

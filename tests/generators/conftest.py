@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from imtok.generators.base import Conditions, Generator
+from imtok.generators.autoregressive import AutoregressiveGenerator
+from imtok.generators.base import Conditions
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def assert_steps_agree() -> Callable[..., None]:
 
 
 @torch.no_grad()
-def _assert_steps_agree(model: Generator, codes: torch.Tensor, conditions: Conditions) -> None:
+def _assert_steps_agree(model: AutoregressiveGenerator, codes: torch.Tensor, conditions: Conditions) -> None:
     """Step by step, with a cache, the logits are those of all places at once."""
     expected = model(codes, conditions)
     session = model.begin(conditions)

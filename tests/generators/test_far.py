@@ -154,7 +154,7 @@ def test_classes_are_withheld_in_training_alone() -> None:
 
 def test_unknown_classes_and_senseless_configs_are_refused() -> None:
     named = small(1, classes=("cat", "dog", "sign"))
-    assert [named.class_index(name) for name in ("dog", "2", None)] == [1, 2, 3]
+    assert [named.class_embedding.index(name) for name in ("dog", "2", None)] == [1, 2, 3]
     with pytest.raises(ConfigError, match="no class is called 'cow'; there are 3: cat, dog, sign"):
         named.begin(["cow"])
     with pytest.raises(ConfigError, match="no class is called '3'"):

@@ -113,7 +113,7 @@ def test_prompts_are_cut_and_in_training_some_are_dropped() -> None:
     model = small(prompt_dropout=0.5)
     long = "a sign that says a lot of words"
     with pytest.raises(ConfigError, match=r"32 tokens, the model reads 16; shorten it"):
-        model.check(long)
+        model.resolve(long)
     assert model.prompt([long])[1].sum() == 16  # held-out captions are cut like those of the training
     torch.manual_seed(0)
     _, there = model.train().prompt([long] * 200)

@@ -157,6 +157,20 @@ def test_a_run_with_shared_weights_is_killed_and_goes_on_to_the_same_bits(
     assert all(difference(straight[name], alone[name]) < 0.1 for name in straight)
 
 
+@pytest.mark.slow
+def test_diffusion_with_shared_weights_goes_on_to_the_same_bits(signs: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = RunFolder(tmp_path / "baseline")
+    tokenizer.write_config(to_dict(presets.get("baseline-nano")))
+    tokenizer.write_model(presets.create_tokenizer("baseline-nano").weights())
+    encode_pictures(str(tokenizer.path), signs, tmp_path / "latents", 64)
+    script = HERE / "two_ranks_generator.py"
+    for out, killed_at in (("straight", 0), ("killed", 7), ("killed", 0)):
+        launch(2, script, tmp_path / out, tmp_path / "latents", "dit-debug", killed_at)
+    straight, killed = (load_file(tmp_path / name / "run/model.safetensors") for name in ("straight", "killed"))
+    assert [name for name in straight if not torch.equal(straight[name], killed[name])] == []
+
+
 def test_shared_weights_need_a_generator_and_several_processes(signs: str, codes: str, tmp_path: Path) -> None:
     for preset, data, message in (("far-debug", codes, "torchrun"), ("insighttok-debug", signs, "for generators")):
         config = presets.get_run(preset)

@@ -2,6 +2,7 @@
 
     FOLDER/manifest.json      which tokenizer, of which weights, which crops of which size
     FOLDER/part-00000.arrow   a row for each picture: path, label, captions, and the tokens of its crops
+    FOLDER/statistics.json    of latents: see `latent_statistics`
 
 A part is written under a temporary name and renamed, so that a kill at any moment costs one part. pandas and pyarrow
 read the parts as Feather files.
@@ -9,7 +10,7 @@ read the parts as Feather files.
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -203,9 +204,13 @@ class TokenShards:
         columns = (self._batch(*group)["label"] for group in self._groups)
         return sorted({label for column in columns for label in column.to_pylist() if label is not None})
 
+    def captions(self) -> Iterator[str]:
+        """Every picture's captions, in the order of the pictures."""
+        return (caption for group in self._groups for caption in self._batch(*group)["captions"].flatten().to_pylist())
+
     def captioned(self) -> bool:
         """Whether any picture has a caption."""
-        return any(len(self._batch(*group)["captions"].flatten()) for group in self._groups)
+        return next(self.captions(), None) is not None
 
     def _batch(self, part: str, group: int) -> Any:
         return self._open(part).get_batch(group)

@@ -117,6 +117,10 @@ class UnseenCaptions:
         """The classes."""
         return list(self._captions)
 
+    def captions(self) -> Iterator[str]:
+        """All of them."""
+        return (caption for captions in self._captions.values() for caption in captions)
+
     def draw(self, label: str, seed: int) -> str:
         """One caption of a class, the same for the same seed.
 
@@ -127,6 +131,20 @@ class UnseenCaptions:
             raise DataError(f"{self.folder}: has no captions of {label!r}, only of {', '.join(sorted(self._captions))}")
         captions = self._captions[label]
         return captions[np.random.default_rng(seed).integers(len(captions))]
+
+
+def copy_unseen_captions(data: str | PathLike[str], folder: Path) -> None:
+    """Copy the lists of some shards into a local folder.
+
+    Raises:
+        DataError: they have none.
+    """
+    source = join(data, FOLDER)
+    UnseenCaptions(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in list_files(source):
+        filesystem, place = fsspec.url_to_fs(join(source, name))
+        (folder / name).write_bytes(filesystem.read_bytes(place))
 
 
 def captions_by_class(data: str | PathLike[str]) -> dict[str, list[str]]:

@@ -1,1 +1,1 @@
-"""Codes from labels or text."""
+"""Codes and latents from labels or text."""

@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
-from imtok.generators.base import Conditions, Generator, Session
+from imtok.generators.autoregressive import AutoregressiveGenerator, Session
+from imtok.generators.base import Conditions
+from imtok.generators.classes import ClassEmbedding
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
 from imtok.layers.decoder import Block, Cache, Decoder, RotaryPositions, grid_positions
 
@@ -53,7 +55,7 @@ class FARConfig:
             raise ConfigError("far: dropout and label_dropout must be in [0, 1)")
 
 
-class FAR(Generator):
+class FAR(AutoregressiveGenerator):
     """Each place's codes are embedded and merged into one token; a head draws the next place's codes from it.
 
     Rotary positions are a place's row and column; the class stands at 0, 0 before them.
@@ -68,7 +70,7 @@ class FAR(Generator):
         self.config = config
         self.codebook_sizes, self.tokens = config.codebook_sizes, math.prod(config.token_shape)
         dim, codebooks = config.dim, len(config.codebook_sizes)
-        self.class_embedding = nn.Embedding(config.num_classes + 1, dim)  # the last: no class
+        self.class_embedding = ClassEmbedding(config.num_classes, config.classes, dim, config.label_dropout)
         self.embedding = CodeEmbedding(config.codebook_sizes, dim)
         self.merge = nn.Linear(codebooks * dim, dim) if codebooks > 1 else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
@@ -76,7 +78,6 @@ class FAR(Generator):
         self.head = build_head(
             config.head, config.codebook_sizes, dim, config.head_depth, config.num_heads, config.dropout
         )
-        nn.init.normal_(self.class_embedding.weight, std=0.02)
         places = torch.cat([torch.zeros(1, len(config.token_shape)), grid_positions(config.token_shape)])
         self.positions = RotaryPositions(places[:-1], dim // config.num_heads)  # nothing comes after the last place
 
@@ -94,28 +95,10 @@ class FAR(Generator):
         Raises:
             ConfigError: an unknown class.
         """
-        rows = torch.tensor([self.class_index(condition) for condition in conditions])
-        if self.training and self.config.label_dropout:
-            rows[torch.rand(len(rows)) < self.config.label_dropout] = self.config.num_classes
-        return self.class_embedding(rows.to(self.class_embedding.weight.device))[:, None]
+        return self.class_embedding.read(conditions)[:, None]
 
-    def class_index(self, name: str | None) -> int:
-        """A class by its name, or by its number where it is one; None: no class.
-
-        Raises:
-            ConfigError: there is none of this name.
-        """
-        if name is None:
-            return self.config.num_classes
-        if name in self.config.classes:
-            return self.config.classes.index(name)
-        if name.isdecimal() and int(name) < self.config.num_classes:
-            return int(name)
-        known = f": {', '.join(self.config.classes[:20])}" if self.config.classes else ""
-        raise ConfigError(f"no class is called {name!r}; there are {self.config.num_classes}{known}")
-
-    def check(self, condition: str | None) -> None:
-        self.class_index(condition)
+    def resolve(self, condition: str | None) -> str | None:
+        return self.class_embedding.name(condition)
 
     def begin(self, conditions: Conditions) -> Session:
         return _FARSession(self, conditions)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +70,13 @@ def generate(
         for index, condition in enumerate(wanted)
     ]
     missing = [index for index, file in enumerate(files) if not _is_made(file, notes[index])]
-    tokens = pipeline.generator.tokens
     with tqdm(total=len(missing), unit="picture", disable=None, bar_format=_BAR) as progress:
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
             images = pipeline.generate(
                 **{kind: [wanted[index] for index in batch]},
                 seeds=[seed + index for index in batch],
-                progress=partial(progress.update, len(batch) / tokens),
+                progress=lambda share, batch=batch: progress.update(share * len(batch)),
                 **dataclasses.asdict(settings),
             )
             for index, picture in zip(batch, to_uint8(images), strict=True):

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
-from imtok.generators.base import Conditions, Generator, Session
+from imtok.generators.autoregressive import AutoregressiveGenerator, Session
+from imtok.generators.base import Conditions
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
 from imtok.generators.prompts import PromptFormat, PromptReader
 from imtok.layers.decoder import Block
@@ -57,7 +58,7 @@ class InsightARConfig:
             raise ConfigError("insightar: max_prompt_tokens and head_depth must be positive, prompt_dropout in [0, 1)")
 
 
-class InsightAR(Generator):
+class InsightAR(AutoregressiveGenerator):
     """[prompt, start of image, adapter(code 1), …]: the language model's state at each of them tells the next code.
 
     The adapter reads the tokenizer's own codebook vectors (`adopt`); they do not train.
@@ -74,7 +75,7 @@ class InsightAR(Generator):
 
     def __init__(self, config: InsightARConfig, reader: PromptReader) -> None:
         super().__init__()
-        self.config, self.reader = config, reader
+        self.config, self.prompt_reader = config, reader
         self.codebook_sizes, self.tokens = config.codebook_sizes, math.prod(config.token_shape)
         self.language_model = _language_model(config.architecture, config.max_prompt_tokens + 1 + self.tokens)
         dim = self.language_model.get_input_embeddings().weight.shape[1]
@@ -114,12 +115,13 @@ class InsightAR(Generator):
             dropped = torch.rand(len(conditions)) < self.config.prompt_dropout
             pairs = zip(conditions, dropped.tolist(), strict=True)
             conditions = [None if without else prompt for prompt, without in pairs]
-        ids, there = self.reader.read(conditions)
+        ids, there = self.prompt_reader.read(conditions)
         embed, device = self.language_model.get_input_embeddings(), self.start_of_image.device
         return embed(ids.to(device)), there.to(device)
 
-    def check(self, condition: str | None) -> None:
-        self.reader.check(condition or "")
+    def resolve(self, condition: str | None) -> str | None:
+        self.prompt_reader.check(condition or "")
+        return condition
 
     def start(self, rows: int) -> Float[Tensor, "rows 1 dim"]:
         """The start-of-image token."""

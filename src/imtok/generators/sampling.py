@@ -1,7 +1,8 @@
 """From logits to codes: guidance, temperature, top-k, top-p, and noise that is a picture's own and not its batch's."""
 
+import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,27 @@ GuidanceSchedule = Literal["constant", "linear", "cosine"]
 
 
 @config
-class SamplingConfig:
+class Settings:
+    """How pictures are drawn, by whatever kind of generator: the base of its kinds."""
+
+    def changed(self, **changes: Any) -> "Settings":
+        """The same with some fields changed.
+
+        Raises:
+            ConfigError: there is no such field, or it cannot have this value; one line.
+        """
+        types = {field.name: field.type for field in dataclasses.fields(self)}
+        if unknown := changes.keys() - types.keys():
+            raise ConfigError(f"no setting of sampling is called {min(unknown)}; there are {', '.join(sorted(types))}")
+        for name, value in changes.items():
+            known = get_args(types[name]) if get_origin(types[name]) is Literal else (value,)
+            if value not in known:
+                raise ConfigError(f"sampling: {name} = {value!r}; for this generator there are {', '.join(known)}")
+        return dataclasses.replace(self, **changes)
+
+
+@config
+class SamplingConfig(Settings):
     """How codes are drawn."""
 
     guidance_scale: tuple[float, ...] = (1.0,)
@@ -34,6 +55,12 @@ class SamplingConfig:
             raise ConfigError(f"sampling: temperature = {self.temperature} must be 0 or more")
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ConfigError("sampling: top_k must be 0 or more, and top_p in (0, 1]")
+
+    def changed(self, **changes: Any) -> "Settings":
+        scale = changes.get("guidance_scale")
+        if isinstance(scale, int | float):
+            changes["guidance_scale"] = (float(scale),)
+        return super().changed(**changes)
 
     @property
     def guided(self) -> bool:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from imtok.config import ConfigError, to_dict
-from imtok.presets import far, fqgan, insightar, insighttok, kl, textok
+from imtok.presets import dit, far, fqgan, insightar, insighttok, kl, textok
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import build, read_config
 from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
 
 _PRESETS: dict[str, Callable[[], AnyRunConfig]] = {
     preset.__name__.replace("_", "-"): preset
-    for family in (insighttok, fqgan, textok, kl, far, insightar)
+    for family in (insighttok, fqgan, textok, kl, far, insightar, dit)
     for preset in family.PRESETS
 }
 

@@ -14,7 +14,8 @@ from imtok.training.run import LossConfig, OptimizerConfig, Phase, RunConfig, Tr
 
 _EPOCH = 1_281_167
 """Pictures of ImageNet's training set."""
-_T5 = {256: TextConfig(), 512: TextConfig(encoder="text_encoder/t5_xxl", dim=4096)}
+T5 = {256: TextConfig(), 512: TextConfig(encoder="text_encoder/t5_xxl", dim=4096)}
+MINILM = TextConfig(encoder="text_encoder/minilm", dim=384, max_tokens=48)
 _MULTIPLIERS: dict[int, tuple[int | float, ...]] = {256: (1, 2, 4, 4, 4, 4), 512: (0.5, 1, 2, 4, 4, 4, 4)}
 
 
@@ -44,7 +45,7 @@ def textok(tokens: int, resolution: int, text: bool = True, discrete: bool = Fal
             num_latent_tokens=tokens,
             patch_size=resolution // 32,
             quantizer=quantizer,
-            text=_T5[resolution] if text else None,
+            text=T5[resolution] if text else None,
         ),
         losses=LossConfig(
             l1_weight=0.0,
@@ -86,7 +87,7 @@ def textok_nano() -> RunConfig:
             dim=192,
             depth=4,
             num_heads=4,
-            text=TextConfig(encoder="text_encoder/minilm", dim=384, max_tokens=48),
+            text=MINILM,
         ),
         losses=LossConfig(perceptual_weight=0.0, adversarial_weight=0.0),
         discriminator=StyleDiscriminatorConfig(resolution=64, base_channels=32, channel_multipliers=(1, 2, 4, 4)),

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from imtok.config import ConfigError
+from imtok.data.latent_statistics import write_statistics
 from imtok.data.pictures import PictureError, decode, from_uint8
 from imtok.data.readers import open_source
 from imtok.data.sample import Sample, Source
@@ -40,7 +41,8 @@ def encode_pictures(
     """Write the tokens of all pictures; killed at any moment and called again, it goes on after the last whole part.
 
     Pictures that cannot be read get a row without crops; a line names them. A tokenizer that hears of captions is told
-    the first one of each picture, which is then the only one that is kept.
+    the first one of each picture, which is then the only one that is kept. Latents are measured at the end (see
+    `latent_statistics`).
 
     Args:
         tokenizer: a shipped name, a run folder, or another project's checkpoint.
@@ -69,7 +71,10 @@ def encode_pictures(
                 part += _encode(model, reader, batch)
                 progress.update(len(batch))
             writer.write(part)
-    return TokenShards(out)
+    shards = TokenShards(out)
+    if not model.codebook_sizes:
+        write_statistics(shards)
+    return shards
 
 
 def describe(

@@ -1,7 +1,8 @@
 """What a tokenizer is told of pictures: captions or classes, as the states of a frozen encoder."""
 
+import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Literal
 
@@ -48,6 +49,15 @@ class TextConfig:
         if self.encoder == LABELS and len(self.classes) != self.dim:
             raise ConfigError(f"text: {len(self.classes)} classes are named, but dim is {self.dim}")
 
+    @property
+    def told(self) -> Literal["captions", "labels"]:
+        """What it is told of pictures."""
+        return "labels" if self.encoder == LABELS or self.template is not None else "captions"
+
+    def reads_like(self, other: "TextConfig") -> bool:
+        """Whether both hear the same states; they may do other things with them."""
+        return dataclasses.replace(self, where=other.where, how=other.how) == other
+
 
 class Reader:
     """Captions to states: from what `imtok embed` has stored, or else from the encoder itself, which is then loaded.
@@ -84,19 +94,37 @@ class Reader:
                     f"{stored.folder}: made with other weights of {config.encoder} than the other features"
                 )
 
-    def prepare(self) -> None:
-        """Open the encoder now if any caption of the data will need it, so that nothing is found missing later.
+    def __deepcopy__(self, memo: object) -> "Reader":
+        """Copies of a model share it: what it says never changes."""
+        return self
+
+    def prepare(self, captions: Iterable[str] | None = None) -> None:
+        """Open the encoder now if any caption will need it, so that nothing is found missing later.
+
+        Args:
+            captions: that it will be asked for; None: all of the data's.
 
         Raises:
             ConfigError: an encoder of another width, or of other weights than the stored features.
             MissingWeights: it is not here.
         """
-        if self.config.template is not None or not all(self._is_stored(str(folder)) for folder in self._data):
+        if self.config.encoder == LABELS:
+            return
+        if self.config.template is not None:
             self._load()
-
-    def _is_stored(self, folder: str) -> bool:
-        stored = self._stored.get(folder)
-        return stored is not None and all(caption in stored for caption in distinct_captions(folder))
+            return
+        if captions is None:
+            captions = (caption for folder in self._data for caption in distinct_captions(folder))
+        stored = self._stored.values()
+        unread = next((caption for caption in captions if not any(caption in one for one in stored)), None)
+        if unread is not None:
+            try:
+                self._load()
+            except pretrained.MissingWeights as error:
+                where = ", ".join(str(folder) for folder in self._data) or "text features"
+                raise pretrained.MissingWeights(
+                    f"the caption {unread[:40]!r} is not stored beside {where} (imtok embed), and {error}"
+                ) from None
 
     @torch.no_grad()
     def read(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Text:

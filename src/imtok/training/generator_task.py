@@ -1,10 +1,10 @@
-"""A generator against the codes of pictures, and looks at what it draws while it trains."""
+"""A generator against the codes or latents of pictures, and looks at what it draws while it trains."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from imtok.checkpoints import RunFolder
@@ -13,6 +13,7 @@ from imtok.data.token_loader import TokenBatch, fixed_token_batches
 from imtok.data.token_shards import TokenShards
 from imtok.generators.base import Generator
 from imtok.generators.catalog import build
+from imtok.generators.narrator import Narrator
 from imtok.generators.pipeline import ImageGenerator
 from imtok.tokenizers.base import Tokenizer
 from imtok.training.run import GeneratorRunConfig, Phase
@@ -22,7 +23,7 @@ _PREVIEW_PICTURES = 8
 
 
 class GeneratorTask(Task):
-    """A generator and the cross-entropy of every codebook, averaged over codebooks (FQGAN, section 3.3)."""
+    """A generator and its losses, averaged."""
 
     players = ("generator",)
 
@@ -47,46 +48,51 @@ class GeneratorTask(Task):
             part.requires_grad_(phase.trains_part(name))
 
     def losses(self, batch: TokenBatch, player: str, step: int) -> Losses:
-        logits = self.generator(batch.tokens, conditions(self.generator, batch))
-        return {
-            f"cross_entropy_{index}": F.cross_entropy(one.flatten(0, 1).float(), batch.tokens[:, :, index].flatten())
-            for index, one in enumerate(logits)
-        }
+        return self.generator.losses(batch.tokens, conditions(self.generator, batch))
 
     def weight(self, term: str) -> float:
-        return 1 / len(self.generator.codebook_sizes)
+        return 1 / len(self.generator.loss_names)
 
     def after_step(self) -> dict[str, float]:
         return {}
 
 
 class GeneratorValidation:
-    """How likely held-out codes are, and what the generator draws for their labels or prompts.
+    """How well held-out codes or latents are known, and what the generator draws for their labels or prompts.
 
     Args:
         config: of the run.
         shards: held-out pictures, or the training pictures when there are none.
-        held_out: whether the likelihood on them means anything.
-        tokenizer: draws the codes.
+        held_out: whether scores on them mean anything.
+        tokenizer: draws the pictures.
+        narrator: of a tokenizer that draws from captions too.
     """
 
-    def __init__(self, config: GeneratorRunConfig, shards: TokenShards, held_out: bool, tokenizer: Tokenizer) -> None:
-        self.config, self.shards, self.held_out, self.tokenizer = config, shards, held_out, tokenizer
+    def __init__(
+        self,
+        config: GeneratorRunConfig,
+        shards: TokenShards,
+        held_out: bool,
+        tokenizer: Tokenizer,
+        narrator: Narrator | None = None,
+    ) -> None:
+        self.config, self.shards, self.held_out = config, shards, held_out
+        self.tokenizer, self.narrator = tokenizer, narrator
 
     @torch.no_grad()
     def evaluate(self, generator: Generator, device: torch.device) -> dict[str, float]:
-        """Negative log-likelihood in nats: of a place, and of each codebook's code there."""
+        """The generator's own scores, averaged over pictures."""
         training, settings = generator.training, self.config.training
         generator.eval()
         size = settings.micro_batch_size or min(settings.global_batch_size, 32)
-        total, count = torch.zeros(len(generator.codebook_sizes), dtype=torch.float64), 0
+        sums, count = defaultdict[str, float](float), 0
         for batch in fixed_token_batches(self.shards, count=settings.evaluation_pictures, batch_size=size):
-            likely = generator.log_likelihood(batch.tokens.to(device), conditions(generator, batch))
-            total -= likely.cpu().double().sum((0, 1))
-            count += likely.shape[0] * likely.shape[1]
+            seeds = range(count, count + len(batch))
+            for name, scores in generator.scores(batch.tokens.to(device), conditions(generator, batch), seeds).items():
+                sums[name] += scores.cpu().double().sum().item()
+            count += len(batch)
         generator.train(training)
-        each = total / count
-        return {"nll": each.sum().item()} | {f"nll_{index}": value for index, value in enumerate(each.tolist())}
+        return {name: total / count for name, total in sums.items()}
 
     @torch.no_grad()
     def preview(self, generator: Generator, folder: Path, step: int, device: torch.device) -> Path:
@@ -101,12 +107,17 @@ class GeneratorValidation:
             sampling=self.config.sampling,
             resolution=reference.resolution,
             grid_size=reference.grid_size,
+            narrator=self.narrator,
         )
-        told = conditions(generator, batch)
-        codes = generator.sample(told, list(range(len(told))), self.config.sampling)
-        originals = pipeline.draw(batch.tokens.to(device))
+        told, seeds = conditions(generator, batch), range(len(batch))
+        tokens = generator.sample(told, seeds, self.config.sampling)
         generator.train(training)
-        rows = torch.cat([torch.cat(list(images), dim=2) for images in (originals, pipeline.draw(codes))], dim=1)
+        known = said = None  # what the tokenizer hears of the originals, and of what has been drawn
+        if self.narrator is not None:
+            known = self.narrator.reader.read(batch.captions, batch.labels)
+            said = self.narrator.tell(told, seeds)
+        originals, drawn = pipeline.draw(batch.tokens.to(device), known), pipeline.draw(tokens, said)
+        rows = torch.cat([torch.cat(list(images), dim=2) for images in (originals, drawn)], dim=1)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"step-{step:08d}.png"
         file.write_bytes(encode(to_uint8(rows)))

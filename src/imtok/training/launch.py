@@ -1,6 +1,7 @@
 """From a RunConfig, pictures and a folder to a started or resumed training."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +20,8 @@ from imtok.generators.catalog import (
     place_of,
     reference,
 )
-from imtok.generators.far import FARConfig
 from imtok.generators.insightar import InsightAR, InsightARConfig
+from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
 from imtok.layers.collective import rank, wait_for_all
 from imtok.tokenizers.catalog import load
 from imtok.tokenizers.encode import hash_of
@@ -139,6 +140,8 @@ def _generator_trainer(
         if hash_of(shards.manifest.tokenizer) != shards.manifest.sha256:
             raise ConfigError(f"{data}: made by another {shards.manifest.tokenizer} than the one that is here by now")
     else:
+        if saved.tokenizer is not None and saved.tokenizer.sha256 != shards.manifest.sha256:
+            raise ConfigError(f"{data}: made by another tokenizer than what {folder.path} was started on")
         begun_with = getattr(config.generator, "language_model", "")
         config = for_tokens(config, shards, getattr(saved.generator, "architecture", None) if begun_with else None)
         check_same_run(config, saved, folder)
@@ -151,8 +154,6 @@ def _generator_trainer(
     wait_for_all()
     assert config.tokenizer is not None
     tokenizer = load(place_of(config.tokenizer, folder))
-    if tokenizer.hears is not None and "decoder" in tokenizer.hears.where:
-        raise ConfigError(f"{data}: its tokenizer draws from captions too, which generators do not tell it yet")
     torch.manual_seed(config.training.seed)  # whatever has been drawn so far, all ranks begin alike
     task = GeneratorTask(config, folder)
     if language_model is not None:
@@ -161,7 +162,17 @@ def _generator_trainer(
     if begin:
         task.generator.load_weights(RunFolder(begin).read_model(), f"--init-from {begin}")
     task.generator.adopt(tokenizer)
-    looks = GeneratorValidation(config, shown, held_out=validation is not None, tokenizer=tokenizer)
+    pictures = [one.manifest.source for one in (shards, shown)]
+    if task.generator.hears is not None:
+        task.generator.reader = Reader(task.generator.hears, pictures, device)
+        task.generator.reader.prepare(itertools.chain(shards.captions(), shown.captions()))
+    if saved is None and rank() == 0 and wants_unseen_captions(task.generator, tokenizer):
+        carry_unseen_captions(task.generator, shards.manifest.source, folder)
+    wait_for_all()
+    narrator = open_narrator(task.generator, tokenizer, folder, pictures, device)
+    if narrator is not None:
+        narrator.prepare(shown.captions())
+    looks = GeneratorValidation(config, shown, validation is not None, tokenizer, narrator)
     return Trainer(config, task, TokenFeed(shards), looks, folder, device)
 
 
@@ -174,9 +185,9 @@ def check_alike(shards: TokenShards, shown: TokenShards, config: GeneratorRunCon
     ours, theirs = shards.manifest, shown.manifest
     if (ours.sha256, ours.grid_size) != (theirs.sha256, theirs.grid_size):
         raise ConfigError(f"{shown.folder}: of another tokenizer or resolution than {shards.folder}")
-    if isinstance(config.generator, FARConfig):
+    if classes := getattr(config.generator, "classes", ()):
         for one in (shards, shown):
-            if unknown := set(one.labels()) - set(config.generator.classes):
+            if unknown := set(one.labels()) - set(classes):
                 raise ConfigError(f"{one.folder}: has the class {min(unknown)!r}, which the generator does not know")
     for one in (shards, shown):
         if not any(len(one[index].values) for index in range(len(one))):

@@ -5,7 +5,8 @@ from typing import Literal
 
 from imtok.config import ConfigError, config
 from imtok.data.loader import DataConfig
-from imtok.generators.catalog import GeneratorConfig, TokenizerReference
+from imtok.generators.catalog import GeneratorConfig, TokenizerReference, sampling_of
+from imtok.generators.diffusion import DenoisingConfig
 from imtok.generators.far import FARConfig
 from imtok.generators.sampling import SamplingConfig
 from imtok.losses.adversarial import AdversarialKind
@@ -210,11 +211,15 @@ class GeneratorRunConfig:
 
     name: str
     generator: GeneratorConfig = FARConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    """How pictures are drawn unless it is said otherwise."""
+    sampling: SamplingConfig | DenoisingConfig = SamplingConfig()
+    """How pictures are drawn unless it is said otherwise: as codes or as latents."""
     tokenizer: TokenizerReference | None = None
-    """Whose codes; the shards say it when the run begins."""
+    """Whose codes or latents; the shards say it when the run begins."""
     training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sampling, wanted := sampling_of(self.generator)):
+            raise ConfigError(f"{self.name}: sampling is no {wanted.__name__}, by which a {self.generator.kind} draws")
 
 
 AnyRunConfig = RunConfig | GeneratorRunConfig

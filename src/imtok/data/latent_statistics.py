@@ -1,0 +1,74 @@
+"""Mean and deviation of every channel of some latents, kept beside them and bound to them.
+
+FOLDER/statistics.json    {"of": a digest of the manifest and of the parts' names and sizes, "mean": […], "std": […]}
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+
+from imtok.config import FORMAT_VERSION
+from imtok.data.addresses import join
+from imtok.data.sample import DataError
+from imtok.data.token_shards import TokenShards
+
+FILE = "statistics.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentStatistics:
+    """Of each channel, over all tokens of all crops."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def write_statistics(shards: TokenShards) -> LatentStatistics:
+    """Measure all latents and write the result beside them; a channel that never changes has a deviation of 1.
+
+    Args:
+        shards: of latents, complete.
+
+    Raises:
+        DataError: there are none, or some are not finite.
+    """
+    count, sums, squares = 0, np.zeros(shards.manifest.width), np.zeros(shards.manifest.width)
+    for index in range(len(shards)):
+        values = shards[index].values.reshape(-1, shards.manifest.width).astype(np.float64)
+        count += len(values)
+        sums += values.sum(0)
+        squares += np.square(values).sum(0)
+    if not count or not np.isfinite(squares).all():
+        raise DataError(f"{shards.folder}: {'some latents are not finite' if count else 'no latents to measure'}")
+    std = np.sqrt(np.maximum(squares / count - np.square(sums / count), 0))
+    found = LatentStatistics(mean=tuple((sums / count).tolist()), std=tuple(np.where(std > 1e-8, std, 1.0).tolist()))
+    filesystem, place = fsspec.url_to_fs(join(shards.folder, FILE))
+    values = {"format_version": FORMAT_VERSION, "of": _digest(shards), "mean": found.mean, "std": found.std}
+    filesystem.write_text(f"{place}.partial", json.dumps(values) + "\n")
+    filesystem.mv(f"{place}.partial", place)
+    return found
+
+
+def read_statistics(shards: TokenShards) -> LatentStatistics:
+    """What `write_statistics` has written.
+
+    Raises:
+        DataError: nothing yet, or of other latents.
+    """
+    filesystem, place = fsspec.url_to_fs(join(shards.folder, FILE))
+    values = json.loads(filesystem.read_text(place)) if filesystem.exists(place) else {}
+    if values.get("format_version") != FORMAT_VERSION or values.get("of") != _digest(shards):
+        which = "of other latents than these" if values else "missing"
+        raise DataError(f"{shards.folder}/{FILE}: {which}; call imtok encode once more as before, and it measures them")
+    return LatentStatistics(mean=tuple(values["mean"]), std=tuple(values["std"]))
+
+
+def _digest(shards: TokenShards) -> str:
+    digest = hashlib.sha256(json.dumps(shards.manifest.to_json(), sort_keys=True).encode())
+    for part in shards.parts:
+        filesystem, place = fsspec.url_to_fs(part)
+        digest.update(f"{part.rpartition('/')[2]} {filesystem.size(place)}\n".encode())
+    return digest.hexdigest()

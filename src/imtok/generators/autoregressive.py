@@ -1,0 +1,127 @@
+"""What every autoregressive generator is: it tells, place by place, what it expects of the codes, and draws them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from imtok.config import ConfigError
+from imtok.generators.base import Conditions, Generator
+from imtok.generators.heads import CodeEmbedding, Head
+from imtok.generators.sampling import SamplingConfig, draw_noise, guide, pick_code
+
+
+class Session(ABC):
+    """Pictures in the making, one row each: what the generator knows of the place that comes next.
+
+    Attributes:
+        hidden: of each row.
+    """
+
+    hidden: Float[Tensor, "rows dim"]
+
+    @abstractmethod
+    def advance(self, codes: Int[Tensor, "rows codebooks"]) -> None:
+        """Take the codes of this place and go on to the next."""
+
+
+class AutoregressiveGenerator(Generator):
+    """Base class of generators of codes.
+
+    Attributes:
+        codebook_sizes: of the codes.
+        tokens: places of a picture.
+        embedding: vectors for codes, for the head.
+        head: from what is known of a place to the codes there.
+    """
+
+    codebook_sizes: tuple[int, ...]
+    tokens: int
+    embedding: CodeEmbedding
+    head: Head
+
+    @abstractmethod
+    def forward(
+        self, codes: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
+    ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
+        """Logits of every codebook at every place, given the codes before it and the condition.
+
+        Raises:
+            ConfigError: a condition that it does not know.
+        """
+
+    @abstractmethod
+    def begin(self, conditions: Conditions) -> Session:
+        """A row for each condition, before its first code.
+
+        Raises:
+            ConfigError: a condition that it does not know.
+        """
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """A cross-entropy for each codebook; their mean is what trains (FQGAN, section 3.3)."""
+        return tuple(f"cross_entropy_{index}" for index in range(len(self.codebook_sizes)))
+
+    def losses(
+        self, tokens: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
+    ) -> dict[str, Float[Tensor, ""]]:
+        each = enumerate(zip(self.loss_names, self(tokens, conditions), strict=True))
+        return {
+            name: F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, :, index].flatten())
+            for index, (name, logits) in each
+        }
+
+    def scores(
+        self, tokens: Int[Tensor, "batch tokens codebooks"], conditions: Conditions, seeds: Sequence[int]
+    ) -> dict[str, Float[Tensor, " batch"]]:
+        """Negative log-likelihood in nats: of a place, and of each codebook's code there."""
+        each = -self.log_likelihood(tokens, conditions).cpu().double().mean(1)  # batch, codebooks
+        return {"nll": each.sum(1)} | {f"nll_{index}": one for index, one in enumerate(each.unbind(1))}
+
+    def check_sampling(self, settings: SamplingConfig) -> None:
+        if len(settings.guidance_scale) not in (1, len(self.codebook_sizes)):
+            raise ConfigError(
+                f"{len(settings.guidance_scale)} guidance scales for {len(self.codebook_sizes)} codebooks"
+            )
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, codes: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
+    ) -> Float[Tensor, "batch tokens codebooks"]:
+        """Natural logarithm of the probability of every code, given those before it."""
+        logits = self(codes, conditions)
+        each = [one.float().log_softmax(2).gather(2, codes[:, :, [i]])[:, :, 0] for i, one in enumerate(logits)]
+        return torch.stack(each, dim=2)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conditions: Conditions,
+        seeds: Sequence[int],
+        settings: SamplingConfig | None = None,
+        progress: Callable[[float], object] = lambda share: None,
+    ) -> Int[Tensor, "batch tokens codebooks"]:
+        settings = settings or SamplingConfig()
+        device = next(self.parameters()).device
+        noise = draw_noise(list(seeds), self.tokens, len(self.codebook_sizes))
+        guided = settings.guided
+        session = self.begin([*conditions, *([None] * len(conditions) if guided else [])])
+        codes = torch.empty(noise.shape, dtype=torch.long, device=device)
+        for token in range(self.tokens):
+
+            def pick(logits: Tensor, codebook: int, token: int = token) -> Tensor:
+                if guided:
+                    logits = guide(logits, settings.scale(codebook, token, self.tokens))
+                found = pick_code(logits.cpu(), noise[:, token, codebook], settings).to(device)
+                return torch.cat([found, found]) if guided else found
+
+            drawn = self.head.draw(session.hidden, self.embedding, pick)
+            codes[:, token] = drawn[: len(codes)]
+            if token + 1 < self.tokens:
+                session.advance(drawn)
+            progress(1 / self.tokens)
+        return codes

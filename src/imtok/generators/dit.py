@@ -1,0 +1,233 @@
+"""DiT: a transformer that takes the noise from a picture's latents, told its class or a text (TexTok, section 4.1)."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from imtok.config import ConfigError, config
+from imtok.generators.base import Conditions, Generator
+from imtok.generators.classes import ClassEmbedding
+from imtok.generators.diffusion import DenoisingConfig, Diffusion, DiffusionConfig, draw_noise, guide
+from imtok.layers.modulated import Block, LastLayer, TimeEmbedding, sine_positions
+from imtok.layers.transformer import Context
+from imtok.tokenizers.text import Reader, TextConfig
+
+_START_STD = 0.02
+_SCORED_TIMES = (125, 375, 625, 875)
+"""Where held-out latents are looked at."""
+
+Told = Float[Tensor, "batch dim"] | Context
+"""What the blocks hear of the conditions: a vector for each class, or a text's tokens."""
+
+
+@config
+class DiTConfig:
+    """A generator of latents; the defaults are DiT-XL over TexTok-256's, 675M (TexTok, Table 2 and appendix C)."""
+
+    kind: Literal["dit"] = "dit"
+    channels: int = 8
+    """Of the latents."""
+    token_shape: tuple[int, ...] = (256,)
+    """Rows and columns of the tokens, or how many there are where they lie on no grid."""
+    latent_mean: tuple[float, ...] = ()
+    """Of each channel over the training pictures; the network sees latents of mean 0 and deviation 1. The shards know
+    it and the next one; empty before training."""
+    latent_std: tuple[float, ...] = ()
+    num_classes: int = 1000
+    classes: tuple[str, ...] = ()
+    """Their names, as labels in the data; empty before training."""
+    text: TextConfig | None = None
+    """DiT-T2I: prompts, read by this encoder, in place of classes; `where` and `how` mean nothing here."""
+    dim: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    positions: Literal["sine", "learned"] = "sine"
+    dropout: float = 0.1
+    """Share of pictures whose class or text is withheld in training, for guidance."""
+    diffusion: DiffusionConfig = DiffusionConfig()
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.num_classes, self.dim, self.depth, self.num_heads, *self.token_shape, 1) < 1:
+            raise ConfigError("dit: all sizes must be positive")
+        if not self.token_shape or self.dim % self.num_heads or self.dim % (2 * len(self.token_shape)):
+            raise ConfigError(
+                f"dit: {self.dim} channels cannot be shared by {self.num_heads} heads and by the sines and cosines of "
+                f"{len(self.token_shape)} axes"
+            )
+        if not {len(self.latent_mean), len(self.latent_std)} <= {0, self.channels}:
+            raise ConfigError(f"dit: latent_mean and latent_std are not of {self.channels} channels")
+        if self.classes and len(self.classes) != self.num_classes:
+            raise ConfigError(f"dit: {len(self.classes)} classes are named, num_classes is {self.num_classes}")
+        if self.text is not None and self.text.told == "labels":
+            raise ConfigError("dit: text wants an encoder that reads prompts; leave it out for classes")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError("dit: dropout must be in [0, 1)")
+
+
+class DiT(Generator):
+    """Transformer blocks with adaLN-Zero over noisy latents, a token each (Peebles and Xie, section 3).
+
+    Time and class are vectors that shift, scale and gate each block. Text is heard by a cross-attention layer behind
+    each block's self-attention (TexTok's DiT-T2I, after PixArt-alpha); without a text that layer adds nothing. A fresh
+    model answers zero, and its blocks are identities.
+
+    Deviation: no learned variances, which a deterministic sampler has no use for.
+    """
+
+    checkpointing = False
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.listens_to = "labels" if config.text is None else "prompts"
+        self.hears = config.text
+        self.reader = None if config.text is None else Reader(config.text)
+        self.tokens = math.prod(config.token_shape)
+        self.diffusion = Diffusion(config.diffusion)
+        dim, text = config.dim, config.text
+        self.register_buffer("mean", torch.tensor(config.latent_mean or (0.0,) * config.channels), persistent=False)
+        self.register_buffer("std", torch.tensor(config.latent_std or (1.0,) * config.channels), persistent=False)
+        self.latents_in = nn.Linear(config.channels, dim)
+        self.time = TimeEmbedding(dim)
+        self.class_embedding = (
+            ClassEmbedding(config.num_classes, config.classes, dim, config.dropout) if text is None else None
+        )
+        self.text_in = None if text is None else nn.Linear(text.dim, dim)
+        self.layers = nn.ModuleList(
+            Block(dim, config.num_heads, config.mlp_ratio, text is not None) for _ in range(config.depth)
+        )
+        self.last = LastLayer(dim, config.channels)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Block | LastLayer):
+                module.silence()
+        if config.positions == "learned":
+            self.positions = nn.Parameter(torch.randn(self.tokens, dim) * _START_STD)
+        else:
+            self.register_buffer("positions", sine_positions(config.token_shape, dim), persistent=False)
+
+    def forward(
+        self, noisy: Float[Tensor, "batch tokens channels"], times: Float[Tensor, " batch"], conditions: Conditions
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """What is predicted of normalized latents at their times (0 to 1,000), in fp32.
+
+        Raises:
+            ConfigError: an unknown class.
+            MissingWeights: a text that is not stored, and its encoder is not here.
+        """
+        return self.denoise(noisy, times, self.tell(conditions))
+
+    def denoise(
+        self, noisy: Float[Tensor, "batch tokens channels"], times: Float[Tensor, " batch"], told: Told
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """`forward`, for conditions that have been read before."""
+        vector, context = self.time(times), None
+        if isinstance(told, tuple):
+            context = told
+        else:
+            vector = vector + told
+        x = self.latents_in(noisy) + self.positions
+        recompute = self.checkpointing and torch.is_grad_enabled()
+        for layer in self.layers:
+            x = checkpoint(layer, x, vector, context, use_reentrant=False) if recompute else layer(x, vector, context)
+        return self.last(x, vector).float()
+
+    def tell(self, conditions: Conditions) -> Told:
+        """Conditions as the blocks hear them; in training some are withheld."""
+        if self.class_embedding is not None:
+            return self.class_embedding.read(conditions)
+        assert self.reader is not None
+        assert self.text_in is not None
+        if self.training:
+            withheld = torch.rand(len(conditions)) < self.config.dropout
+            conditions = [None if out else text for text, out in zip(conditions, withheld.tolist(), strict=True)]
+        states, mask = self.reader.read(conditions, [None] * len(conditions))
+        device = self.latents_in.weight.device
+        return self.text_in(states.to(device)), mask.to(device)
+
+    def resolve(self, condition: str | None) -> str | None:
+        return condition if self.class_embedding is None else self.class_embedding.name(condition)
+
+    def normalize(self, latents: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
+        """Latents as the network sees them."""
+        return (latents - self.mean) / self.std
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        return ("diffusion",)
+
+    def losses(
+        self, tokens: Float[Tensor, "batch tokens channels"], conditions: Conditions
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The squared error of what is predicted, at a random time of each picture."""
+        clean = self.normalize(tokens)
+        times = self.diffusion.draw_times(len(clean)).to(clean.device)
+        noisy, wanted = self.diffusion.mix(clean, torch.randn_like(clean), times)
+        return {"diffusion": F.mse_loss(self(noisy, times, conditions), wanted)}
+
+    @torch.no_grad()
+    def scores(
+        self, tokens: Float[Tensor, "batch tokens channels"], conditions: Conditions, seeds: Sequence[int]
+    ) -> dict[str, Float[Tensor, " batch"]]:
+        """The same squared error at four times, and their mean."""
+        clean = self.normalize(tokens)
+        noise = draw_noise(seeds, self.tokens, self.config.channels).to(clean.device)
+        each: dict[str, Tensor] = {}
+        for time in _SCORED_TIMES:
+            times = clean.new_full((len(clean),), time)
+            noisy, wanted = self.diffusion.mix(clean, noise, times)
+            each[f"diffusion_{time}"] = (self(noisy, times, conditions) - wanted).square().mean((1, 2))
+        return {"diffusion": torch.stack(list(each.values())).mean(0)} | each
+
+    def check_sampling(self, settings: DenoisingConfig) -> None:
+        if (self.config.diffusion.path, settings.spacing) == ("straight", "leading"):
+            raise ConfigError("sampling: a straight path begins at noise; spacing leading would leave that out")
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conditions: Conditions,
+        seeds: Sequence[int],
+        settings: DenoisingConfig | None = None,
+        progress: Callable[[float], object] = lambda share: None,
+    ) -> Float[Tensor, "batch tokens channels"]:
+        settings = settings or DenoisingConfig()
+        self.check_sampling(settings)
+        guided = settings.guidance_scale != 1
+        told = self.tell([*conditions, *([None] * len(conditions) if guided else [])])
+
+        def predict(noisy: Tensor, time: float) -> Tensor:
+            if not guided:
+                return self.denoise(noisy, noisy.new_full((len(noisy),), time), told)
+            both = torch.cat([noisy, noisy])
+            conditional, unconditional = self.denoise(both, both.new_full((len(both),), time), told).chunk(2)
+            return guide(conditional, unconditional, settings.scale(time))
+
+        noise = draw_noise(seeds, self.tokens, self.config.channels).to(self.latents_in.weight.device)
+        latents = self.diffusion.sample(predict, noise, settings.num_inference_steps, settings.spacing, progress)
+        return latents * self.std + self.mean
+
+    def stages(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.layers)
+
+    def compile_parts(self) -> None:
+        """torch.compile for each block; texts differ in length, so sizes are left open."""
+        for layer in self.layers:
+            layer.compile()
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Recompute activations in the backward pass: less memory, about a third more time."""
+        self.checkpointing = on

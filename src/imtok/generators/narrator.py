@@ -1,0 +1,104 @@
+"""What is told of generated pictures to a tokenizer that draws from captions (TexTok, section 3.2)."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from os import PathLike
+
+import torch
+
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError
+from imtok.data.unseen_captions import FOLDER, UnseenCaptions, copy_unseen_captions
+from imtok.generators.base import Conditions, Generator
+from imtok.tokenizers.base import Tokenizer
+from imtok.tokenizers.text import Reader, Text, TextConfig
+
+
+class Narrator:
+    """A prompt is its own caption; of a class an unseen caption is drawn by the picture's seed.
+
+    Args:
+        reader: of what the tokenizer hears.
+        unseen: captions of every class, for a generator that listens to classes and a tokenizer that hears captions.
+    """
+
+    def __init__(self, reader: Reader, unseen: UnseenCaptions | None = None) -> None:
+        self.reader, self.unseen = reader, unseen
+
+    def prepare(self, captions: Iterable[str]) -> None:
+        """Open the text encoder now if it will be needed for these captions or the unseen ones.
+
+        Raises:
+            MissingWeights: it is not here.
+        """
+        self.reader.prepare(itertools.chain(captions, () if self.unseen is None else self.unseen.captions()))
+
+    def tell(self, conditions: Conditions, seeds: Sequence[int]) -> Text:
+        """What is told of pictures; of a picture of anything, nothing.
+
+        Args:
+            conditions: of the pictures, as the data spell them.
+            seeds: likewise.
+
+        Raises:
+            MissingWeights: the text encoder is not here.
+        """
+        captions = list(conditions)
+        if self.unseen is not None:
+            pairs = zip(conditions, seeds, strict=True)
+            captions = [None if label is None else self.unseen.draw(label, seed) for label, seed in pairs]
+        return self.reader.read(captions, conditions)
+
+
+def wants_unseen_captions(generator: Generator, tokenizer: Tokenizer) -> bool:
+    """Whether a class alone does not tell the tokenizer what it wants to hear."""
+    heard = _heard_when_drawing(tokenizer)
+    return heard is not None and heard.told == "captions" and generator.listens_to == "labels"
+
+
+def carry_unseen_captions(generator: Generator, data: str, folder: RunFolder) -> None:
+    """Copy the unseen captions of some shards into a generator's run folder.
+
+    Raises:
+        DataError: there are none.
+        ConfigError: there are none of one of the generator's classes.
+    """
+    copy_unseen_captions(data, folder.path / FOLDER)
+    there = UnseenCaptions(folder.path / FOLDER).labels
+    if missing := sorted(set(generator.config.classes) - set(there)):
+        raise ConfigError(f"{data}/{FOLDER}: has no captions of {missing[0]!r}; imtok captions writes them")
+
+
+def open_narrator(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    run: RunFolder,
+    data: Sequence[str | PathLike[str]] = (),
+    device: torch.device | str = "cpu",
+) -> Narrator | None:
+    """A narrator for a tokenizer that draws from text; None for any other.
+
+    Args:
+        generator: its reader is shared where both hear the same.
+        tokenizer: that draws.
+        run: of the generator, with unseen captions where they are wanted.
+        data: folders of shards that may have stored text features.
+        device: to compute on.
+
+    Raises:
+        ConfigError: the tokenizer hears of classes, of which a generator of prompts knows nothing.
+        DataError: the run has no unseen captions.
+    """
+    heard = _heard_when_drawing(tokenizer)
+    if heard is None:
+        return None
+    if heard.told == "labels" and generator.listens_to == "prompts":
+        raise ConfigError(f"{run.path}: its tokenizer draws from classes, and a generator of prompts knows of none")
+    unseen = UnseenCaptions(run.path / FOLDER) if wants_unseen_captions(generator, tokenizer) else None
+    if generator.reader is not None and generator.reader.config.reads_like(heard):
+        return Narrator(generator.reader, unseen)
+    return Narrator(Reader(heard, data, device), unseen)
+
+
+def _heard_when_drawing(tokenizer: Tokenizer) -> TextConfig | None:
+    return tokenizer.hears if tokenizer.hears is not None and "decoder" in tokenizer.hears.where else None

@@ -1,0 +1,100 @@
+"""Transformer blocks that a vector shifts, scales and gates (adaLN-Zero), and fixed embeddings of times and places."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imtok.layers.decoder import grid_positions
+from imtok.layers.transformer import Attention, Context, CrossAttention
+
+_EPSILON = 1e-6
+_FREQUENCIES = 256
+"""Sines and cosines of a time."""
+_SLOWEST = 10_000.0
+
+
+class Block(nn.Module):
+    """Self-attention and two linear layers, shifted, scaled and gated by a vector; between them, where wanted, text."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, cross_attention: bool) -> None:
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.modulation = nn.Linear(dim, 6 * dim)
+        self.norm1 = nn.LayerNorm(dim, _EPSILON, elementwise_affine=False)
+        self.attention = Attention(dim, num_heads)
+        if cross_attention:
+            self.norm_cross = nn.LayerNorm(dim)
+            self.cross_attention = CrossAttention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, _EPSILON, elementwise_affine=False)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU("tanh"), nn.Linear(hidden, dim))
+
+    def silence(self) -> None:
+        """Make an identity of it."""
+        quiet = [self.modulation, self.cross_attention.out] if hasattr(self, "cross_attention") else [self.modulation]
+        for layer in quiet:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], vector: Float[Tensor, "batch dim"], context: Context | None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(vector))[:, None].chunk(6, dim=2)
+        x = x + gate1 * self.attention(modulate(self.norm1(x), shift1, scale1))
+        if context is not None:
+            x = x + self.cross_attention(self.norm_cross(x), context)
+        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class LastLayer(nn.Module):
+    """LayerNorm, shifted and scaled by a vector, and a linear layer back to channels."""
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(dim, 2 * dim)
+        self.norm = nn.LayerNorm(dim, _EPSILON, elementwise_affine=False)
+        self.out = nn.Linear(dim, channels)
+
+    def silence(self) -> None:
+        """Make it answer zero."""
+        for layer in (self.modulation, self.out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], vector: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch tokens channels"]:
+        shift, scale = self.modulation(F.silu(vector))[:, None].chunk(2, dim=2)
+        return self.out(modulate(self.norm(x), shift, scale))
+
+
+class TimeEmbedding(nn.Module):
+    """Sines and cosines of a time, and two linear layers with SiLU between."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(_FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, times: Float[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        return self.mlp(waves(times, _FREQUENCIES))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """The shift and scale of adaLN; of 0, they change nothing."""
+    return x * (1 + scale) + shift
+
+
+def waves(places: Float[Tensor, " places"], channels: int) -> Float[Tensor, "places channels"]:
+    """Cosines and sines of numbers at speeds from 1 down to almost 1 / 10,000."""
+    half = channels // 2
+    speeds = _SLOWEST ** -(torch.arange(half, device=places.device) / half)
+    angles = places[:, None].float() * speeds
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def sine_positions(shape: Sequence[int], dim: int) -> Float[Tensor, "tokens dim"]:
+    """Fixed positions, of which each axis has an equal share of the channels."""
+    places = grid_positions(shape)  # tokens, axes
+    return torch.cat([waves(axis, dim // len(shape)) for axis in places.unbind(1)], dim=1)

@@ -1,0 +1,182 @@
+"""To noise and back: diffusers' DDIM, the algebra of what is predicted, and a mixture whose denoiser is known."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+from imtok.config import ConfigError
+from imtok.generators.diffusion import (
+    STEPS,
+    DenoisingConfig,
+    Diffusion,
+    DiffusionConfig,
+    Path,
+    Prediction,
+    Spacing,
+    combine,
+    draw_noise,
+    guide,
+    split,
+)
+
+FLOW = DiffusionConfig(path="straight", prediction="velocity")
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def network(noisy: torch.Tensor, time: float) -> torch.Tensor:
+    """Some function of both that is far from the truth."""
+    return torch.sin(3 * noisy + time / 100) + 0.3 * noisy.roll(1, 1)
+
+
+@pytest.mark.parametrize("steps", [1, 50, 250])
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize(("ours", "theirs"), [("v", "v_prediction"), ("noise", "epsilon"), ("clean", "sample")])
+def test_ddim_is_that_of_diffusers(steps: int, spacing: Spacing, ours: Prediction, theirs: str) -> None:
+    scheduler = DDIMScheduler(
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type=theirs,
+        timestep_spacing=spacing,
+        clip_sample=False,
+    )
+    scheduler.set_timesteps(steps)
+    diffusion = Diffusion(DiffusionConfig(prediction=ours))
+    assert diffusion.times(steps, spacing) == [*scheduler.timesteps.tolist(), -1]
+    theirs_now = noise(3, 5, 8)
+    share = 0.2 if ours == "noise" else 1.0  # dividing by alpha = .006 blows a wrong noise up, and rounding with it
+    for time in scheduler.timesteps:
+        said = share * network(theirs_now, time.item())
+        theirs_now = scheduler.step(said, time, theirs_now, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
+    found = diffusion.sample(lambda x, time: share * network(x, time), noise(3, 5, 8), steps, spacing)
+    tolerance = 1e-5 * theirs_now.abs().max().clamp_min(1.0).item()
+    assert torch.allclose(found, theirs_now, atol=tolerance, rtol=0)
+
+
+def test_rectified_flow_is_euler_s_method_of_diffusers() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[1 - index / 20 for index in range(20)])
+    theirs = noise(3, 5, 8)
+    for time in scheduler.timesteps:
+        theirs = scheduler.step(network(theirs, time.item()), time, theirs, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
+    assert torch.allclose(Diffusion(FLOW).sample(network, noise(3, 5, 8), 20), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["v", "noise", "clean", "velocity"])
+@pytest.mark.parametrize("path", ["variance_preserving", "straight"])
+def test_what_is_predicted_tells_data_from_noise(path: Path, prediction: Prediction) -> None:
+    diffusion = Diffusion(DiffusionConfig(path=path))
+    clean, added, times = noise(6, 4, 3), noise(2, 6, 4, 3)[1], torch.tensor([1.0, 20, 300, 600, 800, 990])
+    alpha, sigma = (level[:, None, None].double() for level in diffusion.levels(times))
+    mixed = alpha * clean + sigma * added
+    said = combine(prediction, clean.double(), added.double(), alpha, sigma)
+    found = split(prediction, mixed, said, alpha, sigma)
+    for one, wanted in zip(found, (clean, added), strict=True):
+        assert torch.allclose(one, wanted.double(), atol=1e-6)
+
+
+def test_the_levels_are_the_chain_s() -> None:
+    alpha, sigma = Diffusion(DiffusionConfig()).levels(torch.tensor([-1.0, 0, 999]))
+    assert alpha.square().tolist() == pytest.approx([1, 1 - 1e-4, 4.0358e-5], rel=1e-4)
+    assert (alpha.square() + sigma.square()).tolist() == pytest.approx([1, 1, 1])
+    alpha, sigma = Diffusion(FLOW).levels(torch.tensor([0.0, 250, 1000]))
+    assert alpha.tolist() == [1, 0.75, 0]
+    assert (alpha + sigma).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("config", [DiffusionConfig(), FLOW], ids=["ddim", "flow"])
+def test_training_draws_all_times_alike(config: DiffusionConfig) -> None:
+    torch.manual_seed(0)
+    times = Diffusion(config).draw_times(20_000)
+    assert 0 <= times.min() < 2
+    assert 998 < times.max() <= STEPS
+    assert times.mean() == pytest.approx(500, abs=10)
+    assert times.std() == pytest.approx(1000 / 12**0.5, rel=0.02)
+
+
+MEANS, SHARES, WIDTH = torch.tensor([[-1.0, 0.5], [1.5, 1.0], [0.5, -2.0]]), torch.tensor([0.5, 0.3, 0.2]), 0.2
+
+
+def expected_clean(noisy: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
+    """The mean of a Gaussian mixture's points, given them with noise: what an optimal network knows."""
+    variance = alpha**2 * WIDTH**2 + sigma**2
+    away = noisy[:, :, None] - alpha * MEANS  # batch, 1, components, 2
+    belongs = (SHARES.log() - away.square().sum(3) / (2 * variance)).softmax(2)
+    nearest = MEANS + alpha * WIDTH**2 / variance * away
+    return (belongs[..., None] * nearest).sum(2)
+
+
+@pytest.mark.parametrize("config", [DiffusionConfig(), FLOW], ids=["ddim", "flow"])
+def test_an_optimal_denoiser_brings_the_data_back(config: DiffusionConfig) -> None:
+    diffusion = Diffusion(config)
+
+    def predict(noisy: torch.Tensor, time: float) -> torch.Tensor:
+        alpha, sigma = (level.item() for level in diffusion.levels(torch.tensor(time)))
+        clean = expected_clean(noisy, alpha, sigma)
+        added = (noisy - alpha * clean) / sigma
+        return added - clean if config.prediction == "velocity" else alpha * added - sigma * clean
+
+    drawn = diffusion.sample(predict, noise(8000, 1, 2), 100)[:, 0]
+    component = (drawn[:, None] - MEANS).norm(dim=2).argmin(1)
+    for index, (mean, share) in enumerate(zip(MEANS, SHARES, strict=True)):
+        own = drawn[component == index]
+        assert len(own) / len(drawn) == pytest.approx(share.item(), abs=0.02)
+        assert torch.allclose(own.mean(0), mean, atol=0.02)
+        assert torch.allclose(own.T.cov(), torch.eye(2) * WIDTH**2, atol=0.006)
+
+
+def test_guidance_rises_from_one_to_the_scale() -> None:
+    config = DenoisingConfig(guidance_scale=3.8, guidance_schedule="power_cosine", guidance_power=4.0)
+    assert config.scale(1000.0) == 1
+    assert config.scale(0.0) == pytest.approx(3.8)
+    assert config.scale(500.0) == pytest.approx(1 + 2.8 * 0.5 * (1 - torch.tensor(torch.pi / 16).cos().item()))
+    scales = [config.scale(float(time)) for time in range(STEPS, -1, -10)]
+    assert all(before <= after for before, after in itertools.pairwise(scales))
+    later = dataclasses.replace(config, guidance_power=8.0)
+    assert later.scale(300.0) < config.scale(300.0)
+    assert {dataclasses.replace(config, guidance_schedule="constant").scale(time) for time in (0.0, 500.0, 1000.0)} == {
+        3.8
+    }
+
+
+def test_guidance_of_one_is_none_and_zero_is_unconditional() -> None:
+    told, untold = noise(2, 3, 8), noise(4, 3, 8)[2:]
+    assert torch.equal(guide(told, untold, 1.0), told)
+    assert torch.equal(guide(told, untold, 0.0), untold)
+    assert torch.allclose(guide(told, untold, 3.0), untold + 3 * (told - untold))  # on every one of the 8 channels
+
+
+def test_noise_is_the_seed_s_alone() -> None:
+    together = draw_noise([3, 4, 5], 6, 8)
+    assert torch.equal(together[1:2], draw_noise([4], 6, 8))
+    assert draw_noise([], 6, 8).shape == (0, 6, 8)
+    many = draw_noise(range(500), 6, 8)
+    assert many.mean() == pytest.approx(0, abs=0.03)
+    assert many.std() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DenoisingConfig(num_inference_steps=0), "num_inference_steps = 0 must be 1 to 1000"),
+        (lambda: DenoisingConfig(num_inference_steps=10**6), "num_inference_steps = 1000000 must be 1 to 1000"),
+        (lambda: DenoisingConfig(guidance_scale=float("nan")), "guidance_scale = nan must be 0 or more"),
+        (lambda: DenoisingConfig(guidance_power=0.0), "guidance_power = 0.0 must be positive"),
+        (lambda: DenoisingConfig().changed(guidance_scale=(1.0, 2.0)), "2 guidance scales; latents have one"),
+        (lambda: DenoisingConfig().changed(guidance_schedule="linear"), "there are constant, power_cosine"),
+        (lambda: DenoisingConfig().changed(temperature=1.0), "no setting of sampling is called temperature"),
+        (lambda: DiffusionConfig(beta_end=1.0), "must rise within"),
+        (lambda: DiffusionConfig(path="straight", prediction="noise"), "which then says nothing of data"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(make, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)

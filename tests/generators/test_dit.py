@@ -1,0 +1,275 @@
+"""DiT: silent when fresh, the published sizes, and what a picture, a text and padding may and may not change."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from imtok import presets
+from imtok.config import ConfigError, from_dict, to_dict
+from imtok.generators.diffusion import DenoisingConfig, DiffusionConfig, draw_noise
+from imtok.generators.dit import DiT, DiTConfig
+from imtok.layers.modulated import sine_positions
+from imtok.presets.dit import SIZES
+from imtok.tokenizers.base import Text
+from imtok.tokenizers.text import LABELS, Reader, TextConfig
+
+SMALL = DiTConfig(channels=3, token_shape=(5,), num_classes=4, dim=32, depth=2, num_heads=4)
+HEARD = dataclasses.replace(SMALL, text=TextConfig(encoder="any", dim=12))
+GUIDED = DenoisingConfig(num_inference_steps=6, guidance_scale=3.0, guidance_schedule="power_cosine")
+
+
+class Words(Reader):
+    """An encoder of a few random words, which pads as far as it is told."""
+
+    def __init__(self, config: TextConfig, padding: int = 0, junk: float = 0.0) -> None:
+        super().__init__(config)
+        self.padding, self.junk = padding, junk
+
+    def read(self, captions, labels) -> Text:
+        tokens = [0 if caption is None else len(caption.split()) for caption in captions]
+        states = torch.full((len(tokens), max([1, *tokens]) + self.padding, self.config.dim), self.junk)
+        mask = torch.zeros(states.shape[:2], dtype=torch.bool)
+        for row, (caption, count) in enumerate(zip(captions, tokens, strict=True)):
+            for place in range(count):
+                seed = torch.Generator().manual_seed(sum(map(ord, caption.split()[place])))
+                states[row, place] = torch.randn(self.config.dim, generator=seed)
+            mask[row, :count] = True
+        return states, mask
+
+
+def small(config: DiTConfig = SMALL, loud: bool = True) -> DiT:
+    """With `loud`, what starts at zero is random."""
+    torch.manual_seed(0)
+    model = DiT(config).eval()
+    if config.text is not None:
+        model.reader = Words(config.text)
+    for parameter in model.parameters():
+        if loud and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def latents(batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 5, 3, generator=torch.Generator().manual_seed(1))
+
+
+TIMES = torch.tensor([10.0, 800.0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("config", "conditions"), [(SMALL, ["0", None]), (HEARD, ["a red sign", None])], ids=["class", "text"]
+)
+def test_a_fresh_model_answers_zero_and_its_blocks_are_identities(config: DiTConfig, conditions: list) -> None:
+    model = small(config, loud=False)
+    told = model.tell(conditions)
+    assert not model(latents(), TIMES, conditions).any()
+    x, vector = torch.randn(2, 5, 32), torch.randn(2, 32)
+    for block in model.layers:
+        assert torch.equal(block(x, vector, told if isinstance(told, tuple) else None), x)
+    losses = model.losses(torch.randn(64, 5, 3), ["0"] * 64 if config.text is None else ["a sign"] * 64)
+    assert losses["diffusion"].item() == pytest.approx(1, abs=0.15)  # v of data and noise of deviation 1 has that too
+
+
+@pytest.mark.parametrize(("size", "millions"), [("s", 33), ("b", 130), ("l", 458), ("xl", 675)])
+def test_the_published_sizes(size: str, millions: float) -> None:
+    """DiT, Table 1, and TexTok, Table 2."""
+    with torch.device("meta"):
+        model = DiT(DiTConfig(**SIZES[size]))
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [SMALL, HEARD], ids=["class", "text"])
+def test_time_and_condition_are_heard(config: DiTConfig) -> None:
+    model = small(config)
+    one, other = ("0", "1") if config.text is None else ("a red sign", "a dog")
+    plain = model(latents(), TIMES, [one, one])
+    assert not torch.allclose(plain, model(latents(), TIMES, [other, one])[0], atol=1e-3)
+    assert torch.equal(plain[1], model(latents(), TIMES, [other, one])[1])
+    assert not torch.allclose(plain, model(latents(), TIMES, [None, one]), atol=1e-3)
+    assert not torch.allclose(plain, model(latents(), TIMES + 1, [one, one]), atol=1e-4)
+    moved = model(latents().flip(1), TIMES, [one, one]).flip(1)
+    assert not torch.allclose(plain, moved, atol=1e-3)  # tokens have places
+
+
+@torch.no_grad()
+def test_the_padding_of_a_text_has_no_influence() -> None:
+    model, texts = small(HEARD), ["a red sign", "dog"]
+    plain = model(latents(), TIMES, texts)
+    assert HEARD.text is not None
+    for padding, junk in ((0, 1e4), (7, 0.0), (7, 1e4)):
+        model.reader = Words(HEARD.text, padding, junk)
+        assert torch.allclose(plain, model(latents(), TIMES, texts), atol=1e-5)
+    untold = model(latents(), TIMES, [None, None])
+    for block in model.layers:
+        del block.cross_attention
+        block.forward = lambda x, vector, context, forward=block.forward: forward(x, vector, None)
+    assert torch.allclose(untold, model(latents(), TIMES, [None, None]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "conditions"),
+    [(SMALL, ["0", "1", "2", None]), (HEARD, ["a red sign", "dog", "a house that is on fire", None])],
+    ids=["class", "text"],
+)
+@pytest.mark.parametrize("diffusion", [DiffusionConfig(), DiffusionConfig(path="straight", prediction="velocity")])
+def test_a_picture_is_the_same_alone_and_in_any_batch(
+    config: DiTConfig, conditions: list, diffusion: DiffusionConfig
+) -> None:
+    model = small(dataclasses.replace(config, diffusion=diffusion))
+    shares: list[float] = []
+    together = model.sample(conditions, [3, 4, 5, 6], GUIDED, shares.append)
+    assert together.shape == (4, 5, 3)
+    assert shares == [1 / 6] * 6
+    for row, condition in enumerate(conditions):
+        alone = model.sample([condition], [3 + row], GUIDED)
+        assert torch.allclose(alone[0], together[row], atol=1e-4)
+    assert not torch.allclose(together, model.sample(conditions, [13, 14, 15, 16], GUIDED), atol=1e-2)
+    mirrored = model.sample(conditions[::-1], [6, 5, 4, 3], GUIDED)
+    assert torch.allclose(mirrored.flip(0), together, atol=1e-4)
+
+
+def test_guidance_of_one_is_none_and_more_is_more() -> None:
+    model, conditions, seeds = small(), ["1"] * 3, [1, 2, 3]
+    plain = model.sample(conditions, seeds, DenoisingConfig(num_inference_steps=6))
+    almost = dataclasses.replace(GUIDED, guidance_scale=1 + 1e-9)  # the guided path itself
+    assert torch.allclose(model.sample(conditions, seeds, almost), plain, atol=1e-5)
+    nothing = dataclasses.replace(GUIDED, guidance_scale=0.0, guidance_schedule="constant")
+    untold = model.sample([None] * 3, seeds, DenoisingConfig(num_inference_steps=6))
+    assert torch.allclose(model.sample(conditions, seeds, nothing), untold, atol=1e-5)
+    strong = model.sample(conditions, seeds, GUIDED)
+    assert not torch.allclose(strong, plain, atol=1e-2)
+    assert all(not torch.allclose(strong[..., i], plain[..., i], atol=1e-2) for i in range(3))  # all channels
+
+
+def test_the_network_sees_latents_of_mean_0_and_deviation_1() -> None:
+    measured = dataclasses.replace(SMALL, latent_mean=(5.0, -3.0, 0.0), latent_std=(2.0, 0.5, 1.0))
+    plain, shifted = small(), small(measured)
+    seen = latents() * shifted.std + shifted.mean
+    assert torch.allclose(shifted.normalize(seen), latents(), atol=1e-6)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        expected = plain.losses(latents(), ["0", "1"])["diffusion"]
+        torch.manual_seed(seed)
+        assert torch.allclose(shifted.losses(seen, ["0", "1"])["diffusion"], expected)
+    drawn = plain.sample(["0", "1"], [1, 2], GUIDED)
+    assert torch.allclose(shifted.sample(["0", "1"], [1, 2], GUIDED), drawn * shifted.std + shifted.mean, atol=1e-5)
+    assert plain.weights().keys() == shifted.weights().keys()  # the config says it, the weights do not
+
+
+def test_scores_are_always_the_same_whatever_the_batch() -> None:
+    model, seen = small(), latents(4)
+    whole = model.scores(seen, ["0", "1", "2", None], range(4))
+    assert all(
+        torch.equal(value, model.scores(seen, ["0", "1", "2", None], range(4))[name]) for name, value in whole.items()
+    )
+    last = model.scores(seen[2:], ["2", None], range(2, 4))
+    assert all(torch.allclose(value[2:], last[name], atol=1e-5) for name, value in whole.items())
+    times = [value for name, value in whole.items() if name != "diffusion"]
+    assert torch.allclose(whole["diffusion"], torch.stack(times).mean(0))
+    by_hand = model.diffusion.mix(model.normalize(seen), draw_noise(range(4), 5, 3), torch.full((4,), 125.0))
+    with torch.no_grad():
+        said = model(by_hand[0], torch.full((4,), 125.0), ["0", "1", "2", None])
+    assert torch.allclose(whole["diffusion_125"], (said - by_hand[1]).square().mean((1, 2)))
+
+
+@pytest.mark.parametrize("config", [SMALL, HEARD], ids=["class", "text"])
+def test_conditions_are_withheld_in_training_alone(config: DiTConfig) -> None:
+    model = small(dataclasses.replace(config, dropout=0.5))
+    condition = "1" if config.text is None else "dog"
+    torch.manual_seed(0)
+
+    def withheld() -> torch.Tensor:
+        told = model.tell([condition] * 400)
+        if isinstance(told, tuple):
+            return ~told[1].any(1)
+        assert model.class_embedding is not None
+        return (told == model.class_embedding.weight[4]).all(1)
+
+    assert not withheld().any()
+    model.train()
+    assert 0.4 < withheld().float().mean() < 0.6
+
+
+@pytest.mark.parametrize("config", [SMALL, HEARD], ids=["class", "text"])
+def test_training_reaches_every_weight_and_recomputing_changes_nothing(config: DiTConfig) -> None:
+    gradients = []
+    for recompute in (False, True):
+        model = small(dataclasses.replace(config, positions="learned")).train()
+        model.checkpoint_activations(recompute)
+        torch.manual_seed(3)
+        model.losses(latents(), ["0", "1"] if config.text is None else ["a red sign", "dog"])["diffusion"].backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert all(gradient is not None and gradient.any() for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradients[1][name], gradient)
+
+
+def test_it_learns_two_pictures_by_heart() -> None:
+    model = small(dataclasses.replace(SMALL, dropout=0.0), loud=False).train()
+    pictures = torch.stack([torch.ones(5, 3), -torch.ones(5, 3)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model.losses(pictures.repeat(16, 1, 1), ["0", "1"] * 16)["diffusion"].backward()
+        optimizer.step()
+    drawn = model.eval().sample(["0", "1", "1"], [1, 2, 3], DenoisingConfig(num_inference_steps=20))
+    assert torch.allclose(drawn.mean((1, 2)), torch.tensor([1.0, -1, -1]), atol=0.2)
+
+
+def test_sine_positions_tell_all_places_apart() -> None:
+    for shape in ((7,), (3, 4)):
+        found = sine_positions(shape, 16)
+        assert found.shape == (len(found), 16)
+        assert (torch.cdist(found, found) + torch.eye(len(found))).min() > 0.3
+
+
+def test_a_copy_shares_the_reader() -> None:
+    model = small(HEARD)
+    assert copy.deepcopy(model).reader is model.reader
+
+
+def test_configs_go_to_json_and_back() -> None:
+    config = dataclasses.replace(HEARD, latent_mean=(0.1, 1 / 3, 1e-9), latent_std=(1.0, 2.0, 3.0))
+    assert from_dict(DiTConfig, to_dict(config)) == config
+    for name in ("dit-debug", "far-debug"):
+        run = presets.get_generator(name)
+        assert from_dict(type(run), to_dict(run)) == run
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DiTConfig(dim=100), "100 channels cannot be shared by 16 heads"),
+        (lambda: DiTConfig(depth=0), "all sizes must be positive"),
+        (lambda: DiTConfig(latent_mean=(0.0,)), "latent_mean and latent_std are not of 8 channels"),
+        (lambda: DiTConfig(classes=("a",)), "1 classes are named, num_classes is 1000"),
+        (lambda: DiTConfig(dropout=1.0), r"dropout must be in \[0, 1\)"),
+        (
+            lambda: DiTConfig(text=TextConfig(encoder=LABELS, dim=1, classes=("a",))),
+            "wants an encoder that reads prompts",
+        ),
+        (
+            lambda: dataclasses.replace(presets.get_generator("far-debug"), sampling=DenoisingConfig()),
+            "far-debug: sampling is no SamplingConfig, by which a far draws",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_meant_is_refused(make, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_what_it_cannot_draw_is_refused() -> None:
+    model = small(dataclasses.replace(SMALL, diffusion=DiffusionConfig(path="straight", prediction="velocity")))
+    with pytest.raises(ConfigError, match="spacing leading would leave that out"):
+        model.sample(["0"], [1], DenoisingConfig(spacing="leading"))
+    with pytest.raises(ConfigError, match="no class is called '4'; there are 4"):
+        model.sample(["4"], [1])
+    with pytest.raises(ConfigError, match="no class is called 'cow'"):
+        model.resolve("cow")
+    assert small(HEARD).resolve("a cow") == "a cow"
