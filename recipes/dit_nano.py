@@ -17,7 +17,15 @@ import time
 from pathlib import Path
 
 import tyro
-from legibility import read_generated, read_originals, read_reconstructed, read_showpiece, table
+from legibility import (
+    class_consistency,
+    read_generated,
+    read_originals,
+    read_reconstructed,
+    read_showpiece,
+    rendered_consistency,
+    table,
+)
 from nano import run as train_tokenizer
 from nano import ship
 from signs import encode, render, run, seeded, tell
@@ -59,8 +67,14 @@ def main(textok: Path, out: Path, seed: int = 0) -> None:
     lines = figure_4(latents, signs, out, seed)
     lines += ["", *table_3(tokenizers, latents, out, seed)]
     final = run(seeded(presets.get_generator("dit-nano"), seed), latents["textok-16"], out / f"dit-nano-{seed}")
+    classes = load(str(final)).generator.config.classes
     distance = compared(final, signs)
-    lines += ["", f"dit-nano: {DISTANCE} {distance.value:.1f}"]
+    right = class_consistency(final / "samples", [label for label in classes for _ in range(SAMPLES)])
+    shown = rendered_consistency(out / "rendered" / "kinds", RESOLUTION)
+    lines += [
+        "",
+        f"dit-nano: {DISTANCE} {distance.value:.1f}; of the kind asked for: {right}, of rendered signs {shown}",
+    ]
     ship(final, out / "shipped" / "dit-nano")
     text = "\n".join(lines)
     write_text(out / f"tables-{seed}.md", text + "\n")

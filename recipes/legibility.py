@@ -1,17 +1,22 @@
 """What a judge reads in generated signs, and in the same signs rendered or reconstructed: shared by the recipes."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.data.pictures import decode, encode
 from imtok.data.plain_signs import PlainSigns, PlainSplit
 from imtok.data.sample import Sample
+from imtok.data.vocabulary import words_by_label
 from imtok.evaluation.contestants import open_contestant
 from imtok.evaluation.generated import evaluate_generated
 from imtok.evaluation.meters import make_items
+from imtok.evaluation.rendered import read_picture
 from imtok.evaluation.statistics import Interval, Items, interval, paired_difference
+from imtok.evaluation.text import normalized_edit_similarity
 from imtok.generators.generate import generate
 
 SPLITS: tuple[PlainSplit, ...] = ("combinations", "words")
@@ -61,6 +66,33 @@ def read_showpiece(run: Path, out: Path) -> str:
     generate(str(run), out, prompts=[prompt], count=SHOWPIECE_SEEDS)
     found = _measured(out, [word] * SHOWPIECE_SEEDS)["rendered_word_accuracy"]
     return f"{word} is read in {found.values.sum():.0f} of {SHOWPIECE_SEEDS}"
+
+
+def class_consistency(folder: Path, labels: Sequence[str]) -> str:
+    """How many of a folder's pictures show a word of the kind that was asked for, in the order of their names."""
+    detector, judge = pretrained.load("text_detector/ppocrv6"), pretrained.load("text_judge/easyocr")
+    pictures = (decode(file.read_bytes(), str(file)) for file in sorted(folder.glob("*.png")))
+    read = [kind_of(read_picture(detector, judge, picture)) for picture in pictures]
+    right = [float(kind == label) for kind, label in zip(read, labels, strict=True)]
+    return _show(interval(make_items(right, list(range(len(right))))))
+
+
+def rendered_consistency(out: Path, side: int) -> str:
+    """The same of rendered signs, for comparison: no judge reads all words."""
+    signs = list(PlainSigns(2 * PROMPTS, seed=1, size=side, split="combinations"))
+    return class_consistency(_written(signs, out, lambda sign: sign.image), [sign.label or "" for sign in signs])
+
+
+def kind_of(text: str) -> str:
+    """What kind of word this is, by its form or else by the vocabulary's nearest word."""
+    forms = {"price": r"[$£€].+", "time": r"\d{1,2}[:.]\d\d", "number": r"\d+", "plate": r"[A-Z]{1,3}\d{2,4}"}
+    for kind, form in forms.items():
+        if re.fullmatch(form, text):
+            return kind
+    words = [
+        (normalized_edit_similarity(word, text.lower()), kind) for kind, of in words_by_label().items() for word in of
+    ]
+    return max(words)[1]
 
 
 def table(readings: Mapping[str, Mapping[str, Readings]], pairs: Sequence[tuple[str, str]] = ()) -> str:

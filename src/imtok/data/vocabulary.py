@@ -99,6 +99,11 @@ def in_split(key: str, split: Split) -> bool:
     return split == "all" or held_out == (split == "test")
 
 
+def words_by_label(split: Split = "all") -> dict[str, list[str]]:
+    """The words of each kind, in lower case; of numbers, prices, times and plates there is no list."""
+    return {label: _members(words, split) for label, words in _WORDS_BY_LABEL.items()}
+
+
 def draw_words(rng: np.random.Generator, count: int, split: Split = "train") -> tuple[str, list[str]]:
     """A label and `count` words of its kind, in one of the usual spellings (STOP, Stop, stop)."""
     label = LABELS[rng.integers(len(LABELS) - 1)]
