@@ -2,10 +2,11 @@
 
     python recipes/dit_nano.py --textok FOLDER_OF_textok_nano.py --out FOLDER
 
-What happens: plain signs are written down as latents of several tokenizers, those of recipes/textok_nano.py and two
-small KL autoencoders that are trained here on the same pictures. Class-conditional DiTs of one size and schedule learn
-to draw each one's latents, and are timed and compared (Figure 4). Text-conditional ones learn it over TexTok and over
-its baseline (Table 3), and a judge reads their signs. Every step can be killed and goes on where it was.
+What happens: plain signs are written down as latents of several tokenizers: `textok-nano`, its siblings from
+recipes/textok_nano.py, and two small KL autoencoders that are trained here on the same pictures. Class-conditional DiTs
+of one size and schedule learn to draw each one's latents, and are timed and compared (Figure 4). Text-conditional ones
+learn it over TexTok and over its baseline (Table 3), and a judge reads their signs. Every step can be killed and goes
+on where it was.
 """
 
 import os
@@ -40,10 +41,12 @@ from imtok.generators.generate import generate
 from imtok.training.run import GeneratorRunConfig
 
 RESOLUTION = 64
-LATENTS = {"textok-8": 8, "textok-16": 16, "textok-32": 32, "kl-nano": 256, "kl-nano-f2": 1024}
+LATENTS = {"textok-8": 8, "textok-nano": 16, "textok-32": 32, "kl-nano": 256, "kl-nano-f2": 1024}
 """Tokenizers of Figure 4 and their tokens."""
+PAIR = ("textok-nano", "baseline-nano")
+"""Those of Table 3; shipped, so that what is drawn through them can be shipped too."""
 KL_STEPS, FIGURE_STEPS, FIGURE_BATCH = 500, 400, 16
-PAPER_SPEED = "14.3 times at 256 px, 93.5 times at 512 px (32 tokens against 1,024 and 4,096 latents of SD-VAE)"
+PAPER_SPEED = "14.3 times at 256 px, 93.5 times at 512 px with 32 tokens; DiT has 256 and 1,024 there"
 TIMED, SAMPLES = 8, 16
 """Pictures that are timed, together; pictures of each class that are compared."""
 DISTANCE = "fd_efficientnet_lite0"
@@ -60,16 +63,16 @@ def main(textok: Path, out: Path, seed: int = 0) -> None:
     """
     signs = render(out / "signs", RESOLUTION)
     tell(signs, heard(presets.get("textok-nano")))
-    tokenizers = {name: open_tokenizer(name, textok, out) for name in (*LATENTS, "baseline-16")}
+    tokenizers = {name: open_tokenizer(name, textok, out) for name in (*LATENTS, PAIR[1])}
     latents = {
         name: encode(str(place), signs, out / name / "latents", RESOLUTION) for name, place in tokenizers.items()
     }
     lines = figure_4(latents, signs, out, seed)
     lines += ["", *table_3(tokenizers, latents, out, seed)]
-    final = run(seeded(presets.get_generator("dit-nano"), seed), latents["textok-16"], out / f"dit-nano-{seed}")
+    final = run(seeded(presets.get_generator("dit-nano"), seed), latents[PAIR[0]], out / f"dit-nano-{seed}")
     classes = load(str(final)).generator.config.classes
     distance = compared(final, signs)
-    right = class_consistency(final / "samples", [label for label in classes for _ in range(SAMPLES)])
+    right = class_consistency(sampled(final), [label for label in classes for _ in range(SAMPLES)])
     shown = rendered_consistency(out / "rendered" / "kinds", RESOLUTION)
     lines += [
         "",
@@ -82,7 +85,9 @@ def main(textok: Path, out: Path, seed: int = 0) -> None:
 
 
 def open_tokenizer(name: str, textok: Path, out: Path) -> Path:
-    """A tokenizer's run; KL autoencoders are trained here, as those of recipes/textok_nano.py were."""
+    """A shipped tokenizer, a run of recipes/textok_nano.py, or a KL autoencoder, trained here on its pictures."""
+    if name in PAIR:
+        return Path(name)
     if not name.startswith("kl"):
         return textok / f"{name}-seed-0"
     config = presets.get(name)
@@ -119,11 +124,16 @@ def timed(trained: Path) -> float:
     return (time.perf_counter() - start) / TIMED
 
 
+def sampled(trained: Path) -> Path:
+    """Where a generator's samples lie."""
+    return trained.with_name(f"{trained.name}-samples")
+
+
 def compared(trained: Path, signs: Path) -> Score:
     """How far samples of all classes are from held-out signs."""
-    samples = trained / "samples"
+    samples, scored = sampled(trained), trained.with_name(f"{trained.name}-scores")
     generate(str(trained), samples, labels=list(load(str(trained)).generator.config.classes), count=SAMPLES)
-    found = evaluate_generated(samples, trained / "scores", reference=signs / "combinations", metrics=[DISTANCE])
+    found = evaluate_generated(samples, scored, reference=signs / "combinations", metrics=[DISTANCE])
     return found.metrics[DISTANCE]
 
 
@@ -131,16 +141,15 @@ def table_3(tokenizers: dict[str, Path], latents: dict[str, Path], out: Path, se
     """What is read in signs that the same text-conditional generator draws through TexTok and through its baseline."""
     config = seeded(presets.get_generator("dit-t2i-nano"), seed)
     readings = {"rendered": read_originals(out / "rendered", RESOLUTION)}
-    pair = ("textok-16", "baseline-16")
-    for name in pair:
+    for name in PAIR:
         trained = run(config, latents[name], out / name / f"t2i-{seed}")
         place = str(tokenizers[name])
         readings[f"{name}, reconstructed"] = read_reconstructed(place, out / name / "reconstructed", RESOLUTION)
         readings[f"{name}, generated"] = read_generated(trained, out / name / f"generated-{seed}")
-    shipped = out / pair[0] / f"t2i-{seed}"
+    shipped = out / PAIR[0] / f"t2i-{seed}"
     ship(shipped, out / "shipped" / "dit-t2i-nano")
-    shown = read_showpiece(shipped, out / pair[0] / f"showpiece-{seed}")
-    return [table(readings, [(f"{pair[0]}, generated", f"{pair[1]}, generated")]), "", shown]
+    shown = read_showpiece(shipped, out / PAIR[0] / f"showpiece-{seed}")
+    return [table(readings, [(f"{PAIR[0]}, generated", f"{PAIR[1]}, generated")]), "", shown]
 
 
 if __name__ == "__main__":

@@ -75,11 +75,9 @@ def scores(trained: Path, signs: Path) -> list[str]:
     """How likely held-out signs are, in nats, and how far samples are from them."""
     likely = [record for record in RunFolder(trained).read_metrics() if "validation/nll" in record][-1]
     config = RunFolder(trained).read_config()["generator"]
-    samples = trained / "samples"
+    samples, scored = (trained.with_name(f"{trained.name}-{what}") for what in ("samples", "scores"))
     generate(str(trained), samples, labels=config["classes"], count=SAMPLES)
-    found = evaluate_generated(
-        samples, trained / "scores", reference=signs / "combinations", metrics=[DISTANCE]
-    ).metrics[DISTANCE]
+    found = evaluate_generated(samples, scored, reference=signs / "combinations", metrics=[DISTANCE]).metrics[DISTANCE]
     nll = [likely[f"validation/{name}"] for name in ("nll", "nll_0", "nll_1")]
     return [*(f"{value:.3f}" for value in nll), f"{found.value:.1f}"]
 

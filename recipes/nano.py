@@ -68,11 +68,14 @@ def test_sets(shards: Path) -> list[Path]:
 
 
 def ship(run: Path, out: Path) -> Path:
-    """Weights in fp16, config and log: what the package carries."""
+    """Weights in fp16, config, log, and what a generator's run has to open with: what the package carries."""
     out.mkdir(parents=True, exist_ok=True)
     RunFolder(out).write_model({name: tensor.half() for name, tensor in RunFolder(run).read_model().items()})
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(run / name, out / name)
+    for folder in run.iterdir():
+        if folder.is_dir() and folder.name not in ("resume", "previews"):
+            shutil.copytree(folder, out / folder.name, dirs_exist_ok=True)
     return out
 
 
