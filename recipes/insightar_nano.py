@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/traini
 from pathlib import Path
 
 import tyro
-from legibility import read_generated, read_originals, read_reconstructed, read_showpiece, table
+from legibility import check_judges, read_generated, read_originals, read_reconstructed, read_showpiece, table
 from nano import ship
 from signs import encode, render, run, seeded
 
@@ -33,6 +33,8 @@ def main(out: Path, seed: int = 0) -> None:
         out: working folder.
         seed: of the training.
     """
+    check_judges()
+    out = out.resolve()
     signs = render(out / "signs", RESOLUTION)
     config = seeded(presets.get_generator("insightar-nano"), seed)
     runs = {

@@ -4,19 +4,21 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from imtok import pretrained
 from imtok.checkpoints import write_text
-from imtok.data.pictures import decode, encode
+from imtok.data.pictures import decode, encode, to_uint8
 from imtok.data.plain_signs import PlainSigns, PlainSplit
 from imtok.data.sample import Sample
 from imtok.data.vocabulary import words_by_label
 from imtok.evaluation.contestants import open_contestant
-from imtok.evaluation.generated import evaluate_generated
+from imtok.evaluation.generated import TEXT_DETECTOR, TEXT_JUDGE, evaluate_generated
 from imtok.evaluation.meters import make_items
 from imtok.evaluation.rendered import read_picture
 from imtok.evaluation.statistics import Interval, Items, interval, paired_difference
 from imtok.evaluation.text import normalized_edit_similarity
+from imtok.generators.catalog import load
 from imtok.generators.generate import generate
 
 SPLITS: tuple[PlainSplit, ...] = ("combinations", "words")
@@ -25,8 +27,15 @@ PROMPTS = 100
 SHOWPIECE, SHOWPIECE_SEEDS = ("a red sign that says OPEN", "OPEN"), 10
 METRICS = ("rendered_text_ned", "rendered_word_accuracy", "rendered_word_accuracy_alnum")
 
+Item = TypeVar("Item")
 Readings = dict[str, Items]
 """How much of each picture's word was read, by split."""
+
+
+def check_judges() -> None:
+    """Stop now, not after hours, where the networks that read are not here."""
+    for name in (TEXT_DETECTOR, TEXT_JUDGE):
+        pretrained.load(name)
 
 
 def wanted(split: PlainSplit, side: int = 128) -> list[Sample]:
@@ -37,14 +46,14 @@ def wanted(split: PlainSplit, side: int = 128) -> list[Sample]:
 
 
 def read_originals(out: Path, side: int) -> dict[str, Readings]:
-    """What is read on the rendered signs themselves: no generator can do better."""
+    """What is read on the rendered signs themselves."""
     return {
         split: _read(_written(wanted(split, side), out / split, lambda sign: sign.image), split) for split in SPLITS
     }
 
 
 def read_reconstructed(tokenizer: str, out: Path, side: int) -> dict[str, Readings]:
-    """What is read on the same signs through a tokenizer and back: a generator over its tokens can hardly do better."""
+    """What is read on the same signs through a tokenizer and back; one that hears of captions is told them."""
     contestant = open_contestant(tokenizer)
 
     def through(sign: Sample) -> bytes:
@@ -60,21 +69,50 @@ def read_generated(run: Path, out: Path) -> dict[str, Readings]:
     return {split: _read(out / split, split) for split in SPLITS}
 
 
+def read_misled(run: Path, out: Path) -> dict[str, Readings]:
+    """The control of tokenizers that hear the prompt: they are told it, over what was drawn for the prompt before."""
+    pipeline = load(str(run))
+    for split in SPLITS:
+        prompts = [sign.captions[0] for sign in wanted(split)]
+        others = [prompts[-1], *prompts[:-1]]
+
+        def draw(index: int, prompts: list[str] = prompts, others: list[str] = others) -> bytes:
+            tokens = pipeline.generator.sample([others[index]], [index], pipeline.sampling)
+            text = pipeline.narrator and pipeline.narrator.tell([prompts[index]], [index])
+            return encode(to_uint8(pipeline.draw(tokens, text))[0])
+
+        _written(range(len(prompts)), out / split, draw)
+    return {split: _read(out / split, split) for split in SPLITS}
+
+
 def read_showpiece(run: Path, out: Path) -> str:
     """One prompt, drawn with several seeds: how often its word is read."""
     prompt, word = SHOWPIECE
     generate(str(run), out, prompts=[prompt], count=SHOWPIECE_SEEDS)
     found = _measured(out, [word] * SHOWPIECE_SEEDS)["rendered_word_accuracy"]
-    return f"{word} is read in {found.values.sum():.0f} of {SHOWPIECE_SEEDS}"
+    return f"{prompt!r}, which the training has too: read in {found.values.sum():.0f} of {SHOWPIECE_SEEDS} seeds"
 
 
 def class_consistency(folder: Path, labels: Sequence[str]) -> str:
     """How many of a folder's pictures show a word of the kind that was asked for, in the order of their names."""
-    detector, judge = pretrained.load("text_detector/ppocrv6"), pretrained.load("text_judge/easyocr")
+    detector, judge = pretrained.load(TEXT_DETECTOR), pretrained.load(TEXT_JUDGE)
     pictures = (decode(file.read_bytes(), str(file)) for file in sorted(folder.glob("*.png")))
-    read = [kind_of(read_picture(detector, judge, picture)) for picture in pictures]
-    right = [float(kind == label) for kind, label in zip(read, labels, strict=True)]
+    read = [kinds_of(read_picture(detector, judge, picture)) for picture in pictures]
+    right = [float(label in kinds) for kinds, label in zip(read, labels, strict=True)]
     return _show(interval(make_items(right, list(range(len(right))))))
+
+
+def misled_samples(run: Path, labels: Sequence[str]) -> Path:
+    """`read_misled` for classes: told a caption of the label's, over latents that were drawn for another class."""
+    pipeline, classes = load(str(run)), list(dict.fromkeys(labels))
+
+    def draw(index: int) -> bytes:
+        other = classes[(classes.index(labels[index]) + 1) % len(classes)]
+        tokens = pipeline.generator.sample([other], [index], pipeline.sampling)
+        text = pipeline.narrator and pipeline.narrator.tell([labels[index]], [index])
+        return encode(to_uint8(pipeline.draw(tokens, text))[0])
+
+    return _written(range(len(labels)), run.with_name(f"{run.name}-misled"), draw)
 
 
 def rendered_consistency(out: Path, side: int) -> str:
@@ -83,16 +121,18 @@ def rendered_consistency(out: Path, side: int) -> str:
     return class_consistency(_written(signs, out, lambda sign: sign.image), [sign.label or "" for sign in signs])
 
 
-def kind_of(text: str) -> str:
-    """What kind of word this is, by its form or else by the vocabulary's nearest word."""
-    forms = {"price": r"[$£€].+", "time": r"\d{1,2}[:.]\d\d", "number": r"\d+", "plate": r"[A-Z]{1,3}\d{2,4}"}
-    for kind, form in forms.items():
-        if re.fullmatch(form, text):
-            return kind
-    words = [
-        (normalized_edit_similarity(word, text.lower()), kind) for kind, of in words_by_label().items() for word in of
+def kinds_of(text: str) -> set[str]:
+    """What kinds of word this may be, by its form or else by the vocabulary's nearest words; maybe none."""
+    forms = {"price": r"[$£€].+", "time": r"\d{1,2}[:.]\d\d", "number": r"\d+", "plate": r"[A-Z]{1,3}\d{1,3}"}
+    if found := {kind for kind, form in forms.items() if re.fullmatch(form, text)}:
+        return found
+    near = [
+        (normalized_edit_similarity(word, text.lower()), kind)
+        for kind, words in words_by_label().items()
+        for word in words
     ]
-    return max(words)[1]
+    nearest = max(similarity for similarity, _ in near)
+    return {kind for similarity, kind in near if similarity == nearest > 0}
 
 
 def table(readings: Mapping[str, Mapping[str, Readings]], pairs: Sequence[tuple[str, str]] = ()) -> str:
@@ -113,11 +153,13 @@ def _show(found: Interval, sign: str = "") -> str:
     return f"{found.value:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
 
 
-def _written(signs: Sequence[Sample], folder: Path, picture: Callable[[Sample], bytes]) -> Path:
+def _written(items: Sequence[Item], folder: Path, picture: Callable[[Item], bytes]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for index, sign in enumerate(signs):
+    for index, item in enumerate(items):
         if not (file := folder / f"{index:05d}.png").exists():
-            file.write_bytes(picture(sign))
+            unfinished = file.with_suffix(".partial")
+            unfinished.write_bytes(picture(item))
+            unfinished.replace(file)
     return folder
 
 
@@ -126,12 +168,14 @@ def _read(folder: Path, split: PlainSplit) -> Readings:
 
 
 def _measured(folder: Path, words: Sequence[str]) -> Readings:
-    """Each picture's scores, the n-th of which should show the n-th word."""
+    """Each picture's scores, the n-th of which should show the n-th word; pictures of one word are one group."""
     scores = folder.with_name(f"{folder.name}-scores")
     scores.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps({"file": f"{index:05d}.png", "text": word}) for index, word in enumerate(words)]
     write_text(scores / "words.jsonl", "\n".join(rows) + "\n")
-    evaluate_generated(folder, scores, metrics=METRICS, words=str(scores / "words.jsonl"))
+    found = evaluate_generated(folder, scores, metrics=METRICS, words=str(scores / "words.jsonl"))
+    for reason in found.failed.values():
+        raise SystemExit(reason)
     items = [json.loads(line) for line in (scores / "items.jsonl").read_text(encoding="utf-8").splitlines()]
     items.sort(key=lambda item: item["path"])
     values = {
@@ -139,4 +183,5 @@ def _measured(folder: Path, words: Sequence[str]) -> Readings:
         "rendered_word_accuracy": [float(all(item["found"])) for item in items],
         "rendered_word_accuracy_alnum": [float(all(item["found_alnum"])) for item in items],
     }
-    return {metric: make_items(value, list(range(len(value)))) for metric, value in values.items()}
+    groups = [words.index(item["text"]) for item in items]
+    return {metric: make_items(value, groups) for metric, value in values.items()}

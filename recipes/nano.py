@@ -73,9 +73,10 @@ def ship(run: Path, out: Path) -> Path:
     RunFolder(out).write_model({name: tensor.half() for name, tensor in RunFolder(run).read_model().items()})
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(run / name, out / name)
-    for folder in run.iterdir():
-        if folder.is_dir() and folder.name not in ("resume", "previews"):
-            shutil.copytree(folder, out / folder.name, dirs_exist_ok=True)
+    for folder in ("tokenizer", "unseen_captions", "language_model"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+        if (run / folder).exists():
+            shutil.copytree(run / folder, out / folder)
     return out
 
 

@@ -1,20 +1,29 @@
 """What the recipes of generators share: plain signs, their tokens, a run over them."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 from imtok.checkpoints import RunFolder
-from imtok.data.plain_signs import PlainSplit
+from imtok.data.plain_signs import PlainSigns, PlainSplit
+from imtok.data.readers import open_source
+from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import embed
-from imtok.data.token_shards import TokenShards
 from imtok.data.unseen_captions import write_unseen_captions
+from imtok.evaluation.generated import evaluate_generated
+from imtok.generators.catalog import load
+from imtok.generators.generate import generate
 from imtok.tokenizers.encode import encode_pictures
 from imtok.tokenizers.text import TextConfig
 from imtok.training.launch import train
 from imtok.training.run import GeneratorRunConfig
 
 SIGNS, HELD_OUT = 16_000, 256
+SAMPLES = 16
+"""Of each class."""
+DISTANCE = "fd_efficientnet_lite0"
+"""Deviation: a Fréchet distance of other features than gFID's."""
 UNSEEN = 10
 """Captions of each class that no picture of the training has."""
 
@@ -25,23 +34,33 @@ def render(out: Path, resolution: int) -> Path:
     for split, count in counts.items():
         done = out / f"{split}.complete"
         if not done.exists():
+            shutil.rmtree(out / split, ignore_errors=True)
             synthesize(str(out / split), count=count, size=resolution, plain=True, split=split)
             done.touch()
     return out
 
 
 def tell(signs: Path, hears: TextConfig) -> None:
-    """Store what a text encoder says of the captions, and unseen captions of every class, beside the signs."""
+    """Store what a text encoder says of the captions, and unseen captions of every class, beside the signs.
+
+    The unseen ones are neither of the training nor of the held-out signs that samples are compared with.
+    """
     for split in ("train", "combinations"):
         embed(str(signs / split), hears.encoder, hears.max_tokens)
-    write_unseen_captions(str(signs / "train"), str(signs / "combinations"), per_class=UNSEEN)
+    compared = {sample.captions[0] for sample in open_source(signs / "combinations")}
+    others = signs / "others"
+    shutil.rmtree(others, ignore_errors=True)
+    with ShardWriter(str(others)) as writer:
+        for sample in PlainSigns(4 * HELD_OUT, seed=2, split="combinations"):
+            if sample.captions[0] not in compared:
+                writer.write(sample)
+    write_unseen_captions(str(signs / "train"), str(others), per_class=UNSEEN)
 
 
 def encode(tokenizer: str, signs: Path, out: Path, resolution: int) -> Path:
     """The signs' tokens, as OUT/train and OUT/combinations; what is there already stays."""
     for split in ("train", "combinations"):
-        if not ((out / split / "manifest.json").exists() and TokenShards(out / split).complete):
-            encode_pictures(tokenizer, signs / split, out / split, resolution)
+        encode_pictures(tokenizer, signs / split, out / split, resolution)
     return out
 
 
@@ -54,3 +73,21 @@ def run(config: GeneratorRunConfig, tokens: Path, out: Path) -> Path:
 def seeded(config: GeneratorRunConfig, seed: int) -> GeneratorRunConfig:
     """With other first weights and another order of the pictures."""
     return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
+
+
+def samples_of(run: Path) -> Path:
+    """Where a class-conditional generator's samples lie, of each of its classes so many."""
+    out = run.with_name(f"{run.name}-samples")
+    generate(str(run), out, labels=list(load(str(run)).generator.config.classes), count=SAMPLES)
+    return out
+
+
+def distance(run: Path, signs: Path) -> float:
+    """How far a class-conditional generator's samples are from held-out signs."""
+    scores = run.with_name(f"{run.name}-scores")
+    found = evaluate_generated(samples_of(run), scores, reference=signs / "combinations", metrics=[DISTANCE])
+    for reason in found.failed.values():
+        raise SystemExit(reason)
+    value = found.metrics[DISTANCE].value
+    assert value is not None
+    return value

@@ -1,20 +1,28 @@
 """The recipes: their split, what their runs differ in, and the nano recipe from pictures to scores in a few steps."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ablation
 import branches
+import dit_nano
+import far_nano
 import fqgan_nano
+import insightar_nano
+import legibility
 import nano
 import nano_ablations
 import nano_data
 import numpy as np
 import pytest
+import signs
 import textok_nano
 import torch
+from legibility import kinds_of
 from PIL import Image
 from skimage import data
 
@@ -22,9 +30,10 @@ from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.config import to_dict
 from imtok.data.readers import open_source
+from imtok.data.shards import ShardReader
 from imtok.evaluation.results import Evaluation, Result, Score
 from imtok.tokenizers.catalog import build
-from imtok.training.run import RunConfig
+from imtok.training.run import GeneratorRunConfig, RunConfig, TrainingConfig
 from imtok.training.tasks import TokenizerTask
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -248,3 +257,140 @@ def test_the_nano_recipe_runs_through(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(open_source(str(tmp_path / "out/shards/test/faces"))[0].faces or []) == 1
     codebooks = [np.asarray(nano.RunFolder(twin).read_model()["quantizer.codebook"]) for twin in twins]
     assert not np.array_equal(*codebooks)
+
+
+def test_kinds_of_words():
+    assert kinds_of("STOP") == {"street"}
+    assert kinds_of("HILL") == {"nature", "name"}  # in both vocabularies
+    assert kinds_of("T1GER") == {"animal"}
+    assert [kinds_of(text) for text in ("£4.50", "7:05", "812", "KX7")] == [{"price"}, {"time"}, {"number"}, {"plate"}]
+    assert kinds_of("") == kinds_of("###") == set()
+
+
+def test_signs_that_a_kill_left_half_rendered_are_rendered_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(signs, "SIGNS", 5)
+    monkeypatch.setattr(signs, "HELD_OUT", 3)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/data-00000.parquet").write_bytes(b"half")
+    for _ in range(2):
+        signs.render(tmp_path, 64)
+    assert len(ShardReader(str(tmp_path / "train"))) == 5
+    assert len(ShardReader(str(tmp_path / "combinations"))) == 3
+
+
+def test_scores_of_signs_are_grouped_by_word(tmp_path, monkeypatch):
+    """Two pictures of one word are one draw of a bootstrap, and a reading goes to its own picture."""
+
+    def measure(pictures, out, **settings):
+        lines = [("00002.png", "OPEN", 1.0), ("00000.png", "OPEN", 0.5), ("00001.png", "CAT", 0.0)]
+        rows = [
+            {"path": path, "text": text, "ned": ned, "found": [ned == 1], "found_alnum": [ned > 0]}
+            for path, text, ned in lines
+        ]
+        (out / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return SimpleNamespace(failed={})
+
+    monkeypatch.setattr(legibility, "evaluate_generated", measure)
+    found = legibility._measured(tmp_path / "pictures", ["OPEN", "CAT", "OPEN"])
+    assert found["rendered_text_ned"].values.tolist() == [0.5, 0.0, 1.0]
+    assert found["rendered_text_ned"].groups.tolist() == [0, 1, 0]
+    assert found["rendered_word_accuracy"].values.tolist() == [0.0, 0.0, 1.0]
+    assert found["rendered_word_accuracy_alnum"].values.tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.fixture
+def few(monkeypatch, needs):
+    """Few signs, prompts and steps, and the smallest generators."""
+    for network in ("text_detector/ppocrv6", "text_judge/easyocr", "vision/efficientnet_lite0", "text_encoder/minilm"):
+        needs(network)
+    for module, name, value in (
+        (signs, "SIGNS", 40),
+        (signs, "HELD_OUT", 30),
+        (signs, "SAMPLES", 1),
+        (signs, "UNSEEN", 1),
+        (dit_nano, "SAMPLES", 1),
+        (dit_nano, "STEPS", 2),
+        (dit_nano, "FIGURE_STEPS", 2),
+        (dit_nano, "TIMED", 1),
+        (far_nano, "STEPS", 2),
+        (legibility, "PROMPTS", 3),
+        (legibility, "SHOWPIECE_SEEDS", 2),
+    ):
+        monkeypatch.setattr(module, name, value)
+    get, get_generator = presets.get, presets.get_generator
+
+    def short(training: TrainingConfig) -> TrainingConfig:
+        steps = 2 * len(training.phases)
+        return dataclasses.replace(training, steps=steps, global_batch_size=2, evaluation_pictures=2)
+
+    def tokenizer(name: str) -> RunConfig:
+        config = get(name)
+        return dataclasses.replace(config, training=short(config.training))
+
+    def generator(name: str) -> GeneratorRunConfig:
+        config = get_generator(name)
+        debug = get_generator(f"{name.partition('-')[0]}-debug")
+        shape = dataclasses.replace(debug.generator, text=config.generator.text) if "t2i" in name else debug.generator
+        return dataclasses.replace(debug, generator=shape, training=short(debug.training))
+
+    monkeypatch.setattr(presets, "get", tokenizer)
+    monkeypatch.setattr(presets, "get_generator", generator)
+
+
+def untrained(folder: Path, config: RunConfig) -> Path:
+    """A run of a tokenizer that has learned nothing."""
+    run = RunFolder(folder)
+    run.write_config(to_dict(config))
+    run.write_model(build(config.tokenizer).weights())
+    run.metrics_file.touch()
+    return folder
+
+
+@pytest.mark.slow
+def test_insightar_nano_from_signs_to_table(tmp_path, monkeypatch, few):
+    twins = {name: untrained(tmp_path / name, presets.get("insighttok-debug")) for name in insightar_nano.TWINS}
+    for module in (insightar_nano, legibility):
+        for name in {"encode", "open_contestant"} & vars(module).keys():
+            real = getattr(module, name)
+            monkeypatch.setattr(module, name, lambda twin, *rest, real=real: real(str(twins[twin]), *rest))
+    for _ in range(2):  # the second time all is there
+        insightar_nano.main(tmp_path / "out")
+    lines = (tmp_path / "out/table-0.md").read_text().splitlines()
+    assert sum("generated" in line and "combinations" in line for line in lines) == 3  # both, and their difference
+    assert lines[-1].endswith("of 2 seeds")
+    assert (tmp_path / "out/shipped/insightar-nano/tokenizer/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_far_nano_from_signs_to_table(tmp_path, few):
+    dual = untrained(tmp_path / "dual", presets.get("fqgan-debug"))
+    far_nano.main(tmp_path / "out", tokenizer=str(dual))
+    table = (tmp_path / "out/table-0.md").read_text()
+    assert [line.split("|")[1].strip().split(",")[0] for line in table.splitlines()[2:]] == [
+        "factorized",
+        "linear",
+        "mlp",
+        "factorized",
+    ]
+
+
+@pytest.mark.slow
+def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
+    textok, places = tmp_path / "textok", {}
+    for name in ("textok-8", "textok-16", "textok-32"):
+        config = textok_nano.with_tokens(presets.get("textok-nano"), int(name.partition("-")[2]))
+        places[name] = untrained(textok / f"{name}-seed-0", config)
+    for name in dit_nano.PAIR:
+        places[name] = untrained(tmp_path / name, presets.get(name))
+    signs.render(textok / "shards", 64)
+    (textok / "shards/combinations").rename(textok / "shards/validation")
+    real = dit_nano.open_tokenizer
+    monkeypatch.setattr(dit_nano, "locate", lambda name: places[name])
+    monkeypatch.setattr(dit_nano, "open_tokenizer", lambda name, *rest: places.get(name) or real(name, *rest))
+    dit_nano.main(textok, tmp_path / "out")
+    text = (tmp_path / "out/tables-0.md").read_text()
+    for name in dit_nano.LATENTS:
+        assert f"| {name} | {dit_nano.LATENTS[name]} |" in text
+    assert text.count("latents of another prompt | words") == 2
+    assert "rendered ones: " in text
+    assert (tmp_path / "out/shipped/dit-nano/unseen_captions").is_dir()

@@ -68,3 +68,12 @@ def test_what_there_is_not(tmp_path, plain, paragraphs, split):
     with pytest.raises(DataError, match=r"there are no .*imtok synthesize --help"):
         synthesize(str(tmp_path / "none"), count=3, plain=plain, paragraphs=paragraphs, split=split)
     assert not (tmp_path / "none").exists()
+
+
+def test_too_small_or_without_letters(monkeypatch):
+    with pytest.raises(DataError, match="too small for letters"):
+        PlainSigns(1, size=16)
+    signs = PlainSigns(1)
+    monkeypatch.setattr("imtok.data.fonts.Typeface.draws", lambda face, text: False)
+    with pytest.raises(DataError, match="lack the letters"):
+        signs[0]

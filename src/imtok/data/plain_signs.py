@@ -8,7 +8,7 @@ from PIL import Image
 from imtok.data.fonts import find_typefaces
 from imtok.data.grounds import Colour, draw_colour, with_article
 from imtok.data.pictures import encode
-from imtok.data.sample import Sample, Source, TextRegion
+from imtok.data.sample import Box, DataError, Sample, Source, TextRegion
 from imtok.data.typesetting import bounds, set_rows
 from imtok.data.vocabulary import draw_words, in_split
 
@@ -19,6 +19,9 @@ FAMILIES = ("Anton", "Bebas Neue", "Fjalla One", "Oswald")
 """Narrow typefaces, in which a word across the picture is tall."""
 LONGEST_WORD = 5
 """In letters: with more, they become too small to be read."""
+SMALLEST = 32
+"""Side of a picture in pixels."""
+_ATTEMPTS = 1000
 _BOLD = (None, 700)
 _WIDTH, _HEIGHT = 0.9, (0.25, 0.4)
 """Largest width and the heights of a word, as shares of the picture's side; long words are lower."""
@@ -37,11 +40,16 @@ class PlainSigns(Source):
         size: side of the square pictures in pixels.
         split: which words and combinations.
         fonts: folder of TrueType or OpenType files to use instead of the installed narrow typefaces.
+
+    Raises:
+        DataError: pictures too small for letters, a folder without fonts, or typefaces without letters.
     """
 
     def __init__(
         self, count: int, *, seed: int = 0, size: int = 128, split: PlainSplit = "train", fonts: str | None = None
     ) -> None:
+        if size < SMALLEST:
+            raise DataError(f"signs of {size} pixels are too small for letters; {SMALLEST} is the least")
         self._count, self.seed, self.size = count, seed, size
         self.split: PlainSplit = split
         faces = find_typefaces(fonts, "all")
@@ -71,17 +79,17 @@ class PlainSigns(Source):
         )
 
     def _say(self, rng: np.random.Generator) -> tuple[str, str, Colour]:
-        """A label, a word of it and a colour that belong to the split."""
-        while True:
+        """A label, a word of it and a colour that belong to the split; some typeface has the letters."""
+        for _ in range(_ATTEMPTS):
             label, (word,) = draw_words(rng, 1, "test" if self.split == "words" else "train")
             text, board = word.upper(), draw_colour(rng)
             kept = in_split(f"{board.name} {text}", "test" if self.split == "combinations" else "train")
-            if len(text) <= LONGEST_WORD and (kept or self.split == "words"):
+            fits = len(text) <= LONGEST_WORD and any(face.draws(text) for face in self.typefaces)
+            if fits and (kept or self.split == "words"):
                 return label, text, board
+        raise DataError("plain signs: the typefaces lack the letters of all words")
 
-    def _draw(
-        self, rng: np.random.Generator, canvas: Image.Image, text: str, ink: Colour
-    ) -> tuple[float, float, float, float]:
+    def _draw(self, rng: np.random.Generator, canvas: Image.Image, text: str, ink: Colour) -> Box:
         """Draw the word about the middle, as high as it may be; returns its box."""
         while True:
             face = self.typefaces[rng.integers(len(self.typefaces))]

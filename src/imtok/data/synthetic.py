@@ -74,7 +74,7 @@ def synthesize(
     if filesystem.isdir(place) and any(name.endswith(".parquet") for name in list_files(out)):
         raise DataError(f"{out}: holds shards already; name another folder")
     pictures: Source
-    if plain and not paragraphs and split in get_args(PlainSplit):
+    if plain and not (paragraphs or grounds) and split in get_args(PlainSplit):
         pictures = PlainSigns(count, seed=seed, size=size, split=cast(PlainSplit, split), fonts=fonts)
     elif not plain and split in get_args(Split):
         pictures = SyntheticPictures(
@@ -88,8 +88,8 @@ def synthesize(
             fonts=fonts,
         )
     else:
-        kind = "plain paragraphs" if plain and paragraphs else f"{'plain ' if plain else ''}signs of the split {split}"
-        raise DataError(f"there are no {kind}; see imtok synthesize --help")
+        kind = "paragraphs" if paragraphs else f"signs{' on photographs' if grounds else ''} of the split {split}"
+        raise DataError(f"there are no {'plain ' if plain else ''}{kind}; see imtok synthesize --help")
     with ShardWriter(out, samples_per_shard) as writer:
         for sample in tqdm(pictures, desc="synthesize", unit=" pictures", disable=None):
             writer.write(sample)

@@ -130,7 +130,7 @@ class UnseenCaptions:
         if label not in self._captions:
             raise DataError(f"{self.folder}: has no captions of {label!r}, only of {', '.join(sorted(self._captions))}")
         captions = self._captions[label]
-        return captions[np.random.default_rng(seed).integers(len(captions))]
+        return captions[np.random.default_rng(abs(seed)).integers(len(captions))]
 
 
 def copy_unseen_captions(data: str | PathLike[str], folder: Path) -> None:

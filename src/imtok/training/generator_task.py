@@ -15,6 +15,7 @@ from imtok.generators.base import Generator
 from imtok.generators.catalog import build
 from imtok.generators.narrator import Narrator
 from imtok.generators.pipeline import ImageGenerator
+from imtok.layers.collective import rank
 from imtok.tokenizers.base import Tokenizer
 from imtok.training.run import GeneratorRunConfig, Phase
 from imtok.training.tasks import Losses, Task, check_parts, parts_of
@@ -96,7 +97,10 @@ class GeneratorValidation:
 
     @torch.no_grad()
     def preview(self, generator: Generator, folder: Path, step: int, device: torch.device) -> Path:
-        """Pictures drawn for some labels or prompts of the data, as RUN/previews/step-00001234.png."""
+        """Pictures drawn for some labels or prompts of the data, as RUN/previews/step-00001234.png.
+
+        Ranks that share the weights all draw; the first one writes.
+        """
         batch = next(fixed_token_batches(self.shards, count=_PREVIEW_PICTURES, batch_size=_PREVIEW_PICTURES))
         reference = self.config.tokenizer
         assert reference is not None
@@ -118,9 +122,10 @@ class GeneratorValidation:
             said = self.narrator.tell(told, seeds)
         originals, drawn = pipeline.draw(batch.tokens.to(device), known), pipeline.draw(tokens, said)
         rows = torch.cat([torch.cat(list(images), dim=2) for images in (originals, drawn)], dim=1)
-        folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"step-{step:08d}.png"
-        file.write_bytes(encode(to_uint8(rows)))
+        if rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encode(to_uint8(rows)))
         return file
 
 

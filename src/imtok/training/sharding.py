@@ -110,6 +110,6 @@ def read_state(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{folder}: not a state that this run can go on from ({first_line(error)})") from None
     except CheckpointException as error:  # no Exception: it holds those of all ranks
-        reasons = [reason for reason, _ in error.failures.values() if isinstance(reason, Exception)]
-        raise ConfigError(f"{folder}: not a state that this run can go on from ({first_line(reasons[0])})") from None
+        reason = str(next(iter(error.failures.values()))[0]).partition("\n")[0]
+        raise ConfigError(f"{folder}: not a state that this run can go on from ({reason})") from None
     return tensors

@@ -74,8 +74,9 @@ class Trainer:
             task.model.compile_parts()
         self.average = averaged(task.model, self.settings.ema_decay) if self.settings.ema_decay else None
         if self.settings.shard_weights:
-            for model in {task.model, self.inference_model()}:
-                sharding.shard(model, device)
+            sharding.shard(task.model, device)
+            if self.average is not None:
+                sharding.shard(self.inference_model(), device)
         self.optimizers = {
             player: create_optimizer(task.parameters_of(player), self.settings.optimizer) for player in task.players
         }
