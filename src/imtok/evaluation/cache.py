@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -17,13 +17,6 @@ LIMIT = 512 * 2**20
 """Bytes of answers; what is beyond, the oldest first, is dropped when an evaluation ends."""
 REVISION = 1
 """To be raised when an original is cut out, aligned or handed to a judge in another way."""
-
-
-class Judge(Protocol):
-    """Whatever has a name and weights."""
-
-    name: str
-    sha256: str
 
 
 def default_file() -> Path:
@@ -102,16 +95,17 @@ class Cache:
         self._database = None
 
 
-def key_of(judge: Judge, image: bytes, regions: Sequence[Any]) -> str | None:
-    """What an answer depends on; None for a judge whose weights are not known.
+def key_of(judge: str, sha256: str, image: bytes, regions: Sequence[Any]) -> str | None:
+    """The hash of all that an answer depends on; None for a judge whose weights are not known.
 
     Args:
-        judge: who answers.
+        judge: name of who answers.
+        sha256: of its weights.
         image: the encoded picture.
         regions: of it, made of what JSON knows.
     """
-    if not judge.sha256:
+    if not sha256:
         return None
     software = [version("imtok"), REVISION, torch.__version__]
-    asked = [judge.name, judge.sha256, hashlib.sha256(image).hexdigest(), regions, software]
+    asked = [judge, sha256, hashlib.sha256(image).hexdigest(), regions, software]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

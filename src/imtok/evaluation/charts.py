@@ -62,7 +62,7 @@ class Chart:
 
     data: str
     metric: str
-    bottom: float
+    bottom: int
     points: list[Point]
     x_marks: list[tuple[float, str]]
     y_marks: list[tuple[float, str]]
@@ -89,7 +89,7 @@ def without_rate(evaluation: Evaluation, data: str) -> list[str]:
     return [result.tokenizer for result in results if not _value(result, "bits_per_pixel")]
 
 
-def spread(wanted: Sequence[float], low: float, high: float, step: float) -> list[float]:
+def spread(wanted: Sequence[float], low: float, high: float, step: int) -> list[float]:
     """Places near the wanted ones, in their order, `step` apart at least and between `low` and `high`.
 
     Args:
@@ -109,8 +109,8 @@ def spread(wanted: Sequence[float], low: float, high: float, step: float) -> lis
 
 
 def linear_marks(low: float, high: float) -> list[float]:
-    """Round numbers between two limits, three to six or so."""
-    rough = (high - low) / 4
+    """Round numbers between two limits, two to five."""
+    rough = (high - low) / 5
     power = math.floor(math.log10(rough))
     step = next(factor * 10.0**power for factor in (1, 2, 5, 10) if factor * 10.0**power >= rough)
     return [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]

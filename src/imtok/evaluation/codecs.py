@@ -55,9 +55,8 @@ class Setting:
         if self.rate is None:
             return self, None
         quality, reached = nearest_quality(self.codec, self.rate, pictures)
-        note = f"quality {quality} reaches {reached:.4f} of the {self.rate:g} bits per pixel wanted"
-        if quality in (self.codec.lowest, self.codec.highest):
-            note += f", the {'lowest' if quality == self.codec.lowest else 'highest'} quality there is"
+        end = {self.codec.lowest: ", the lowest there is,", self.codec.highest: ", the highest there is,"}
+        note = f"quality {quality}{end.get(quality, '')} for {self.rate:g} bits per pixel; {reached:.4f} are reached"
         return replace(self, quality=quality, rate=None), note
 
 

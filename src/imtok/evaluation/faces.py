@@ -110,7 +110,11 @@ class FaceMeter(Meter):
 
     def _embed_originals(self, shown: Sequence[Shown], scored_in: Sequence[list[Face]]) -> list[Tensor]:
         keys = [
-            key_of(self.judge, one.sample.image, [[face.box, face.landmarks] for face in scored]) if scored else None
+            key_of(
+                self.judge.name, self.judge.sha256, one.sample.image, [[face.box, face.landmarks] for face in scored]
+            )
+            if scored
+            else None
             for one, scored in zip(shown, scored_in, strict=True)
         ]
 

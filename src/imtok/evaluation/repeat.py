@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from PIL import features
 
-LIBRARIES = ("imtok", "torch", "numpy", "pillow")
+LIBRARIES = ("imtok", "numpy", "pillow")
 CODEC_LIBRARIES = ("jpg", "libjpeg_turbo", "webp")
 
 
@@ -34,4 +35,5 @@ def versions() -> dict[str, str]:
     """Of Python, of the libraries that numbers depend on, and of Pillow's codecs."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     found |= {library: version(library) for library in LIBRARIES}
+    found["torch"] = str(torch.__version__)  # with its build, for CUDA or not
     return found | {library: features.version(library) or "" for library in CODEC_LIBRARIES if features.check(library)}

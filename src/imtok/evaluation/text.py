@@ -156,7 +156,9 @@ class TextMeter(Meter):
 
     def _read_originals(self, shown: Sequence[Shown]) -> list[str]:
         keys = [
-            key_of(self.judge, one.sample.image, [CROP_MARGIN, *(word.box for word in words)]) if words else None
+            key_of(self.judge.name, self.judge.sha256, one.sample.image, [CROP_MARGIN, *(word.box for word in words)])
+            if words
+            else None
             for one, words in zip(shown, self._batch, strict=True)
         ]
 
