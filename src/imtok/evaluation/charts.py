@@ -13,7 +13,7 @@ WIDTH = 340
 """Of a drawing, in its own units: about the pixels of a telephone, so that the letters keep their size there."""
 LEFT, RIGHT, TOP, TALL = 42, 196, 10, 170
 """The frame: left and right, top, and the least height."""
-LABEL_LEFT, LABEL_STEP, LABEL_LETTERS = 214, 15, 21
+LABEL_LEFT, LABEL_STEP, LABEL_LETTERS = 214, 15, 19
 """Labels stand in a column beside the frame, so far apart and so long that they cannot meet."""
 COLOURS = 10
 _LEAST_SPAN = 5
