@@ -19,6 +19,14 @@ def _load(name: str) -> Any:
         return error
 
 
+@pytest.fixture(autouse=True)
+def own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Evaluations keep what judges say in a file of the test's own, not in the user's."""
+    file = tmp_path / "answers" / "evaluation.sqlite"
+    monkeypatch.setattr("imtok.evaluation.evaluate.default_file", lambda: file)
+    return file
+
+
 @pytest.fixture(scope="session")
 def needs() -> Callable[[str], Any]:
     """`needs("role/name")` is that network, one copy for the session.

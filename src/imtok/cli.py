@@ -258,12 +258,14 @@ def evaluate(argv: Sequence[str]) -> None:
         text_judge: str = TEXT_JUDGE,
         face_judge: str = FACE_JUDGE,
         face_buckets: FaceBuckets = "second",
+        cache: bool = True,
     ) -> None:
         """Write metrics.json, items.jsonl and report.html; print the scores.
 
         Args:
-            tokenizers: shipped names, run folders, other projects' checkpoints or diffusers folders, or folders of
-                reconstructed pictures; the others are compared with the first.
+            tokenizers: shipped names, run folders, other projects' checkpoints or diffusers folders, folders of
+                reconstructed pictures (FOLDER@BITS_PER_PIXEL where their rate is known), or codecs (jpeg:QUALITY,
+                webp@BITS_PER_PIXEL); the others are compared with the first.
             data: annotated pictures, as `imtok annotate` and `imtok synthesize` write them, or any others.
             out: folder.
             metrics: only these.
@@ -274,6 +276,7 @@ def evaluate(argv: Sequence[str]) -> None:
             text_judge: network that reads the words.
             face_judge: network that compares the faces.
             face_buckets: which version of TokBench's sizes of faces.
+            cache: keep what the judges say of originals in the user's cache folder, and look there first.
         """
         found = evaluate(
             tokenizers,
@@ -287,6 +290,7 @@ def evaluate(argv: Sequence[str]) -> None:
             text_judge=text_judge,
             face_judge=face_judge,
             face_buckets=face_buckets,
+            cache=cache,
         )
         print(f"{found}\n\nReport: {out / 'report.html'}")
 

@@ -79,7 +79,8 @@ def test_checks_have_known_scores_and_the_files_agree(run: str, signs: str, tmp_
     assert untrained["text_accuracy"]["network"] == "text_judge/easyocr"
     assert len(untrained["text_accuracy"]["sha256"]) == 64
 
-    words = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+    items = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+    words = [item for item in items if item["kind"] == "word"]
     readable = [word for word in words if same_letters(word["original"], word["text"])]
     assert scores["jpeg-30"]["text_accuracy_alnum"]["count"] == len(readable)
     by_bucket: dict[int, list[bool]] = {}

@@ -1,7 +1,9 @@
-"""What can be evaluated: a tokenizer, a folder of pictures that somebody has reconstructed, or a model-free check."""
+"""What can be evaluated: a tokenizer, a folder of pictures reconstructed by somebody, a codec, a model-free check."""
 
+import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -18,12 +20,15 @@ from imtok.config import ConfigError
 from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
 from imtok.data.readers import IMAGE_SUFFIXES
 from imtok.data.sample import Sample
+from imtok.evaluation.codecs import Setting, read_setting
 from imtok.evaluation.metrics import bits_per_pixel
 from imtok.evaluation.reconstruct import find_pictures
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load, locate, shipped
-from imtok.tokenizers.encode import first_caption
+from imtok.tokenizers.encode import first_caption, hash_of
 from imtok.tokenizers.text import LABELS, Reader
+
+_STATED_RATE = re.compile(r"(.+)@([0-9]*\.?[0-9]+)")
 
 Known = tuple[str | None, str | None]
 """A picture's caption and class."""
@@ -48,6 +53,8 @@ class Contestant(ABC):
         teachers: names of the networks that it was trained with, as far as that is known.
         is_check: whether it is a model-free check and no competitor.
         at_own_size: whether it wants each picture at its own size, whatever the evaluation's.
+        sha256: of its weights, or of the files that it has read so far; None where there are none.
+        rate_note: what one has to know of its rate on the present set.
     """
 
     name: str
@@ -55,6 +62,12 @@ class Contestant(ABC):
     teachers: frozenset[str] = frozenset()
     is_check = False
     at_own_size = False
+    sha256: str | None = None
+    rate_note: str | None = None
+
+    def begin(self, pictures: Callable[[], Iterable[Picture]]) -> None:
+        """Look at a set before it is evaluated; `pictures` starts it anew at every call, as they enter."""
+        return
 
     @abstractmethod
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
@@ -74,8 +87,9 @@ class TokenizerContestant(Contestant):
         tokenizer: Tokenizer,
         teachers: frozenset[str] = frozenset(),
         data: Sequence[str | PathLike[str]] = (),
+        sha256: str | None = None,
     ) -> None:
-        self.name, self.tokenizer, self.teachers = name, tokenizer, teachers
+        self.name, self.tokenizer, self.teachers, self.sha256 = name, tokenizer, teachers, sha256
         self.codebook_sizes = tokenizer.codebook_sizes
         self.device = next(tokenizer.parameters()).device
         self.reader = None if tokenizer.hears is None else Reader(tokenizer.hears, data, self.device)
@@ -117,7 +131,7 @@ class WrongCaptions(TokenizerContestant):
     """
 
     def __init__(self, right: TokenizerContestant) -> None:
-        super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers)
+        super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers, sha256=right.sha256)
         self.reader = right.reader
         self._before: list[Known] = []  # the last three that differ, the newest first: one may be nothing
 
@@ -132,16 +146,24 @@ class WrongCaptions(TokenizerContestant):
 
 @dataclass
 class FolderContestant(Contestant):
-    """A folder with `NAME.png` (or another picture format) for every original called NAME, of the same size."""
+    """A folder with `NAME.png` (or another picture format) for every original called NAME, of the same size.
+
+    Args:
+        folder: it.
+        rate: in bits per pixel, where somebody states it.
+    """
 
     folder: Path
+    rate: float | None = None
     at_own_size = True
     name: str = field(init=False)
     _files: dict[str, Path] = field(init=False)
     _taken: dict[Path, str] = field(init=False, default_factory=dict)
+    _hash: Any = field(init=False, default_factory=hashlib.sha256)
 
     def __post_init__(self) -> None:
         self.name = str(self.folder)
+        self.rate_note = None if self.rate is None else "as stated on the command line"
         self._files = {}
         for file in find_pictures([self.folder]):
             self._files[_without_suffix(file.relative_to(self.folder).as_posix())] = file
@@ -150,7 +172,7 @@ class FolderContestant(Contestant):
 
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         pairs = zip(pictures, samples, strict=True)
-        return [Reconstruction(self._read(picture, sample.path)) for picture, sample in pairs]
+        return [Reconstruction(self._read(picture, sample.path), bits_per_pixel=self.rate) for picture, sample in pairs]
 
     def _read(self, original: Picture, path: str) -> Picture:
         stem = _without_suffix(path)
@@ -162,11 +184,33 @@ class FolderContestant(Contestant):
             raise ConfigError(
                 f"{file}: is it the reconstruction of {self._taken[file]} or of {path}? Keep their folders"
             )
-        picture = decode(read_bytes(file), str(file))
+        data = read_bytes(file)
+        self._hash.update(data)
+        self.sha256 = self._hash.hexdigest()
+        picture = decode(data, str(file))
         if picture.shape != original.shape:
             (height, width), (h, w) = original.shape[:2], picture.shape[:2]
             raise ConfigError(f"{file}: has {w} x {h} pixels, its original {width} x {height}")
         return picture
+
+
+@dataclass
+class CodecContestant(Contestant):
+    """A codec at the rate of its own files, for comparison at equal rates."""
+
+    name: str
+    setting: Setting
+    rate_note: str | None = field(init=False, default=None)
+    _present: Setting = field(init=False)
+
+    def begin(self, pictures: Callable[[], Iterable[Picture]]) -> None:
+        self._present, self.rate_note = self.setting.for_set(pictures)
+
+    def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
+        codec, quality = self._present.codec, self._present.quality
+        assert quality is not None, "a set begins before it is reconstructed"
+        pairs = [codec.compress(picture, quality) for picture in pictures]
+        return [Reconstruction(picture, bits_per_pixel=rate) for picture, rate in pairs]
 
 
 @dataclass
@@ -194,21 +238,28 @@ def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Co
     """What a user names on the command line.
 
     Args:
-        source: a shipped name, a run folder, another project's checkpoint or folder, or a folder of reconstructed
-            pictures.
+        source: a shipped name, a run folder, another project's checkpoint or folder, a folder of reconstructed
+            pictures (`FOLDER@BITS_PER_PIXEL` where their rate is known), or a codec (`jpeg:QUALITY`,
+            `webp@BITS_PER_PIXEL`).
         data: what it will be shown; text features may be stored there.
 
     Raises:
         ConfigError: it is none of these.
     """
+    setting = read_setting(source)
+    if setting is not None:
+        return CodecContestant(source, setting)
+    stated = _STATED_RATE.fullmatch(source)
+    if stated is not None and not Path(source).exists() and Path(stated[1]).is_dir():
+        return FolderContestant(Path(stated[1]), float(stated[2]))
     path = locate(source)
     if path.is_dir():
         run = RunFolder(path)
         if not run.exists():
             return FolderContestant(path)
         name = source if source in shipped() else Path(source).resolve().name
-        return TokenizerContestant(name, load(source), teachers_of(run.read_config()), data)
-    return TokenizerContestant(path.name, load(source))
+        return TokenizerContestant(name, load(source), teachers_of(run.read_config()), data, hash_of(source))
+    return TokenizerContestant(path.name, load(source), sha256=hash_of(source))
 
 
 def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:

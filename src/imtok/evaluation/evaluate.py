@@ -15,6 +15,8 @@ from imtok.checkpoints import write_text
 from imtok.config import ConfigError
 from imtok.data.sample import Source
 from imtok.evaluation.buckets import FaceBuckets
+from imtok.evaluation.cache import Cache, default_file
+from imtok.evaluation.cases import Case, CaseKeeper
 from imtok.evaluation.contestants import (
     Contestant,
     TokenizerContestant,
@@ -35,6 +37,7 @@ from imtok.evaluation.meters import (
     PixelMeter,
     Shown,
 )
+from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
 from imtok.evaluation.results import Comparison, DataSet, Evaluation, Example, Result, score_of
 from imtok.evaluation.sets import MIN_SIDE, Pictures, open_sets
@@ -49,6 +52,7 @@ METRICS = (
     "fid",
     "inception_score",
     "bits_per_pixel",
+    "bits_per_pixel_with_caption",
     "caption_bits",
     "codebook_usage",
     "codebook_perplexity",
@@ -59,6 +63,8 @@ METRICS = (
     "face_similarity",
 )
 TEXT_JUDGE, FACE_JUDGE = "text_judge/easyocr", "face_judge/dlib"
+_WITH_CAPTION = ("bits_per_pixel_with_caption", "caption_bits")
+_RATES = ("bits_per_pixel", *_WITH_CAPTION)
 _PROTOCOLS = {"text": TextJudge, "face": FaceJudge}
 _EXAMPLES = 12
 """Pictures of each set that the report shows: evenly spread over the set, none chosen."""
@@ -77,11 +83,13 @@ def evaluate(
     text_judge: str = TEXT_JUDGE,
     face_judge: str = FACE_JUDGE,
     face_buckets: FaceBuckets = "second",
+    cache: bool = True,
 ) -> Evaluation:
     """Measure tokenizers on sets of pictures.
 
     Args:
-        tokenizers: shipped names, run folders, other projects' checkpoints, or folders of reconstructed pictures. The
+        tokenizers: shipped names, run folders, other projects' checkpoints, folders of reconstructed pictures
+            (`FOLDER@BITS_PER_PIXEL` where their rate is known), or codecs (`jpeg:QUALITY`, `webp@BITS_PER_PIXEL`). The
             others are compared with the first.
         data: anything that `open_source` reads, or sources by name. For the metrics that look at them, words need their
             text and faces their landmarks, as `imtok annotate` writes them.
@@ -94,6 +102,7 @@ def evaluate(
         text_judge: reads the words.
         face_judge: compares the faces.
         face_buckets: which version of TokBench's sizes of faces.
+        cache: keep on disk what the judges say of originals, and look there first (see `imtok.evaluation.cache`).
 
     Raises:
         ConfigError: an unknown metric, tokenizer or judge, two tokenizers of one name, a set without a readable
@@ -122,17 +131,37 @@ def evaluate(
     if len(set(names)) < len(names):
         raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
     networks = load_networks(metrics, text_judge, face_judge)
-    parts = [
-        _evaluate_set(name, source, contestants, metrics, _meters(networks, face_buckets), size, count)
-        for name, source in sets.items()
-    ]
+    with Cache(default_file() if cache else None) as answers:
+        parts = [
+            _evaluate_set(name, source, contestants, metrics, _meters(networks, face_buckets, answers), size, count)
+            for name, source in sets.items()
+        ]
+    options = {
+        "metrics": metrics,
+        "size": size,
+        "count": count,
+        "checks": None if checks else False,
+        "wrong_captions": wrong_captions or None,
+        "text_judge": None if text_judge == TEXT_JUDGE else text_judge,
+        "face_judge": None if face_judge == FACE_JUDGE else face_judge,
+        "face_buckets": None if face_buckets == "second" else face_buckets,
+    }
     evaluation = Evaluation(
-        tokenizers={c.name: {"teachers": sorted(c.teachers), "is_check": c.is_check} for c in contestants},
+        tokenizers={c.name: _about(c) for c in contestants},
         sets=[part.data for part in parts],
         results=[result for part in parts for result in part.results],
         comparisons=[comparison for part in parts for comparison in part.comparisons],
         preprocessing=OwnSize.rule if size is None else f"{SquareFit.rule}, {size} px",
         examples=[example for part in parts for example in part.examples],
+        repeat={
+            "command": command_line(
+                [str(source) for source in sources],
+                list(sets) if isinstance(places, Mapping) else [str(place) for place in places],
+                {name: value for name, value in options.items() if value is not None},
+            ),
+            "versions": versions(),
+        },
+        cases=[case for part in parts for case in part.cases],
     )
     if out is not None:
         write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
@@ -149,6 +178,7 @@ class _Part:
     results: list[Result]
     comparisons: list[Comparison]
     examples: list[Example]
+    cases: list[Case]
     items: list[dict[str, Any]]
 
 
@@ -162,32 +192,42 @@ def _evaluate_set(
     count: int | None,
 ) -> _Part:
     fit = OwnSize() if size is None else SquareFit(size)
-    meters = [PixelMeter(), CodeMeter({c.name: c.codebook_sizes for c in contestants}), *of_networks]
     pictures = Pictures(name, source, fit, count)
-    wanted, kept = pictures.evenly_spread(_EXAMPLES), {}
+    for contestant in contestants:
+        contestant.begin(pictures.prepared)
+        if contestant.rate_note:
+            tqdm.write(f"{name}, {contestant.name}: {contestant.rate_note}")
+    codes = CodeMeter({c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants})
+    meters = [PixelMeter(), codes, *of_networks]
+    keeper = CaseKeeper(name, [c.name for c in contestants if not c.is_check])
+    wanted, kept, items = pictures.evenly_spread(_EXAMPLES), {}, []
     with tqdm(total=pictures.total, desc=name, unit=" pictures", disable=None) as bar:
         for batch in pictures.batches():
             for meter in meters:
                 meter.see(batch)
+            drawn = {}
             for contestant in contestants:
-                drawn = _reconstruct(contestant, batch, fit)
+                drawn[contestant.name] = _reconstruct(contestant, batch, fit)
                 for meter in meters:
-                    meter.compare(contestant.name, drawn)
-                for shown, one in zip(batch, drawn, strict=True):
-                    if shown.row in wanted:
-                        kept.setdefault(shown.row, (shown, {}))[1][contestant.name] = one.restored
+                    meter.compare(contestant.name, drawn[contestant.name])
+            found = [item for meter in meters for item in meter.items()]
+            keeper.see(batch, drawn, found)
+            items += [{"data": name} | item for item in found]
+            for index, shown in enumerate(batch):
+                if shown.row in wanted:
+                    kept[shown.row] = shown, {who: several[index].restored for who, several in drawn.items()}
             bar.update(len(batch))
     measured = {c.name: _measurements(meters, c.name, metrics) for c in contestants}
     for metric in metrics or ():
         if not any(metric in found for found in measured.values()):
             tqdm.write(f"{name}: nothing to measure {metric} on")
-    items = [{"data": name} | item for meter in meters for item in meter.items()]
     return _Part(
         data=DataSet(
             name=name,
             pictures=pictures.seen,
             groups=pictures.groups,
             sha256=pictures.sha256(),
+            paths_sha256=pictures.paths_sha256(),
             unreadable=pictures.unreadable,
         ),
         results=[
@@ -211,8 +251,14 @@ def _evaluate_set(
             )
             for row, (shown, drawn) in kept.items()
         ],
+        cases=keeper.cases(),
         items=items,
     )
+
+
+def _about(contestant: Contestant) -> dict[str, Any]:
+    about: dict[str, Any] = {"teachers": sorted(contestant.teachers), "is_check": contestant.is_check}
+    return about if contestant.sha256 is None else about | {"sha256": contestant.sha256}
 
 
 def _reconstruct(contestant: Contestant, batch: Sequence[Shown], fit: OwnSize | SquareFit) -> list[Drawn]:
@@ -260,20 +306,23 @@ def load_networks(
     return networks
 
 
-def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets) -> list[Meter]:
+def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cache) -> list[Meter]:
     makers: dict[str, Callable[[Any], Meter]] = {
         "perceptual": PerceptualMeter,
         "frechet": FrechetMeter,
         "inception": InceptionMeter,
-        "text": TextMeter,
-        "face": lambda judge: FaceMeter(judge, face_buckets),
+        "text": lambda judge: TextMeter(judge, answers),
+        "face": lambda judge: FaceMeter(judge, face_buckets, answers),
     }
     return [makers[use](network) for use, network in networks.items()]
 
 
 def _measurements(meters: Sequence[Meter], name: str, metrics: Sequence[str] | None) -> dict[str, Measurement]:
-    """What the meters found, as far as it was asked for; of several codebooks each has its own (`codebook_usage_1`)."""
-    wanted = METRICS if metrics is None else metrics
+    """What the meters found, as far as it was asked for; of several codebooks each has its own (`codebook_usage_1`).
+
+    A rate never comes without the caption's, where there is one.
+    """
+    wanted = METRICS if metrics is None else {*metrics, *(_WITH_CAPTION if "bits_per_pixel" in metrics else ())}
     found = [found for meter in meters for found in meter.results(name).items()]
     return {
         metric: measurement
@@ -289,7 +338,7 @@ def _comparisons(
     for other in contestants[1:]:
         for metric, baseline in measured[contestants[0].name].items():
             ours = measured[other.name].get(metric)
-            if ours is None or ours.items is None or baseline.items is None or metric == "bits_per_pixel":
+            if ours is None or ours.items is None or baseline.items is None or metric in _RATES:
                 continue
             finite = np.isfinite(ours.items.values) & np.isfinite(baseline.items.values)
             if not finite.any():

@@ -13,6 +13,7 @@ from torch import Tensor
 from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Face
 from imtok.evaluation.buckets import BUCKET_NAMES, FaceBuckets, face_buckets
+from imtok.evaluation.cache import Cache, key_of
 from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
 from imtok.layers.crops import Regions, align_faces
 
@@ -78,19 +79,20 @@ class FaceMeter(Meter):
     Args:
         judge: compares the faces.
         buckets: which version of TokBench's.
+        cache: keeps the embeddings of originals.
     """
 
-    def __init__(self, judge: FaceJudge, buckets: FaceBuckets = "second") -> None:
-        self.judge = judge
+    def __init__(self, judge: FaceJudge, buckets: FaceBuckets = "second", cache: Cache | None = None) -> None:
+        self.judge, self._cache = judge, cache or Cache()
         self.buckets: FaceBuckets = buckets
-        self._faces: list[tuple[dict[str, Any], Face]] = []  # with the place of the picture
         self._similarities: dict[str, list[float]] = defaultdict(list)  # in the order of the faces
         self._places: list[tuple[int, int]] = []
         self._too_small = 0
         self._rules: set[str] = set()
 
     def see(self, shown: Sequence[Shown]) -> None:
-        self._batch: list[tuple[list[Face], Tensor]] = []
+        self._lines: list[tuple[dict[str, Any], Face]] = []  # of the batch, with the place of the picture
+        scored_in: list[list[Face]] = []
         for one in shown:
             rule = face_buckets(max(one.prepared.shape[:2]), self.buckets)
             scored: list[Face] = []
@@ -100,10 +102,27 @@ class FaceMeter(Meter):
                     self._too_small += 1
                     continue
                 scored.append(face)
-                self._faces.append((one.place, face))
+                self._lines.append((one.place, face))
                 self._places.append((one.group, bucket))
                 self._rules.add(str(rule))
-            self._batch.append((scored, embed_faces(self.judge, one.original, scored)))
+            scored_in.append(scored)
+        self._batch = list(zip(scored_in, self._embed_originals(shown, scored_in), strict=True))
+
+    def _embed_originals(self, shown: Sequence[Shown], scored_in: Sequence[list[Face]]) -> list[Tensor]:
+        keys = [
+            key_of(
+                self.judge.name, self.judge.sha256, one.sample.image, [[face.box, face.landmarks] for face in scored]
+            )
+            if scored
+            else None
+            for one, scored in zip(shown, scored_in, strict=True)
+        ]
+
+        def ask(places: list[int]) -> list[list[list[float]]]:
+            return [embed_faces(self.judge, shown[place].original, scored_in[place]).tolist() for place in places]
+
+        found = self._cache.recall(keys, ask)
+        return [torch.tensor(vectors) if vectors else torch.zeros(0, 1) for vectors in found]
 
     def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
         for (scored, before), one in zip(self._batch, drawn, strict=True):
@@ -111,7 +130,7 @@ class FaceMeter(Meter):
             self._similarities[name] += F.cosine_similarity(before, after).tolist()
 
     def results(self, name: str) -> dict[str, Measurement]:
-        if not self._faces:
+        if not self._places:
             return {}
         groups, buckets = zip(*self._places, strict=True)
         note = f"{self._too_small} faces too small or without landmarks; buckets: {' and '.join(sorted(self._rules))}"
@@ -125,12 +144,13 @@ class FaceMeter(Meter):
         }
 
     def items(self) -> list[dict[str, Any]]:
+        last = {name: found[len(found) - len(self._lines) :] for name, found in self._similarities.items()}
         return [
             {
                 "kind": "face",
                 **place,
                 "box": list(face.box),
-                "similarity": {name: found[index] for name, found in self._similarities.items()},
+                "similarity": {name: found[index] for name, found in last.items()},
             }
-            for index, (place, face) in enumerate(self._faces)
+            for index, (place, face) in enumerate(self._lines)
         ]

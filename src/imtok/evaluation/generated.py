@@ -330,7 +330,14 @@ def _teachers(asked: Sequence[Asked]) -> frozenset[str] | None:
 
 
 def _about(looked: Pictures, name: str, groups: int) -> DataSet:
-    return DataSet(name=name, pictures=looked.seen, groups=groups, sha256=looked.sha256(), unreadable=looked.unreadable)
+    return DataSet(
+        name=name,
+        pictures=looked.seen,
+        groups=groups,
+        sha256=looked.sha256(),
+        paths_sha256=looked.paths_sha256(),
+        unreadable=looked.unreadable,
+    )
 
 
 def _moved(network: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,7 +105,7 @@ class Meter(ABC):
         """The contestant's numbers, by the metric's name; empty when there was nothing to measure."""
 
     def items(self) -> list[dict[str, Any]]:
-        """What was looked at one by one, with every contestant's outcome: lines of `items.jsonl`."""
+        """What was looked at one by one in this batch, with all contestants' outcomes: lines of `items.jsonl`."""
         return []
 
 
@@ -118,6 +118,7 @@ class PixelMeter(Meter):
 
     def see(self, shown: Sequence[Shown]) -> None:
         self._batch = [_pixels(one.content) for one in shown]
+        self._places = [one.place for one in shown]
         self._groups += [one.group for one in shown]
 
     def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
@@ -132,6 +133,13 @@ class PixelMeter(Meter):
             metric: Measurement(items=make_items(values, self._groups), note=note)
             for metric, values in self._values[name].items()
         }
+
+    def items(self) -> list[dict[str, Any]]:
+        last = {name: values["psnr"][-len(self._places) :] for name, values in self._values.items()}
+        return [
+            {"kind": "picture", **place, "psnr": {name: _finite(found[index]) for name, found in last.items()}}
+            for index, place in enumerate(self._places)
+        ]
 
 
 class PerceptualMeter(Meter):
@@ -233,13 +241,19 @@ def _parts() -> list[FeatureStatistics]:
 
 
 class CodeMeter(Meter):
-    """Rate of each picture, and how much of each codebook the set uses."""
+    """Rate of each picture, and how much of each codebook the set uses.
 
-    def __init__(self, codebook_sizes: dict[str, tuple[int, ...]]) -> None:
-        self._sizes = codebook_sizes
+    Args:
+        codebook_sizes: of each contestant.
+        rate_notes: what one has to know of its rate.
+    """
+
+    def __init__(self, codebook_sizes: Mapping[str, tuple[int, ...]], rate_notes: Mapping[str, str | None]) -> None:
+        self._sizes, self._rate_notes = codebook_sizes, rate_notes
         self._groups: list[int] = []
         self._rates: dict[str, list[float]] = defaultdict(list)
         self._told: dict[str, list[float]] = defaultdict(list)
+        self._joint_rates: dict[str, list[float]] = defaultdict(list)
         self._codes: dict[str, list[Tensor]] = defaultdict(list)
 
     def see(self, shown: Sequence[Shown]) -> None:
@@ -251,16 +265,25 @@ class CodeMeter(Meter):
                 self._rates[name].append(one.made.bits_per_pixel)
             if one.made.caption_bits is not None:
                 self._told[name].append(one.made.caption_bits)
+            if one.made.bits_per_pixel is not None and one.made.caption_bits is not None:
+                beside = one.made.caption_bits / one.made.picture[..., 0].size
+                self._joint_rates[name].append(one.made.bits_per_pixel + beside)
             if one.made.codes is not None:
-                self._codes[name].append(one.made.codes)
+                self._codes[name].append(one.made.codes.int())  # half the memory of long
 
     def results(self, name: str) -> dict[str, Measurement]:
         found: dict[str, Measurement] = {}
         if self._rates[name]:
-            found["bits_per_pixel"] = Measurement(items=make_items(self._rates[name], self._groups))
+            found["bits_per_pixel"] = Measurement(
+                items=make_items(self._rates[name], self._groups), note=self._rate_notes[name]
+            )
         if self._told[name]:
             note = "8 bits a byte of the caption, or log2 of the classes; not in bits_per_pixel"
             found["caption_bits"] = Measurement(items=make_items(self._told[name], self._groups), note=note)
+        if self._joint_rates[name]:
+            found["bits_per_pixel_with_caption"] = Measurement(
+                items=make_items(self._joint_rates[name], self._groups), note="bits_per_pixel and caption_bits together"
+            )
         if self._codes[name]:
             codes, sizes = torch.cat(self._codes[name])[None], self._sizes[name]
             several = len(sizes) > 1
@@ -291,6 +314,10 @@ def make_items(
         buckets=np.zeros(len(values), dtype=np.int64) if buckets is None else np.asarray(buckets, dtype=np.int64),
         bucket_names=bucket_names,
     )
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _pixels(picture: Picture) -> Tensor:

@@ -12,15 +12,19 @@ from PIL import Image
 
 from imtok.checkpoints import write_text
 from imtok.data.pictures import Picture, encode
-from imtok.data.sample import TextRegion
-from imtok.evaluation.results import Evaluation, Example, Result, Score, label, show_interval, show_number
-from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS
-from imtok.evaluation.text import crop_word, letters
+from imtok.evaluation import charts
+from imtok.evaluation.cases import crop_of
+from imtok.evaluation.charts import draw_charts, without_rate
+from imtok.evaluation.results import Evaluation, Result, Score, label, show_interval, show_number
+from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS, RESAMPLES
+from imtok.evaluation.text import letters
 
 _WIDEST = 384
 """Pixels; larger pictures are shrunk for the page."""
 _CROPS = 6
 """Words and faces of one picture that are shown enlarged."""
+_SIZES: dict[str, dict[str, int]] = {"word": {"height": 56}, "face": {"height": 112}, "picture": {"widest": 192}}
+_GAINS = {"word": "T-NED", "face": "cosine", "picture": "dB PSNR"}
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
@@ -41,7 +45,15 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
         label=label,
         tables=[_table(evaluation, data.name) for data in evaluation.sets],
         gallery=[(data.name, list(_gallery(evaluation, data.name))) for data in evaluation.sets],
+        charts=[
+            (data.name, draw_charts(evaluation, data.name), without_rate(evaluation, data.name))
+            for data in evaluation.sets
+        ],
+        frame=charts,
+        extremes=_extremes(evaluation),
         networks=_networks(evaluation.results),
+        notes=_notes(evaluation),
+        resamples=RESAMPLES,
     )
     write_text(file, page)
 
@@ -72,22 +84,53 @@ def _gallery(evaluation: Evaluation, data: str) -> Iterator[dict[str, Any]]:
             yield {
                 "path": example.path,
                 "pictures": [(name, _embed(picture)) for name, picture in pictures.items()],
-                "words": [_word(example, item, pictures) for item in example.words[:_CROPS]],
-                "faces": [_face(example, item, pictures) for item in example.faces[:_CROPS]],
+                "crops": [
+                    _figures(item, {name: crop_of(item, picture) for name, picture in pictures.items()})
+                    for item in (*example.words[:_CROPS], *example.faces[:_CROPS])
+                ],
             }
 
 
-def _word(example: Example, item: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[dict[str, Any]]:
-    region = TextRegion(box=tuple(item["box"]), text=item["text"])
-    read = {"original": item["original"], **item["read"]}
+def _extremes(evaluation: Evaluation) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """The best and worst cases, by set and contestant."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for case in evaluation.cases:
+        crops = {"original": case.original, case.baseline: case.before, case.tokenizer: case.after}
+        found.setdefault((case.data, case.tokenizer), []).append(
+            {
+                "gain": f"{case.gain:+.2f} {_GAINS[case.item['kind']]}",
+                "better": case.gain > 0,
+                "path": case.item["path"],
+                "figures": _figures(case.item, crops),
+            }
+        )
+    return [(data, tokenizer, cases) for (data, tokenizer), cases in found.items()]
+
+
+def _figures(item: Mapping[str, Any], crops: Mapping[str, Picture]) -> list[dict[str, Any]]:
+    """A word, face or picture before and after: what to show, and what to write under it."""
+    kind = item["kind"]
+    if kind == "word":
+        outcomes = {"original": item["original"], **item["read"]}
+        texts = {name: outcomes[name] or "nothing" for name in crops}
+    else:
+        outcomes = item["similarity" if kind == "face" else "psnr"]
+        texts = {name: "" if name == "original" else _outcome(kind, outcomes[name]) for name in crops}
     return [
         {
-            "picture": _embed(crop_word(picture, region), height=56),
-            "text": read[name] or "nothing",
-            "verdict": _verdict(read[name], item["text"]),
+            "name": name,
+            "kind": kind,
+            "picture": _embed(crop, **_SIZES[kind]),
+            "text": texts[name],
+            "verdict": _verdict(outcomes[name], item["text"]) if kind == "word" else "",
+            "alt": f"{kind} of {item['path']}, {name}{': ' if texts[name] else ''}{texts[name]}",
         }
-        for name, picture in pictures.items()
+        for name, crop in crops.items()
     ]
+
+
+def _outcome(kind: str, value: float | None) -> str:
+    return f"{value:.2f}" if kind == "face" else f"{show_number(value)} dB"
 
 
 def _verdict(read: str, text: str) -> str:
@@ -96,12 +139,17 @@ def _verdict(read: str, text: str) -> str:
     return "case" if letters(text) and letters(read) == letters(text) else "wrong"
 
 
-def _face(example: Example, item: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[dict[str, Any]]:
-    x0, y0, x1, y1 = (round(value) for value in item["box"])
-    similarity = {"original": 1.0, **item["similarity"]}
+def _notes(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What one has to know of numbers, and whose they are."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for result in evaluation.results:
+        for metric, score in result.metrics.items():
+            if score.note:
+                found.setdefault((result.data, metric, score.note), []).append(result.tokenizer)
+    everybody = len(evaluation.tokenizers)
     return [
-        {"picture": _embed(picture[max(y0, 0) : y1, max(x0, 0) : x1], height=112), "text": f"{similarity[name]:.2f}"}
-        for name, picture in pictures.items()
+        (", ".join([label(metric)[0], data, *(names if len(names) < everybody else [])]), note)
+        for (data, metric, note), names in found.items()
     ]
 
 
@@ -116,13 +164,13 @@ def _networks(results: list[Result]) -> list[tuple[str, str]]:
     return sorted(found.items())
 
 
-def _embed(picture: Picture, height: int | None = None) -> str:
+def _embed(picture: Picture, height: int | None = None, widest: int = _WIDEST) -> str:
     """A data address; small pictures stay as they are, crops are enlarged to a height."""
     image = Image.fromarray(picture)
     if height is not None:
         image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
-    elif max(image.size) > _WIDEST:
-        image.thumbnail((_WIDEST, _WIDEST), Image.Resampling.LANCZOS)
+    elif max(image.size) > widest:
+        image.thumbnail((widest, widest), Image.Resampling.LANCZOS)
     small = max(image.size) <= 256
     data = encode(np.asarray(image)) if small else encode(np.asarray(image), "JPEG", quality=90)
     return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(data).decode()}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from imtok.config import FORMAT_VERSION
 from imtok.data.pictures import Picture
+from imtok.evaluation.cases import Case
 from imtok.evaluation.meters import Measurement
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, MIN_ITEMS, RESAMPLES, interval
 from imtok.evaluation.text import CROP_MARGIN, MIN_CHARACTERS
@@ -19,6 +20,7 @@ LABELS = {
     "vgg16_distance": ("VGG16 distance", "unweighted, lower is better; not LPIPS"),
     "fd_efficientnet_lite0": ("Fréchet distance", "EfficientNet-Lite0, lower is better; not FID"),
     "bits_per_pixel": ("bits per pixel", "rate"),
+    "bits_per_pixel_with_caption": ("bits per pixel with the caption", "rate of tokens and caption together, at most"),
     "caption_bits": ("bits of the caption", "a picture, at most; told beside the tokens, not in the rate"),
     "codebook_usage": ("codebook usage", "share of the codes"),
     "codebook_perplexity": ("codebook perplexity", "codes"),
@@ -154,18 +156,25 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What was looked at: name, number of pictures and of resampling groups, hash of the pictures' bytes."""
+    """What was looked at: name, number of pictures and of resampling groups, hashes of the bytes and of the paths."""
 
     name: str
     pictures: int
     groups: int
     sha256: str
+    paths_sha256: str
     unreadable: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Everything that came out; `metrics.json` is this without the examples."""
+    """Everything that came out; `metrics.json` is this without the examples and cases.
+
+    Attributes:
+        tokenizers: of each contestant its teachers, whether it is a check, and the hash of its weights.
+        repeat: the command and the versions of the software.
+        cases: what the contestants draw best and worst beside the first.
+    """
 
     tokenizers: dict[str, dict[str, Any]]
     sets: list[DataSet]
@@ -173,6 +182,8 @@ class Evaluation:
     comparisons: list[Comparison]
     preprocessing: str
     examples: list[Example] = field(repr=False)
+    repeat: dict[str, Any] = field(default_factory=dict)
+    cases: list[Case] = field(repr=False, default_factory=list)
 
     def score(self, tokenizer: str, data: str, metric: str) -> Score:
         """One score by names.
@@ -198,6 +209,7 @@ class Evaluation:
         return {
             "format_version": FORMAT_VERSION,
             "imtok": version("imtok"),
+            **self.repeat,
             "preprocessing": self.preprocessing,
             "pixels": "uint8, rounded 127.5 (x + 1) after clamping",
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over groups of pictures, {RESAMPLES} resamples, "

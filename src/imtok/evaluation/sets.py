@@ -2,15 +2,16 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
 from tqdm import tqdm
 
 from imtok.config import ConfigError
-from imtok.data.pictures import PictureError, decode
+from imtok.data.pictures import Picture, PictureError, decode
 from imtok.data.readers import open_source
-from imtok.data.sample import Source
+from imtok.data.sample import Sample, Source
 from imtok.evaluation.fit import CentreCrop, OwnSize, SquareFit
 from imtok.evaluation.meters import Shown
 
@@ -38,7 +39,7 @@ class Pictures:
         self._rows = [index * len(source) // total for index in range(total)]
         self._name, self._source, self._fit = name, source, fit
         self._groups: dict[str, int] = {}
-        self._hash = hashlib.sha256()
+        self._hash, self._paths_hash = hashlib.sha256(), hashlib.sha256()
         self.total, self.seen, self.unreadable = total, 0, 0
 
     @property
@@ -50,10 +51,34 @@ class Pictures:
         """Of the encoded pictures that were seen, in their order."""
         return self._hash.hexdigest()
 
+    def paths_sha256(self) -> str:
+        """Of their paths, a line each."""
+        return self._paths_hash.hexdigest()
+
     def evenly_spread(self, number: int) -> set[int]:
         """Rows of at most so many of the pictures."""
         number = min(number, self.total)
         return {self._rows[index * self.total // number] for index in range(number)}
+
+    def prepared(self) -> Iterator[Picture]:
+        """The readable pictures one by one as they enter a tokenizer, without being counted as seen."""
+        for row in self._rows:
+            with suppress(PictureError):
+                yield self._read(row)[2]
+
+    def _read(self, row: int) -> tuple[Sample, Picture, Picture, Picture]:
+        """A sample, its picture, that as it enters the tokenizer, and of that the content.
+
+        Raises:
+            PictureError: broken, or too small.
+        """
+        sample = self._source[row]
+        original = decode(sample.image, sample.path)
+        prepared = self._fit.prepare(original)
+        content = self._fit.content(prepared, original)
+        if min(content.shape[:2]) < MIN_SIDE:
+            raise PictureError(f"{sample.path}: less than {MIN_SIDE} pixels high or wide")
+        return sample, original, prepared, content
 
     def batches(self) -> Iterator[list[Shown]]:
         """Consecutive pictures of one prepared size.
@@ -65,17 +90,13 @@ class Pictures:
         most = _BATCH
         for row in self._rows:
             try:
-                sample = self._source[row]
-                original = decode(sample.image, sample.path)
-                prepared = self._fit.prepare(original)
-                content = self._fit.content(prepared, original)
-                if min(content.shape[:2]) < MIN_SIDE:
-                    raise PictureError(f"{sample.path}: less than {MIN_SIDE} pixels high or wide")
+                sample, original, prepared, content = self._read(row)
             except PictureError as error:
                 tqdm.write(f"left out: {error}")
                 self.unreadable += 1
                 continue
             self._hash.update(sample.image)
+            self._paths_hash.update(f"{sample.path}\n".encode())
             self.seen += 1
             group = self._groups.setdefault(sample.cluster or sample.path, len(self._groups))
             if batch and (len(batch) == most or batch[0].prepared.shape != prepared.shape):

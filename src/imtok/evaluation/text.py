@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from imtok.data.pictures import Picture
 from imtok.data.sample import TextRegion
 from imtok.evaluation.buckets import BUCKET_NAMES, text_buckets
+from imtok.evaluation.cache import Cache, key_of
 from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
 from imtok.pretrained import Reading
 
@@ -128,11 +129,14 @@ class TextMeter(Meter):
 
     Scored are words of two characters or more that the judge reads right on the original, each variant by its own rule
     of what is right, in size buckets whose means are averaged.
+
+    Args:
+        judge: reads the words.
+        cache: keeps what was read on originals.
     """
 
-    def __init__(self, judge: TextJudge) -> None:
-        self.judge = judge
-        self._words: list[tuple[dict[str, Any], TextRegion]] = []  # with the place of the picture
+    def __init__(self, judge: TextJudge, cache: Cache | None = None) -> None:
+        self.judge, self._cache = judge, cache or Cache()
         self._readings: dict[str, list[WordReading]] = defaultdict(list)  # in the order of the words
         self._places: list[tuple[int, int | None]] = []  # group and bucket
         self._rules: set[str] = set()
@@ -146,9 +150,24 @@ class TextMeter(Meter):
             self._rules |= {str(rule)} if words else set()
             for word in words:
                 ratio = size_ratio(word, one.sample.width, one.sample.height)
-                self._words.append((one.place, word))
                 self._places.append((one.group, rule.index(ratio)))
-        self._originals = read_words(self.judge, [one.original for one in shown], self._batch)
+        self._lines = [one.place for one, words in zip(shown, self._batch, strict=True) for _ in words]
+        self._originals = self._read_originals(shown)
+
+    def _read_originals(self, shown: Sequence[Shown]) -> list[str]:
+        keys = [
+            key_of(self.judge.name, self.judge.sha256, one.sample.image, [CROP_MARGIN, *(word.box for word in words)])
+            if words
+            else None
+            for one, words in zip(shown, self._batch, strict=True)
+        ]
+
+        def ask(places: list[int]) -> list[list[str]]:
+            words = [self._batch[place] for place in places]
+            found = iter(read_words(self.judge, [shown[place].original for place in places], words))
+            return [[next(found) for _ in inside] for inside in words]
+
+        return [text for texts in self._cache.recall(keys, ask) for text in texts]
 
     def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
         readings = read_words(self.judge, [one.restored for one in drawn], self._batch)
@@ -169,13 +188,19 @@ class TextMeter(Meter):
         return {metric: measurement for metric, measurement in found.items() if measurement is not None}
 
     def items(self) -> list[dict[str, Any]]:
-        rows = []
-        for index, (place, word) in enumerate(self._words):
-            readings = {name: found[index] for name, found in self._readings.items()}
-            original = next(reading.original for reading in readings.values())
-            row = {"kind": "word", **place, "box": list(word.box), "text": word.text, "original": original}
-            rows.append(row | {"read": {name: reading.reconstruction for name, reading in readings.items()}})
-        return rows
+        words = [word for words in self._batch for word in words]
+        last = {name: found[len(found) - len(words) :] for name, found in self._readings.items()}
+        return [
+            {
+                "kind": "word",
+                **place,
+                "box": list(word.box),
+                "text": word.text,
+                "original": original,
+                "read": {name: found[index].reconstruction for name, found in last.items()},
+            }
+            for index, (place, word, original) in enumerate(zip(self._lines, words, self._originals, strict=True))
+        ]
 
     def _measure(self, values: Sequence[float], readable: Sequence[bool]) -> Measurement | None:
         places = zip(values, readable, self._places, strict=True)

@@ -1,0 +1,143 @@
+"""What each metric of an evaluation costs, and whether its memory grows with the set.
+
+    python benchmarks/evaluation.py [--pictures 12] [--memory 16 32]
+
+Pictures are rendered signs of 256 pixels with their words and one made-up face each; the contestant is JPEG of quality
+30, which costs next to nothing. Times are those of the meters alone, the originals' share (`see`) and each contestant's
+(`compare`) apart, after a first batch that is not counted. Peak memory is that of a process of its own for each size of
+set, all metrics together; beyond a batch of 16 pictures it may grow by what is stored for every picture and by nothing
+else. `--pictures 1000 --memory 100 1000` are the full figures.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/training.md
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import tyro
+
+from imtok import pretrained
+from imtok.data.sample import Face, Sample, Source
+from imtok.data.synthetic import SyntheticPictures
+from imtok.evaluation.codecs import CODECS
+from imtok.evaluation.contestants import Reconstruction
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.faces import FaceMeter
+from imtok.evaluation.fit import OwnSize
+from imtok.evaluation.meters import Drawn, FrechetMeter, Meter, PerceptualMeter, PixelMeter, Shown
+from imtok.evaluation.metrics import psnr, ssim
+from imtok.evaluation.results import as_markdown
+from imtok.evaluation.sets import Pictures
+from imtok.evaluation.text import TextMeter
+
+SIZE = 256
+FACE = Face(
+    box=(64.0, 64.0, 192.0, 192.0),
+    landmarks=((100.0, 110.0), (156.0, 110.0), (128.0, 140.0), (106.0, 166.0), (150.0, 166.0)),
+)
+
+
+class Signs(Source):
+    """Signs with a face each, rendered when they are read."""
+
+    def __init__(self, count: int) -> None:
+        self._signs = SyntheticPictures(count, seed=0, size=SIZE)
+
+    def __len__(self) -> int:
+        return len(self._signs)
+
+    def read(self, index: int) -> Sample:
+        return replace(self._signs[index], faces=[FACE])
+
+
+class OneMetric(PixelMeter):
+    """PSNR or SSIM alone."""
+
+    def __init__(self, metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def compare(self, name: str, drawn: Any) -> None:
+        for before, one in zip(self._batch, drawn, strict=True):
+            self._metric(before, torch.from_numpy(one.content.copy()).movedim(-1, 0)[None])
+
+
+def main(pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | None = None) -> None:
+    """Print both tables.
+
+    Args:
+        pictures: that are timed.
+        memory: sizes of the sets whose peak memory is measured.
+        peak_of: evaluate one set of so many pictures in this process, and print its peak in MB; for internal use.
+    """
+    if peak_of is not None:
+        evaluate("jpeg:30", {"signs": Signs(peak_of)}, checks=False, cache=False)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024) / 1024)
+        return
+    print(f"{pictures} pictures of {SIZE} px, {torch.get_num_threads()} threads\n")
+    lines = [("metric", "originals, ms a picture", "a contestant, ms a picture")]
+    for name, meter in meters().items():
+        seen, compared = times(meter, pictures)
+        lines.append((name, f"{seen:.1f}", f"{compared:.1f}"))
+    print(as_markdown(lines))
+    print()
+    print(as_markdown([("pictures", "peak memory, MB"), *((str(count), f"{peak(count):.0f}") for count in memory)]))
+
+
+def meters() -> dict[str, Meter]:
+    """One for each metric whose network is here."""
+    return {
+        "PSNR": OneMetric(psnr),
+        "SSIM": OneMetric(ssim),
+        "VGG16 distance": PerceptualMeter(pretrained.load("perceptual/vgg16")),
+        "Fréchet distance": FrechetMeter(pretrained.load("vision/efficientnet_lite0")),
+        "text": TextMeter(pretrained.load("text_judge/easyocr")),
+        "faces": FaceMeter(pretrained.load("face_judge/dlib")),
+    }
+
+
+def times(meter: Meter, count: int) -> tuple[float, float]:
+    """Milliseconds a picture that a meter takes for originals and for reconstructions."""
+    seconds, counted = [0.0, 0.0], 0
+    source = Signs(count)
+    for index, batch in enumerate([first_only(source), *Pictures("signs", source, OwnSize(), None).batches()]):
+        drawn = [jpeg(one) for one in batch]
+        started = time.perf_counter()
+        meter.see(batch)
+        between = time.perf_counter()
+        meter.compare("jpeg", drawn)
+        if index:
+            seconds[0] += between - started
+            seconds[1] += time.perf_counter() - between
+            counted += len(batch)
+    return 1000 * seconds[0] / counted, 1000 * seconds[1] / counted
+
+
+def first_only(source: Source) -> list[Shown]:
+    """A batch of one, to warm up."""
+    return next(Pictures("signs", source, OwnSize(), 1).batches())
+
+
+def jpeg(one: Shown) -> Drawn:
+    """Its reconstruction."""
+    picture, rate = CODECS["jpeg"].compress(one.original, 30)
+    return Drawn(made=Reconstruction(picture, bits_per_pixel=rate), content=picture, restored=picture)
+
+
+def peak(count: int) -> float:
+    """Of an evaluation of so many pictures in a process of its own, in MB."""
+    command = [sys.executable, __file__, "--peak-of", str(count)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(found.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

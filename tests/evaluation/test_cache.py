@@ -1,0 +1,152 @@
+"""What judges said of originals is not asked twice, and changes no number."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from skimage import data
+from torch import Tensor
+
+from imtok.data.pictures import encode
+from imtok.data.sample import Face, Sample, Samples, TextRegion
+from imtok.evaluation.cache import Cache, key_of
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.text import crop_word
+from imtok.pretrained import Reading
+
+POINTS = ((30.0, 30.0), (50.0, 30.0), (40.0, 40.0), (32.0, 50.0), (48.0, 50.0))
+TEMPLATE = torch.tensor([(10.0, 12.0), (22.0, 12.0), (16.0, 18.0), (11.0, 23.0), (21.0, 23.0)])
+METRICS = ["psnr", "text_accuracy", "text_ned", "face_similarity"]
+
+
+def some_pictures(count: int = 12) -> Samples:
+    """Cut out of a photograph, each with a word and, in every second one, a face."""
+    pictures = [np.ascontiguousarray(data.coffee()[20 * i : 20 * i + 64, 30 * i : 30 * i + 80]) for i in range(count)]
+    word = TextRegion(box=(4.0, 40.0, 40.0, 52.0), text="word")
+    face = Face(box=(20.0, 20.0, 60.0, 60.0), landmarks=POINTS)
+    return Samples(
+        Sample(image=encode(p), path=f"{i}.png", width=80, height=64, words=[word], faces=[face] * (i % 2))
+        for i, p in enumerate(pictures)
+    )
+
+
+class Reader:
+    """Reads what stands in the originals, and of anything else how bright it is."""
+
+    name, sha256 = "text_judge/table", "1" * 64
+
+    def __init__(self) -> None:
+        from imtok.data.pictures import decode
+
+        crops = [crop_word(decode(one.image), word) for one in some_pictures() for word in one.words or []]
+        self.known = {crop.tobytes() for crop in crops}
+        self.originals = self.others = 0
+
+    def read(self, crops: Sequence[np.ndarray]) -> list[Reading]:
+        known = [crop.tobytes() in self.known for crop in crops]
+        self.originals += sum(known)
+        self.others += len(known) - sum(known)
+        return [Reading("word" if k else f"w{crop.mean():.0f}rd", 1.0) for k, crop in zip(known, crops, strict=True)]
+
+
+class Embedder:
+    name, sha256, input_size, template = "face_judge/mean", "2" * 64, (32, 32), TEMPLATE
+
+    def __init__(self) -> None:
+        self.faces = 0
+
+    def embed(self, images: Tensor) -> Tensor:
+        self.faces += len(images)
+        return F.avg_pool2d(images, 4).flatten(1)
+
+
+@pytest.fixture
+def judges(monkeypatch: pytest.MonkeyPatch) -> tuple[Reader, Embedder]:
+    reader, embedder = Reader(), Embedder()
+    by_name: dict[str, Any] = {"text_judge/easyocr": reader, "face_judge/dlib": embedder}
+    monkeypatch.setattr("imtok.pretrained.load", by_name.__getitem__)
+    return reader, embedder
+
+
+def test_a_second_evaluation_asks_nothing_of_originals_and_finds_the_same(
+    judges: tuple[Reader, Embedder], tmp_path: Path, own_answers: Path
+) -> None:
+    reader, embedder = judges
+
+    def run(out: str, count: int | None = None, **options: Any) -> tuple[int, int, int]:
+        reader.originals = reader.others = embedder.faces = 0
+        pictures = {"photos": some_pictures()}
+        evaluate(
+            ["jpeg:30", "webp:50"], pictures, tmp_path / out, metrics=METRICS, count=count, checks=False, **options
+        )
+        return reader.originals, reader.others, embedder.faces
+
+    assert run("without", cache=False) == (12, 24, 6 * 3)
+    assert not own_answers.exists()
+    assert run("few", count=4)[0] == 4
+    assert run("first")[0] == 8  # those that the four did not answer
+    assert run("second") == (0, 24, 6 * 2)
+    for file in ("metrics.json", "items.jsonl"):
+        files = [(tmp_path / out / file).read_bytes() for out in ("without", "first", "second")]
+        assert files[0] == files[1] == files[2]
+    scores = json.loads((tmp_path / "second" / "metrics.json").read_text())["results"][0]["metrics"]
+    assert scores["text_accuracy"]["value"] == 0
+    assert 0 < scores["text_ned"]["value"] < 1
+    assert 0 < scores["face_similarity"]["value"] < 1
+
+
+def test_only_what_is_not_known_is_asked_for_in_its_order(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+
+    def ask(places: list[int]) -> list[str]:
+        asked.append(places)
+        return [f"answer {place}" for place in places]
+
+    with Cache(tmp_path / "new" / "answers.sqlite") as cache:
+        assert cache.recall(["a", None, "b"], ask) == ["answer 0", "answer 1", "answer 2"]
+    with Cache(tmp_path / "new" / "answers.sqlite") as cache:
+        assert cache.recall(["b", "c", None, "a"], ask) == ["answer 2", "answer 1", "answer 2", "answer 0"]
+        assert cache.recall(["c"], ask) == ["answer 1"]
+    assert asked == [[0, 1, 2], [1, 2]]
+
+
+def test_without_a_file_or_with_a_broken_one_the_judges_are_asked(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.sqlite"
+    broken.write_bytes(b"no database at all " * 100)
+    (tmp_path / "a file").write_bytes(b"")
+    for file in (None, broken, tmp_path / "a file" / "answers.sqlite"):
+        with Cache(file) as cache:
+            assert cache.recall(["a"], lambda places: [1]) == [1]
+            assert cache.recall(["a"], lambda places: [2]) == [2]
+    assert broken.read_bytes().startswith(b"no database")
+
+
+def test_beyond_the_limit_the_oldest_answers_go(tmp_path: Path) -> None:
+    file = tmp_path / "answers.sqlite"
+    keys = [f"key {index}" for index in range(10)]
+    with Cache(file, limit=300) as cache:  # an answer takes 98 letters and two quotation marks
+        for key in keys:
+            cache.recall([key], lambda places: ["x" * 98])
+    missing: list[int] = []
+    with Cache(file, limit=300) as cache:
+        cache.recall(keys, lambda places: missing.extend(places) or ["x"] * len(places))
+    assert missing == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_an_answer_belongs_to_a_judge_its_weights_a_picture_and_its_regions() -> None:
+    keys = [
+        key_of("judge", "1", b"picture", [[0, 0, 5, 5]]),
+        key_of("other", "1", b"picture", [[0, 0, 5, 5]]),
+        key_of("judge", "2", b"picture", [[0, 0, 5, 5]]),
+        key_of("judge", "1", b"other", [[0, 0, 5, 5]]),
+        key_of("judge", "1", b"picture", [[0, 0, 5, 6]]),
+        key_of("judge", "1", b"picture", [[0, 0, 5, 5], [0, 0, 5, 5]]),
+    ]
+    assert len(set(keys)) == 6
+    assert key_of("judge", "1", b"picture", [[0, 0, 5, 5]]) == keys[0]
+    assert key_of("judge", "", b"picture", []) is None

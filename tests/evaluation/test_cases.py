@@ -1,0 +1,82 @@
+"""Best and worst cases: the right ones, with the right parts of the right pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from skimage import data
+
+from imtok.data.pictures import encode
+from imtok.data.sample import Sample
+from imtok.evaluation.cases import CaseKeeper, gain_of
+from imtok.evaluation.contestants import Reconstruction
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.meters import Drawn, Shown
+
+
+def shown(row: int) -> Shown:
+    picture = np.full((40, 40, 3), row, dtype=np.uint8)
+    sample = Sample(image=b"", path=f"{row}.png", width=40, height=40)
+    return Shown(row=row, sample=sample, group=row, original=picture, prepared=picture, content=picture)
+
+
+def drawn(brightness: int) -> Drawn:
+    picture = np.full((40, 40, 3), brightness, dtype=np.uint8)
+    return Drawn(made=Reconstruction(picture), content=picture, restored=picture)
+
+
+def face(row: int, first: float, second: float) -> dict[str, Any]:
+    place = {"kind": "face", "row": row, "path": f"{row}.png", "box": [10.0, 5.0, 30.0, 35.0]}
+    return place | {"similarity": {"first": first, "second": second}}
+
+
+def word(row: int, text: str, original: str, first: str, second: str) -> dict[str, Any]:
+    place = {"kind": "word", "row": row, "path": f"{row}.png", "box": [10.0, 10.0, 30.0, 20.0]}
+    return place | {"text": text, "original": original, "read": {"first": first, "second": second}}
+
+
+def test_the_largest_gains_and_losses_are_kept_over_batches() -> None:
+    gains = [0.1, -0.4, 0.3, 0.0, -0.1, 0.2, -0.3, 0.3, -0.2, 0.05]
+    keeper = CaseKeeper("set", ["first", "second"])
+    for start in (0, 5):
+        rows = range(start, start + 5)
+        pictures = {"first": [drawn(100 + row) for row in rows], "second": [drawn(200 + row) for row in rows]}
+        keeper.see([shown(row) for row in rows], pictures, [face(row, 0.5, 0.5 + gains[row]) for row in rows])
+    cases = keeper.cases()
+    assert [case.item["row"] for case in cases] == [2, 7, 5, 1, 6, 8]  # of equal ones the first first
+    assert [case.gain for case in cases] == pytest.approx([0.3, 0.3, 0.2, -0.4, -0.3, -0.2])
+    for case in cases:
+        row = case.item["row"]
+        assert {(int(p[0, 0, 0]), p.shape) for p in (case.original, case.before, case.after)} == {
+            (brightness + row, (30, 20, 3)) for brightness in (0, 100, 200)
+        }
+        assert case.before.base is None  # a crop that kept its picture alive would fill the memory
+        assert (case.tokenizer, case.baseline, case.data) == ("second", "first", "set")
+
+
+def test_gains_are_those_of_the_scores() -> None:
+    assert gain_of(word(0, "Exit", "Exit", "Ex", "Exit"), "second", "first") == pytest.approx(0.5)
+    assert gain_of(word(0, "Exit", "Exit", "Exit", ""), "second", "first") == -1
+    assert gain_of(word(0, "Exit", "exit", "Ex", "Exit"), "second", "first") == 0  # unread on the original
+    assert gain_of(face(0, 0.9, 0.7), "second", "first") == pytest.approx(-0.2)
+    equal = {"kind": "picture", "row": 0, "path": "x", "psnr": {"first": 20.0, "second": None}}
+    assert gain_of(equal, "second", "first") == 0  # infinite
+
+
+def test_an_evaluation_brings_its_cases_and_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for index in range(8):
+        picture = np.ascontiguousarray(data.coffee()[40 * index : 40 * index + 48, 60 * index : 60 * index + 64])
+        (tmp_path / f"photos/{index}.png").write_bytes(encode(picture))
+    found = evaluate(["jpeg:40", "webp:40"], tmp_path / "photos", tmp_path / "out", metrics=["psnr"])
+    lines = [json.loads(line) for line in (tmp_path / "out/items.jsonl").read_text().splitlines()]
+    gains = {line["path"]: line["psnr"]["webp:40"] - line["psnr"]["jpeg:40"] for line in lines}
+    assert len(gains) == 8
+    best, worst = sorted((g for g in gains.values() if g > 0), reverse=True), sorted(g for g in gains.values() if g < 0)
+    assert [case.gain for case in found.cases] == [*best[:3], *worst[:3]]
+    assert all(case.gain == gains[case.item["path"]] for case in found.cases)
+    assert {case.tokenizer for case in found.cases} == {"webp:40"}  # checks are no contestants
+    page = (tmp_path / "out/report.html").read_text()
+    assert f"{found.cases[0].gain:+.2f} dB PSNR" in page

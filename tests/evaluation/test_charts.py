@@ -1,0 +1,160 @@
+"""Quality over rate: places by hand, and labels that never meet."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imtok.evaluation.cases import Case
+from imtok.evaluation.charts import (
+    LABEL_STEP,
+    LEFT,
+    RIGHT,
+    TALL,
+    TOP,
+    WIDTH,
+    draw_charts,
+    linear_marks,
+    rate_marks,
+    shorten,
+    spread,
+    without_rate,
+)
+from imtok.evaluation.report import write_report
+from imtok.evaluation.results import DataSet, Evaluation, Example, Result, Score
+
+
+def evaluation_of(points: dict[str, dict[str, Score]], checks: tuple[str, ...] = ()) -> Evaluation:
+    """One set, `signs`, with these scores of each contestant."""
+    data = DataSet(name="signs", pictures=20, groups=20, sha256="a" * 64, paths_sha256="b" * 64, unreadable=0)
+    results = [
+        Result(tokenizer=name, data="signs", is_check=name in checks, metrics=metrics)
+        for name, metrics in points.items()
+    ]
+    about = {name: {"teachers": [], "is_check": name in checks} for name in points}
+    return Evaluation(
+        tokenizers=about, sets=[data], results=results, comparisons=[], preprocessing="as they are", examples=[]
+    )
+
+
+def at(rate: float, value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Score]:
+    return {"bits_per_pixel": Score(value=rate), "psnr": Score(value=value, low=low, high=high)}
+
+
+def test_points_lie_where_a_hand_would_put_them() -> None:
+    found = evaluation_of(
+        {
+            "a": at(0.1, 20.0, 19.0, 21.0),
+            "jpeg:30": at(1.0, 30.0),
+            "identity": at(9.0, 99.0),
+            "equal": at(0.2, None),
+            "folder": {"psnr": Score(value=25.0)},
+        },
+        checks=("identity",),
+    )
+    (chart,) = draw_charts(found, "signs")
+    high, low = chart.points
+    assert [point.label for point in chart.points] == ["jpeg:30", "a"]  # the best on top; no rate, no point
+    assert without_rate(found, "signs") == ["folder"]
+    assert (low.is_codec, high.is_codec) == (False, True)
+    # Rates from .1 / 1.15 to 1 * 1.15 on a logarithmic axis.
+    margin = np.log(1.15) / np.log(10 * 1.15**2)
+    assert low.x == pytest.approx(LEFT + margin * (RIGHT - LEFT))
+    assert high.x == pytest.approx(RIGHT - margin * (RIGHT - LEFT))
+    # Scores from 19 to 30 with a twentieth of 11 on both sides, so 12.1 in all; the frame grows downwards.
+    bottom = TOP + TALL
+    assert chart.bottom == bottom
+    assert low.y == pytest.approx(bottom - TALL * 1.55 / 12.1)
+    assert high.y == pytest.approx(bottom - TALL * 11.55 / 12.1)
+    assert low.interval == pytest.approx((bottom - TALL * 0.55 / 12.1, bottom - TALL * 2.55 / 12.1))
+    assert high.interval is None
+    assert dict((text, y) for y, text in chart.y_marks)["20"] == pytest.approx(low.y)
+    assert {text for _, text in chart.x_marks} == {"0.1", "0.2", "0.5", "1"}
+    assert low.told == "a: 0.100 bits per pixel, PSNR 20.00 (19.00 to 21.00)"
+
+
+def test_a_caption_s_bits_stand_beside_the_tokens() -> None:
+    heard = at(0.1, 20.0) | {"bits_per_pixel_with_caption": Score(value=0.4)}
+    (chart,) = draw_charts(evaluation_of({"a": heard, "b": at(0.4, 21.0)}), "signs")
+    b, a = chart.points
+    assert a.x_with_caption == pytest.approx(b.x)
+    assert b.x_with_caption is None
+    assert "0.400 with the caption" in a.told
+
+
+def test_ten_labels_of_equal_scores_do_not_meet_and_stay_inside() -> None:
+    names = [f"a folder with a very long name/number {index}" for index in range(14)]
+    (chart,) = draw_charts(evaluation_of({name: at(0.1, 20.0) for name in names}), "signs")
+    places = [point.label_y for point in chart.points]
+    assert np.diff(places).min() >= LABEL_STEP - 1e-9
+    assert places[0] >= TOP
+    assert places[-1] <= chart.bottom
+    letter = 0.6 * 11  # a wide estimate of what a letter takes at 11 pixels
+    assert 214 + max(len(point.label) for point in chart.points) * letter * 0.9 <= WIDTH
+
+
+def test_spread_moves_only_what_would_meet() -> None:
+    for wanted, places in (([10, 50, 90], [10, 50, 90]), ([50, 50, 52], [50, 65, 80]), ([95, 98], [85, 100])):
+        assert spread([float(place) for place in wanted], 0.0, 100.0, 15) == places
+
+
+def test_marks_are_round() -> None:
+    assert linear_marks(18.45, 30.55) == [20, 25, 30]
+    assert linear_marks(0.41, 0.79) == pytest.approx([0.5, 0.6, 0.7])
+    assert linear_marks(0.067, 0.87) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rate_marks(0.04, 0.3) == pytest.approx([0.05, 0.1, 0.2])
+    assert rate_marks(0.01, 100.0) == pytest.approx([0.01, 0.1, 1, 10, 100])
+
+
+def test_long_names_keep_both_ends() -> None:
+    assert shorten("insighttok-nano, wrong captions", 21) == "insighttok…g captions"
+    assert shorten("short") == "short"
+
+
+def test_the_page_needs_nothing_from_outside_and_every_picture_has_words(tmp_path: Path) -> None:
+    found = evaluation_of({"a": at(0.1, 20.0, 19.0, 21.0), "b": at(0.1, 21.0), "<b>&": at(0.3, 21.5)})
+    picture = np.zeros((40, 60, 3), dtype=np.uint8)
+    word = {"kind": "word", "row": 0, "path": "x.png", "box": [5.0, 5.0, 30.0, 20.0], "text": "<i>", "original": "<i>"}
+    word |= {"read": {"a": "", "b": "i", "<b>&": "<i>"}}
+    face = {"kind": "face", "row": 0, "path": "x.png", "box": [5.0, 5.0, 30.0, 20.0]}
+    face |= {"similarity": {"a": 0.5, "b": 0.6, "<b>&": 0.7}}
+    found.examples.append(
+        Example(
+            data="signs",
+            path="x.png",
+            original=picture,
+            drawn=dict.fromkeys(found.tokenizers, picture),
+            words=[word],
+            faces=[face],
+        )
+    )
+    found.cases.append(
+        Case(
+            data="signs",
+            tokenizer="b",
+            baseline="a",
+            item=word,
+            gain=0.33,
+            original=picture,
+            before=picture,
+            after=picture,
+        )
+    )
+    found.repeat.update(command="imtok evaluate a", versions={"python": "3"})
+    write_report(found, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.lstrip().startswith("<!doctype html>")
+    assert not re.search(r"https?:|<script|<link|@import|url\(", page)
+    places = re.findall(r"""(?:src|href|xlink:href)\s*=\s*["']([^"']*)""", page)
+    assert places
+    assert all(place.startswith(("data:", "#")) for place in places)
+    images = re.findall(r"<img[^>]*>", page)
+    assert len(images) == 4 + 4 + 4 + 3  # the pictures, a word, a face, a case
+    assert all(re.search(r'alt="[^"]+"', image) for image in images)
+    assert "<i>" not in page  # texts of others are escaped
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawings) == 1
+    assert 'role="img"' in drawings[0]
+    assert "imtok evaluate a" in page
+    assert "b" * 64 in page

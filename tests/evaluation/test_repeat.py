@@ -1,0 +1,51 @@
+"""What an evaluation says of how it came about."""
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from imtok.data.pictures import encode
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.repeat import command_line
+
+
+def test_the_command_can_be_given_to_a_shell() -> None:
+    line = command_line(["a", "b c"], ["d"], {"size": 64, "metrics": ["psnr", "ssim"], "checks": False})
+    assert shlex.split(line) == [
+        *("imtok", "evaluate", "a", "b c", "--data", "d", "--out", "OUT"),
+        *("--size", "64", "--metrics", "psnr", "ssim", "--no-checks"),
+    ]
+
+
+def test_everything_needed_stands_in_the_files(tmp_path: Path) -> None:
+    for folder, brightness in (("photos", 10), ("drawn", 20)):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            picture = np.full((20, 30, 3), brightness, dtype=np.uint8)
+            (tmp_path / folder / f"{name}.png").write_bytes(encode(picture))
+    places = [str(tmp_path / "drawn"), str(tmp_path / "photos")]
+    evaluate(places[0], places[1], tmp_path / "out", metrics=["psnr"], count=2, checks=False)
+    written = json.loads((tmp_path / "out/metrics.json").read_text())
+    expected = f"imtok evaluate {places[0]} --data {places[1]} --out OUT --metrics psnr --count 2 --no-checks"
+    assert written["command"] == expected
+    assert written["versions"]["torch"] == torch.__version__
+    files = [(tmp_path / "drawn" / name).read_bytes() for name in ("a.png", "b.png")]
+    assert written["tokenizers"][places[0]]["sha256"] == hashlib.sha256(b"".join(files)).hexdigest()
+    (about,) = written["data"]
+    assert about["paths_sha256"] == hashlib.sha256(b"a.png\nb.png\n").hexdigest()
+    page = (tmp_path / "out/report.html").read_text()
+    for text in (expected, about["paths_sha256"], about["sha256"], written["versions"]["numpy"], "seed 0"):
+        assert text in page
+
+
+def test_a_tokenizer_s_hash_is_that_of_its_weights_file(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(encode(np.zeros((32, 32, 3), dtype=np.uint8)))
+    file = Path(__file__).parents[1] / "tokenizers/reference/insighttok_tiny.pt"
+    found = evaluate(file, tmp_path / "photos", metrics=["psnr"], checks=False)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert found.tokenizers[file.name]["sha256"] == digest
