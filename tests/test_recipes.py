@@ -349,10 +349,9 @@ def untrained(folder: Path, config: RunConfig) -> Path:
 @pytest.mark.slow
 def test_insightar_nano_from_signs_to_table(tmp_path, monkeypatch, few):
     twins = {name: untrained(tmp_path / name, presets.get("insighttok-debug")) for name in insightar_nano.TWINS}
-    for module in (insightar_nano, legibility):
-        for name in {"encode", "open_contestant"} & vars(module).keys():
-            real = getattr(module, name)
-            monkeypatch.setattr(module, name, lambda twin, *rest, real=real: real(str(twins[twin]), *rest))
+    for module, name in ((insightar_nano, "encode"), (legibility, "open_contestant")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda twin, *rest, real=real: real(str(twins[twin]), *rest))
     for _ in range(2):  # the second time all is there
         insightar_nano.main(tmp_path / "out")
     lines = (tmp_path / "out/table-0.md").read_text().splitlines()
