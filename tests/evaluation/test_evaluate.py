@@ -2,7 +2,6 @@
 
 import json
 import re
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError, to_dict
 from imtok.data.pictures import decode, encode
-from imtok.data.sample import Face, Sample, Source
+from imtok.data.sample import Face, Sample
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.evaluation.contestants import FolderContestant, open_contestant, self_checks, teachers_of
@@ -278,31 +277,3 @@ def test_unreadable_pictures_are_counted_and_left_out(tmp_path: Path, run: str) 
     (tmp_path / "a.png").write_bytes(b"neither")
     with pytest.raises(ConfigError, match="none of the pictures can be read"):
         evaluate(run, str(tmp_path), metrics=["psnr"], checks=False)
-
-
-class Noise(Source):
-    """Pictures that are made when they are read."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def read(self, index: int) -> Sample:
-        pixels = np.random.default_rng(index).integers(0, 255, (96, 96, 3), dtype=np.uint8)
-        return Sample(image=encode(pixels), path=f"{index}.png", width=96, height=96)
-
-
-def test_pictures_are_not_held() -> None:
-    """Of 32 pictures more, each of 27 kB, not one in two stays in memory."""
-
-    def peak(count: int) -> int:
-        tracemalloc.start()
-        evaluate("jpeg:30", {"noise": Noise(count)}, metrics=["psnr", "bits_per_pixel"], checks=False)
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most
-
-    peak(1)  # what is imported at the first call
-    assert peak(64) - peak(32) < 32 * 96 * 96 * 3 / 2
