@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from imtok import presets
@@ -10,10 +11,12 @@ from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import to_dict
 from imtok.data.readers import open_source
+from imtok.data.sample import Sample
 from imtok.data.synthetic import synthesize
 from imtok.data.vocabulary import LABELS
-from imtok.evaluation.contestants import TokenizerContestant, WrongCaptions
+from imtok.evaluation.contestants import Reconstruction, TokenizerContestant, WrongCaptions
 from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.meters import CodeMeter, Drawn, Shown
 from imtok.tokenizers.catalog import build
 from imtok.tokenizers.text import LABELS as BY_CLASS
 from imtok.tokenizers.text import TextConfig
@@ -54,3 +57,18 @@ def test_they_are_measured_beside_the_right_ones(tmp_path: Path) -> None:
     assert (comparison.tokenizer, comparison.baseline) == ("hearing, wrong captions", "hearing")
     assert comparison.difference != 0  # an untrained tokenizer is swayed already
     assert len({sample.label for sample in open_source(signs)}) > 1
+
+
+def test_a_caption_s_bits_are_spread_over_the_picture_s_pixels() -> None:
+    meter = CodeMeter({"a": (), "b": ()}, {"a": None, "b": "stated"})
+    picture = np.zeros((20, 10, 3), dtype=np.uint8)
+    sample = Sample(image=b"", path="x", width=10, height=20)
+    meter.see([Shown(row=0, sample=sample, group=0, original=picture, prepared=picture, content=picture)])
+    heard = Reconstruction(picture, bits_per_pixel=0.1, caption_bits=40.0)
+    for name, made in (("a", heard), ("b", Reconstruction(picture, bits_per_pixel=0.2))):
+        meter.compare(name, [Drawn(made=made, content=picture, restored=picture)])
+    found = meter.results("a")
+    values = {metric: measured.items.values.tolist() for metric, measured in found.items() if measured.items}
+    assert values == {"bits_per_pixel": [0.1], "caption_bits": [40], "bits_per_pixel_with_caption": [0.1 + 40 / 200]}
+    assert meter.results("b").keys() == {"bits_per_pixel"}
+    assert meter.results("b")["bits_per_pixel"].note == "stated"
