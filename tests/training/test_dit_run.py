@@ -194,7 +194,7 @@ def test_the_verb_writes_files_with_their_settings(trained: Path, tmp_path: Path
         (["--guidance-scale", "1", "2"], "2 guidance scales; latents have one for all channels"),
         (
             ["--guidance-schedule", "linear"],
-            "guidance_schedule = 'linear'; for this generator there are constant, power",
+            "guidance_schedule: Input should be 'constant' or 'power_cosine'",
         ),
     ):
         assert main([*flags[:-1], str(tmp_path / "none"), *argv]) == 2
