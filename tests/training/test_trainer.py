@@ -176,11 +176,10 @@ def run_command(config: RunConfig, signs: str, out: Path, *flags: str) -> list[s
 @pytest.mark.parametrize(
     ("preset", "killed_after"),
     [
-        ("insighttok-debug", 1),
         ("insighttok-debug", 8),
         ("fqgan-debug", 7),
         ("textok-debug", 5),
-        *(pytest.param("insighttok-debug", steps, marks=pytest.mark.slow) for steps in (3, 6, 11)),
+        *(pytest.param("insighttok-debug", steps, marks=pytest.mark.slow) for steps in (1, 3, 6, 11)),
     ],
 )
 def test_killed_and_resumed_run_ends_in_the_same_bits(
