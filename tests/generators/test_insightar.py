@@ -140,6 +140,8 @@ def test_what_cannot_be_meant_is_refused() -> None:
     small_bert = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
     for architecture, message in (
         ({"model_type": "no such model"}, "no language model can be made of this"),
+        ({**LLAMA, "num_hidden_layers": 1.5}, "no language model can be made of this"),
+        ({**LLAMA, "vocab_size": -3}, "no language model can be made of this"),
         ({"model_type": "vit"}, "has no embeddings of text tokens"),
         ({"model_type": "bert", **small_bert}, "looks at what comes later"),
         ({**LLAMA, "max_position_embeddings": 20}, "prompt and picture have 21 tokens, this llama sees 20"),

@@ -202,7 +202,7 @@ def _language_model(architecture: dict[str, Any], tokens: int) -> Any:
         shape = AutoConfig.for_model(kind, **settings)
         model = AutoModel.from_config(shape, attn_implementation="sdpa", trust_remote_code=False, dtype=torch.float32)
         embeddings = model.get_input_embeddings()
-    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # the library may stumble over wrong settings in any way
         raise ConfigError(f"insightar: no language model can be made of this ({first_line(error)})") from None
     if not isinstance(embeddings, nn.Embedding):
         raise ConfigError(f"insightar: a {kind} has no embeddings of text tokens to read prompts with")
