@@ -17,7 +17,7 @@ from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, to_dict
 from imtok.data.sample import Face
 from imtok.data.shards import ShardWriter
-from imtok.data.synthetic import SyntheticPictures, synthesize
+from imtok.data.synthetic import SyntheticPictures
 from imtok.tokenizers.encode import encode_pictures
 from imtok.training.devices import share_of_batch
 from imtok.training.launch import train
@@ -39,16 +39,9 @@ def signs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def codes(tmp_path_factory: pytest.TempPathFactory) -> str:
+def codes(home: Path) -> str:
     """Codes of signs, of two codebooks of an untrained tokenizer."""
-    folder = tmp_path_factory.mktemp("codes")
-    synthesize(str(folder / "signs"), count=24, size=64, word_height=(12.0, 24.0))
-    torch.manual_seed(0)
-    tokenizer = RunFolder(folder / "dual")
-    tokenizer.write_config(to_dict(presets.get("fqgan-debug")))
-    tokenizer.write_model(presets.create_tokenizer("fqgan-debug").weights())
-    encode_pictures(str(tokenizer.path), str(folder / "signs"), folder / "codes", 64)
-    return str(folder / "codes")
+    return str(home / "codes")
 
 
 def launch(ranks: int, script: Path, *arguments: object) -> None:

@@ -14,26 +14,12 @@ import imtok
 from imtok import presets
 from imtok.checkpoints import RunFolder, load_tensors
 from imtok.cli import main
-from imtok.config import ConfigError, to_dict
+from imtok.config import ConfigError
 from imtok.data.pictures import decode
-from imtok.data.synthetic import synthesize
 from imtok.data.token_loader import TokenLoader
 from imtok.data.token_shards import TokenShards
 from imtok.tokenizers.encode import encode_pictures
 from imtok.training.launch import train
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Signs, an untrained tokenizer of two codebooks, and the codes."""
-    folder = tmp_path_factory.mktemp("generator")
-    synthesize(str(folder / "signs"), count=24, size=64, word_height=(12.0, 24.0))
-    torch.manual_seed(0)
-    run = RunFolder(folder / "dual")
-    run.write_config(to_dict(presets.get("fqgan-debug")))
-    run.write_model(presets.create_tokenizer("fqgan-debug").weights())
-    encode_pictures(str(run.path), str(folder / "signs"), folder / "codes", 64)
-    return folder
 
 
 @pytest.fixture(scope="module")
