@@ -36,7 +36,7 @@ from legibility import (
 from nano import run as train_tokenizer
 from nano import ship
 from signs import DISTANCE, SAMPLES, distance, encode, render, run, samples_of, seeded, tell
-from textok_nano import STEPS, heard
+from textok_nano import heard, short
 
 from imtok import presets
 from imtok.checkpoints import write_text
@@ -95,9 +95,7 @@ def open_tokenizer(name: str, textok: Path, out: Path) -> Path:
         return Path(name)
     if not name.startswith("kl"):
         return textok / f"{name}-seed-0"
-    config = presets.get(name)
-    short = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=STEPS))
-    return train_tokenizer(short, textok / "shards", out / name / "tokenizer")
+    return train_tokenizer(short(presets.get(name)), textok / "shards", out / name / "tokenizer")
 
 
 def figure_4(latents: dict[str, Path], signs: Path, out: Path, seed: int) -> list[str]:

@@ -309,7 +309,7 @@ def few(monkeypatch, needs):
         (signs, "SAMPLES", 1),
         (signs, "UNSEEN", 1),
         (dit_nano, "SAMPLES", 1),
-        (dit_nano, "STEPS", 2),
+        (textok_nano, "STEPS", 2),
         (dit_nano, "FIGURE_STEPS", 2),
         (dit_nano, "TIMED", 1),
         (far_nano, "STEPS", 2),

@@ -93,8 +93,8 @@ def textok_nano() -> RunConfig:
         discriminator=StyleDiscriminatorConfig(resolution=64, base_channels=32, channel_multipliers=(1, 2, 4, 4)),
         data=DataConfig(crop=CropConfig(resolution=64, flip=False), drop_captions=0.1),
         training=TrainingConfig(
-            phases=(Phase(name="train", steps=4000),),
-            global_batch_size=32,
+            phases=(Phase(name="train", steps=8000),),
+            global_batch_size=16,
             optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.0, final_share=0.05),
             ema_decay=0.999,
             precision="fp32",

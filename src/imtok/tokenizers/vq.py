@@ -108,9 +108,9 @@ def entropy_loss(
 
     def of_block(block: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
         distance = codebook.square().sum(1) - 2 * block @ codebook.T  # up to the vector's own norm, which cancels
-        logs = F.log_softmax(-distance / temperature, dim=1)
-        probabilities = logs.exp()
-        return -(probabilities * logs).sum(), probabilities.sum(0)
+        logits = -distance / temperature
+        probabilities = logits.softmax(1)
+        return F.cross_entropy(logits, probabilities, reduction="sum"), probabilities.sum(0)
 
     rows = max(1, _ENTROPY_ELEMENTS // len(codebook))
     entropies, sums = zip(
