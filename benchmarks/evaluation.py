@@ -3,8 +3,8 @@
     python benchmarks/evaluation.py [--pictures 12] [--memory 16 32]
 
 Pictures are rendered signs of 256 pixels with their words and one made-up face each; the contestant is JPEG of quality
-30, which costs next to nothing. Times are those of the meters alone, the originals' share (`see`) and each contestant's
-(`compare`) apart, after a first batch that is not counted. Peak memory is that of a process of its own for each size of
+30, which costs next to nothing. Times are those of the meters alone, of originals without a contestant and what one
+adds, after a first batch that is not counted. Peak memory is that of a process of its own for each size of
 set, all metrics together; beyond a batch of 16 pictures it may grow by what is stored for every picture and by nothing
 else. `--pictures 1000 --memory 100 1000` are the full figures.
 """
@@ -17,7 +17,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,9 +65,10 @@ class OneMetric(PixelMeter):
         super().__init__()
         self._metric = metric
 
-    def compare(self, name: str, drawn: Any) -> None:
-        for before, one in zip(self._batch, drawn, strict=True):
-            self._metric(before, torch.from_numpy(one.content.copy()).movedim(-1, 0)[None])
+    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Any:
+        for several in drawn.values():
+            for before, after in zip(shown, several, strict=True):
+                self._metric(*(torch.from_numpy(one.content.copy()).movedim(-1, 0)[None] for one in (before, after)))
 
 
 def main(pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | None = None) -> None:
@@ -92,7 +93,7 @@ def main(pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | 
     print(as_markdown([("pictures", "peak memory, MB"), *((str(count), f"{peak(count):.0f}") for count in memory)]))
 
 
-def meters() -> dict[str, Meter]:
+def meters() -> dict[str, Meter[Any]]:
     """One for each metric whose network is here."""
     return {
         "PSNR": OneMetric(psnr),
@@ -104,26 +105,26 @@ def meters() -> dict[str, Meter]:
     }
 
 
-def times(meter: Meter, count: int) -> tuple[float, float]:
-    """Milliseconds a picture that a meter takes for originals and for reconstructions."""
+def times(meter: Meter[Any], count: int) -> tuple[float, float]:
+    """Milliseconds a picture that a meter takes for originals, and that it takes more with reconstructions."""
     seconds, counted = [0.0, 0.0], 0
     source = Signs(count)
-    for index, batch in enumerate([first_only(source), *Pictures("signs", source, OwnSize(), None).batches()]):
+    for index, batch in enumerate([first_only(source), *Pictures("signs", source, OwnSize(), None).all()]):
         drawn = [jpeg(one) for one in batch]
         started = time.perf_counter()
-        meter.see(batch)
+        meter.look(batch, {})
         between = time.perf_counter()
-        meter.compare("jpeg", drawn)
+        meter.look(batch, {"jpeg": drawn})
         if index:
             seconds[0] += between - started
-            seconds[1] += time.perf_counter() - between
+            seconds[1] += time.perf_counter() - between - (between - started)
             counted += len(batch)
     return 1000 * seconds[0] / counted, 1000 * seconds[1] / counted
 
 
 def first_only(source: Source) -> list[Shown]:
     """A batch of one, to warm up."""
-    return next(Pictures("signs", source, OwnSize(), 1).batches())
+    return next(Pictures("signs", source, OwnSize(), 1).all())
 
 
 def jpeg(one: Shown) -> Drawn:

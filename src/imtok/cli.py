@@ -245,6 +245,7 @@ def evaluate(argv: Sequence[str]) -> None:
     """Measure tokenizers and compare them: imtok evaluate RUN… --data SRC… --out DIR."""
     from imtok.evaluation.buckets import FaceBuckets
     from imtok.evaluation.evaluate import FACE_JUDGE, TEXT_JUDGE, evaluate
+    from imtok.layers.collective import process_group, rank
 
     def run(
         tokenizers: tyro.conf.Positional[tuple[str, ...]],
@@ -278,21 +279,23 @@ def evaluate(argv: Sequence[str]) -> None:
             face_buckets: which version of TokBench's sizes of faces.
             cache: keep what the judges say of originals in the user's cache folder, and look there first.
         """
-        found = evaluate(
-            tokenizers,
-            data,
-            out,
-            metrics=metrics,
-            size=size,
-            count=count,
-            checks=checks,
-            wrong_captions=wrong_captions,
-            text_judge=text_judge,
-            face_judge=face_judge,
-            face_buckets=face_buckets,
-            cache=cache,
-        )
-        print(f"{found}\n\nReport: {out / 'report.html'}")
+        with process_group():
+            found = evaluate(
+                tokenizers,
+                data,
+                out,
+                metrics=metrics,
+                size=size,
+                count=count,
+                checks=checks,
+                wrong_captions=wrong_captions,
+                text_judge=text_judge,
+                face_judge=face_judge,
+                face_buckets=face_buckets,
+                cache=cache,
+            )
+            if rank() == 0:
+                print(f"{found}\n\nReport: {out / 'report.html'}")
 
     _call(run, argv, "evaluate")
 

@@ -19,7 +19,7 @@ from imtok.evaluation.meters import Drawn, Shown
 def shown(row: int) -> Shown:
     picture = np.full((40, 40, 3), row, dtype=np.uint8)
     sample = Sample(image=b"", path=f"{row}.png", width=40, height=40)
-    return Shown(row=row, sample=sample, group=row, original=picture, prepared=picture, content=picture)
+    return Shown(row=row, sample=sample, original=picture, prepared=picture, content=picture)
 
 
 def drawn(brightness: int) -> Drawn:

@@ -263,9 +263,11 @@ def test_a_folder_must_fit_its_originals(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no reconstruction of b.jpg; there should be a b\.png"):
         folder.reconstruct([original], [sample_of("b.jpg")])
     square = np.zeros((20, 20, 3), dtype=np.uint8)
-    assert len(folder.reconstruct([square], [sample_of("deep/a.jpg")])) == 1
+    (found,) = folder.reconstruct([square], [sample_of("deep/a.jpg")])
+    assert found.file is not None
+    folder.add(found.file, "deep/a.jpg")
     with pytest.raises(ConfigError, match=r"is it the reconstruction of deep/a\.jpg or of other/a\.jpg"):
-        folder.reconstruct([square], [sample_of("other/a.jpg")])
+        folder.add(found.file, "other/a.jpg")
 
 
 def test_unreadable_pictures_are_counted_and_left_out(tmp_path: Path, run: str) -> None:

@@ -34,7 +34,8 @@ def test_everything_needed_stands_in_the_files(tmp_path: Path) -> None:
     assert written["command"] == expected
     assert written["versions"]["torch"] == torch.__version__
     files = [(tmp_path / "drawn" / name).read_bytes() for name in ("a.png", "b.png")]
-    assert written["tokenizers"][places[0]]["sha256"] == hashlib.sha256(b"".join(files)).hexdigest()
+    sums = b"".join(hashlib.sha256(file).digest() for file in files)
+    assert written["tokenizers"][places[0]]["sha256"] == hashlib.sha256(sums).hexdigest()
     (about,) = written["data"]
     assert about["paths_sha256"] == hashlib.sha256(b"a.png\nb.png\n").hexdigest()
     page = (tmp_path / "out/report.html").read_text()

@@ -77,19 +77,19 @@ def test_tokbench_s_rules_on_words_written_down() -> None:
 
     class Judge:
         name, sha256 = "text_judge/table", "0"
-        column = 1
+        column = 0
 
         def read(self, crops: object) -> list[Reading]:
+            self.column += 1  # the originals first
             return [Reading(row[self.column], 1.0) for row in table if len(row[0]) > 1]  # pyright: ignore
 
     words = [TextRegion(box=(0.0, 0.0, float(len(t) * pixels), 4.0), text=t) for t, _, _, pixels in table]
     picture = np.zeros((128, 128, 3), dtype=np.uint8)
     sample = Sample(image=b"", path="x", width=128, height=128, words=words)
-    judge = Judge()
-    meter = TextMeter(judge)
-    meter.see([Shown(row=0, sample=sample, group=0, original=picture, prepared=picture, content=picture)])
-    judge.column = 2
-    meter.compare("tokenizer", [Drawn(made=Reconstruction(picture), content=picture, restored=picture)])
+    meter = TextMeter(Judge())
+    shown = [Shown(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
+    read = meter.look(shown, {"tokenizer": [Drawn(made=Reconstruction(picture), content=picture, restored=picture)]})
+    meter.add(read, groups=[0])
     found = meter.results("tokenizer")
     values = {name: m.items.values.tolist() for name, m in found.items() if m.items is not None}
     assert values["text_accuracy"] == [1, 0, 0, 0]  # Exit, Exit in another case, stop!, --
@@ -97,5 +97,5 @@ def test_tokbench_s_rules_on_words_written_down() -> None:
     assert values["text_accuracy_alnum"] == [1, 1, 1, 0]  # the three Exits and stop
     assert "4 of 7 words are scored" in (found["text_accuracy"].note or "")
     assert found["text_accuracy"].network == "text_judge/table"
-    (first, *_) = meter.items()
+    (first, *_) = meter.items(shown, read)
     assert (first["text"], first["original"], first["read"]) == ("Exit", "Exit", {"tokenizer": "Exit"})

@@ -19,7 +19,7 @@ from imtok.data.sample import Face
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
 from imtok.tokenizers.encode import encode_pictures
-from imtok.training.devices import share_of_batch
+from imtok.training.feeds import share_of_batch
 from imtok.training.launch import train
 
 HERE = Path(__file__).parent

@@ -127,7 +127,7 @@ def test_compiled_parts_compute_the_same() -> None:
 
 @pytest.mark.gpu
 def test_a_step_on_the_gpu() -> None:
-    from imtok.training.devices import best_device
+    from imtok.layers.collective import best_device
 
     device = best_device()
     assert device.type in ("cuda", "mps")

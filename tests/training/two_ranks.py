@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.data.readers import open_source
-from imtok.layers.collective import rank
+from imtok.layers.collective import process_group, rank
 from imtok.pretrained import FeatureNetwork
 from imtok.tokenizers import EMAVQConfig
-from imtok.training.devices import process_group
 from imtok.training.feeds import PictureFeed
 from imtok.training.run import Phase
 from imtok.training.tasks import TokenizerTask

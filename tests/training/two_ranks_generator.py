@@ -17,10 +17,9 @@ from imtok.checkpoints import RunFolder
 from imtok.data.token_loader import TokenBatch, TokenLoader
 from imtok.data.token_shards import TokenShards
 from imtok.generators.far import FARConfig
-from imtok.layers.collective import rank
+from imtok.layers.collective import process_group, rank
 from imtok.tokenizers.catalog import load
 from imtok.training import sharding
-from imtok.training.devices import process_group
 from imtok.training.feeds import TokenFeed
 from imtok.training.generator_task import GeneratorTask, GeneratorValidation
 from imtok.training.launch import for_tokens, train

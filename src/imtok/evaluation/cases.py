@@ -82,12 +82,11 @@ class CaseKeeper:
             index = place[item["row"]]
             for name in self._names[1:]:
                 gain = gain_of(item, name, self._names[0])
-                kept = self._kept[name, item["kind"], gain > 0]
-                if gain == 0 or (len(kept) == MOST and abs(kept[-1].gain) >= abs(gain)):
+                if not self._wants(name, item["kind"], gain):
                     continue
                 pictures = batch[index].original, *(drawn[one][index].restored for one in (self._names[0], name))
                 original, before, after = (crop_of(item, picture).copy() for picture in pictures)
-                kept.append(
+                self.add(
                     Case(
                         data=self._data,
                         tokenizer=name,
@@ -99,8 +98,19 @@ class CaseKeeper:
                         after=after,
                     )
                 )
-                kept.sort(key=lambda case: -abs(case.gain))
-                del kept[MOST:]
+
+    def add(self, case: Case) -> None:
+        """One that came after those that are here."""
+        kind = case.item["kind"]
+        if self._wants(case.tokenizer, kind, case.gain):
+            kept = self._kept[case.tokenizer, kind, case.gain > 0]
+            kept.append(case)
+            kept.sort(key=lambda one: -abs(one.gain))
+            del kept[MOST:]
+
+    def _wants(self, name: str, kind: str, gain: float) -> bool:
+        kept = self._kept[name, kind, gain > 0]
+        return gain != 0 and (len(kept) < MOST or abs(kept[-1].gain) < abs(gain))
 
     def cases(self) -> list[Case]:
         """What was kept, by contestant and kind, gains before losses and the largest first."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from imtok.data.sample import Sample
 from imtok.evaluation.codecs import Setting, read_setting
 from imtok.evaluation.metrics import bits_per_pixel
 from imtok.evaluation.reconstruct import find_pictures
+from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load, locate, shipped
 from imtok.tokenizers.encode import first_caption, hash_of
@@ -34,14 +35,44 @@ Known = tuple[str | None, str | None]
 """A picture's caption and class."""
 
 
+@runtime_checkable
+class PicturesToCome(Protocol):
+    """A set before it is evaluated; each of these starts it anew."""
+
+    def samples(self) -> Iterable[Sample]:
+        """The files, with what is known of them."""
+        ...
+
+    def prepared(self) -> Iterable[Picture]:
+        """The readable pictures as they enter."""
+        ...
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a contestant has read, and its SHA-256."""
+
+    path: Path
+    digest: bytes
+
+
 @dataclass(frozen=True)
 class Reconstruction:
-    """A picture after the bottleneck, at its own size; its codes, rate and caption's bits where they are known."""
+    """A picture after the bottleneck, at its own size.
+
+    Attributes:
+        picture: it.
+        codes: where there are any.
+        bits_per_pixel: where that is known.
+        caption_bits: likewise, of what the tokenizer was told.
+        file: where it was read from.
+    """
 
     picture: Picture
     codes: Int[Tensor, "tokens codebooks"] | None = None
     bits_per_pixel: float | None = None
     caption_bits: float | None = None
+    file: File | None = None
 
 
 class Contestant(ABC):
@@ -53,7 +84,7 @@ class Contestant(ABC):
         teachers: names of the networks that it was trained with, as far as that is known.
         is_check: whether it is a model-free check and no competitor.
         at_own_size: whether it wants each picture at its own size, whatever the evaluation's.
-        sha256: of its weights, or of the files that it has read so far; None where there are none.
+        sha256: of its weights, or of the hashes of the files that were read so far; None where there are none.
         rate_note: what one has to know of its rate on the present set.
     """
 
@@ -65,8 +96,16 @@ class Contestant(ABC):
     sha256: str | None = None
     rate_note: str | None = None
 
-    def begin(self, pictures: Callable[[], Iterable[Picture]]) -> None:
-        """Look at a set before it is evaluated; `pictures` starts it anew at every call, as they enter."""
+    def begin(self, pictures: PicturesToCome) -> None:
+        """Look at a set before it is evaluated."""
+        return
+
+    def add(self, file: File, path: str) -> None:
+        """A file has been read, by whichever process, for the original at `path`.
+
+        Raises:
+            ConfigError: it was read for another original before.
+        """
         return
 
     @abstractmethod
@@ -99,7 +138,7 @@ class TokenizerContestant(Contestant):
         images, text = from_uint8(np.stack(pictures)).to(self.device), None
         told: Sequence[float | None] = [None] * len(pictures)
         if self.reader is not None:
-            captions, labels = zip(*self.hear([self._known(sample) for sample in samples]), strict=True)
+            captions, labels = zip(*self.hear(samples), strict=True)
             text, told = self.reader.read(captions, labels), list(self.reader.bits(captions, labels))
         encoding = self.tokenizer.encode(images, text)
         height, width = encoding.image_size
@@ -113,11 +152,11 @@ class TokenizerContestant(Contestant):
         codes = [None] * len(drawn) if encoding.codes is None else encoding.codes.cpu()
         return [Reconstruction(one, of_it, rate, bits) for one, of_it, bits in zip(drawn, codes, told, strict=True)]
 
-    def hear(self, known: Sequence[Known]) -> Sequence[Known]:
-        """What it is told of pictures of which so much is known."""
-        return known
+    def hear(self, samples: Sequence[Sample]) -> Sequence[Known]:
+        """What it is told of pictures."""
+        return [self.known(sample) for sample in samples]
 
-    def _known(self, sample: Sample) -> Known:
+    def known(self, sample: Sample) -> Known:
         """What it would listen to: a caption, or the class where it hears of nothing else."""
         hears = self.tokenizer.hears
         by_class = hears is not None and (hears.encoder == LABELS or hears.template is not None)
@@ -133,15 +172,27 @@ class WrongCaptions(TokenizerContestant):
     def __init__(self, right: TokenizerContestant) -> None:
         super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers, sha256=right.sha256)
         self.reader = right.reader
-        self._before: list[Known] = []  # the last three that differ, the newest first: one may be nothing
+        self._wrong: dict[str, Known] = {}  # by the picture's path
 
-    def hear(self, known: Sequence[Known]) -> Sequence[Known]:
-        wrong = []
-        for index, right in enumerate(known):
-            others = [*self._before, *known[index + 1 :]]
-            wrong.append(next((other for other in others if other not in (right, (None, None))), (None, None)))
-            self._before = [right, *(other for other in self._before if other != right)][:3]
-        return wrong
+    def begin(self, pictures: PicturesToCome) -> None:
+        known = [(sample.path, self.known(sample)) for sample in pictures.samples()]
+        self._wrong = dict(zip([path for path, _ in known], wrong_for([of_it for _, of_it in known]), strict=True))
+
+    def hear(self, samples: Sequence[Sample]) -> Sequence[Known]:
+        return [self._wrong[sample.path] for sample in samples]
+
+
+def wrong_for(known: Sequence[Known]) -> list[Known]:
+    """Of each picture what is known of the last one before it of which something else is known, else of the next."""
+    nothing = (None, None)
+    first = [one for one in dict.fromkeys(known) if one != nothing][:2]  # of these one differs, whatever comes
+    before: list[Known] = []  # the last two that differ, the newest first
+    wrong: list[Known] = []
+    for right in known:
+        wrong.append(next((other for other in [*before, *first] if other != right), nothing))
+        if right != nothing:
+            before = [right, *(other for other in before if other != right)][:2]
+    return wrong
 
 
 @dataclass
@@ -171,27 +222,29 @@ class FolderContestant(Contestant):
             raise ConfigError(f"{self.folder}: neither a run folder (it has no config.json) nor a folder of pictures")
 
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
-        pairs = zip(pictures, samples, strict=True)
-        return [Reconstruction(self._read(picture, sample.path), bits_per_pixel=self.rate) for picture, sample in pairs]
+        return [self._read(picture, sample.path) for picture, sample in zip(pictures, samples, strict=True)]
 
-    def _read(self, original: Picture, path: str) -> Picture:
+    def add(self, file: File, path: str) -> None:
+        if self._taken.setdefault(file.path, path) != path:
+            raise ConfigError(
+                f"{file.path}: is it the reconstruction of {self._taken[file.path]} or of {path}? Keep their folders"
+            )
+        self._hash.update(file.digest)
+        self.sha256 = self._hash.hexdigest()
+
+    def _read(self, original: Picture, path: str) -> Reconstruction:
         stem = _without_suffix(path)
         name = PurePosixPath(stem).name
         file = self._files.get(stem) or self._files.get(name)
         if file is None:
             raise ConfigError(f"{self.folder}: holds no reconstruction of {path}; there should be a {name}.png")
-        if self._taken.setdefault(file, path) != path:
-            raise ConfigError(
-                f"{file}: is it the reconstruction of {self._taken[file]} or of {path}? Keep their folders"
-            )
         data = read_bytes(file)
-        self._hash.update(data)
-        self.sha256 = self._hash.hexdigest()
         picture = decode(data, str(file))
         if picture.shape != original.shape:
             (height, width), (h, w) = original.shape[:2], picture.shape[:2]
             raise ConfigError(f"{file}: has {w} x {h} pixels, its original {width} x {height}")
-        return picture
+        read = File(file, hashlib.sha256(data).digest())
+        return Reconstruction(picture, bits_per_pixel=self.rate, file=read)
 
 
 @dataclass
@@ -203,8 +256,8 @@ class CodecContestant(Contestant):
     rate_note: str | None = field(init=False, default=None)
     _present: Setting = field(init=False)
 
-    def begin(self, pictures: Callable[[], Iterable[Picture]]) -> None:
-        self._present, self.rate_note = self.setting.for_set(pictures)
+    def begin(self, pictures: PicturesToCome) -> None:
+        self._present, self.rate_note = self.setting.for_set(pictures.prepared)
 
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         codec, quality = self._present.codec, self._present.quality
@@ -258,8 +311,9 @@ def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Co
         if not run.exists():
             return FolderContestant(path)
         name = source if source in shipped() else Path(source).resolve().name
-        return TokenizerContestant(name, load(source), teachers_of(run.read_config()), data, hash_of(source))
-    return TokenizerContestant(path.name, load(source), sha256=hash_of(source))
+        tokenizer = load(source, best_device())
+        return TokenizerContestant(name, tokenizer, teachers_of(run.read_config()), data, hash_of(source))
+    return TokenizerContestant(path.name, load(source, best_device()), sha256=hash_of(source))
 
 
 def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:

@@ -3,22 +3,24 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.config import ConfigError
+from imtok.data.pictures import Picture
 from imtok.data.sample import Source
 from imtok.evaluation.buckets import FaceBuckets
 from imtok.evaluation.cache import Cache, default_file
 from imtok.evaluation.cases import Case, CaseKeeper
 from imtok.evaluation.contestants import (
     Contestant,
+    File,
     TokenizerContestant,
     WrongCaptions,
     open_contestant,
@@ -37,12 +39,14 @@ from imtok.evaluation.meters import (
     PixelMeter,
     Shown,
 )
+from imtok.evaluation.ranks import look_in_turn, progress_bar, say
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
 from imtok.evaluation.results import Comparison, DataSet, Evaluation, Example, Result, score_of
-from imtok.evaluation.sets import MIN_SIDE, Pictures, open_sets
+from imtok.evaluation.sets import MIN_SIDE, Count, Pictures, open_sets
 from imtok.evaluation.statistics import paired_difference
 from imtok.evaluation.text import TextJudge, TextMeter
+from imtok.layers.collective import best_device, process_group, rank
 
 METRICS = (
     "psnr",
@@ -66,6 +70,8 @@ TEXT_JUDGE, FACE_JUDGE = "text_judge/easyocr", "face_judge/dlib"
 _WITH_CAPTION = ("bits_per_pixel_with_caption", "caption_bits")
 _RATES = ("bits_per_pixel", *_WITH_CAPTION)
 _PROTOCOLS = {"text": TextJudge, "face": FaceJudge}
+_ON_DEVICE = ("perceptual", "frechet", "inception")
+"""Networks that look at whole pictures; the judges of words and faces read on the CPU."""
 _EXAMPLES = 12
 """Pictures of each set that the report shows: evenly spread over the set, none chosen."""
 
@@ -86,6 +92,8 @@ def evaluate(
     cache: bool = True,
 ) -> Evaluation:
     """Measure tokenizers on sets of pictures.
+
+    Processes that torchrun has started share the work; each returns all of it, and the first one writes the files.
 
     Args:
         tokenizers: shipped names, run folders, other projects' checkpoints, folders of reconstructed pictures
@@ -131,11 +139,12 @@ def evaluate(
     if len(set(names)) < len(names):
         raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
     networks = load_networks(metrics, text_judge, face_judge)
-    with Cache(default_file() if cache else None) as answers:
+    with process_group(), Cache(default_file() if cache else None) as answers:
         parts = [
             _evaluate_set(name, source, contestants, metrics, _meters(networks, face_buckets, answers), size, count)
             for name, source in sets.items()
         ]
+        writes = out is not None and rank() == 0
     options = {
         "metrics": metrics,
         "size": size,
@@ -163,7 +172,7 @@ def evaluate(
         },
         cases=[case for part in parts for case in part.cases],
     )
-    if out is not None:
+    if out is not None and writes:
         write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
         write_text(Path(out) / "items.jsonl", "".join(json.dumps(item) + "\n" for part in parts for item in part.items))
         write_report(evaluation, Path(out) / "report.html")
@@ -182,45 +191,83 @@ class _Part:
     items: list[dict[str, Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What one process finds in a portion of a set; it travels to the others."""
+
+    count: Count
+    batches: list[tuple[int, list[Any]]]
+    """How many pictures, and what each meter found on them."""
+    items: list[dict[str, Any]]
+    cases: list[Case]
+    examples: dict[int, tuple[str, Picture, dict[str, Picture]]]
+    """By row: path, original and reconstructions."""
+    files: list[tuple[str, File, str]]
+    """By whom each was read, and for which original."""
+
+
 def _evaluate_set(
     name: str,
     source: Source,
     contestants: Sequence[Contestant],
     metrics: Sequence[str] | None,
-    of_networks: Sequence[Meter],
+    of_networks: Sequence[Meter[Any]],
     size: int | None,
     count: int | None,
 ) -> _Part:
     fit = OwnSize() if size is None else SquareFit(size)
     pictures = Pictures(name, source, fit, count)
     for contestant in contestants:
-        contestant.begin(pictures.prepared)
+        contestant.begin(pictures)
         if contestant.rate_note:
-            tqdm.write(f"{name}, {contestant.name}: {contestant.rate_note}")
+            say(f"{name}, {contestant.name}: {contestant.rate_note}")
     codes = CodeMeter({c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants})
     meters = [PixelMeter(), codes, *of_networks]
-    keeper = CaseKeeper(name, [c.name for c in contestants if not c.is_check])
-    wanted, kept, items = pictures.evenly_spread(_EXAMPLES), {}, []
-    with tqdm(total=pictures.total, desc=name, unit=" pictures", disable=None) as bar:
-        for batch in pictures.batches():
-            for meter in meters:
-                meter.see(batch)
-            drawn = {}
-            for contestant in contestants:
-                drawn[contestant.name] = _reconstruct(contestant, batch, fit)
-                for meter in meters:
-                    meter.compare(contestant.name, drawn[contestant.name])
-            found = [item for meter in meters for item in meter.items()]
-            keeper.see(batch, drawn, found)
-            items += [{"data": name} | item for item in found]
+    competing = [c.name for c in contestants if not c.is_check]
+    wanted = pictures.evenly_spread(_EXAMPLES)
+
+    def look(rows: Sequence[int]) -> _Found:
+        keeper = CaseKeeper(name, competing)
+        found = _Found(count=Count(), batches=[], items=[], cases=[], examples={}, files=[])
+        for batch in pictures.batches(rows, found.count):
+            drawn = {c.name: _reconstruct(c, batch, fit) for c in contestants}
+            measured = [meter.look(batch, drawn) for meter in meters]
+            items = [item for meter, one in zip(meters, measured, strict=True) for item in meter.items(batch, one)]
+            keeper.see(batch, drawn, items)
+            found.batches.append((len(batch), measured))
+            found.items.extend({"data": name} | item for item in items)
             for index, shown in enumerate(batch):
                 if shown.row in wanted:
-                    kept[shown.row] = shown, {who: several[index].restored for who, several in drawn.items()}
-            bar.update(len(batch))
+                    restored = {who: several[index].restored for who, several in drawn.items()}
+                    found.examples[shown.row] = shown.sample.path, shown.original, restored
+                for who, several in drawn.items():
+                    if (file := several[index].made.file) is not None:
+                        found.files.append((who, file, shown.sample.path))
+        found.cases.extend(keeper.cases())
+        return found
+
+    keeper, examples, items = CaseKeeper(name, competing), {}, []
+    by_name = {c.name: c for c in contestants}
+    portions = pictures.portions()
+    with progress_bar(pictures.total, name, " pictures") as bar:
+        for rows, found in zip(portions, look_in_turn(portions, look), strict=True):
+            groups = iter(pictures.add(found.count))
+            for number, measured in found.batches:
+                of_batch = list(islice(groups, number))
+                for meter, one in zip(meters, measured, strict=True):
+                    meter.add(one, of_batch)
+            for case in found.cases:
+                keeper.add(case)
+            for who, file, path in found.files:
+                by_name[who].add(file, path)
+            examples |= found.examples
+            items += found.items
+            bar.update(len(rows))
+    pictures.check()
     measured = {c.name: _measurements(meters, c.name, metrics) for c in contestants}
     for metric in metrics or ():
         if not any(metric in found for found in measured.values()):
-            tqdm.write(f"{name}: nothing to measure {metric} on")
+            say(f"{name}: nothing to measure {metric} on")
     return _Part(
         data=DataSet(
             name=name,
@@ -243,13 +290,13 @@ def _evaluate_set(
         examples=[
             Example(
                 data=name,
-                path=shown.sample.path,
-                original=shown.original,
+                path=path,
+                original=original,
                 drawn=drawn,
                 words=[item for item in items if item["row"] == row and item["kind"] == "word"],
                 faces=[item for item in items if item["row"] == row and item["kind"] == "face"],
             )
-            for row, (shown, drawn) in kept.items()
+            for row, (path, original, drawn) in examples.items()
         ],
         cases=keeper.cases(),
         items=items,
@@ -295,6 +342,8 @@ def load_networks(
             continue
         try:
             networks[use] = pretrained.load(network)
+            if use in _ON_DEVICE:
+                networks[use].to(best_device())
             if not isinstance(networks[use], _PROTOCOLS.get(use, object)):
                 raise ConfigError(f"{network}: cannot judge {use}s; see imtok weights for the {use} judges")
         except pretrained.MissingWeights as error:
@@ -302,12 +351,12 @@ def load_networks(
                 raise
             if use == "inception":
                 continue  # few have it, and its stand-in is measured
-            tqdm.write(f"without {', '.join(sorted(served))}: {error}")
+            say(f"without {', '.join(sorted(served))}: {error}")
     return networks
 
 
-def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cache) -> list[Meter]:
-    makers: dict[str, Callable[[Any], Meter]] = {
+def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cache) -> list[Meter[Any]]:
+    makers: dict[str, Callable[[Any], Meter[Any]]] = {
         "perceptual": PerceptualMeter,
         "frechet": FrechetMeter,
         "inception": InceptionMeter,
@@ -317,7 +366,7 @@ def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cac
     return [makers[use](network) for use, network in networks.items()]
 
 
-def _measurements(meters: Sequence[Meter], name: str, metrics: Sequence[str] | None) -> dict[str, Measurement]:
+def _measurements(meters: Sequence[Meter[Any]], name: str, metrics: Sequence[str] | None) -> dict[str, Measurement]:
     """What the meters found, as far as it was asked for; of several codebooks each has its own (`codebook_usage_1`).
 
     A rate never comes without the caption's, where there is one.

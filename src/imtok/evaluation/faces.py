@@ -1,7 +1,8 @@
 """Are faces still the same person? A judge that had no part in training compares them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -73,7 +74,19 @@ def size_ratio(face: Face, width: int, height: int) -> float:
     return max(x1 - x0, y1 - y0) / max(width, height)
 
 
-class FaceMeter(Meter):
+@dataclass(frozen=True)
+class Faces:
+    """The faces of a batch that are scored: the index of each one's picture, its bucket, and its similarities."""
+
+    pictures: list[int]
+    faces: list[Face]
+    buckets: list[int]
+    rules: set[str]
+    too_small: int
+    similarities: dict[str, list[float]]
+
+
+class FaceMeter(Meter[Faces]):
     """Cosine between the judge's embeddings of each face before and after, in size buckets whose means are averaged.
 
     Args:
@@ -90,44 +103,58 @@ class FaceMeter(Meter):
         self._too_small = 0
         self._rules: set[str] = set()
 
-    def see(self, shown: Sequence[Shown]) -> None:
-        self._lines: list[tuple[dict[str, Any], Face]] = []  # of the batch, with the place of the picture
-        scored_in: list[list[Face]] = []
-        for one in shown:
+    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Faces:
+        scored: list[list[Face]] = [[] for _ in shown]
+        buckets: list[int] = []
+        rules: set[str] = set()
+        too_small = 0
+        for one, inside in zip(shown, scored, strict=True):
             rule = face_buckets(max(one.prepared.shape[:2]), self.buckets)
-            scored: list[Face] = []
             for face in one.sample.faces or []:
                 bucket = rule.index(size_ratio(face, one.sample.width, one.sample.height))
                 if bucket is None or not face.can_be_aligned:
-                    self._too_small += 1
+                    too_small += 1
                     continue
-                scored.append(face)
-                self._lines.append((one.place, face))
-                self._places.append((one.group, bucket))
-                self._rules.add(str(rule))
-            scored_in.append(scored)
-        self._batch = list(zip(scored_in, self._embed_originals(shown, scored_in), strict=True))
+                inside.append(face)
+                buckets.append(bucket)
+                rules.add(str(rule))
+        before = self._embed_originals(shown, scored)
+        similarities = {}
+        for name, several in drawn.items():
+            after = [embed_faces(self.judge, one.restored, inside) for one, inside in zip(several, scored, strict=True)]
+            pairs = zip(before, after, strict=True)
+            similarities[name] = [value for pair in pairs for value in F.cosine_similarity(*pair).tolist()]
+        return Faces(
+            pictures=[index for index, inside in enumerate(scored) for _ in inside],
+            faces=[face for inside in scored for face in inside],
+            buckets=buckets,
+            rules=rules,
+            too_small=too_small,
+            similarities=similarities,
+        )
 
-    def _embed_originals(self, shown: Sequence[Shown], scored_in: Sequence[list[Face]]) -> list[Tensor]:
+    def _embed_originals(self, shown: Sequence[Shown], scored: Sequence[list[Face]]) -> list[Tensor]:
         keys = [
             key_of(
-                self.judge.name, self.judge.sha256, one.sample.image, [[face.box, face.landmarks] for face in scored]
+                self.judge.name, self.judge.sha256, one.sample.image, [[face.box, face.landmarks] for face in inside]
             )
-            if scored
+            if inside
             else None
-            for one, scored in zip(shown, scored_in, strict=True)
+            for one, inside in zip(shown, scored, strict=True)
         ]
 
         def ask(places: list[int]) -> list[list[list[float]]]:
-            return [embed_faces(self.judge, shown[place].original, scored_in[place]).tolist() for place in places]
+            return [embed_faces(self.judge, shown[place].original, scored[place]).tolist() for place in places]
 
         found = self._cache.recall(keys, ask)
         return [torch.tensor(vectors) if vectors else torch.zeros(0, 1) for vectors in found]
 
-    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        for (scored, before), one in zip(self._batch, drawn, strict=True):
-            after = embed_faces(self.judge, one.restored, scored)
-            self._similarities[name] += F.cosine_similarity(before, after).tolist()
+    def add(self, found: Faces, groups: Sequence[int]) -> None:
+        self._rules |= found.rules
+        self._too_small += found.too_small
+        self._places += [(groups[index], bucket) for index, bucket in zip(found.pictures, found.buckets, strict=True)]
+        for name, similarities in found.similarities.items():
+            self._similarities[name] += similarities
 
     def results(self, name: str) -> dict[str, Measurement]:
         if not self._places:
@@ -143,14 +170,13 @@ class FaceMeter(Meter):
             )
         }
 
-    def items(self) -> list[dict[str, Any]]:
-        last = {name: found[len(found) - len(self._lines) :] for name, found in self._similarities.items()}
+    def items(self, shown: Sequence[Shown], found: Faces) -> list[dict[str, Any]]:
         return [
             {
                 "kind": "face",
-                **place,
+                **shown[picture].place,
                 "box": list(face.box),
-                "similarity": {name: found[index] for name, found in last.items()},
+                "similarity": {name: values[index] for name, values in found.similarities.items()},
             }
-            for index, (place, face) in enumerate(self._lines)
+            for index, (picture, face) in enumerate(zip(found.pictures, found.faces, strict=True))
         ]

@@ -274,7 +274,7 @@ def _look(looked: Pictures, requests: Requests, meters: list[GeneratedMeter], tr
     asked: list[Asked] = []
     groups: dict[str, int] = {}
     with tqdm(total=looked.total, desc="pictures", unit=" pictures", disable=None) as bar:
-        for shown in looked.batches():
+        for shown in looked.all():
             batch = []
             for one in shown:
                 asked.append(requests.of(one.sample))
@@ -301,7 +301,7 @@ def _look_at_reference(
     looked = Pictures(name, source, OwnSize() if size is None else CentreCrop(size), None)
     try:
         with tqdm(total=looked.total, desc="reference", unit=" pictures", disable=None) as bar:
-            for shown in looked.batches():
+            for shown in looked.all():
                 for meter in curious:
                     meter.see_reference([one.prepared for one in shown], shown[0].sample.path)
                 bar.update(len(shown))

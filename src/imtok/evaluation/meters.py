@@ -1,14 +1,14 @@
-"""Meters: each looks at the originals of a batch once, then at every contestant's reconstructions of them."""
+"""Meters: each looks at the originals of a batch and at every contestant's reconstructions of them, and adds up."""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Sample
@@ -25,10 +25,13 @@ from imtok.evaluation.metrics import (
 from imtok.evaluation.set_metrics import CLASS_PARTS, ClassScore
 from imtok.evaluation.statistics import Items
 from imtok.losses.reconstruction import feature_distances
-from imtok.pretrained import DescribingNetwork, Description, FeatureNetwork
+from imtok.pretrained import DescribingNetwork, FeatureNetwork
 
 FRECHET_PARTS = 4
 """Disjoint parts of the set whose distances show how much the number varies: resampling would bias it."""
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,6 @@ class Shown:
     Attributes:
         row: its place in the set.
         sample: with its annotations, in the pixels of `original`.
-        group: what a bootstrap draws together.
         original: at its own size.
         prepared: as it enters the tokenizer; the same unless the evaluation has a size.
         content: of that, what is no padding.
@@ -46,7 +48,6 @@ class Shown:
 
     row: int
     sample: Sample
-    group: int
     original: Picture
     prepared: Picture
     content: Picture
@@ -89,85 +90,107 @@ class Measurement:
     count: int | None = None
 
 
-class Meter(ABC):
-    """One way of looking at reconstructions."""
+class Meter(ABC, Generic[Found]):
+    """One way of looking at reconstructions.
+
+    Looking is the work and changes nothing, so anybody can do it; what was found is added up elsewhere.
+    """
 
     @abstractmethod
-    def see(self, shown: Sequence[Shown]) -> None:
-        """The originals of the next batch."""
+    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Found:
+        """A batch of originals, and every contestant's reconstructions of them."""
 
     @abstractmethod
-    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        """One contestant's reconstructions of that batch."""
+    def add(self, found: Found, groups: Sequence[int]) -> None:
+        """What was found on the next batch, and the group of each of its pictures, which a bootstrap draws together."""
 
     @abstractmethod
     def results(self, name: str) -> dict[str, Measurement]:
-        """The contestant's numbers, by the metric's name; empty when there was nothing to measure."""
+        """A contestant's numbers, by the metric's name; empty when there was nothing to measure."""
 
-    def items(self) -> list[dict[str, Any]]:
-        """What was looked at one by one in this batch, with all contestants' outcomes: lines of `items.jsonl`."""
+    def items(self, shown: Sequence[Shown], found: Found) -> list[dict[str, Any]]:
+        """What was looked at one by one in a batch, with all contestants' outcomes: lines of `items.jsonl`."""
         return []
 
 
-class PixelMeter(Meter):
+class PixelMeter(Meter[dict[str, list[tuple[float, float]]]]):
     """PSNR and SSIM of each picture, as it enters and leaves the tokenizer."""
 
     def __init__(self) -> None:
         self._groups: list[int] = []
-        self._values: dict[str, dict[str, list[float]]] = defaultdict(lambda: {"psnr": [], "ssim": []})
+        self._values: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
-    def see(self, shown: Sequence[Shown]) -> None:
-        self._batch = [_pixels(one.content) for one in shown]
-        self._places = [one.place for one in shown]
-        self._groups += [one.group for one in shown]
+    def look(
+        self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]
+    ) -> dict[str, list[tuple[float, float]]]:
+        originals = [_pixels(one.content) for one in shown]
+        found = {}
+        for name, several in drawn.items():
+            pairs = zip(originals, (_pixels(one.content) for one in several), strict=True)
+            found[name] = [(psnr(before, after).item(), ssim(before, after).item()) for before, after in pairs]
+        return found
 
-    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        for before, one in zip(self._batch, drawn, strict=True):
-            after = _pixels(one.content)
-            self._values[name]["psnr"].append(psnr(before, after).item())
-            self._values[name]["ssim"].append(ssim(before, after).item())
+    def add(self, found: dict[str, list[tuple[float, float]]], groups: Sequence[int]) -> None:
+        self._groups += groups
+        for name, values in found.items():
+            self._values[name] += values
 
     def results(self, name: str) -> dict[str, Measurement]:
         note = "uint8, data range 255"
         return {
             metric: Measurement(items=make_items(values, self._groups), note=note)
-            for metric, values in self._values[name].items()
+            for metric, values in zip(("psnr", "ssim"), zip(*self._values[name], strict=True), strict=True)
         }
 
-    def items(self) -> list[dict[str, Any]]:
-        last = {name: values["psnr"][-len(self._places) :] for name, values in self._values.items()}
+    def items(self, shown: Sequence[Shown], found: dict[str, list[tuple[float, float]]]) -> list[dict[str, Any]]:
         return [
-            {"kind": "picture", **place, "psnr": {name: _finite(found[index]) for name, found in last.items()}}
-            for index, place in enumerate(self._places)
+            {
+                "kind": "picture",
+                **one.place,
+                "psnr": {name: _finite(values[index][0]) for name, values in found.items()},
+            }
+            for index, one in enumerate(shown)
         ]
 
 
-class PerceptualMeter(Meter):
+class PerceptualMeter(Meter[dict[str, list[float]]]):
     """Unweighted distance of VGG16 features of each picture."""
 
     def __init__(self, network: FeatureNetwork) -> None:
-        self.network = network
+        self.network, self._device = network, device_of(network)
         self._groups: list[int] = []
         self._values: dict[str, list[float]] = defaultdict(list)
 
-    def see(self, shown: Sequence[Shown]) -> None:
-        self._batch = self._maps([one.prepared for one in shown])
-        self._groups += [one.group for one in shown]
-
-    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        maps = self._maps([one.made.picture for one in drawn])
-        self._values[name] += feature_distances(self._batch, maps).tolist()
-
     @torch.no_grad()
+    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, list[float]]:
+        originals = self._maps([one.prepared for one in shown])
+        return {
+            name: feature_distances(originals, self._maps([one.made.picture for one in several])).tolist()
+            for name, several in drawn.items()
+        }
+
     def _maps(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        return self.network(from_uint8(np.stack(pictures)))
+        return self.network(from_uint8(np.stack(pictures)).to(self._device))
+
+    def add(self, found: dict[str, list[float]], groups: Sequence[int]) -> None:
+        self._groups += groups
+        for name, values in found.items():
+            self._values[name] += values
 
     def results(self, name: str) -> dict[str, Measurement]:
         items = make_items(self._values[name], self._groups)
         return {"vgg16_distance": Measurement(items=items, network=self.network.name, sha256=self.network.sha256)}
 
 
-class FrechetMeter(Meter):
+@dataclass(frozen=True)
+class Described:
+    """What a classifier says of a batch: pooled features and logits of the originals, and of each contestant's."""
+
+    originals: tuple[Tensor, Tensor]
+    drawn: dict[str, tuple[Tensor, Tensor]]
+
+
+class FrechetMeter(Meter[Described]):
     """Fréchet distance between the features of all originals and of all reconstructions.
 
     Args:
@@ -176,25 +199,27 @@ class FrechetMeter(Meter):
     """
 
     def __init__(self, network: DescribingNetwork, metric: str = "fd_efficientnet_lite0") -> None:
-        self.network, self.metric = network, metric
+        self.network, self.metric, self._device = network, metric, device_of(network)
         self._originals = _parts()
         self._drawn = defaultdict(_parts)
 
-    def see(self, shown: Sequence[Shown]) -> None:
-        self._groups = torch.tensor([one.group for one in shown])
-        self._add(self._originals, [one.prepared for one in shown])
-
-    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        self._add(self._drawn[name], [one.made.picture for one in drawn])
+    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Described:
+        of_drawn = {name: self._describe([one.made.picture for one in several]) for name, several in drawn.items()}
+        return Described(self._describe([one.prepared for one in shown]), of_drawn)
 
     @torch.no_grad()
-    def _add(self, parts: list[FeatureStatistics], pictures: list[Picture]) -> Description:
-        """The whole set comes last, its disjoint parts first; a group stays together."""
-        found = self.network.describe(from_uint8(np.stack(pictures)))
-        parts[-1].add(found.pooled)
-        for part in range(FRECHET_PARTS):
-            parts[part].add(found.pooled[self._groups % FRECHET_PARTS == part])
-        return found
+    def _describe(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+        found = self.network.describe(from_uint8(np.stack(pictures)).to(self._device))
+        return found.pooled.cpu(), found.logits.cpu()
+
+    def add(self, found: Described, groups: Sequence[int]) -> None:
+        for parts, (pooled, _) in (
+            (self._originals, found.originals),
+            *((self._drawn[name], described) for name, described in found.drawn.items()),
+        ):
+            parts[-1].add(pooled)  # the whole set comes last, its disjoint parts first
+            for part in range(FRECHET_PARTS):
+                parts[part].add(pooled[torch.tensor(groups) % FRECHET_PARTS == part])  # a group stays together
 
     def results(self, name: str) -> dict[str, Measurement]:
         pairs = list(zip(self._originals, self._drawn[name], strict=True))
@@ -219,10 +244,11 @@ class InceptionMeter(FrechetMeter):
         super().__init__(network, "fid")
         self._classes = defaultdict(lambda: [ClassScore() for _ in range(CLASS_PARTS)])
 
-    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        found = self._add(self._drawn[name], [one.made.picture for one in drawn])
-        for part, score in enumerate(self._classes[name]):
-            score.add(found.logits[self._groups % CLASS_PARTS == part])
+    def add(self, found: Described, groups: Sequence[int]) -> None:
+        super().add(found, groups)
+        for name, (_, logits) in found.drawn.items():
+            for part, score in enumerate(self._classes[name]):
+                score.add(logits[torch.tensor(groups) % CLASS_PARTS == part])
 
     def results(self, name: str) -> dict[str, Measurement]:
         parts = [score.value() for score in self._classes[name] if score.count]
@@ -240,7 +266,17 @@ def _parts() -> list[FeatureStatistics]:
     return [FeatureStatistics() for _ in range(FRECHET_PARTS + 1)]
 
 
-class CodeMeter(Meter):
+@dataclass(frozen=True)
+class Rate:
+    """What a picture costs: the tokens' bits per pixel, the caption's bits, both per pixel, and the codes."""
+
+    bits_per_pixel: float | None
+    caption_bits: float | None
+    joint: float | None
+    codes: Tensor | None
+
+
+class CodeMeter(Meter[dict[str, list[Rate]]]):
     """Rate of each picture, and how much of each codebook the set uses.
 
     Args:
@@ -256,20 +292,16 @@ class CodeMeter(Meter):
         self._joint_rates: dict[str, list[float]] = defaultdict(list)
         self._codes: dict[str, list[Tensor]] = defaultdict(list)
 
-    def see(self, shown: Sequence[Shown]) -> None:
-        self._groups += [one.group for one in shown]
+    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, list[Rate]]:
+        return {name: [_rate(one.made) for one in several] for name, several in drawn.items()}
 
-    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        for one in drawn:
-            if one.made.bits_per_pixel is not None:
-                self._rates[name].append(one.made.bits_per_pixel)
-            if one.made.caption_bits is not None:
-                self._told[name].append(one.made.caption_bits)
-            if one.made.bits_per_pixel is not None and one.made.caption_bits is not None:
-                beside = one.made.caption_bits / one.made.picture[..., 0].size
-                self._joint_rates[name].append(one.made.bits_per_pixel + beside)
-            if one.made.codes is not None:
-                self._codes[name].append(one.made.codes.int())  # half the memory of long
+    def add(self, found: dict[str, list[Rate]], groups: Sequence[int]) -> None:
+        self._groups += groups
+        for name, rates in found.items():
+            self._rates[name] += [one.bits_per_pixel for one in rates if one.bits_per_pixel is not None]
+            self._told[name] += [one.caption_bits for one in rates if one.caption_bits is not None]
+            self._joint_rates[name] += [one.joint for one in rates if one.joint is not None]
+            self._codes[name] += [one.codes for one in rates if one.codes is not None]
 
     def results(self, name: str) -> dict[str, Measurement]:
         found: dict[str, Measurement] = {}
@@ -301,6 +333,14 @@ class CodeMeter(Meter):
         return found
 
 
+def _rate(made: Reconstruction) -> Rate:
+    both = None
+    if made.bits_per_pixel is not None and made.caption_bits is not None:
+        both = made.bits_per_pixel + made.caption_bits / made.picture[..., 0].size
+    codes = None if made.codes is None else made.codes.int()  # half the memory of long
+    return Rate(made.bits_per_pixel, made.caption_bits, both, codes)
+
+
 def make_items(
     values: Sequence[float],
     groups: Sequence[int],
@@ -314,6 +354,11 @@ def make_items(
         buckets=np.zeros(len(values), dtype=np.int64) if buckets is None else np.asarray(buckets, dtype=np.int64),
         bucket_names=bucket_names,
     )
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where its weights are."""
+    return next(network.parameters()).device
 
 
 def _finite(value: float) -> float | None:

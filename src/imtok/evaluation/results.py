@@ -156,7 +156,12 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What was looked at: name, number of pictures and of resampling groups, hashes of the bytes and of the paths."""
+    """What was looked at: name, number of pictures and of resampling groups.
+
+    Attributes:
+        sha256: of the pictures' own hashes, in their order.
+        paths_sha256: of their paths, a line each.
+    """
 
     name: str
     pictures: int

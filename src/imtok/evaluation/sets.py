@@ -3,10 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-
-from tqdm import tqdm
 
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture, PictureError, decode
@@ -14,6 +13,7 @@ from imtok.data.readers import open_source
 from imtok.data.sample import Sample, Source
 from imtok.evaluation.fit import CentreCrop, OwnSize, SquareFit
 from imtok.evaluation.meters import Shown
+from imtok.evaluation.ranks import say
 
 MIN_SIDE = 16
 """Smaller pictures are left out: SSIM's window and VGG16's last layer need so much."""
@@ -31,8 +31,21 @@ def open_sets(data: Sequence[str | PathLike[str]] | Mapping[str, Source]) -> Map
     return {name: open_source(place) for name, place in zip(names, data, strict=True)}
 
 
+@dataclass
+class Count:
+    """What was found in some of a set's pictures, in their order."""
+
+    digests: list[bytes] = field(default_factory=list)
+    """SHA-256 of the file of each one that can be read."""
+    paths: list[str] = field(default_factory=list)
+    clusters: list[str] = field(default_factory=list)
+    """What a bootstrap draws together."""
+    unreadable: list[str] = field(default_factory=list)
+    """A line for each of the others."""
+
+
 class Pictures:
-    """The readable pictures of a set in batches of one size, with their resampling groups."""
+    """The readable pictures of a set in batches of one size, and what has been counted of them."""
 
     def __init__(self, name: str, source: Source, fit: CentreCrop | OwnSize | SquareFit, count: int | None) -> None:
         total = len(source) if count is None else min(count, len(source))
@@ -48,7 +61,7 @@ class Pictures:
         return len(self._groups)
 
     def sha256(self) -> str:
-        """Of the encoded pictures that were seen, in their order."""
+        """Of the hashes of the encoded pictures that were seen, in their order."""
         return self._hash.hexdigest()
 
     def paths_sha256(self) -> str:
@@ -60,8 +73,14 @@ class Pictures:
         number = min(number, self.total)
         return {self._rows[index * self.total // number] for index in range(number)}
 
+    def samples(self) -> Iterator[Sample]:
+        """The pictures' files with what is known of them, as far as they can be opened."""
+        for row in self._rows:
+            with suppress(PictureError):
+                yield self._source[row]
+
     def prepared(self) -> Iterator[Picture]:
-        """The readable pictures one by one as they enter a tokenizer, without being counted as seen."""
+        """The readable pictures one by one as they enter a tokenizer."""
         for row in self._rows:
             with suppress(PictureError):
                 yield self._read(row)[2]
@@ -80,32 +99,59 @@ class Pictures:
             raise PictureError(f"{sample.path}: less than {MIN_SIDE} pixels high or wide")
         return sample, original, prepared, content
 
-    def batches(self) -> Iterator[list[Shown]]:
-        """Consecutive pictures of one prepared size.
+    def portions(self) -> list[list[int]]:
+        """Rows of the pictures, cut up into what is looked at in one go, whoever does it."""
+        return [self._rows[start : start + _BATCH] for start in range(0, self.total, _BATCH)]
+
+    def batches(self, rows: Sequence[int], count: Count) -> Iterator[list[Shown]]:
+        """The readable ones of some pictures in batches of one prepared size; `count` notes what comes by."""
+        batch: list[Shown] = []
+        most = _BATCH
+        for row in rows:
+            try:
+                sample, original, prepared, content = self._read(row)
+            except PictureError as error:
+                count.unreadable.append(str(error))
+                continue
+            count.digests.append(hashlib.sha256(sample.image).digest())
+            count.paths.append(sample.path)
+            count.clusters.append(sample.cluster or sample.path)
+            if batch and (len(batch) == most or batch[0].prepared.shape != prepared.shape):
+                yield batch
+                batch = []
+            batch.append(Shown(row=row, sample=sample, original=original, prepared=prepared, content=content))
+            most = max(1, min(_BATCH, _BATCH_PIXELS // prepared[..., 0].size))
+        if batch:
+            yield batch
+
+    def add(self, count: Count) -> list[int]:
+        """More pictures have been seen; the group of each."""
+        for digest, path in zip(count.digests, count.paths, strict=True):
+            self._hash.update(digest)
+            self._paths_hash.update(f"{path}\n".encode())
+        for line in count.unreadable:
+            say(f"left out: {line}")
+        self.seen += len(count.paths)
+        self.unreadable += len(count.unreadable)
+        return [self._groups.setdefault(cluster, len(self._groups)) for cluster in count.clusters]
+
+    def all(self) -> Iterator[list[Shown]]:
+        """All batches, counted as they come.
 
         Raises:
             ConfigError: not one picture could be read.
         """
-        batch: list[Shown] = []
-        most = _BATCH
-        for row in self._rows:
-            try:
-                sample, original, prepared, content = self._read(row)
-            except PictureError as error:
-                tqdm.write(f"left out: {error}")
-                self.unreadable += 1
-                continue
-            self._hash.update(sample.image)
-            self._paths_hash.update(f"{sample.path}\n".encode())
-            self.seen += 1
-            group = self._groups.setdefault(sample.cluster or sample.path, len(self._groups))
-            if batch and (len(batch) == most or batch[0].prepared.shape != prepared.shape):
-                yield batch
-                batch = []
-            batch.append(
-                Shown(row=row, sample=sample, group=group, original=original, prepared=prepared, content=content)
-            )
-            most = max(1, min(_BATCH, _BATCH_PIXELS // prepared[..., 0].size))
+        for rows in self.portions():
+            count = Count()
+            yield from self.batches(rows, count)
+            self.add(count)
+        self.check()
+
+    def check(self) -> None:
+        """Now that all have come by.
+
+        Raises:
+            ConfigError: not one of them could be read.
+        """
         if not self.seen:
             raise ConfigError(f"{self._name}: none of the pictures can be read")
-        yield batch

@@ -1,7 +1,7 @@
 """Are words still legible? A judge that had no part in training reads them before and after (TokBench's rules)."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -124,7 +124,19 @@ class WordReading:
         return same_letters(self.reconstruction, self.text)
 
 
-class TextMeter(Meter):
+@dataclass(frozen=True)
+class Words:
+    """The words of a batch: the index of each one's picture, its bucket, and what was read."""
+
+    pictures: list[int]
+    words: list[TextRegion]
+    buckets: list[int | None]
+    rules: set[str]
+    originals: list[str]
+    readings: dict[str, list[str]]
+
+
+class TextMeter(Meter[Words]):
     """T-ACC and T-NED by TokBench's rules, and the accuracy of letters and digits alone.
 
     Scored are words of two characters or more that the judge reads right on the original, each variant by its own rule
@@ -141,39 +153,45 @@ class TextMeter(Meter):
         self._places: list[tuple[int, int | None]] = []  # group and bucket
         self._rules: set[str] = set()
 
-    def see(self, shown: Sequence[Shown]) -> None:
-        self._batch: list[list[TextRegion]] = []
-        for one in shown:
-            words = [word for word in one.sample.words or [] if len(word.text) >= MIN_CHARACTERS]
-            self._batch.append(words)
-            rule = text_buckets(max(one.prepared.shape[:2]))
-            self._rules |= {str(rule)} if words else set()
-            for word in words:
-                ratio = size_ratio(word, one.sample.width, one.sample.height)
-                self._places.append((one.group, rule.index(ratio)))
-        self._lines = [one.place for one, words in zip(shown, self._batch, strict=True) for _ in words]
-        self._originals = self._read_originals(shown)
+    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Words:
+        words = [[word for word in one.sample.words or [] if len(word.text) >= MIN_CHARACTERS] for one in shown]
+        each = [(index, one, word) for index, one in enumerate(shown) for word in words[index]]
+        rules = [text_buckets(max(one.prepared.shape[:2])) for one in shown]
+        return Words(
+            pictures=[index for index, _, _ in each],
+            words=[word for _, _, word in each],
+            buckets=[
+                rules[index].index(size_ratio(word, one.sample.width, one.sample.height)) for index, one, word in each
+            ],
+            rules={str(rules[index]) for index, _, _ in each},
+            originals=self._read_originals(shown, words),
+            readings={
+                name: read_words(self.judge, [one.restored for one in several], words)
+                for name, several in drawn.items()
+            },
+        )
 
-    def _read_originals(self, shown: Sequence[Shown]) -> list[str]:
+    def _read_originals(self, shown: Sequence[Shown], words: Sequence[Sequence[TextRegion]]) -> list[str]:
         keys = [
-            key_of(self.judge.name, self.judge.sha256, one.sample.image, [CROP_MARGIN, *(word.box for word in words)])
-            if words
+            key_of(self.judge.name, self.judge.sha256, one.sample.image, [CROP_MARGIN, *(word.box for word in inside)])
+            if inside
             else None
-            for one, words in zip(shown, self._batch, strict=True)
+            for one, inside in zip(shown, words, strict=True)
         ]
 
         def ask(places: list[int]) -> list[list[str]]:
-            words = [self._batch[place] for place in places]
-            found = iter(read_words(self.judge, [shown[place].original for place in places], words))
-            return [[next(found) for _ in inside] for inside in words]
+            asked = [words[place] for place in places]
+            found = iter(read_words(self.judge, [shown[place].original for place in places], asked))
+            return [[next(found) for _ in inside] for inside in asked]
 
         return [text for texts in self._cache.recall(keys, ask) for text in texts]
 
-    def compare(self, name: str, drawn: Sequence[Drawn]) -> None:
-        readings = read_words(self.judge, [one.restored for one in drawn], self._batch)
-        words = [word for words in self._batch for word in words]
-        for word, before, after in zip(words, self._originals, readings, strict=True):
-            self._readings[name].append(WordReading(word.text, before, after))
+    def add(self, found: Words, groups: Sequence[int]) -> None:
+        self._rules |= found.rules
+        self._places += [(groups[index], bucket) for index, bucket in zip(found.pictures, found.buckets, strict=True)]
+        for name, readings in found.readings.items():
+            read = zip(found.words, found.originals, readings, strict=True)
+            self._readings[name] += [WordReading(word.text, before, after) for word, before, after in read]
 
     def results(self, name: str) -> dict[str, Measurement]:
         readings = self._readings[name]
@@ -187,19 +205,19 @@ class TextMeter(Meter):
         }
         return {metric: measurement for metric, measurement in found.items() if measurement is not None}
 
-    def items(self) -> list[dict[str, Any]]:
-        words = [word for words in self._batch for word in words]
-        last = {name: found[len(found) - len(words) :] for name, found in self._readings.items()}
+    def items(self, shown: Sequence[Shown], found: Words) -> list[dict[str, Any]]:
         return [
             {
                 "kind": "word",
-                **place,
+                **shown[picture].place,
                 "box": list(word.box),
                 "text": word.text,
                 "original": original,
-                "read": {name: found[index].reconstruction for name, found in last.items()},
+                "read": {name: readings[index] for name, readings in found.readings.items()},
             }
-            for index, (place, word, original) in enumerate(zip(self._lines, words, self._originals, strict=True))
+            for index, (picture, word, original) in enumerate(
+                zip(found.pictures, found.words, found.originals, strict=True)
+            )
         ]
 
     def _measure(self, values: Sequence[float], readable: Sequence[bool]) -> Measurement | None:

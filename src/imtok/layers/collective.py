@@ -1,7 +1,12 @@
-"""This process's device, and the few collective operations that training needs (the identity in a single process)."""
+"""This process's device, how it finds the others (torchrun), and the few operations that all take part in.
+
+In a single process these are the identity.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,13 +21,29 @@ def best_device() -> torch.device:
     return torch.device("mps" if apple else "cpu")
 
 
+@contextmanager
+def process_group() -> Iterator[torch.device]:
+    """Join the processes that torchrun started, if it did; yields the device to compute on."""
+    device = best_device()
+    joined = "RANK" in os.environ and not dist.is_initialized()
+    if joined:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        if joined:
+            dist.destroy_process_group()
+
+
 def rank() -> int:
     """This process's number, 0 in a single process."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """How many processes work together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -64,6 +85,22 @@ def gather_over_ranks(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
+
+
+class ObjectGroup:
+    """All ranks, exchanging objects over gloo, whatever tensors travel by."""
+
+    def __init__(self) -> None:
+        group = dist.new_group(backend="gloo") if world_size() > 1 and dist.get_backend() != "gloo" else None
+        self._group = group if isinstance(group, dist.ProcessGroup) else None
+
+    def gather(self, mine: Any) -> list[Any]:
+        """Every rank's object, in the order of the ranks, on every rank."""
+        if world_size() == 1:
+            return [mine]
+        everyones: list[Any] = [None] * world_size()
+        dist.all_gather_object(everyones, mine, self._group)
+        return everyones
 
 
 def mean_over_ranks(tensors: Sequence[Tensor]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
+from imtok.config import ConfigError
 from imtok.data.loader import DataConfig, Loader
 from imtok.data.sample import Source
 from imtok.data.token_loader import TokenLoader
@@ -78,3 +79,23 @@ class TokenFeed:
 
     def loader(self, phase: Phase, batch_size: int, seed: int) -> Batches:
         return TokenLoader(self.shards, batch_size=batch_size, seed=seed, rank=rank(), world_size=world_size())
+
+
+def share_of_batch(global_batch_size: int, world_size: int, micro_batch_size: int | None) -> tuple[int, int]:
+    """Pictures per rank, and in how many passes.
+
+    Returns:
+        Size of a pass and number of passes.
+
+    Raises:
+        ConfigError: the sizes do not divide.
+    """
+    share, rest = divmod(global_batch_size, world_size)
+    if rest or not share:
+        raise ConfigError(
+            f"training: a global batch of {global_batch_size} cannot be cut into {world_size} equal parts"
+        )
+    size = min(micro_batch_size or share, share)
+    if share % size:
+        raise ConfigError(f"training: micro_batch_size {size} does not divide the {share} pictures of a process")
+    return size, share // size

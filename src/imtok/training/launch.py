@@ -22,11 +22,10 @@ from imtok.generators.catalog import (
 )
 from imtok.generators.insightar import InsightAR, InsightARConfig
 from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
-from imtok.layers.collective import rank, wait_for_all
+from imtok.layers.collective import process_group, rank, wait_for_all
 from imtok.tokenizers.catalog import load
 from imtok.tokenizers.encode import hash_of
 from imtok.tokenizers.text import Reader
-from imtok.training.devices import process_group
 from imtok.training.feeds import PictureFeed, TokenFeed
 from imtok.training.generator_task import GeneratorTask, GeneratorValidation
 from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig

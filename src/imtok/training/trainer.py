@@ -14,8 +14,7 @@ from imtok.config import ConfigError, to_dict
 from imtok.layers.collective import mean_over_ranks, rank, wait_for_all, world_size
 from imtok.layers.model import Model
 from imtok.training import sharding, state
-from imtok.training.devices import share_of_batch
-from imtok.training.feeds import Batches, Feed
+from imtok.training.feeds import Batches, Feed, share_of_batch
 from imtok.training.log import TrainingLog, create_writer
 from imtok.training.optim import averaged, create_optimizer, learning_rate
 from imtok.training.run import AnyRunConfig
