@@ -1,26 +1,19 @@
 """Any tokenizers on any pictures: numbers with intervals, differences between tokenizers, and a report to look at."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.config import ConfigError
-from imtok.data.pictures import Picture
 from imtok.data.sample import Source
 from imtok.evaluation.buckets import FaceBuckets
 from imtok.evaluation.cache import Cache, default_file
-from imtok.evaluation.cases import Case, CaseKeeper
 from imtok.evaluation.contestants import (
     Contestant,
-    File,
     TokenizerContestant,
     WrongCaptions,
     open_contestant,
@@ -29,22 +22,17 @@ from imtok.evaluation.contestants import (
 from imtok.evaluation.faces import FaceJudge, FaceMeter
 from imtok.evaluation.fit import OwnSize, SquareFit
 from imtok.evaluation.meters import (
-    CodeMeter,
-    Drawn,
     FrechetMeter,
     InceptionMeter,
-    Measurement,
     Meter,
     PerceptualMeter,
-    PixelMeter,
-    Shown,
 )
-from imtok.evaluation.ranks import look_in_turn, progress_bar, say
+from imtok.evaluation.one_set import evaluate_set
+from imtok.evaluation.ranks import say
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
-from imtok.evaluation.results import Comparison, DataSet, Evaluation, Example, Result, score_of
-from imtok.evaluation.sets import MIN_SIDE, Count, Pictures, open_sets
-from imtok.evaluation.statistics import paired_difference
+from imtok.evaluation.results import Evaluation
+from imtok.evaluation.sets import MIN_SIDE, open_sets
 from imtok.evaluation.text import TextJudge, TextMeter
 from imtok.layers.collective import best_device, process_group, rank
 
@@ -67,13 +55,9 @@ METRICS = (
     "face_similarity",
 )
 TEXT_JUDGE, FACE_JUDGE = "text_judge/easyocr", "face_judge/dlib"
-_WITH_CAPTION = ("bits_per_pixel_with_caption", "caption_bits")
-_RATES = ("bits_per_pixel", *_WITH_CAPTION)
 _PROTOCOLS = {"text": TextJudge, "face": FaceJudge}
 _ON_DEVICE = ("perceptual", "frechet", "inception")
 """Networks that look at whole pictures; the judges of words and faces read on the CPU."""
-_EXAMPLES = 12
-"""Pictures of each set that the report shows: evenly spread over the set, none chosen."""
 
 
 def evaluate(
@@ -141,7 +125,7 @@ def evaluate(
     networks = load_networks(metrics, text_judge, face_judge)
     with process_group(), Cache(default_file() if cache else None) as answers:
         parts = [
-            _evaluate_set(name, source, contestants, metrics, _meters(networks, face_buckets, answers), size, count)
+            evaluate_set(name, source, contestants, metrics, _meters(networks, face_buckets, answers), size, count)
             for name, source in sets.items()
         ]
         writes = out is not None and rank() == 0
@@ -179,145 +163,9 @@ def evaluate(
     return evaluation
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """What one set contributes."""
-
-    data: DataSet
-    results: list[Result]
-    comparisons: list[Comparison]
-    examples: list[Example]
-    cases: list[Case]
-    items: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """What one process finds in a portion of a set; it travels to the others."""
-
-    count: Count
-    batches: list[tuple[int, list[Any]]]
-    """How many pictures, and what each meter found on them."""
-    items: list[dict[str, Any]]
-    cases: list[Case]
-    examples: dict[int, tuple[str, Picture, dict[str, Picture]]]
-    """By row: path, original and reconstructions."""
-    files: list[tuple[str, File, str]]
-    """By whom each was read, and for which original."""
-
-
-def _evaluate_set(
-    name: str,
-    source: Source,
-    contestants: Sequence[Contestant],
-    metrics: Sequence[str] | None,
-    of_networks: Sequence[Meter[Any]],
-    size: int | None,
-    count: int | None,
-) -> _Part:
-    fit = OwnSize() if size is None else SquareFit(size)
-    pictures = Pictures(name, source, fit, count)
-    for contestant in contestants:
-        contestant.begin(pictures)
-        if contestant.rate_note:
-            say(f"{name}, {contestant.name}: {contestant.rate_note}")
-    codes = CodeMeter({c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants})
-    meters = [PixelMeter(), codes, *of_networks]
-    competing = [c.name for c in contestants if not c.is_check]
-    wanted = pictures.evenly_spread(_EXAMPLES)
-
-    def look(rows: Sequence[int]) -> _Found:
-        keeper = CaseKeeper(name, competing)
-        found = _Found(count=Count(), batches=[], items=[], cases=[], examples={}, files=[])
-        for batch in pictures.batches(rows, found.count):
-            drawn = {c.name: _reconstruct(c, batch, fit) for c in contestants}
-            measured = [meter.look(batch, drawn) for meter in meters]
-            items = [item for meter, one in zip(meters, measured, strict=True) for item in meter.items(batch, one)]
-            keeper.see(batch, drawn, items)
-            found.batches.append((len(batch), measured))
-            found.items.extend({"data": name} | item for item in items)
-            for index, shown in enumerate(batch):
-                if shown.row in wanted:
-                    restored = {who: several[index].restored for who, several in drawn.items()}
-                    found.examples[shown.row] = shown.sample.path, shown.original, restored
-                for who, several in drawn.items():
-                    if (file := several[index].made.file) is not None:
-                        found.files.append((who, file, shown.sample.path))
-        found.cases.extend(keeper.cases())
-        return found
-
-    keeper, examples, items = CaseKeeper(name, competing), {}, []
-    by_name = {c.name: c for c in contestants}
-    portions = pictures.portions()
-    with progress_bar(pictures.total, name, " pictures") as bar:
-        for rows, found in zip(portions, look_in_turn(portions, look), strict=True):
-            groups = iter(pictures.add(found.count))
-            for number, measured in found.batches:
-                of_batch = list(islice(groups, number))
-                for meter, one in zip(meters, measured, strict=True):
-                    meter.add(one, of_batch)
-            for case in found.cases:
-                keeper.add(case)
-            for who, file, path in found.files:
-                by_name[who].add(file, path)
-            examples |= found.examples
-            items += found.items
-            bar.update(len(rows))
-    pictures.check()
-    measured = {c.name: _measurements(meters, c.name, metrics) for c in contestants}
-    for metric in metrics or ():
-        if not any(metric in found for found in measured.values()):
-            say(f"{name}: nothing to measure {metric} on")
-    return _Part(
-        data=DataSet(
-            name=name,
-            pictures=pictures.seen,
-            groups=pictures.groups,
-            sha256=pictures.sha256(),
-            paths_sha256=pictures.paths_sha256(),
-            unreadable=pictures.unreadable,
-        ),
-        results=[
-            Result(
-                tokenizer=c.name,
-                data=name,
-                is_check=c.is_check,
-                metrics={metric: score_of(m, c.teachers) for metric, m in measured[c.name].items()},
-            )
-            for c in contestants
-        ],
-        comparisons=list(_comparisons(name, [c for c in contestants if not c.is_check], measured)),
-        examples=[
-            Example(
-                data=name,
-                path=path,
-                original=original,
-                drawn=drawn,
-                words=[item for item in items if item["row"] == row and item["kind"] == "word"],
-                faces=[item for item in items if item["row"] == row and item["kind"] == "face"],
-            )
-            for row, (path, original, drawn) in examples.items()
-        ],
-        cases=keeper.cases(),
-        items=items,
-    )
-
-
 def _about(contestant: Contestant) -> dict[str, Any]:
     about: dict[str, Any] = {"teachers": sorted(contestant.teachers), "is_check": contestant.is_check}
     return about if contestant.sha256 is None else about | {"sha256": contestant.sha256}
-
-
-def _reconstruct(contestant: Contestant, batch: Sequence[Shown], fit: OwnSize | SquareFit) -> list[Drawn]:
-    own = contestant.at_own_size
-    entering = [one.original if own else one.prepared for one in batch]
-    drawn = []
-    for made, one in zip(contestant.reconstruct(entering, [one.sample for one in batch]), batch, strict=True):
-        restored = made.picture if own else fit.restore(made.picture, one.original)
-        square = fit.prepare(restored) if own else made.picture
-        content = fit.content(square, one.original)
-        drawn.append(Drawn(made=replace(made, picture=square), content=content, restored=restored))
-    return drawn
 
 
 def load_networks(
@@ -364,44 +212,3 @@ def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cac
         "face": lambda judge: FaceMeter(judge, face_buckets, answers),
     }
     return [makers[use](network) for use, network in networks.items()]
-
-
-def _measurements(meters: Sequence[Meter[Any]], name: str, metrics: Sequence[str] | None) -> dict[str, Measurement]:
-    """What the meters found, as far as it was asked for; of several codebooks each has its own (`codebook_usage_1`).
-
-    A rate never comes without the caption's, where there is one.
-    """
-    wanted = METRICS if metrics is None else {*metrics, *(_WITH_CAPTION if "bits_per_pixel" in metrics else ())}
-    found = [found for meter in meters for found in meter.results(name).items()]
-    return {
-        metric: measurement
-        for metric, measurement in found
-        if metric.rstrip("_0123456789") in wanted or metric in wanted
-    }
-
-
-def _comparisons(
-    data: str, contestants: Sequence[Contestant], measured: Mapping[str, Mapping[str, Measurement]]
-) -> Iterator[Comparison]:
-    """Every tokenizer against the first, metric by metric, where there are groups enough for an interval."""
-    for other in contestants[1:]:
-        for metric, baseline in measured[contestants[0].name].items():
-            ours = measured[other.name].get(metric)
-            if ours is None or ours.items is None or baseline.items is None or metric in _RATES:
-                continue
-            finite = np.isfinite(ours.items.values) & np.isfinite(baseline.items.values)
-            if not finite.any():
-                continue
-            found = paired_difference(ours.items.where(finite), baseline.items.where(finite))
-            if np.isnan(found.low):
-                continue
-            yield Comparison(
-                tokenizer=other.name,
-                baseline=contestants[0].name,
-                data=data,
-                metric=metric,
-                difference=found.value,
-                low=found.low,
-                high=found.high,
-                count=int(finite.sum()),
-            )

@@ -1,0 +1,213 @@
+"""One set of pictures through every contestant: who looks at what, and how what is found becomes numbers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from imtok.data.pictures import Picture
+from imtok.data.sample import Source
+from imtok.evaluation.cases import Case, CaseKeeper
+from imtok.evaluation.contestants import Contestant, File
+from imtok.evaluation.fit import OwnSize, SquareFit
+from imtok.evaluation.meters import CodeMeter, Drawn, Measurement, Meter, PixelMeter, Shown
+from imtok.evaluation.ranks import look_in_turn, progress_bar, say
+from imtok.evaluation.results import Comparison, DataSet, Example, Result, score_of
+from imtok.evaluation.sets import Count, Pictures
+from imtok.evaluation.statistics import paired_difference
+
+_WITH_CAPTION = ("bits_per_pixel_with_caption", "caption_bits")
+_RATES = ("bits_per_pixel", *_WITH_CAPTION)
+_EXAMPLES = 12
+"""Pictures of each set that the report shows: evenly spread over the set, none chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one set contributes."""
+
+    data: DataSet
+    results: list[Result]
+    comparisons: list[Comparison]
+    examples: list[Example]
+    cases: list[Case]
+    items: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What one process finds in a portion of a set; it travels to the others."""
+
+    count: Count
+    batches: list[tuple[int, list[Any]]]
+    """How many pictures, and what each meter found on them."""
+    items: list[dict[str, Any]]
+    cases: list[Case]
+    examples: dict[int, tuple[str, Picture, dict[str, Picture]]]
+    """By row: path, original and reconstructions."""
+    files: list[tuple[str, File, str]]
+    """By whom each was read, and for which original."""
+
+
+def evaluate_set(
+    name: str,
+    source: Source,
+    contestants: Sequence[Contestant],
+    metrics: Sequence[str] | None,
+    of_networks: Sequence[Meter[Any]],
+    size: int | None,
+    count: int | None,
+) -> Part:
+    """Measure every contestant on a set.
+
+    Args:
+        name: of the set.
+        source: of its pictures.
+        contestants: all but the checks are compared with the first.
+        metrics: which to keep; None: all.
+        of_networks: meters beside those of pixels and codes, fresh ones.
+        size: judge at so many pixels by TokBench's preparation; None: every picture at its own size.
+        count: at most so many pictures, evenly spread.
+
+    Raises:
+        ConfigError: a set without a readable picture, or a contestant that cannot reconstruct one.
+    """
+    fit = OwnSize() if size is None else SquareFit(size)
+    pictures = Pictures(name, source, fit, count)
+    for contestant in contestants:
+        contestant.begin(pictures)
+        if contestant.rate_note:
+            say(f"{name}, {contestant.name}: {contestant.rate_note}")
+    codes = CodeMeter({c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants})
+    meters = [PixelMeter(), codes, *of_networks]
+    competing = [c.name for c in contestants if not c.is_check]
+    wanted = pictures.evenly_spread(_EXAMPLES)
+
+    def look(rows: Sequence[int]) -> _Found:
+        keeper = CaseKeeper(name, competing)
+        found = _Found(count=Count(), batches=[], items=[], cases=[], examples={}, files=[])
+        for batch in pictures.batches(rows, found.count):
+            drawn = {c.name: _reconstruct(c, batch, fit) for c in contestants}
+            measured = [meter.look(batch, drawn) for meter in meters]
+            items = [item for meter, one in zip(meters, measured, strict=True) for item in meter.items(batch, one)]
+            keeper.see(batch, drawn, items)
+            found.batches.append((len(batch), measured))
+            found.items.extend({"data": name} | item for item in items)
+            for index, shown in enumerate(batch):
+                if shown.row in wanted:
+                    restored = {who: several[index].restored for who, several in drawn.items()}
+                    found.examples[shown.row] = shown.sample.path, shown.original, restored
+                for who, several in drawn.items():
+                    if (file := several[index].made.file) is not None:
+                        found.files.append((who, file, shown.sample.path))
+        found.cases.extend(keeper.cases())
+        return found
+
+    keeper, examples, items = CaseKeeper(name, competing), {}, []
+    by_name = {c.name: c for c in contestants}
+    portions = pictures.portions()
+    with progress_bar(pictures.total, name, " pictures") as bar:
+        for rows, found in zip(portions, look_in_turn(portions, look), strict=True):
+            groups = iter(pictures.add(found.count))
+            for number, measured in found.batches:
+                of_batch = list(islice(groups, number))
+                for meter, one in zip(meters, measured, strict=True):
+                    meter.add(one, of_batch)
+            for case in found.cases:
+                keeper.add(case)
+            for who, file, path in found.files:
+                by_name[who].add(file, path)
+            examples |= found.examples
+            items += found.items
+            bar.update(len(rows))
+    pictures.check()
+    measured = {c.name: _measurements(meters, c.name, metrics) for c in contestants}
+    for metric in metrics or ():
+        if not any(metric in found for found in measured.values()):
+            say(f"{name}: nothing to measure {metric} on")
+    return Part(
+        data=DataSet(
+            name=name,
+            pictures=pictures.seen,
+            groups=pictures.groups,
+            sha256=pictures.sha256(),
+            paths_sha256=pictures.paths_sha256(),
+            unreadable=pictures.unreadable,
+        ),
+        results=[
+            Result(
+                tokenizer=c.name,
+                data=name,
+                is_check=c.is_check,
+                metrics={metric: score_of(m, c.teachers) for metric, m in measured[c.name].items()},
+            )
+            for c in contestants
+        ],
+        comparisons=list(_comparisons(name, [c for c in contestants if not c.is_check], measured)),
+        examples=[
+            Example(
+                data=name,
+                path=path,
+                original=original,
+                drawn=drawn,
+                words=[item for item in items if item["row"] == row and item["kind"] == "word"],
+                faces=[item for item in items if item["row"] == row and item["kind"] == "face"],
+            )
+            for row, (path, original, drawn) in examples.items()
+        ],
+        cases=keeper.cases(),
+        items=items,
+    )
+
+
+def _reconstruct(contestant: Contestant, batch: Sequence[Shown], fit: OwnSize | SquareFit) -> list[Drawn]:
+    own = contestant.at_own_size
+    entering = [one.original if own else one.prepared for one in batch]
+    drawn = []
+    for made, one in zip(contestant.reconstruct(entering, [one.sample for one in batch]), batch, strict=True):
+        restored = made.picture if own else fit.restore(made.picture, one.original)
+        square = fit.prepare(restored) if own else made.picture
+        content = fit.content(square, one.original)
+        drawn.append(Drawn(made=replace(made, picture=square), content=content, restored=restored))
+    return drawn
+
+
+def _measurements(meters: Sequence[Meter[Any]], name: str, metrics: Sequence[str] | None) -> dict[str, Measurement]:
+    """What the meters found, as far as it was asked for; of several codebooks each has its own (`codebook_usage_1`).
+
+    A rate never comes without the caption's, where there is one.
+    """
+    found = {metric: measured for meter in meters for metric, measured in meter.results(name).items()}
+    if metrics is None:
+        return found
+    wanted = {*metrics, *(_WITH_CAPTION if "bits_per_pixel" in metrics else ())}
+    return {metric: measured for metric, measured in found.items() if {metric, metric.rstrip("_0123456789")} & wanted}
+
+
+def _comparisons(
+    data: str, contestants: Sequence[Contestant], measured: Mapping[str, Mapping[str, Measurement]]
+) -> Iterator[Comparison]:
+    """Every tokenizer against the first, metric by metric, where there are groups enough for an interval."""
+    for other in contestants[1:]:
+        for metric, baseline in measured[contestants[0].name].items():
+            ours = measured[other.name].get(metric)
+            if ours is None or ours.items is None or baseline.items is None or metric in _RATES:
+                continue
+            finite = np.isfinite(ours.items.values) & np.isfinite(baseline.items.values)
+            if not finite.any():
+                continue
+            found = paired_difference(ours.items.where(finite), baseline.items.where(finite))
+            if np.isnan(found.low):
+                continue
+            yield Comparison(
+                tokenizer=other.name,
+                baseline=contestants[0].name,
+                data=data,
+                metric=metric,
+                difference=found.value,
+                low=found.low,
+                high=found.high,
+                count=int(finite.sum()),
+            )
