@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 import fsspec
 
 from imtok.data.pictures import decode
-from imtok.data.readers import image_of, listed_captions, read_table
+from imtok.data.readers import image_of, read_table
+from imtok.data.rows import listed_captions
 from imtok.data.sample import DataError, Sample
 from imtok.pretrained.captioner import load_captioner
 

@@ -12,9 +12,11 @@ import fsspec
 
 from imtok.data.addresses import join, list_files, parent
 from imtok.data.npz import NpzSource
-from imtok.data.pictures import MAX_BYTES, PictureError, measure, read_bytes
-from imtok.data.sample import DataError, Face, Sample, Source, TextRegion, clip_box
+from imtok.data.pictures import MAX_BYTES, PictureError, read_bytes
+from imtok.data.rows import make_sample
+from imtok.data.sample import DataError, Sample, Source
 from imtok.data.shards import RowGroups, ShardReader, is_shard
+from imtok.data.tokbench import TokBenchSource, is_tokbench
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
 PARQUET_SUFFIXES = (".parquet",)
@@ -31,6 +33,7 @@ def open_source(path: str | PathLike[str]) -> Source:
     * `*.jsonl`, `*.csv`: a table beside its images (see `TableSource`); also a folder that holds exactly one.
     * `*.tar`, `*.tar.gz`, or a folder with such files: WebDataset (see `TarSource`).
     * `*.npz`: pictures as ADM's evaluation keeps them (see `NpzSource`).
+    * an annotation file of TokBench, or the folder of its release (see `TokBenchSource`).
     * any other folder: its pictures, searched in sub-folders too (see `FolderSource`).
 
     Raises:
@@ -46,6 +49,8 @@ def open_source(path: str | PathLike[str]) -> Source:
     for suffixes in (PARQUET_SUFFIXES, TAR_SUFFIXES):
         if files := [join(path, name) for name in names if name.lower().endswith(suffixes)]:
             return _open_files(files)
+    if is_tokbench(path):
+        return TokBenchSource(path)
     tables = [join(path, name) for name in names if name.lower().endswith(TABLE_SUFFIXES)]
     tables = [table for table in tables if _lists_images(table)]
     if len(tables) > 1:
@@ -63,6 +68,8 @@ def _open_files(files: list[str]) -> Source:
         return TableSource(files[0])
     if kind.endswith(".npz"):
         return NpzSource(files[0])
+    if kind.endswith(".json"):
+        return TokBenchSource(files[0])
     raise DataError(f"{files[0]}: expected a folder, or a .parquet, .jsonl, .csv, .tar or .npz file")
 
 
@@ -180,74 +187,6 @@ class TarSource(Source):
             self._open = path, _open_tar(path)
         self._open[1].seek(offset)
         return self._open[1].read(size)
-
-
-def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
-    """A Sample from encoded bytes and a loose table row; other columns than these are ignored.
-
-    `words`: objects with `box` and optionally `text`, `quad`, `score`; `faces`: `box` and optionally `landmarks`,
-    `score` (or `conf`); `captions`: a list, or `caption`: a string; `label` (or `class`), `source`, `cluster`. Boxes
-    are clipped to the picture; those with nothing left are dropped.
-
-    Raises:
-        PictureError: the picture's header is unreadable, `size` contradicts it, or a word or face is malformed.
-    """
-    width, height = measure(image, path)
-    try:
-        size, words, faces = (_loads(row.get(column)) for column in ("size", "words", "faces"))
-        if size is not None and [int(side) for side in size] != [width, height]:
-            raise ValueError(f"made for {size}, but the upright picture is {[width, height]}")
-        label = row.get("label", row.get("class"))
-        return Sample(
-            image=image,
-            path=path,
-            width=width,
-            height=height,
-            words=None if words is None else list(_words(words, width, height)),
-            faces=None if faces is None else list(_faces(faces, width, height)),
-            captions=listed_captions(row),
-            label=None if label in (None, "") else str(label),
-            source=row.get("source") or None,
-            cluster=row.get("cluster") or None,
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise PictureError(f"{path}: malformed annotation ({reason})") from None
-
-
-def listed_captions(row: Mapping[str, Any]) -> list[str]:
-    """The captions of a table row: a list (or its JSON text) in `captions`, or one string in either column."""
-    captions = _loads(row.get("captions") or row.get("caption")) or []
-    return [captions] if isinstance(captions, str) else [str(caption) for caption in captions]
-
-
-def _words(words: Any, width: int, height: int) -> Iterator[TextRegion]:
-    for word in words:
-        if box := clip_box(word["box"], width, height):
-            quad = _points(word.get("quad"), 4)
-            yield TextRegion(box=box, text=str(word.get("text") or ""), quad=quad, score=float(word.get("score", 1)))
-
-
-def _faces(faces: Any, width: int, height: int) -> Iterator[Face]:
-    for face in faces:
-        if box := clip_box(face["box"], width, height):
-            score = float(face.get("score", face.get("conf", 1)))
-            yield Face(box=box, landmarks=_points(face.get("landmarks"), 5), score=score)
-
-
-def _points(points: Any, count: int) -> tuple[tuple[float, float], ...] | None:
-    if points is None:
-        return None
-    if len(points) != count:
-        raise ValueError(f"{len(points)} points, expected {count}")
-    return tuple((float(x), float(y)) for x, y in points)
-
-
-def _loads(value: Any) -> Any:
-    """A list as it is, or from its JSON text in a CSV cell; an empty cell is None."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        return json.loads(value)
-    return value if value != "" else None
 
 
 def image_of(row: Mapping[str, Any]) -> str | None:

@@ -34,12 +34,14 @@ class TextRegion:
         text: what it says; empty when only its place is known.
         quad: four corners clockwise from the text's own top left, for rotated text.
         score: confidence in [0, 1]; 1 for exact annotations.
+        ratio: its size as TokBench's files state it; its box is cut out as it is then. Not kept in shards.
     """
 
     box: Box
     text: str = ""
     quad: tuple[Point, ...] | None = None
     score: float = 1.0
+    ratio: float | None = None
 
     @property
     def height(self) -> float:
@@ -51,11 +53,12 @@ class TextRegion:
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """A face: box as in `TextRegion`, and five (x, y) points in the order of `LANDMARKS`, or none."""
+    """A face: box and ratio as in `TextRegion`, and five (x, y) points in the order of `LANDMARKS`, or none."""
 
     box: Box
     landmarks: tuple[Point, ...] | None = None
     score: float = 1.0
+    ratio: float | None = None
 
     @property
     def can_be_aligned(self) -> bool:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from imtok.checkpoints import RunFolder, shipped_runs
 from imtok.config import ConfigError
-from imtok.data.readers import image_of, listed_captions, read_table
+from imtok.data.readers import image_of, read_table
+from imtok.data.rows import listed_captions
 from imtok.data.sample import DataError, Sample
 from imtok.evaluation.contestants import teachers_of
 from imtok.generators.generate import SETTINGS

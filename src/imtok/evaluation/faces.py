@@ -66,10 +66,12 @@ def embed_faces(judge: FaceJudge, picture: Picture, faces: Sequence[Face]) -> Fl
 
 
 def size_ratio(face: Face, width: int, height: int) -> float:
-    """Size of a face: the longer side of its box as a share of the picture's longer side.
+    """Size of a face as TokBench's files state it, else the longer side of its box over the picture's longer side.
 
     How TokBench measures it could not be verified.
     """
+    if face.ratio is not None:
+        return face.ratio
     x0, y0, x1, y1 = face.box
     return max(x1 - x0, y1 - y0) / max(width, height)
 

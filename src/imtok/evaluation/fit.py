@@ -10,31 +10,36 @@ from imtok.data.pictures import Picture, centre_crop
 
 @dataclass(frozen=True)
 class SquareFit:
-    """Pad to a square, resize to `size` pixels; after the tokenizer cut, and resize to the picture's own size.
+    """Resize the longer side to `size` pixels, pad to a square; after the tokenizer cut, and resize to its own size.
 
-    The padding is black and lies right and below (where TokBench pads is not known); the filter is LANCZOS both ways.
+    The padding is black and lies on both sides alike; the filter is LANCZOS both ways.
     """
 
     size: int
-    rule = "padded black to a square, LANCZOS"
+    rule = "LANCZOS, padded black to a centred square"
 
     def prepare(self, picture: Picture) -> Picture:
         """The picture as it enters the tokenizer."""
-        height, width = picture.shape[:2]
-        square = np.zeros((max(height, width), max(height, width), 3), dtype=np.uint8)
-        square[:height, :width] = picture
-        return _resize(square, self.size, self.size)
+        top, left, height, width = self._place(picture)
+        square = np.zeros((self.size, self.size, 3), dtype=np.uint8)
+        square[top : top + height, left : left + width] = _resize(picture, width, height)
+        return square
 
     def content(self, prepared: Picture, original: Picture) -> Picture:
         """The part of a prepared or reconstructed square that shows the picture, without padding."""
-        height, width = original.shape[:2]
-        scale = self.size / max(height, width)
-        return prepared[: max(1, round(height * scale)), : max(1, round(width * scale))]
+        top, left, height, width = self._place(original)
+        return prepared[top : top + height, left : left + width]
 
     def restore(self, drawn: Picture, original: Picture) -> Picture:
         """The reconstruction at the original's size."""
         height, width = original.shape[:2]
         return _resize(self.content(drawn, original), width, height)
+
+    def _place(self, original: Picture) -> tuple[int, int, int, int]:
+        """Where the picture lies in the square: top, left, height and width, rounded up as TokBench does."""
+        longer = max(original.shape[:2])
+        height, width = (-(-side * self.size // longer) for side in original.shape[:2])
+        return (self.size - height) // 2, (self.size - width) // 2, height, width
 
 
 class OwnSize:

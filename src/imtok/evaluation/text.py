@@ -16,7 +16,7 @@ from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
 from imtok.pretrained import Reading
 
 MIN_CHARACTERS = 2
-"""Shorter words are not scored (TokBench)."""
+"""Shorter words are not scored, as in the files that TokBench has released."""
 CROP_MARGIN = 0.2
 """On each side of a word, as a share of its box's height."""
 
@@ -53,8 +53,8 @@ def read_words(judge: TextJudge, pictures: Sequence[Picture], words: Sequence[Se
 def crop_word(picture: Picture, word: TextRegion) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
     """The upright box around a word with a margin (`CROP_MARGIN`), cut at whole pixels.
 
-    Deviation: TokBench cuts at the box. Our boxes are tight around the letters, and recognizers are trained on looser
-    ones.
+    Deviation: TokBench cuts at the box, and so are its own words. Other boxes are tight around the letters, and
+    recognizers are trained on looser ones.
 
     Args:
         picture: the whole picture.
@@ -62,19 +62,28 @@ def crop_word(picture: Picture, word: TextRegion) -> UInt8[np.ndarray, "crop_hei
     """
     height, width = picture.shape[:2]
     x0, y0, x1, y1 = word.box
-    more = CROP_MARGIN * (y1 - y0)
+    more = CROP_MARGIN * (y1 - y0) if word.ratio is None else 0
     left, top = min(max(int(x0 - more), 0), width - 1), min(max(int(y0 - more), 0), height - 1)
     return picture[top : max(int(y1 + more), top + 1), left : max(int(x1 + more), left + 1)]
 
 
+def is_scored(word: TextRegion) -> bool:
+    """Whether it is long enough; TokBench's files list what it scores."""
+    return len(word.text) >= MIN_CHARACTERS or (word.ratio is not None and bool(word.text))
+
+
 def size_ratio(word: TextRegion, width: int, height: int) -> float:
     """TokBench's size of a word: the longer side of its box per character, as a share of the picture's longer side.
+
+    The size that its files state goes before.
 
     Args:
         word: with a text.
         width: of the picture.
         height: of the picture.
     """
+    if word.ratio is not None:
+        return word.ratio
     x0, y0, x1, y1 = word.box
     return max(x1 - x0, y1 - y0) / (len(word.text) * max(width, height))
 
@@ -154,7 +163,7 @@ class TextMeter(Meter[Words]):
         self._rules: set[str] = set()
 
     def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Words:
-        words = [[word for word in one.sample.words or [] if len(word.text) >= MIN_CHARACTERS] for one in shown]
+        words = [[word for word in one.sample.words or [] if is_scored(word)] for one in shown]
         each = [(index, one, word) for index, one in enumerate(shown) for word in words[index]]
         rules = [text_buckets(max(one.prepared.shape[:2])) for one in shown]
         return Words(

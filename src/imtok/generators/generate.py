@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from imtok.config import ConfigError
 from imtok.data.pictures import to_uint8
-from imtok.data.readers import listed_captions, read_table
+from imtok.data.readers import read_table
+from imtok.data.rows import listed_captions
 from imtok.generators.catalog import load, weights_hash
 from imtok.layers.collective import best_device
 

@@ -1,0 +1,85 @@
+"""A Sample from what a table says of a picture."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from imtok.data.pictures import PictureError, measure
+from imtok.data.sample import Face, Sample, TextRegion, clip_box
+
+
+def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
+    """A Sample from encoded bytes and a loose table row; other columns than these are ignored.
+
+    `words`: objects with `box` and optionally `text`, `quad`, `score`, `ratio`; `faces`: `box` and optionally
+    `landmarks`, `score` (or `conf`), `ratio`; `captions`: a list, or `caption`: a string; `label` (or `class`),
+    `source`, `cluster`. Boxes are clipped to the picture; those with nothing left are dropped.
+
+    Raises:
+        PictureError: the picture's header is unreadable, `size` contradicts it, or a word or face is malformed.
+    """
+    width, height = measure(image, path)
+    try:
+        size, words, faces = (_loads(row.get(column)) for column in ("size", "words", "faces"))
+        if size is not None and [int(side) for side in size] != [width, height]:
+            raise ValueError(f"made for {size}, but the upright picture is {[width, height]}")
+        label = row.get("label", row.get("class"))
+        return Sample(
+            image=image,
+            path=path,
+            width=width,
+            height=height,
+            words=None if words is None else list(_words(words, width, height)),
+            faces=None if faces is None else list(_faces(faces, width, height)),
+            captions=listed_captions(row),
+            label=None if label in (None, "") else str(label),
+            source=row.get("source") or None,
+            cluster=row.get("cluster") or None,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise PictureError(f"{path}: malformed annotation ({reason})") from None
+
+
+def listed_captions(row: Mapping[str, Any]) -> list[str]:
+    """The captions of a table row: a list (or its JSON text) in `captions`, or one string in either column."""
+    captions = _loads(row.get("captions") or row.get("caption")) or []
+    return [captions] if isinstance(captions, str) else [str(caption) for caption in captions]
+
+
+def _words(words: Any, width: int, height: int) -> Iterator[TextRegion]:
+    for word in words:
+        if box := clip_box(word["box"], width, height):
+            yield TextRegion(
+                box=box,
+                text=str(word.get("text") or ""),
+                quad=_points(word.get("quad"), 4),
+                score=float(word.get("score", 1)),
+                ratio=_ratio(word),
+            )
+
+
+def _faces(faces: Any, width: int, height: int) -> Iterator[Face]:
+    for face in faces:
+        if box := clip_box(face["box"], width, height):
+            score = float(face.get("score", face.get("conf", 1)))
+            yield Face(box=box, landmarks=_points(face.get("landmarks"), 5), score=score, ratio=_ratio(face))
+
+
+def _ratio(region: Mapping[str, Any]) -> float | None:
+    return None if region.get("ratio") is None else float(region["ratio"])
+
+
+def _points(points: Any, count: int) -> tuple[tuple[float, float], ...] | None:
+    if points is None:
+        return None
+    if len(points) != count:
+        raise ValueError(f"{len(points)} points, expected {count}")
+    return tuple((float(x), float(y)) for x, y in points)
+
+
+def _loads(value: Any) -> Any:
+    """A list as it is, or from its JSON text in a CSV cell; an empty cell is None."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        return json.loads(value)
+    return value if value != "" else None

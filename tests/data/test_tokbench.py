@@ -1,0 +1,81 @@
+"""TokBench's release as it lies on disk, in small."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imtok.data.pictures import PictureError, encode
+from imtok.data.readers import open_source
+from imtok.data.sample import DataError, Face
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.faces import size_ratio as face_ratio
+from imtok.evaluation.text import crop_word, is_scored, size_ratio
+
+POINTS = [[40, 50], [60, 50], [50, 60], [42, 70], [58, 70]]
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """Two sets of words and one of faces."""
+    word = {"bbox": [12.7, 30.2, 58.9, 51.0], "rec": "Hello", "ratio": 0.033125}
+    for name in ("ic13", "tt"):
+        folder = tmp_path / "images/text_data" / name
+        folder.mkdir(parents=True)
+        (folder / "a.jpg").write_bytes(encode(np.full((80, 120, 3), 90, dtype=np.uint8), "JPEG"))
+        entry = {"file_name": "a.jpg", "height": 80, "width": 120, "annotations": [word, word | {"rec": "4"}]}
+        write(tmp_path / f"annotations/text_{name}.json", [entry])
+    folder = tmp_path / "images/face_data/wflw/deep"
+    folder.mkdir(parents=True)
+    (folder / "b.png").write_bytes(encode(np.full((100, 100, 3), 90, dtype=np.uint8)))
+    face = {"kps": POINTS, "ratio": 0.21, "box": ["whatever"], "gt": None}
+    entry = {"image_name": "deep/b.png", "img_height": 100, "img_width": 100, "faces": [face]}
+    write(tmp_path / "annotations/face_meta.json", [entry])
+    return tmp_path
+
+
+def write(file: Path, rows: object) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(rows))
+
+
+def test_a_set_s_words_have_the_stated_size_and_are_cut_out_as_they_are(release: Path) -> None:
+    (sample,) = open_source(release / "annotations/text_ic13.json")
+    assert sample.path == "images/text_data/ic13/a.jpg"
+    assert sample.faces is None
+    assert sample.words is not None
+    word, short = sample.words
+    assert (word.box, word.text) == ((12.0, 30.0, 58.0, 51.0), "Hello")  # cut off towards zero
+    assert size_ratio(word, sample.width, sample.height) == 0.033125  # not 46 / (5 * 120) = 0.077
+    assert crop_word(np.zeros((80, 120, 3), dtype=np.uint8), word).shape == (21, 46, 3)
+    assert is_scored(short)  # whatever is listed
+
+
+def test_faces_have_the_stated_size_and_their_points(release: Path) -> None:
+    (sample,) = open_source(release / "annotations/face_meta.json")
+    assert sample.faces == [
+        Face(box=(30.0, 40.0, 70.0, 80.0), landmarks=tuple((float(x), float(y)) for x, y in POINTS), ratio=0.21)
+    ]
+    assert face_ratio(sample.faces[0], 100, 100) == 0.21
+
+
+def test_the_release_is_all_of_it(release: Path) -> None:
+    sets = [sample.path.split("/")[-2:] for sample in open_source(release)]
+    assert sets == [["deep", "b.png"], ["ic13", "a.jpg"], ["tt", "a.jpg"]]
+    found = evaluate("jpeg:50", release, metrics=["psnr"], size=64, checks=False)
+    assert (found.sets[0].pictures, found.sets[0].unreadable) == (3, 0)
+
+
+def test_what_is_broken_is_one_line(release: Path) -> None:
+    (release / "images/text_data/tt/a.jpg").unlink()
+    with pytest.raises(PictureError, match=r"images/text_data/tt/a\.jpg"):
+        open_source(release / "annotations/text_tt.json")[0]
+    write(release / "annotations/text_tt.json", [{"file_name": "a.jpg", "annotations": [{"bbox": [1, 2]}]}])
+    with pytest.raises(PictureError, match=r"text_tt\.json: entry 0 is malformed \(KeyError\('rec'\)\)"):
+        open_source(release / "annotations/text_tt.json")[0]
+    write(release / "annotations/other.json", [])
+    for name, said in (("other.json", "expected TokBench's text_SET.json"), ("text_tt.json", "not JSON")):
+        (release / "annotations/text_tt.json").write_text("[")
+        with pytest.raises(DataError, match=said):
+            open_source(release / "annotations" / name)
