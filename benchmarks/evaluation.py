@@ -17,7 +17,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from imtok.evaluation.faces import FaceMeter
 from imtok.evaluation.fit import OwnSize
 from imtok.evaluation.meters import Drawn, FrechetMeter, Meter, PerceptualMeter, PixelMeter, Shown
 from imtok.evaluation.metrics import psnr, ssim
+from imtok.evaluation.ranks import Ranks
 from imtok.evaluation.results import as_markdown
 from imtok.evaluation.sets import Pictures
 from imtok.evaluation.text import TextMeter
@@ -109,7 +110,7 @@ def times(meter: Meter[Any], count: int) -> tuple[float, float]:
     """Milliseconds a picture that a meter takes for originals, and that it takes more with reconstructions."""
     seconds, counted = [0.0, 0.0], 0
     source = Signs(count)
-    for index, batch in enumerate([first_only(source), *Pictures("signs", source, OwnSize(), None).all()]):
+    for index, batch in enumerate([*batches(source, 1), *batches(source, None)]):  # the first one warms up
         drawn = [jpeg(one) for one in batch]
         started = time.perf_counter()
         meter.look(batch, {})
@@ -122,9 +123,9 @@ def times(meter: Meter[Any], count: int) -> tuple[float, float]:
     return 1000 * seconds[0] / counted, 1000 * seconds[1] / counted
 
 
-def first_only(source: Source) -> list[Shown]:
-    """A batch of one, to warm up."""
-    return next(Pictures("signs", source, OwnSize(), 1).all())
+def batches(source: Source, count: int | None) -> Iterator[list[Shown]]:
+    """At most so many of the pictures."""
+    return (batch for _, batch in Pictures("signs", source, OwnSize(), count).in_turn(lambda batch: batch, Ranks()))
 
 
 def jpeg(one: Shown) -> Drawn:

@@ -303,6 +303,7 @@ def evaluate(argv: Sequence[str]) -> None:
 def evaluate_generated(argv: Sequence[str]) -> None:
     """Measure generated pictures: imtok evaluate-generated PICTURES [--reference REF] --out DIR."""
     from imtok.evaluation.generated import TEXT_JUDGE, evaluate_generated
+    from imtok.layers.collective import process_group, rank
 
     def run(
         pictures: tyro.conf.Positional[str],
@@ -333,22 +334,24 @@ def evaluate_generated(argv: Sequence[str]) -> None:
             text_judge: network that reads the words; text_detector/ppocrv6 reads what it finds by itself.
             protocol: a published one by name; what differs from it is said.
         """
-        found = evaluate_generated(
-            pictures,
-            out,
-            reference=reference,
-            metrics=metrics,
-            size=size,
-            count=count,
-            prompts=prompts,
-            words=words,
-            clip=clip,
-            text_judge=text_judge,
-            protocol=protocol,
-        )
-        print(found)
-        if found.failed:
-            sys.exit(2)  # why has been said, and the other numbers are written
+        with process_group():
+            found = evaluate_generated(
+                pictures,
+                out,
+                reference=reference,
+                metrics=metrics,
+                size=size,
+                count=count,
+                prompts=prompts,
+                words=words,
+                clip=clip,
+                text_judge=text_judge,
+                protocol=protocol,
+            )
+            if rank() == 0:
+                print(found)
+            if found.failed:
+                sys.exit(2)  # why has been said, and the other numbers are written
 
     _call(run, argv, "evaluate-generated")
 

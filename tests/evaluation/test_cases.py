@@ -56,6 +56,20 @@ def test_the_largest_gains_and_losses_are_kept_over_batches() -> None:
         assert (case.tokenizer, case.baseline, case.data) == ("second", "first", "set")
 
 
+def test_a_batch_brings_only_what_goes_beyond_the_ones_before() -> None:
+    keeper = CaseKeeper("set", ["first", "second"])
+    counts = []
+    for row, gain in enumerate((0.2, 0.3, 0.1, 0.1, 0.25, -0.1)):
+        longer = keeper.copy()
+        longer.see([shown(row)], {"first": [drawn(1)], "second": [drawn(2)]}, [face(row, 0.5, 0.5 + gain)])
+        new = [case for case in longer.cases() if case not in keeper.cases()]
+        counts.append(len(new))
+        for case in new:
+            keeper.add(case)
+    assert counts == [1, 1, 1, 0, 1, 1]
+    assert [case.item["row"] for case in keeper.cases()] == [1, 4, 0, 5]
+
+
 def test_gains_are_those_of_the_scores() -> None:
     assert gain_of(word(0, "Exit", "Exit", "Ex", "Exit"), "second", "first") == pytest.approx(0.5)
     assert gain_of(word(0, "Exit", "Exit", "Exit", ""), "second", "first") == -1

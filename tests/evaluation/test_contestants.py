@@ -14,7 +14,7 @@ from imtok.data.readers import open_source
 from imtok.data.sample import Sample
 from imtok.data.synthetic import synthesize
 from imtok.data.vocabulary import LABELS
-from imtok.evaluation.contestants import Reconstruction, wrong_for
+from imtok.evaluation.contestants import Reconstruction, TokenizerContestant, WrongCaptions, wrong_for
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.meters import CodeMeter, Drawn, Shown
 from imtok.tokenizers.catalog import build
@@ -38,6 +38,21 @@ def test_each_picture_hears_of_another_one() -> None:
     known = [(None if caption == "-" else caption, None) for caption in "aab-bc-a"]
     assert [caption for caption, _ in wrong_for(known)] == [*"bbabab", "c", "c"]
     assert wrong_for(known[:2]) == [(None, None)] * 2  # nothing else is known of any
+
+
+def test_pictures_of_one_path_do_not_hear_of_themselves() -> None:
+    samples = [Sample(image=b"", path="x.png", width=1, height=1, captions=[caption]) for caption in ("cat", "dog")]
+
+    class Set:
+        def samples(self) -> list[Sample]:
+            return samples
+
+        def prepared(self) -> list[np.ndarray]:
+            return []
+
+    wrong = WrongCaptions(TokenizerContestant("a", build(presets.get("textok-debug").tokenizer)))
+    wrong.begin(Set())
+    assert [caption for caption, _ in wrong.hear(samples)] == ["dog", "cat"]
 
 
 def test_they_are_measured_beside_the_right_ones(tmp_path: Path) -> None:

@@ -329,7 +329,7 @@ def test_a_negative_cosine_counts_as_none() -> None:
 
     meter = ClipMeter(Fixed())
     asked = [generated.Asked(prompt=prompt) for prompt in ("0.3", "-0.2", "0.1")]
-    meter.see([replace(drawn_with(None, group), asked=one) for group, one in enumerate(asked)])
+    meter.add(meter.look([replace(drawn_with(None), asked=one) for one in asked]), groups=[0, 1, 2])
     found = meter.measure("clip_score").items
     assert found is not None
     assert found.values.tolist() == pytest.approx([30, 0, 10])
@@ -378,16 +378,17 @@ def test_words_are_found_as_often_as_they_are_read() -> None:
     assert quoted("a sign that says 'OPEN'") is None
 
 
-def drawn_with(text: str | None, group: int, row: int = 0) -> Generated:
+def drawn_with(text: str | None, row: int = 0) -> Generated:
     picture = np.zeros((40, 40, 3), dtype=np.uint8)
     sample = Sample(image=encode(picture), path=f"{row}.png", width=40, height=40)
     asked = generated.Asked(prompt=None, text=text)
-    return Generated(row=row, sample=sample, picture=picture, asked=asked, group=group)
+    return Generated(sample=sample, picture=picture, asked=asked)
 
 
 def test_rendered_text_by_hand() -> None:
     meter = RenderedTextMeter(Lines((0, 0, 9, 9)), Reader("Stay humgry", "open! 24"))
-    meter.see([drawn_with("Stay hungry", 0), drawn_with(None, 1), drawn_with("Open 24 h", 2)])
+    batch = [drawn_with("Stay hungry"), drawn_with(None), drawn_with("Open 24 h")]
+    meter.add(meter.look(batch), groups=[0, 1, 2])
     ned, exact, loose = (meter.measure(metric) for metric in meter.metrics)
     assert ned.items is not None
     assert exact.items is not None
@@ -444,10 +445,10 @@ def test_face_norms_are_lengths_of_all_faces() -> None:
     meter = FaceNormMeter(Detector(), Embedder(), "magface")
     batch = []
     for row, count in enumerate((2, 0, 1)):
-        one = drawn_with(None, group=row, row=row)
+        one = drawn_with(None, row)
         one.picture[:] = count
         batch.append(one)
-    meter.see(batch)
+    meter.add(meter.look(batch), groups=[0, 1, 2])
     found = meter.measure("magface")
     assert found.items is not None
     assert found.items.values.tolist() == pytest.approx([5, 10, 5])

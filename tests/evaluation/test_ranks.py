@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -15,10 +15,12 @@ from PIL import Image
 from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.config import to_dict
-from imtok.data.pictures import encode
+from imtok.data.pictures import decode, encode
+from imtok.data.readers import open_source
 from imtok.data.synthetic import synthesize
 from imtok.data.vocabulary import LABELS
 from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.generated import evaluate_generated
 from imtok.tokenizers.catalog import build
 from imtok.tokenizers.text import LABELS as BY_CLASS
 from imtok.tokenizers.text import TextConfig
@@ -39,56 +41,86 @@ def hearing(folder: Path) -> str:
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, list[str]]:
     """Contestants of every kind, and two sets: signs, and pictures of two sizes with a broken one among them."""
-    synthesize(str(tmp_path / "signs"), count=22, seed=5, size=64, word_height=(12.0, 24.0))
-    photos, drawn = tmp_path / "photos", tmp_path / "drawn"
+    signs, photos, drawn = tmp_path / "signs", tmp_path / "photos", tmp_path / "drawn"
+    photos.mkdir()
+    drawn.mkdir()
+    synthesize(str(signs), count=22, seed=5, size=64, word_height=(12.0, 24.0))
+    pictures = {PurePosixPath(one.path).stem: decode(one.image, one.path) for one in open_source(str(signs))}
     rng = np.random.default_rng(0)
     for index in range(20):
-        height = 48 if index % 5 else 32
-        picture = np.asarray(Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((64, height)))
-        for folder, shown in ((photos, picture), (drawn, 255 - picture)):
-            folder.mkdir(exist_ok=True)
-            (folder / f"{index:02}.png").write_bytes(encode(np.ascontiguousarray(shown)))
+        picture = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((64, 48 if index % 5 else 32))
+        pictures[f"{index:02}"] = np.asarray(picture)
+        (photos / f"{index:02}.png").write_bytes(encode(pictures[f"{index:02}"]))
+    for name, picture in pictures.items():
+        (drawn / f"{name}.png").write_bytes(encode(picture, "JPEG", quality=20))
     (photos / "07.png").write_bytes(b"not a picture")
-    return {"tokenizers": [hearing(tmp_path), "jpeg@1.5"], "data": [str(tmp_path / "signs"), str(photos)]}
+    return {"tokenizers": [hearing(tmp_path), "jpeg@1.5", str(drawn)], "data": [str(signs), str(photos)]}
 
 
 def on_two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "imtok", *arguments]
-    return subprocess.run(
-        [sys.executable, *command],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path, places: dict[str, list[str]], needs) -> None:
-    needs("text_judge/easyocr"), needs("vision/efficientnet_lite0")
+    needs("text_judge/easyocr")
+    needs("vision/efficientnet_lite0")
     metrics = ["psnr", "fd_efficientnet_lite0", "bits_per_pixel", "text_ned"]
     one, two = tmp_path / "one", tmp_path / "two"
     evaluate(places["tokenizers"], places["data"], one, metrics=metrics, wrong_captions=True, cache=False)
     done = on_two_ranks(
-        *("evaluate", *places["tokenizers"], "--data", *places["data"], "--out", str(two)),
+        *("-m", "imtok", "evaluate", *places["tokenizers"], "--data", *places["data"], "--out", str(two)),
         *("--metrics", *metrics, "--wrong-captions", "--no-cache"),
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Report:") == 1
     assert (done.stdout + done.stderr).count("07.png") == 1  # left out, said once
-    assert (two / "items.jsonl").read_text() == (one / "items.jsonl").read_text()
-    alone, together = (json.loads((out / "metrics.json").read_text()) for out in (one, two))
-    assert together == alone
-    pages = [(out / "report.html").read_text() for out in (one, two)]
-    assert pages[0] == pages[1]
+    assert same_files(one, two) == ["items.jsonl", "metrics.json", "report.html"]
 
 
-def test_an_error_of_one_process_ends_all(tmp_path: Path, places: dict[str, list[str]]) -> None:
+def test_an_error_of_one_process_ends_all_and_is_said_once(tmp_path: Path, places: dict[str, list[str]], needs) -> None:
+    """Whoever has it, wherever; and after five of them the processes still know of each other."""
+    for network in ("vision/efficientnet_lite0", "text_detector/ppocrv6", "text_judge/easyocr"):
+        needs(network)
+    signs, photos = places["data"]
     (tmp_path / "drawn/17.png").unlink()  # in the second portion, which is the second process's
-    done = on_two_ranks(
-        "evaluate", str(tmp_path / "drawn"), "--data", places["data"][1], "--out", str(tmp_path / "out")
-    )
-    assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if "holds no reconstruction of 17.png" in line]
-    assert len(said) == 2  # by each process
-    assert "imtok/evaluation" not in done.stderr  # no traceback but torchrun's own
-    assert not (tmp_path / "out/metrics.json").exists()
+    (tmp_path / "taken/metrics.json/by").mkdir(parents=True)
+    wanted = ["--metrics", "psnr", "--no-checks"]
+    measures = ["fd_efficientnet_lite0", "class_score_efficientnet_lite0", "recall_efficientnet_lite0"]
+    measures.append("rendered_text_ned")
+    evaluate_generated(signs, tmp_path / "one", reference=photos, size=64, metrics=measures)
+    generated = ["evaluate-generated", signs, "--metrics", *measures, "--reference", photos]
+    commands = [  # a rank that lacks all networks, the command, and what is to be said
+        (None, ["evaluate", "jpeg:30", "--data", photos, "--metrics", "lpips"], "no metric is called 'lpips'"),
+        (None, ["evaluate", str(tmp_path / "drawn"), "--data", photos, *wanted], "no reconstruction of 17.png"),
+        (1, ["evaluate", "jpeg:30", "--data", photos, "--metrics", "vgg16_distance"], "perceptual/vgg16 is away"),
+        (None, ["evaluate", "jpeg:30", "--data", photos, "--out", str(tmp_path / "taken"), *wanted], "metrics.json"),
+        (1, [*generated, "--size", "8"], "size must be 16 or more"),
+        (None, [*generated, "--size", "64"], None),
+    ]
+    for number, (_, command, _) in enumerate(commands):
+        if "--out" not in command:
+            command += ["--out", str(tmp_path / f"two-{number}")]
+    (tmp_path / "commands.json").write_text(json.dumps(commands))
+    done = on_two_ranks(str(Path(__file__).parent / "two_ranks.py"), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    for (_, command, message), (code, said), (other_code, other_said) in zip(commands, first, second, strict=True):
+        assert other_said == "", command
+        if message is None:
+            assert (code, other_code) == (0, 0), said
+        else:
+            assert (code, other_code) == (2, 2), said
+            (line,) = [line for line in said.splitlines() if line.startswith("imtok ")]
+            assert message in line
+            assert "Traceback" not in said
+    assert [folder.name for folder in tmp_path.glob("two-*") if any(folder.iterdir())] == ["two-5"]
+    assert same_files(tmp_path / "one", tmp_path / "two-5") == ["items.jsonl", "metrics.json"]
+
+
+def same_files(one: Path, two: Path) -> list[str]:
+    """The names of the files in two folders, which are equal."""
+    assert [file.name for file in sorted(one.iterdir())] == [file.name for file in sorted(two.iterdir())]
+    assert [file.name for file in one.iterdir() if file.read_bytes() != (two / file.name).read_bytes()] == []
+    return [file.name for file in sorted(one.iterdir())]

@@ -99,6 +99,12 @@ class CaseKeeper:
                     )
                 )
 
+    def copy(self) -> "CaseKeeper":
+        """With the same cases so far."""
+        other = CaseKeeper(self._data, self._names)
+        other._kept.update({kind: list(kept) for kind, kept in self._kept.items()})
+        return other
+
     def add(self, case: Case) -> None:
         """One that came after those that are here."""
         kind = case.item["kind"]

@@ -172,14 +172,14 @@ class WrongCaptions(TokenizerContestant):
     def __init__(self, right: TokenizerContestant) -> None:
         super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers, sha256=right.sha256)
         self.reader = right.reader
-        self._wrong: dict[str, Known] = {}  # by the picture's path
+        self._wrong: dict[tuple[str, Known], Known] = {}  # by path and what is right: a path may stand there twice
 
     def begin(self, pictures: PicturesToCome) -> None:
-        known = [(sample.path, self.known(sample)) for sample in pictures.samples()]
-        self._wrong = dict(zip([path for path, _ in known], wrong_for([of_it for _, of_it in known]), strict=True))
+        right = [(sample.path, self.known(sample)) for sample in pictures.samples()]
+        self._wrong = dict(zip(right, wrong_for([known for _, known in right]), strict=True))
 
     def hear(self, samples: Sequence[Sample]) -> Sequence[Known]:
-        return [self._wrong[sample.path] for sample in samples]
+        return [self._wrong[sample.path, self.known(sample)] for sample in samples]
 
 
 def wrong_for(known: Sequence[Known]) -> list[Known]:

@@ -28,13 +28,13 @@ from imtok.evaluation.meters import (
     PerceptualMeter,
 )
 from imtok.evaluation.one_set import evaluate_set
-from imtok.evaluation.ranks import say
+from imtok.evaluation.ranks import say, together
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
 from imtok.evaluation.results import Evaluation
 from imtok.evaluation.sets import MIN_SIDE, open_sets
 from imtok.evaluation.text import TextJudge, TextMeter
-from imtok.layers.collective import best_device, process_group, rank
+from imtok.layers.collective import best_device, rank
 
 METRICS = (
     "psnr",
@@ -77,7 +77,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure tokenizers on sets of pictures.
 
-    Processes that torchrun has started share the work; each returns all of it, and the first one writes the files.
+    Processes that torchrun has started, which must all call this alike, share the work: each returns all of it, and the
+    first one writes the files. An error of one is raised by the first, and the others exit.
 
     Args:
         tokenizers: shipped names, run folders, other projects' checkpoints, folders of reconstructed pictures
@@ -102,64 +103,68 @@ def evaluate(
         DataError: a set that cannot be opened.
         MissingWeights: a network that a metric asked for by name needs.
     """
-    sources = [tokenizers] if isinstance(tokenizers, str | PathLike) else list(tokenizers)
-    places = [data] if isinstance(data, str | PathLike) else data
-    sets = open_sets(places)
-    if unknown := [name for name in metrics or () if name not in METRICS]:
-        raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
-    if not sources or not sets:
-        raise ConfigError("name at least one tokenizer and one set of pictures")
-    if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
-        raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
-    if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    told = () if isinstance(places, Mapping) else places
-    contestants: list[Contestant] = [open_contestant(str(source), told) for source in sources]
-    if wrong_captions:
-        contestants += [WrongCaptions(c) for c in contestants if isinstance(c, TokenizerContestant) and c.reader]
-    if checks:
-        contestants += self_checks()
-    names = [contestant.name for contestant in contestants]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
-    networks = load_networks(metrics, text_judge, face_judge)
-    with process_group(), Cache(default_file() if cache else None) as answers:
-        parts = [
-            evaluate_set(name, source, contestants, metrics, _meters(networks, face_buckets, answers), size, count)
-            for name, source in sets.items()
-        ]
-        writes = out is not None and rank() == 0
-    options = {
-        "metrics": metrics,
-        "size": size,
-        "count": count,
-        "checks": None if checks else False,
-        "wrong_captions": wrong_captions or None,
-        "text_judge": None if text_judge == TEXT_JUDGE else text_judge,
-        "face_judge": None if face_judge == FACE_JUDGE else face_judge,
-        "face_buckets": None if face_buckets == "second" else face_buckets,
-    }
-    evaluation = Evaluation(
-        tokenizers={c.name: _about(c) for c in contestants},
-        sets=[part.data for part in parts],
-        results=[result for part in parts for result in part.results],
-        comparisons=[comparison for part in parts for comparison in part.comparisons],
-        preprocessing=OwnSize.rule if size is None else f"{SquareFit.rule}, {size} px",
-        examples=[example for part in parts for example in part.examples],
-        repeat={
-            "command": command_line(
-                [str(source) for source in sources],
-                list(sets) if isinstance(places, Mapping) else [str(place) for place in places],
-                {name: value for name, value in options.items() if value is not None},
-            ),
-            "versions": versions(),
-        },
-        cases=[case for part in parts for case in part.cases],
-    )
-    if out is not None and writes:
-        write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
-        write_text(Path(out) / "items.jsonl", "".join(json.dumps(item) + "\n" for part in parts for item in part.items))
-        write_report(evaluation, Path(out) / "report.html")
+    with together() as ranks:
+        sources = [tokenizers] if isinstance(tokenizers, str | PathLike) else list(tokenizers)
+        places = [data] if isinstance(data, str | PathLike) else data
+        sets = open_sets(places)
+        if unknown := [name for name in metrics or () if name not in METRICS]:
+            raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
+        if not sources or not sets:
+            raise ConfigError("name at least one tokenizer and one set of pictures")
+        if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
+            raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
+        if out is not None:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        told = () if isinstance(places, Mapping) else places
+        contestants: list[Contestant] = [open_contestant(str(source), told) for source in sources]
+        if wrong_captions:
+            contestants += [WrongCaptions(c) for c in contestants if isinstance(c, TokenizerContestant) and c.reader]
+        if checks:
+            contestants += self_checks()
+        names = [contestant.name for contestant in contestants]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
+        networks = load_networks(metrics, text_judge, face_judge)
+        with Cache(default_file() if cache else None) as answers:
+            parts = [
+                evaluate_set(
+                    name, source, contestants, metrics, _meters(networks, face_buckets, answers), size, count, ranks
+                )
+                for name, source in sets.items()
+            ]
+        options = {
+            "metrics": metrics,
+            "size": size,
+            "count": count,
+            "checks": None if checks else False,
+            "wrong_captions": wrong_captions or None,
+            "text_judge": None if text_judge == TEXT_JUDGE else text_judge,
+            "face_judge": None if face_judge == FACE_JUDGE else face_judge,
+            "face_buckets": None if face_buckets == "second" else face_buckets,
+        }
+        evaluation = Evaluation(
+            tokenizers={c.name: _about(c) for c in contestants},
+            sets=[part.data for part in parts],
+            results=[result for part in parts for result in part.results],
+            comparisons=[comparison for part in parts for comparison in part.comparisons],
+            preprocessing=OwnSize.rule if size is None else f"{SquareFit.rule}, {size} px",
+            examples=[example for part in parts for example in part.examples],
+            repeat={
+                "command": command_line(
+                    [str(source) for source in sources],
+                    list(sets) if isinstance(places, Mapping) else [str(place) for place in places],
+                    {name: value for name, value in options.items() if value is not None},
+                ),
+                "versions": versions(),
+            },
+            cases=[case for part in parts for case in part.cases],
+        )
+        if out is not None and rank() == 0:
+            write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
+            write_text(
+                Path(out) / "items.jsonl", "".join(json.dumps(item) + "\n" for part in parts for item in part.items)
+            )
+            write_report(evaluation, Path(out) / "report.html")
     return evaluation
 
 

@@ -9,8 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.config import FORMAT_VERSION, ConfigError, InputError
@@ -18,16 +16,25 @@ from imtok.data.readers import open_source
 from imtok.data.sample import Source
 from imtok.evaluation.asked import Asked, Requests, teachers_behind
 from imtok.evaluation.fit import CentreCrop, OwnSize
-from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated, GeneratedMeter, SetMeter
+from imtok.evaluation.generated_meters import (
+    ClipMeter,
+    FaceNormMeter,
+    Features,
+    Generated,
+    GeneratedMeter,
+    SetMeter,
+)
+from imtok.evaluation.meters import Shown
 from imtok.evaluation.metrics import Moments
 from imtok.evaluation.protocols import deviations, get_protocol
+from imtok.evaluation.ranks import Ranks, attempt, outcome, say, together
 from imtok.evaluation.references import INCEPTION, open_reference
 from imtok.evaluation.rendered import RenderedTextMeter
 from imtok.evaluation.results import DataSet, Score, as_markdown, label, plain, score_of, show_interval, show_number
 from imtok.evaluation.sets import MIN_SIDE, Pictures
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, RESAMPLES
 from imtok.evaluation.text import TextJudge
-from imtok.layers.collective import best_device
+from imtok.layers.collective import best_device, rank
 
 STAND_IN = "vision/efficientnet_lite0"
 SET_METRICS = {
@@ -124,7 +131,8 @@ def evaluate_generated(
 ) -> GeneratedEvaluation:
     """Measure generated pictures.
 
-    What can be measured is kept where something else fails; `failed` says what and why.
+    What can be measured is kept where something else fails; `failed` says what and why. Processes that torchrun has
+    started share the work, as in `evaluate`.
 
     Args:
         pictures: anything that `open_source` reads: a folder as `imtok generate` fills it, an .npz file, shards.
@@ -145,51 +153,52 @@ def evaluate_generated(
         ConfigError: an unknown metric or protocol, or not one readable picture.
         DataError: a set or table that cannot be opened.
     """
-    published = None if protocol is None else get_protocol(protocol)
-    if metrics is None and published is not None:
-        metrics = published.metrics
-    if unknown := [name for name in metrics or () if name not in METRICS]:
-        raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
-    if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
-        raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
-    requests = Requests(prompts, words)
-    looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
-    compared, statistics = (None, {}) if reference is None else open_reference(str(reference))
-    wanted = _at_hand(reference is not None, clip is not None) if metrics is None else tuple(dict.fromkeys(metrics))
-    troubles = Troubles(wanted)
-    meters = _open_meters(wanted, looked.total, reference is not None, statistics, clip, text_judge, troubles)
-    asked = _look(looked, requests, meters, troubles)
-    of_reference = None
-    if compared is not None:
-        of_reference = _look_at_reference(str(reference), compared, size, meters, troubles)
-    teachers = _teachers(asked)
-    scores = _measure(meters, teachers or frozenset(), troubles)
-    differences = []
-    if published is not None:
-        differences = deviations(
-            published,
-            metrics=tuple(scores),
-            pictures=looked.seen,
-            reference_pictures=None if of_reference is None else of_reference.pictures,
-            prompts=len({one.group for one in asked if one.group}),
-            texts=tuple(one.text for one in asked if one.text),
+    with together() as ranks:
+        published = None if protocol is None else get_protocol(protocol)
+        if metrics is None and published is not None:
+            metrics = published.metrics
+        if unknown := [name for name in metrics or () if name not in METRICS]:
+            raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
+        if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
+            raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
+        requests = Requests(prompts, words)
+        looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
+        compared, statistics = (None, {}) if reference is None else open_reference(str(reference))
+        wanted = _at_hand(reference is not None, clip is not None) if metrics is None else tuple(dict.fromkeys(metrics))
+        troubles = Troubles(wanted)
+        meters = _open_meters(wanted, looked.total, reference is not None, statistics, clip, text_judge, troubles)
+        asked = _look(looked, requests, meters, troubles, ranks)
+        of_reference = None
+        if compared is not None:
+            of_reference = _look_at_reference(str(reference), compared, size, meters, troubles, ranks)
+        teachers = _teachers(asked)
+        scores = _measure(meters, teachers or frozenset(), troubles)
+        differences = []
+        if published is not None:
+            differences = deviations(
+                published,
+                metrics=tuple(scores),
+                pictures=looked.seen,
+                reference_pictures=None if of_reference is None else of_reference.pictures,
+                prompts=len({one.group for one in asked if one.group}),
+                texts=tuple(one.text for one in asked if one.text),
+            )
+        evaluation = GeneratedEvaluation(
+            pictures=_about(looked, str(pictures), len({one.group or index for index, one in enumerate(asked)})),
+            reference=of_reference,
+            statistics=sorted(statistics),
+            preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
+            metrics=scores,
+            failed={} if metrics is None else troubles.met,
+            protocol=protocol,
+            deviations=differences,
+            teachers=None if teachers is None else sorted(teachers),
         )
-    evaluation = GeneratedEvaluation(
-        pictures=_about(looked, str(pictures), len({one.group or index for index, one in enumerate(asked)})),
-        reference=of_reference,
-        statistics=sorted(statistics),
-        preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
-        metrics=scores,
-        failed={} if metrics is None else troubles.met,
-        protocol=protocol,
-        deviations=differences,
-        teachers=None if teachers is None else sorted(teachers),
-    )
-    if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        items = [item for meter in meters for item in meter.items()]
-        write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
-        write_text(Path(out) / "items.jsonl", "".join(json.dumps(item) + "\n" for item in items))
+        if out is not None and rank() == 0:
+            Path(out).mkdir(parents=True, exist_ok=True)
+            items = [item for meter in meters for item in meter.items()]
+            write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
+            write_text(Path(out) / "items.jsonl", "".join(json.dumps(item) + "\n" for item in items))
     return evaluation
 
 
@@ -207,7 +216,7 @@ class Troubles:
     def add(self, metrics: Sequence[str], error: Exception) -> None:
         """Some metrics have met one."""
         if lost := [metric for metric in metrics if metric in self.left()]:
-            tqdm.write(f"without {', '.join(lost)}: {error}")
+            say(f"without {', '.join(lost)}: {error}")
             self.met |= dict.fromkeys(lost, str(error))
 
     def left(self) -> list[str]:
@@ -233,7 +242,7 @@ def _open_meters(
     clip: str | Path | None,
     text_judge: str,
     troubles: Troubles,
-) -> list[GeneratedMeter]:
+) -> list[GeneratedMeter[Any]]:
     """A meter for each network, as far as they are here."""
 
     def of_sets(network: str, names: Mapping[str, str]) -> SetMeter:
@@ -246,7 +255,7 @@ def _open_meters(
             raise ConfigError(f"{text_judge}: cannot judge texts; see imtok weights for the text judges")
         return RenderedTextMeter(pretrained.load(TEXT_DETECTOR), judge)
 
-    makers: list[tuple[Sequence[str], Callable[[], GeneratedMeter]]] = []
+    makers: list[tuple[Sequence[str], Callable[[], GeneratedMeter[Any]]]] = []
     for network, kinds in SET_METRICS.items():
         names = {name: kind for name, kind in kinds.items() if name in wanted}
         alone = [name for name, kind in names.items() if kind != "classes" and not has_reference]
@@ -269,48 +278,58 @@ def _open_meters(
     return meters
 
 
-def _look(looked: Pictures, requests: Requests, meters: list[GeneratedMeter], troubles: Troubles) -> list[Asked]:
+def _look(
+    looked: Pictures, requests: Requests, meters: list[GeneratedMeter[Any]], troubles: Troubles, ranks: Ranks
+) -> list[Asked]:
     """Show every picture to every meter; one that stumbles is left out from there on."""
+
+    def look(shown: list[Shown]) -> tuple[list[tuple[Asked, str]], dict[tuple[str, ...], Any]]:
+        batch = [Generated(sample=one.sample, picture=one.original, asked=requests.of(one.sample)) for one in shown]
+        found = {meter.metrics: attempt(meter.look, batch) for meter in meters}
+        return [(one.asked, one.sample.path) for one in batch], found
+
     asked: list[Asked] = []
     groups: dict[str, int] = {}
-    with tqdm(total=looked.total, desc="pictures", unit=" pictures", disable=None) as bar:
-        for shown in looked.all():
-            batch = []
-            for one in shown:
-                asked.append(requests.of(one.sample))
-                group = groups.setdefault(asked[-1].group or one.sample.path, len(groups))
-                about = {"row": len(asked) - 1, "asked": asked[-1], "group": group}
-                batch.append(Generated(**about, sample=one.sample, picture=one.original))
-            for meter in list(meters):
-                try:
-                    meter.see(batch)
-                except InputError as error:
-                    troubles.add(meter.metrics, error)
-                    meters.remove(meter)
-            bar.update(len(shown))
+    for _, (of_batch, found) in looked.in_turn(look, ranks, "pictures"):
+        asked += [one for one, _ in of_batch]
+        of_prompts = [groups.setdefault(one.group or path, len(groups)) for one, path in of_batch]
+        for meter in list(meters):
+            try:
+                meter.add(outcome(found[meter.metrics]), of_prompts)
+            except InputError as error:
+                troubles.add(meter.metrics, error)
+                meters.remove(meter)
     return asked
 
 
 def _look_at_reference(
-    name: str, source: Source, size: int | None, meters: Sequence[GeneratedMeter], troubles: Troubles
+    name: str,
+    source: Source,
+    size: int | None,
+    meters: Sequence[GeneratedMeter[Any]],
+    troubles: Troubles,
+    ranks: Ranks,
 ) -> DataSet | None:
     """Likewise the pictures of the reference, where meters want them; what needs none goes on without it."""
     curious = [meter for meter in meters if isinstance(meter, SetMeter) and meter.compared]
     if not curious:
         return None
     looked = Pictures(name, source, OwnSize() if size is None else CentreCrop(size), None)
+
+    def look(shown: list[Shown]) -> list[Features]:
+        pictures, path = [one.prepared for one in shown], shown[0].sample.path
+        return [meter.describe(pictures, path) for meter in curious]
+
     try:
-        with tqdm(total=looked.total, desc="reference", unit=" pictures", disable=None) as bar:
-            for shown in looked.all():
-                for meter in curious:
-                    meter.see_reference([one.prepared for one in shown], shown[0].sample.path)
-                bar.update(len(shown))
+        for _, found in looked.in_turn(look, ranks, "reference"):
+            for meter, features in zip(curious, found, strict=True):
+                meter.add_reference(features)
     except InputError as error:
         troubles.add([metric for meter in curious for metric in meter.compared], error)
     return _about(looked, name, looked.groups)
 
 
-def _measure(meters: Sequence[GeneratedMeter], teachers: frozenset[str], troubles: Troubles) -> dict[str, Score]:
+def _measure(meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str], troubles: Troubles) -> dict[str, Score]:
     found: dict[str, Score] = {}
     for meter in meters:
         for metric in meter.metrics:

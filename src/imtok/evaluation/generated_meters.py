@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,28 +21,28 @@ from imtok.evaluation.set_metrics import CLASS_PARTS, NEIGHBOURS, ClassScore, co
 from imtok.pretrained.clip import CLIP
 from imtok.pretrained.networks import DescribingNetwork
 
+Found = TypeVar("Found")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
     """One generated picture.
 
     Attributes:
-        row: its place in the set.
         sample: its file.
         picture: its pixels.
         asked: what it should show.
-        group: what a bootstrap draws together: pictures of one prompt.
     """
 
-    row: int
     sample: Sample
     picture: Picture
     asked: Asked
-    group: int
 
 
-class GeneratedMeter(ABC):
+class GeneratedMeter(ABC, Generic[Found]):
     """One way of looking at generated pictures.
+
+    Looking is the work and changes nothing, so anybody can do it; what was found is added up elsewhere.
 
     Attributes:
         metrics: what it measures.
@@ -51,8 +51,16 @@ class GeneratedMeter(ABC):
     metrics: tuple[str, ...]
 
     @abstractmethod
-    def see(self, batch: Sequence[Generated]) -> None:
-        """More pictures, of one size.
+    def look(self, batch: Sequence[Generated]) -> Found:
+        """Pictures of one size.
+
+        Raises:
+            InputError: it cannot go on; one line.
+        """
+
+    @abstractmethod
+    def add(self, found: Found, groups: Sequence[int]) -> None:
+        """What was found on the next batch, and the prompt that each of its pictures shares with others.
 
         Raises:
             InputError: it cannot go on; one line.
@@ -71,7 +79,26 @@ class GeneratedMeter(ABC):
         return []
 
 
-class SetMeter(GeneratedMeter):
+@dataclass(frozen=True)
+class Features:
+    """What a network says of a batch, in fp32.
+
+    Attributes:
+        size: height and width of its pictures.
+        path: of the first one.
+        pooled: features, for Fréchet distance, precision and recall.
+        spatial: features.
+        logits: of its classes.
+    """
+
+    size: tuple[int, int]
+    path: str
+    pooled: Tensor
+    spatial: Tensor
+    logits: Tensor
+
+
+class SetMeter(GeneratedMeter[Features]):
     """Fréchet distances, class score, precision and recall through the eyes of one network.
 
     Of the pictures only features are kept: for Fréchet distances reduced to their moments, for precision and recall one
@@ -102,42 +129,52 @@ class SetMeter(GeneratedMeter):
         self._features: list[Tensor] = []
         self._quarter_of: list[int] = []
         self._reference_features: list[Tensor] = []
-        self._shape: tuple[int, ...] | None = None
+        self._size: tuple[int, int] | None = None
+        self._seen = 0
 
     @property
     def compared(self) -> tuple[str, ...]:
         """The metrics for which it has to see the pictures of a reference."""
         return tuple(name for name, kind in self._kinds.items() if kind not in {"classes", *self._given})
 
-    def see(self, batch: Sequence[Generated]) -> None:
-        self._check_size(batch[0].picture, batch[0].sample.path)
-        pooled, spatial, logits = self._describe([one.picture for one in batch])
-        rows = [one.row for one in batch]
-        for kind, features in (("frechet", pooled), ("spatial", spatial)):
+    def look(self, batch: Sequence[Generated]) -> Features:
+        return self.describe([one.picture for one in batch], batch[0].sample.path)
+
+    @torch.no_grad()
+    def describe(self, pictures: Sequence[Picture], path: str) -> Features:
+        """What the network says of pictures of one size; `path` is the first one's."""
+        found = self.network.describe(from_uint8(np.stack(pictures)).to(self._device))
+        kinds = (features.float().cpu() for features in (found.pooled, found.spatial, found.logits))
+        return Features(pictures[0].shape[:2], path, *kinds)
+
+    def add(self, found: Features, groups: Sequence[int]) -> None:
+        self._check_size(found)
+        rows = slice(self._seen, self._seen + len(found.pooled))
+        self._seen = rows.stop
+        for kind, features in (("frechet", found.pooled), ("spatial", found.spatial)):
             if kind in self._kinds.values():
                 *parts, whole = self._moments[kind]
                 whole.add(features)
                 for part, statistics in enumerate(parts):
                     statistics.add(features[self._quarters[rows] == part])
         for part, score in enumerate(self._classes):
-            score.add(logits[self._tenths[rows] == part])
+            score.add(found.logits[self._tenths[rows] == part])
         if self._keeps_features:
-            self._features.append(pooled)
+            self._features.append(found.pooled)
             self._quarter_of += self._quarters[rows].tolist()
 
-    def see_reference(self, pictures: Sequence[Picture], path: str) -> None:
-        """Pictures of the reference, of the same size as the generated ones; `path` is the first one's.
+    def add_reference(self, found: Features) -> None:
+        """More pictures of the reference, of the same size as the generated ones.
 
         Raises:
             ConfigError: of another size.
         """
-        self._check_size(pictures[0], path)
-        pooled, spatial, _ = self._describe(pictures)
-        for kind, features in (("frechet", pooled), ("spatial", spatial)):
+        self._check_size(found)
+        for kind, features in (("frechet", found.pooled), ("spatial", found.spatial)):
             if kind in self._kinds.values() and kind not in self._given:
                 self._reference[kind].add(features)
         if self._keeps_features:
-            self._reference_features.append(pooled)
+            self._reference_features.append(found.pooled)
 
     def measure(self, metric: str) -> Measurement:
         kind = self._kinds[metric]
@@ -158,19 +195,14 @@ class SetMeter(GeneratedMeter):
     def _keeps_features(self) -> bool:
         return bool({"precision", "recall"} & set(self._kinds.values()))
 
-    def _check_size(self, picture: Picture, path: str) -> None:
-        self._shape = self._shape or picture.shape
-        if picture.shape != self._shape:
-            (height, width), (h, w) = picture.shape[:2], self._shape[:2]
+    def _check_size(self, found: Features) -> None:
+        self._size = self._size or found.size
+        if found.size != self._size:
+            (height, width), (h, w) = found.size, self._size
             raise ConfigError(
-                f"{path}: has {width} x {height} pixels, the generated pictures {w} x {h}; sets are compared at one "
-                "size (--size crops and resizes the reference)"
+                f"{found.path}: has {width} x {height} pixels, the generated pictures {w} x {h}; sets are compared at "
+                "one size (--size crops and resizes the reference)"
             )
-
-    @torch.no_grad()
-    def _describe(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        found = self.network.describe(from_uint8(np.stack(pictures)).to(self._device))
-        return [features.float().cpu() for features in (found.pooled, found.spatial, found.logits)]
 
     def _frechet(self, kind: str) -> tuple[float, list[float], int, str]:
         reference = self._given.get(kind, self._reference[kind])
@@ -221,7 +253,7 @@ class SetMeter(GeneratedMeter):
 _FRECHET = ("frechet", "spatial")
 
 
-class ClipMeter(GeneratedMeter):
+class ClipMeter(GeneratedMeter[list[tuple[float, bool] | None]]):
     """CLIP score: 100 times the cosine between a picture and its prompt, negative ones as 0 (Hessel et al. 2021).
 
     Without Hessel's factor of 2.5, as text-to-image papers report it.
@@ -236,14 +268,22 @@ class ClipMeter(GeneratedMeter):
         self._without, self._cut = 0, 0
 
     @torch.no_grad()
-    def see(self, batch: Sequence[Generated]) -> None:
-        asked = [(one.picture, one.asked.prompt, one.group) for one in batch if one.asked.prompt]
-        self._without += len(batch) - len(asked)
-        if asked:
-            pictures, prompts, groups = zip(*asked, strict=True)
-            self._scores += (100 * self.network.similarity(pictures, prompts).clamp(min=0)).tolist()
-            self._groups += groups
-            self._cut += sum(self.network.is_cut(prompt) for prompt in prompts)
+    def look(self, batch: Sequence[Generated]) -> list[tuple[float, bool] | None]:
+        """The score of each picture, and whether its prompt was cut; None without a prompt."""
+        asked = [(one.picture, one.asked.prompt) for one in batch if one.asked.prompt]
+        if not asked:
+            return [None] * len(batch)
+        pictures, prompts = zip(*asked, strict=True)
+        scores = (100 * self.network.similarity(pictures, prompts).clamp(min=0)).tolist()
+        found = iter(zip(scores, map(self.network.is_cut, prompts), strict=True))
+        return [next(found) if one.asked.prompt else None for one in batch]
+
+    def add(self, found: list[tuple[float, bool] | None], groups: Sequence[int]) -> None:
+        scored = [(*one, group) for one, group in zip(found, groups, strict=True) if one is not None]
+        self._scores += [score for score, _, _ in scored]
+        self._groups += [group for _, _, group in scored]
+        self._cut += sum(cut for _, cut, _ in scored)
+        self._without += len(found) - len(scored)
 
     def measure(self, metric: str) -> Measurement:
         if not self._scores:
@@ -253,7 +293,7 @@ class ClipMeter(GeneratedMeter):
         return Measurement(items=items, network=self.network.name, sha256=self.network.sha256, note=note)
 
 
-class FaceNormMeter(GeneratedMeter):
+class FaceNormMeter(GeneratedMeter[list[list[dict[str, Any]]]]):
     """Length of the vectors of all faces that are detected (InsightTok, F.2.1, after MagFace, Meng et al. 2021).
 
     The mean is over faces; how InsightTok weighs pictures with many of them is not stated.
@@ -273,18 +313,27 @@ class FaceNormMeter(GeneratedMeter):
         self._pictures, self._with_faces = 0, 0
         self._items: list[dict[str, Any]] = []
 
-    def see(self, batch: Sequence[Generated]) -> None:
+    def look(self, batch: Sequence[Generated]) -> list[list[dict[str, Any]]]:
+        """The faces of each picture, as lines of `items.jsonl`."""
+        found = []
         for one in batch:
             faces = self._annotator.annotate(one.sample, one.picture).faces or []
             norms = embed_faces(self.network, one.picture, faces).norm(dim=1).tolist()
-            self._norms += norms
-            self._groups += [one.group] * len(norms)
+            found.append(
+                [
+                    {"kind": "face", "path": one.sample.path, "box": list(face.box), self.metrics[0]: norm}
+                    for face, norm in zip(faces, norms, strict=True)
+                ]
+            )
+        return found
+
+    def add(self, found: list[list[dict[str, Any]]], groups: Sequence[int]) -> None:
+        for faces, group in zip(found, groups, strict=True):
+            self._norms += [face[self.metrics[0]] for face in faces]
+            self._groups += [group] * len(faces)
+            self._items += faces
             self._pictures += 1
-            self._with_faces += bool(norms)
-            self._items += [
-                {"kind": "face", "path": one.sample.path, "box": list(face.box), self.metrics[0]: norm}
-                for face, norm in zip(faces, norms, strict=True)
-            ]
+            self._with_faces += bool(faces)
 
     def measure(self, metric: str) -> Measurement:
         if not self._norms:

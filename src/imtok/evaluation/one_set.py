@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ from imtok.evaluation.cases import Case, CaseKeeper
 from imtok.evaluation.contestants import Contestant, File
 from imtok.evaluation.fit import OwnSize, SquareFit
 from imtok.evaluation.meters import CodeMeter, Drawn, Measurement, Meter, PixelMeter, Shown
-from imtok.evaluation.ranks import look_in_turn, progress_bar, say
+from imtok.evaluation.ranks import Ranks, say
 from imtok.evaluation.results import Comparison, DataSet, Example, Result, score_of
-from imtok.evaluation.sets import Count, Pictures
+from imtok.evaluation.sets import Pictures
 from imtok.evaluation.statistics import paired_difference
 
 _WITH_CAPTION = ("bits_per_pixel_with_caption", "caption_bits")
@@ -38,13 +37,13 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """What one process finds in a portion of a set; it travels to the others."""
+    """What one process finds on a batch; it travels to the others, so it holds few pixels."""
 
-    count: Count
-    batches: list[tuple[int, list[Any]]]
-    """How many pictures, and what each meter found on them."""
+    measured: list[Any]
+    """By each meter."""
     items: list[dict[str, Any]]
     cases: list[Case]
+    """That go beyond those found before."""
     examples: dict[int, tuple[str, Picture, dict[str, Picture]]]
     """By row: path, original and reconstructions."""
     files: list[tuple[str, File, str]]
@@ -59,6 +58,7 @@ def evaluate_set(
     of_networks: Sequence[Meter[Any]],
     size: int | None,
     count: int | None,
+    ranks: Ranks,
 ) -> Part:
     """Measure every contestant on a set.
 
@@ -70,6 +70,7 @@ def evaluate_set(
         of_networks: meters beside those of pixels and codes, fresh ones.
         size: judge at so many pixels by TokBench's preparation; None: every picture at its own size.
         count: at most so many pictures, evenly spread.
+        ranks: who share the work.
 
     Raises:
         ConfigError: a set without a readable picture, or a contestant that cannot reconstruct one.
@@ -82,47 +83,42 @@ def evaluate_set(
             say(f"{name}, {contestant.name}: {contestant.rate_note}")
     codes = CodeMeter({c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants})
     meters = [PixelMeter(), codes, *of_networks]
-    competing = [c.name for c in contestants if not c.is_check]
-    wanted = pictures.evenly_spread(_EXAMPLES)
+    keeper = CaseKeeper(name, [c.name for c in contestants if not c.is_check])
+    wanted, examples, items = pictures.evenly_spread(_EXAMPLES), {}, []
 
-    def look(rows: Sequence[int]) -> _Found:
-        keeper = CaseKeeper(name, competing)
-        found = _Found(count=Count(), batches=[], items=[], cases=[], examples={}, files=[])
-        for batch in pictures.batches(rows, found.count):
-            drawn = {c.name: _reconstruct(c, batch, fit) for c in contestants}
-            measured = [meter.look(batch, drawn) for meter in meters]
-            items = [item for meter, one in zip(meters, measured, strict=True) for item in meter.items(batch, one)]
-            keeper.see(batch, drawn, items)
-            found.batches.append((len(batch), measured))
-            found.items.extend({"data": name} | item for item in items)
-            for index, shown in enumerate(batch):
-                if shown.row in wanted:
-                    restored = {who: several[index].restored for who, several in drawn.items()}
-                    found.examples[shown.row] = shown.sample.path, shown.original, restored
-                for who, several in drawn.items():
-                    if (file := several[index].made.file) is not None:
-                        found.files.append((who, file, shown.sample.path))
-        found.cases.extend(keeper.cases())
-        return found
+    def look(batch: list[Shown]) -> _Found:
+        drawn = {c.name: _reconstruct(c, batch, fit) for c in contestants}
+        measured = [meter.look(batch, drawn) for meter in meters]
+        items = [item for meter, one in zip(meters, measured, strict=True) for item in meter.items(batch, one)]
+        longer, before = keeper.copy(), keeper.cases()
+        longer.see(batch, drawn, items)
+        return _Found(
+            measured=measured,
+            items=[{"data": name} | item for item in items],
+            cases=[case for case in longer.cases() if case not in before],
+            examples={
+                shown.row: (shown.sample.path, shown.original, {who: d[i].restored for who, d in drawn.items()})
+                for i, shown in enumerate(batch)
+                if shown.row in wanted
+            },
+            files=[
+                (who, one.made.file, shown.sample.path)
+                for who, several in drawn.items()
+                for one, shown in zip(several, batch, strict=True)
+                if one.made.file is not None
+            ],
+        )
 
-    keeper, examples, items = CaseKeeper(name, competing), {}, []
     by_name = {c.name: c for c in contestants}
-    portions = pictures.portions()
-    with progress_bar(pictures.total, name, " pictures") as bar:
-        for rows, found in zip(portions, look_in_turn(portions, look), strict=True):
-            groups = iter(pictures.add(found.count))
-            for number, measured in found.batches:
-                of_batch = list(islice(groups, number))
-                for meter, one in zip(meters, measured, strict=True):
-                    meter.add(one, of_batch)
-            for case in found.cases:
-                keeper.add(case)
-            for who, file, path in found.files:
-                by_name[who].add(file, path)
-            examples |= found.examples
-            items += found.items
-            bar.update(len(rows))
-    pictures.check()
+    for groups, found in pictures.in_turn(look, ranks):
+        for meter, one in zip(meters, found.measured, strict=True):
+            meter.add(one, groups)
+        for case in found.cases:
+            keeper.add(case)
+        for who, file, path in found.files:
+            by_name[who].add(file, path)
+        examples |= found.examples
+        items += found.items
     measured = {c.name: _measurements(meters, c.name, metrics) for c in contestants}
     for metric in metrics or ():
         if not any(metric in found for found in measured.values()):

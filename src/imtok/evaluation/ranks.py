@@ -4,36 +4,87 @@ What is found is added up in the order of the portions, whoever has looked at th
 process, to the last bit.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Never, TypeVar
+from contextlib import contextmanager
+from typing import Any, Never, TypeVar
 
 from tqdm import tqdm
 
 from imtok.config import InputError
-from imtok.layers.collective import ObjectGroup, rank, world_size
+from imtok.layers.collective import ObjectGroup, process_group, rank, world_size
 
 Portion = TypeVar("Portion")
 Found = TypeVar("Found")
 
+_SAID_IN_A_LINE = (InputError, OSError)
 
-def look_in_turn(portions: Sequence[Portion], look: Callable[[Portion], Found]) -> Iterator[Found]:
-    """What is found in each portion, in their order, on every rank; a rank looks at every so-many-th of them.
 
-    Args:
-        portions: the same on every rank.
-        look: what it answers travels to the other ranks, so it should be small.
+class Ranks:
+    """The processes of one evaluation; alone, one process."""
 
-    Raises:
-        InputError: somebody's look ended so; the same on every rank.
+    def __init__(self) -> None:
+        self._group = ObjectGroup()
+
+    def look_in_turn(self, portions: Sequence[Portion], look: Callable[[Portion], Found]) -> Iterator[Found]:
+        """What is found in each portion, in their order, on every rank; a rank looks at every so-many-th of them.
+
+        Args:
+            portions: the same on every rank.
+            look: what it answers travels to the other ranks, so it should be small.
+
+        Raises:
+            InputError: somebody's look ended so; the same on every rank.
+            OSError: likewise.
+        """
+        for start in range(0, len(portions), world_size()):
+            mine = portions[start + rank() : start + rank() + 1]
+            for found in self.exchange([attempt(look, portion) for portion in mine]):
+                yield from map(outcome, found)
+
+    def exchange(self, mine: Any) -> list[Any]:
+        """Every rank's, in their order; an error instead says that the rank has ended.
+
+        Raises:
+            Ended: somebody has.
+        """
+        everyones = self._group.gather(mine)
+        if ended := [one for one in everyones if isinstance(one, _SAID_IN_A_LINE)]:
+            raise Ended(ended[0])
+        return everyones
+
+
+class Ended(Exception):
+    """All ranks know that the evaluation has ended, and by which error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def together() -> Iterator[Ranks]:
+    """Join the processes that torchrun started, if it did, and end with them.
+
+    Nobody leaves before all are done. The error of one ends all: the first rank raises it, so that it is said once, and
+    the others exit.
     """
-    group = ObjectGroup()
-    for start in range(0, len(portions), world_size()):
-        mine = portions[start + rank() : start + rank() + 1]
-        for found in group.gather([_attempt(look, portion) for portion in mine]):
-            for one in found:
-                if isinstance(one, InputError):
-                    raise one
-                yield one
+    with process_group():
+        ranks = Ranks()
+        if world_size() == 1:
+            yield ranks
+            return
+        try:
+            error = None
+            try:
+                yield ranks
+            except _SAID_IN_A_LINE as own:
+                error = own
+            ranks.exchange(error)
+        except Ended as ended:
+            if rank() == 0:
+                raise ended.error from None
+            sys.exit(2)
 
 
 def say(line: str) -> None:
@@ -42,14 +93,26 @@ def say(line: str) -> None:
         tqdm.write(line)
 
 
-def progress_bar(total: int, what: str, unit: str) -> "tqdm[Never]":
-    """On a terminal, and once for all ranks."""
-    return tqdm(total=total, desc=what, unit=unit, disable=None if rank() == 0 else True)
+def progress_bar(total: int, what: str) -> "tqdm[Never]":
+    """Of pictures, on a terminal, and once for all ranks."""
+    return tqdm(total=total, desc=what, unit=" pictures", disable=None if rank() == 0 else True)
 
 
-def _attempt(look: Callable[[Portion], Found], portion: Portion) -> Found | InputError:
-    """An error as an answer, so that the other ranks need not wait for one who has gone."""
+def attempt(look: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
+    """What is found, or an error as an answer, so that all ranks meet it at the same place."""
     try:
         return look(portion)
-    except InputError as error:
+    except _SAID_IN_A_LINE as error:
         return error
+
+
+def outcome(found: Any) -> Any:
+    """What `attempt` found.
+
+    Raises:
+        InputError: it has met one.
+        OSError: likewise.
+    """
+    if isinstance(found, _SAID_IN_A_LINE):
+        raise found
+    return found

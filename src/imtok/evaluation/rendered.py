@@ -38,7 +38,7 @@ class LineDetector(Protocol):
         ...
 
 
-class RenderedTextMeter(GeneratedMeter):
+class RenderedTextMeter(GeneratedMeter[list[dict[str, Any] | None]]):
     """Whole text and single words against what was asked for (InsightTok, F.2.2).
 
     `rendered_text_ned` is eq. 17 between all that is read, line by line, and the text asked for.
@@ -61,24 +61,29 @@ class RenderedTextMeter(GeneratedMeter):
         self._groups: list[int] = []
         self._without = 0
 
-    def see(self, batch: Sequence[Generated]) -> None:
-        for one in batch:
-            if not one.asked.text:
+    def look(self, batch: Sequence[Generated]) -> list[dict[str, Any] | None]:
+        """A line of `items.jsonl` for each picture; None where no text was asked of it."""
+        return [self._read(one, plain(one.asked.text)) if one.asked.text else None for one in batch]
+
+    def _read(self, one: Generated, text: str) -> dict[str, Any]:
+        read = plain(read_picture(self.detector, self.judge, one.picture))
+        return {
+            "kind": "rendered",
+            "path": one.sample.path,
+            "text": text,
+            "read": read,
+            "ned": normalized_edit_similarity(text, read),
+            "found": found_words(text.split(), read.split()),
+            "found_alnum": found_words(*(_letters(words) for words in (text, read))),
+        }
+
+    def add(self, found: list[dict[str, Any] | None], groups: Sequence[int]) -> None:
+        for item, group in zip(found, groups, strict=True):
+            if item is None:
                 self._without += 1
-                continue
-            text, read = plain(one.asked.text), plain(read_picture(self.detector, self.judge, one.picture))
-            self._groups.append(one.group)
-            self._items.append(
-                {
-                    "kind": "rendered",
-                    "path": one.sample.path,
-                    "text": text,
-                    "read": read,
-                    "ned": normalized_edit_similarity(text, read),
-                    "found": found_words(text.split(), read.split()),
-                    "found_alnum": found_words(*(_letters(words) for words in (text, read))),
-                }
-            )
+            else:
+                self._items.append(item)
+                self._groups.append(group)
 
     def measure(self, metric: str) -> Measurement:
         if not self._items:

@@ -1,11 +1,13 @@
 """Sets of pictures, read in batches of one size and never held as a whole."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture, PictureError, decode
@@ -13,7 +15,9 @@ from imtok.data.readers import open_source
 from imtok.data.sample import Sample, Source
 from imtok.evaluation.fit import CentreCrop, OwnSize, SquareFit
 from imtok.evaluation.meters import Shown
-from imtok.evaluation.ranks import say
+from imtok.evaluation.ranks import Ranks, progress_bar, say
+
+Found = TypeVar("Found")
 
 MIN_SIDE = 16
 """Smaller pictures are left out: SSIM's window and VGG16's last layer need so much."""
@@ -29,19 +33,6 @@ def open_sets(data: Sequence[str | PathLike[str]] | Mapping[str, Source]) -> Map
     short = [Path(place).name or place for place in data]
     names = [name if short.count(name) == 1 else place for name, place in zip(short, data, strict=True)]
     return {name: open_source(place) for name, place in zip(names, data, strict=True)}
-
-
-@dataclass
-class Count:
-    """What was found in some of a set's pictures, in their order."""
-
-    digests: list[bytes] = field(default_factory=list)
-    """SHA-256 of the file of each one that can be read."""
-    paths: list[str] = field(default_factory=list)
-    clusters: list[str] = field(default_factory=list)
-    """What a bootstrap draws together."""
-    unreadable: list[str] = field(default_factory=list)
-    """A line for each of the others."""
 
 
 class Pictures:
@@ -99,11 +90,35 @@ class Pictures:
             raise PictureError(f"{sample.path}: less than {MIN_SIDE} pixels high or wide")
         return sample, original, prepared, content
 
-    def portions(self) -> list[list[int]]:
-        """Rows of the pictures, cut up into what is looked at in one go, whoever does it."""
-        return [self._rows[start : start + _BATCH] for start in range(0, self.total, _BATCH)]
+    def in_turn(
+        self, look: Callable[[list[Shown]], Found], ranks: Ranks, what: str = ""
+    ) -> Iterator[tuple[list[int], Found]]:
+        """What is found in each batch, and the resampling group of each of its pictures, in the order of the set.
 
-    def batches(self, rows: Sequence[int], count: Count) -> Iterator[list[Shown]]:
+        Args:
+            look: at a batch of one prepared size, in one of the processes; see `Ranks.look_in_turn`.
+            ranks: the processes.
+            what: beside the progress bar, if not the set's name.
+
+        Raises:
+            ConfigError: not one picture could be read.
+        """
+        portions = [self._rows[start : start + _BATCH] for start in range(0, self.total, _BATCH)]
+
+        def look_at(rows: list[int]) -> tuple[_Count, list[tuple[int, Found]]]:
+            count = _Count()
+            return count, [(len(batch), look(batch)) for batch in self._batches(rows, count)]
+
+        with progress_bar(self.total, what or self._name) as bar:
+            for rows, (count, batches) in zip(portions, ranks.look_in_turn(portions, look_at), strict=True):
+                groups = iter(self._add(count))
+                for size, found in batches:
+                    yield list(islice(groups, size)), found
+                bar.update(len(rows))
+        if not self.seen:
+            raise ConfigError(f"{self._name}: none of the pictures can be read")
+
+    def _batches(self, rows: Sequence[int], count: "_Count") -> Iterator[list[Shown]]:
         """The readable ones of some pictures in batches of one prepared size; `count` notes what comes by."""
         batch: list[Shown] = []
         most = _BATCH
@@ -124,7 +139,7 @@ class Pictures:
         if batch:
             yield batch
 
-    def add(self, count: Count) -> list[int]:
+    def _add(self, count: "_Count") -> list[int]:
         """More pictures have been seen; the group of each."""
         for digest, path in zip(count.digests, count.paths, strict=True):
             self._hash.update(digest)
@@ -135,23 +150,15 @@ class Pictures:
         self.unreadable += len(count.unreadable)
         return [self._groups.setdefault(cluster, len(self._groups)) for cluster in count.clusters]
 
-    def all(self) -> Iterator[list[Shown]]:
-        """All batches, counted as they come.
 
-        Raises:
-            ConfigError: not one picture could be read.
-        """
-        for rows in self.portions():
-            count = Count()
-            yield from self.batches(rows, count)
-            self.add(count)
-        self.check()
+@dataclass
+class _Count:
+    """What was found in some of a set's pictures, in their order."""
 
-    def check(self) -> None:
-        """Now that all have come by.
-
-        Raises:
-            ConfigError: not one of them could be read.
-        """
-        if not self.seen:
-            raise ConfigError(f"{self._name}: none of the pictures can be read")
+    digests: list[bytes] = field(default_factory=list)
+    """SHA-256 of the file of each one that can be read."""
+    paths: list[str] = field(default_factory=list)
+    clusters: list[str] = field(default_factory=list)
+    """What a bootstrap draws together."""
+    unreadable: list[str] = field(default_factory=list)
+    """A line for each of the others."""
