@@ -220,7 +220,8 @@ class Evaluation:
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over groups of pictures, {RESAMPLES} resamples, "
             f"seed 0; none with fewer than {MIN_GROUPS} groups",
             "buckets": f"mean of bucket means; one of fewer than {MIN_ITEMS} items is left out unless all are",
-            "words": f"{MIN_CHARACTERS} characters or more; cut out with a margin of {CROP_MARGIN} of their height",
+            "words": f"{MIN_CHARACTERS} characters or more; cut out with a margin of {CROP_MARGIN} of their height, "
+            "TokBench's own at their boxes",
             "tokenizers": self.tokenizers,
             "data": [asdict(one) for one in self.sets],
             "results": [

@@ -51,7 +51,7 @@ def read_words(judge: TextJudge, pictures: Sequence[Picture], words: Sequence[Se
 
 
 def crop_word(picture: Picture, word: TextRegion) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
-    """The upright box around a word with a margin (`CROP_MARGIN`), cut at whole pixels.
+    """The upright box around a word with its margin, cut at whole pixels.
 
     Deviation: TokBench cuts at the box, and so are its own words. Other boxes are tight around the letters, and
     recognizers are trained on looser ones.
@@ -62,9 +62,14 @@ def crop_word(picture: Picture, word: TextRegion) -> UInt8[np.ndarray, "crop_hei
     """
     height, width = picture.shape[:2]
     x0, y0, x1, y1 = word.box
-    more = CROP_MARGIN * (y1 - y0) if word.ratio is None else 0
+    more = margin_of(word) * (y1 - y0)
     left, top = min(max(int(x0 - more), 0), width - 1), min(max(int(y0 - more), 0), height - 1)
     return picture[top : max(int(y1 + more), top + 1), left : max(int(x1 + more), left + 1)]
+
+
+def margin_of(word: TextRegion) -> float:
+    """How much more than its box is cut out, as a share of its height."""
+    return CROP_MARGIN if word.ratio is None else 0.0
 
 
 def is_scored(word: TextRegion) -> bool:
@@ -182,7 +187,9 @@ class TextMeter(Meter[Words]):
 
     def _read_originals(self, shown: Sequence[Shown], words: Sequence[Sequence[TextRegion]]) -> list[str]:
         keys = [
-            key_of(self.judge.name, self.judge.sha256, one.sample.image, [CROP_MARGIN, *(word.box for word in inside)])
+            key_of(
+                self.judge.name, self.judge.sha256, one.sample.image, [[margin_of(word), word.box] for word in inside]
+            )
             if inside
             else None
             for one, inside in zip(shown, words, strict=True)
