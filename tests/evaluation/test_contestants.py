@@ -1,37 +1,18 @@
 """Wrong captions: every picture hears of another one, in whatever batches they come."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from imtok import presets
-from imtok.checkpoints import RunFolder
 from imtok.cli import main
-from imtok.config import to_dict
 from imtok.data.readers import open_source
 from imtok.data.sample import Sample
 from imtok.data.synthetic import synthesize
-from imtok.data.vocabulary import LABELS
 from imtok.evaluation.contestants import Reconstruction, TokenizerContestant, WrongCaptions, wrong_for
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.meters import CodeMeter, Drawn, Shown
 from imtok.tokenizers.catalog import build
-from imtok.tokenizers.text import LABELS as BY_CLASS
-from imtok.tokenizers.text import TextConfig
-
-
-def hearing(folder: Path) -> str:
-    """An untrained tokenizer that hears of classes, in a run folder."""
-    torch.manual_seed(0)
-    config = presets.get("textok-debug")
-    text = TextConfig(encoder=BY_CLASS, dim=len(LABELS), classes=LABELS)
-    config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=text))
-    run = RunFolder(folder / "hearing")
-    run.write_config(to_dict(config))
-    run.write_model(build(config.tokenizer).weights())
-    return str(run.path)
 
 
 def test_each_picture_hears_of_another_one() -> None:
@@ -55,12 +36,12 @@ def test_pictures_of_one_path_do_not_hear_of_themselves() -> None:
     assert [caption for caption, _ in wrong.hear(samples)] == ["dog", "cat"]
 
 
-def test_they_are_measured_beside_the_right_ones(tmp_path: Path) -> None:
+def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -> None:
     synthesize(str(tmp_path / "signs"), count=12, seed=5, size=64, word_height=(12.0, 24.0))
-    run, signs = hearing(tmp_path), str(tmp_path / "signs")
+    signs = str(tmp_path / "signs")
     metrics = ["--metrics", "psnr", "--no-checks", "--wrong-captions"]
-    assert main(["evaluate", run, "--data", signs, "--out", str(tmp_path / "out"), *metrics]) == 0
-    found = evaluate(run, signs, metrics=["psnr"], checks=False, wrong_captions=True)
+    assert main(["evaluate", hearing, "--data", signs, "--out", str(tmp_path / "out"), *metrics]) == 0
+    found = evaluate(hearing, signs, metrics=["psnr"], checks=False, wrong_captions=True)
     assert list(found.tokenizers) == ["hearing", "hearing, wrong captions"]
     (comparison,) = found.comparisons
     assert (comparison.tokenizer, comparison.baseline) == ("hearing, wrong captions", "hearing")

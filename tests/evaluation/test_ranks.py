@@ -1,6 +1,5 @@
 """Two processes must find what one finds, and fail as one does."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -9,37 +8,17 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from imtok import presets
-from imtok.checkpoints import RunFolder
-from imtok.config import to_dict
 from imtok.data.pictures import decode, encode
 from imtok.data.readers import open_source
 from imtok.data.synthetic import synthesize
-from imtok.data.vocabulary import LABELS
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.generated import evaluate_generated
-from imtok.tokenizers.catalog import build
-from imtok.tokenizers.text import LABELS as BY_CLASS
-from imtok.tokenizers.text import TextConfig
-
-
-def hearing(folder: Path) -> str:
-    """An untrained tokenizer that hears of classes, in a run folder."""
-    torch.manual_seed(0)
-    config = presets.get("textok-debug")
-    text = TextConfig(encoder=BY_CLASS, dim=len(LABELS), classes=LABELS)
-    config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=text))
-    run = RunFolder(folder / "hearing")
-    run.write_config(to_dict(config))
-    run.write_model(build(config.tokenizer).weights())
-    return str(run.path)
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> dict[str, list[str]]:
+def places(tmp_path: Path, hearing: str) -> dict[str, list[str]]:
     """Contestants of every kind, and two sets: signs, and pictures of two sizes with a broken one among them."""
     signs, photos, drawn = tmp_path / "signs", tmp_path / "photos", tmp_path / "drawn"
     photos.mkdir()
@@ -54,7 +33,7 @@ def places(tmp_path: Path) -> dict[str, list[str]]:
     for name, picture in pictures.items():
         (drawn / f"{name}.png").write_bytes(encode(picture, "JPEG", quality=20))
     (photos / "07.png").write_bytes(b"not a picture")
-    return {"tokenizers": [hearing(tmp_path), "jpeg@1.5", str(drawn)], "data": [str(signs), str(photos)]}
+    return {"tokenizers": [hearing, "jpeg@1.5", str(drawn)], "data": [str(signs), str(photos)]}
 
 
 def on_two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
