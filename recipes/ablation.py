@@ -56,7 +56,7 @@ class Table:
 
 def carry_out(
     configs: dict[str, RunConfig],
-    start: Callable[[str], Path | None],
+    start: Callable[[str, int], Path | None],
     tables: Sequence[Table],
     shards: Path,
     out: Path,
@@ -68,7 +68,7 @@ def carry_out(
 
     Args:
         configs: the runs by name.
-        start: the weights that a run continues; None for fresh ones.
+        start: the weights that a run continues, by its name and seed; None for fresh ones.
         tables: they show those of their runs that are among `configs`.
         shards: with `train`, `validation` and `test` in it.
         out: folder for the runs, `scores/` and `tables.md`.
@@ -80,7 +80,7 @@ def carry_out(
     metrics = sorted({column.metric for table in tables for column in table.columns})
     load_networks(metrics)  # says now what would be missing after hours
     done = [
-        run(seeded(config, seed), shards, out / name_of(name, seed), start(name))
+        run(seeded(config, seed), shards, out / name_of(name, seed), start(name, seed))
         for seed in seeds
         for name, config in configs.items()
     ]

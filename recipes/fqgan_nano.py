@@ -23,11 +23,12 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/training.md
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import tyro
-from ablation import Column, Row, Table, carry_out, check_names, only_these
+from ablation import Column, Row, Table, carry_out, check_names, name_of, only_these
 from nano_data import prepare
 
 from imtok import presets
@@ -117,11 +118,10 @@ def main(
         if not captioned:
             raise SystemExit("none of the pictures has a caption or a class: representation learning wants some")
         print(f"{captioned} of the training pictures have captions")
-        starts = {name: with_pretrained_blocks(config, out / "starts" / name) for name, config in runs.items()}
-        carry_out(runs, starts.__getitem__, (COMPONENTS, SCALING), shards, out / "paper", seeds)
+        carry_out(runs, starts(runs, out / "starts"), (COMPONENTS, SCALING), shards, out / "paper", seeds)
     if data is not None and (runs := only_these(at_equal_bits(), only)):
-        starts = {name: with_pretrained_blocks(config, out / "starts" / name) for name, config in runs.items()}
-        carry_out(runs, starts.__getitem__, (AT_EQUAL_BITS,), data / "shards", out / "equal-bits", seeds[:1])
+        begin = starts(runs, out / "starts")
+        carry_out(runs, begin, (AT_EQUAL_BITS,), data / "shards", out / "equal-bits", seeds[:1])
 
 
 def of_the_paper() -> dict[str, RunConfig]:
@@ -191,9 +191,18 @@ def scheduled(config: RunConfig, phase: Phase) -> RunConfig:
     return dataclasses.replace(config, training=training)
 
 
-def with_pretrained_blocks(config: RunConfig, out: Path) -> Path:
+def starts(runs: dict[str, RunConfig], out: Path) -> Callable[[str, int], Path]:
+    """Where the run of a name and seed begins."""
+
+    def begin(name: str, seed: int) -> Path:
+        return with_pretrained_blocks(runs[name], seed, out / name_of(name, seed))
+
+    return begin
+
+
+def with_pretrained_blocks(config: RunConfig, seed: int, out: Path) -> Path:
     """A fresh tokenizer with the nano's pretrained blocks wherever they fit, as a run folder to start from."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     tokenizer, pretrained = build(config.tokenizer), load(str(PRETRAINED)).weights()
     weights = tokenizer.weights()
     for name, tensor in weights.items():

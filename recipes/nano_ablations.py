@@ -112,7 +112,7 @@ def main(data: Path, out: Path, start: Path = HOME, seeds: tuple[int, ...] = (0,
     shards, runs = data / "shards", configs()
     check_names(only, list(runs))
 
-    def begin(name: str) -> Path:
+    def begin(name: str, _: int) -> Path:
         return large_pretraining(shards, out) if name.startswith("16k") else start
 
     carry_out(only_these(runs, only), begin, TABLES, shards, out, seeds)

@@ -126,7 +126,7 @@ def main(captioned: tuple[str, ...], out: Path, seeds: tuple[int, ...] = (0,), o
     """
     check_names(only, list(configs()))
     runs, shards = only_these(configs(), only), captioned_shards(captioned, out)
-    found = carry_out(runs, lambda _: None, TABLES, shards, out, seeds)
+    found = carry_out(runs, lambda *_: None, TABLES, shards, out, seeds)
     hearing = [name for name in (f"textok-{tokens}" for tokens in TOKENS) if name in runs]
     controls([out / name_of(name, seed) for name in hearing for seed in seeds], shards, out / "controls.md")
     draw(found, seeds, out / "tokens.png")
