@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -61,6 +61,7 @@ def carry_out(
     shards: Path,
     out: Path,
     seeds: tuple[int, ...],
+    once: Collection[str] = (),
 ) -> Evaluation:
     """Do every run that is not done yet, evaluate all, print the tables, and write them to `tables.md`.
 
@@ -73,6 +74,7 @@ def carry_out(
         shards: with `train`, `validation` and `test` in it.
         out: folder for the runs, `scores/` and `tables.md`.
         seeds: each run is done once with every seed; a second one tells luck from effect.
+        once: names of runs that are done with the first seed alone.
 
     Returns:
         All scores.
@@ -83,6 +85,7 @@ def carry_out(
         run(seeded(config, seed), shards, out / name_of(name, seed), start(name, seed))
         for seed in seeds
         for name, config in configs.items()
+        if seed == seeds[0] or name not in once
     ]
     found = evaluate(done, test_sets(shards), out / "scores", metrics=metrics, checks=False)
     names = {row.run for table in tables for row in table.rows} & configs.keys()

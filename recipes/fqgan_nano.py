@@ -1,4 +1,4 @@
-"""FQGAN's Tables 3 and 5 in miniature, and its codebooks under InsightTok's losses at equal bits: one queue.
+"""Makes `fqgan-dual-nano`, and FQGAN's Tables 3 and 5 in miniature, and codebooks at equal bits: one queue.
 
     python recipes/fqgan_nano.py --data FOLDER_OF_nano.py --plain PICTURES… --out FOLDER
 
@@ -11,8 +11,9 @@ learns to predict MiniLM's vector of the caption; the Fréchet distance is of Ef
 nothing here is trained towards. As in the paper the factorized tokenizers have an adapter for each branch and the VQGAN
 has none; one row more, a single codebook behind an adapter, tells the two apart.
 
-Those at equal bits need the shards of nano.py, with their words and faces. Every further codebook there brings its
-adapter along; nothing is disentangled.
+Those at equal bits need the shards of nano.py, with their words and faces; InsightTok's losses are on in half of them.
+Every further codebook there brings its adapter along; nothing is disentangled. The tokenizer that imtok ships learns
+from the same shards, last.
 
 The paper's columns are printed beside ours. They are another model at another scale, trained with perceptual and
 adversarial losses that nothing here has: only the order can be compared.
@@ -29,6 +30,7 @@ from pathlib import Path
 import torch
 import tyro
 from ablation import Column, Row, Table, carry_out, check_names, name_of, only_these
+from nano import run, ship
 from nano_data import prepare
 
 from imtok import presets
@@ -45,6 +47,7 @@ EQUAL_BITS_STEPS = 280
 """Of a run at equal bits, whose pictures have four times the pixels."""
 BATCH = 8
 """Small, so that twenty minutes of one core hold some hundred steps; a contrastive loss has seven negatives then."""
+SHIPPED = "fqgan-dual-nano"
 PRETRAINED = Path(__file__).parent / "nano_pretraining"
 EQUAL_BITS = {"1-codebook": (4096,), "2-codebooks": (64, 64), "3-codebooks": (16, 16, 16)}
 
@@ -107,11 +110,11 @@ def main(
     Args:
         plain: pictures with captions or classes.
         out: folder for the runs.
-        data: working folder of recipes/nano.py; without it the runs at equal bits are left out.
+        data: working folder of recipes/nano.py; without it the runs at equal bits and the shipped one are left out.
         seeds: each run of Tables 3 and 5 is done once with every seed.
         only: names of runs to do; all, if none is given.
     """
-    check_names(only, [*of_the_paper(), *(at_equal_bits() if data is not None else ())])
+    check_names(only, [*of_the_paper(), *((*at_equal_bits(), SHIPPED) if data is not None else ())])
     if runs := only_these(of_the_paper(), only):
         shards = prepare((), (), plain, out, next(iter(runs.values())).data.crop)
         captioned = sum(bool(sample.captions) for sample in ShardReader(str(shards / "train")).annotations())
@@ -122,6 +125,10 @@ def main(
     if data is not None and (runs := only_these(at_equal_bits(), only)):
         begin = starts(runs, out / "starts")
         carry_out(runs, begin, (AT_EQUAL_BITS,), data / "shards", out / "equal-bits", seeds[:1])
+    if data is not None and (not only or SHIPPED in only):
+        config = presets.get(f"{SHIPPED}-finetune")
+        start = with_pretrained_blocks(config, 0, out / "starts" / SHIPPED)
+        ship(run(config, data / "shards", out / SHIPPED, start), out / "shipped" / SHIPPED)
 
 
 def of_the_paper() -> dict[str, RunConfig]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.data.pictures import decode, encode, to_uint8
-from imtok.data.plain_signs import PlainSigns, PlainSplit
+from imtok.data.plain_signs import EXAMPLE, PlainSigns, PlainSplit, prompt
 from imtok.data.sample import Sample
 from imtok.data.vocabulary import words_by_label
 from imtok.evaluation.contestants import open_contestant
@@ -24,7 +24,8 @@ from imtok.generators.generate import generate
 SPLITS: tuple[PlainSplit, ...] = ("combinations", "words")
 PROMPTS = 100
 """Of each split."""
-SHOWPIECE, SHOWPIECE_SEEDS = ("a red sign that says OPEN", "OPEN"), 10
+SHOWPIECE = prompt("red", EXAMPLE[1])
+SHOWPIECE_SEEDS = 10
 METRICS = ("rendered_text_ned", "rendered_word_accuracy", "rendered_word_accuracy_alnum")
 
 Item = TypeVar("Item")
@@ -87,10 +88,9 @@ def read_misled(run: Path, out: Path) -> dict[str, Readings]:
 
 def read_showpiece(run: Path, out: Path) -> str:
     """One prompt, drawn with several seeds: how often its word is read."""
-    prompt, word = SHOWPIECE
-    generate(str(run), out, prompts=[prompt], count=SHOWPIECE_SEEDS)
-    found = _measured(out, [word] * SHOWPIECE_SEEDS)["rendered_word_accuracy"]
-    return f"{prompt!r}, which the training has too: read in {found.values.sum():.0f} of {SHOWPIECE_SEEDS} seeds"
+    generate(str(run), out, prompts=[SHOWPIECE], count=SHOWPIECE_SEEDS)
+    found = _measured(out, [EXAMPLE[1]] * SHOWPIECE_SEEDS)["rendered_word_accuracy"]
+    return f"{SHOWPIECE!r}, which the training has too: read in {found.values.sum():.0f} of {SHOWPIECE_SEEDS} seeds"
 
 
 def class_consistency(folder: Path, labels: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
-"""TexTok's Tables 1, 4 and 6 in miniature, with the controls that captions of signs call for: one queue.
+"""Makes `textok-nano` and `baseline-nano`, and TexTok's Tables 1, 4 and 6 in miniature with their controls: one queue.
 
-    python recipes/textok_nano.py --captioned PICTURES… --out FOLDER [--only NAME…] [--seeds 0 1]
+    python recipes/textok_nano.py --captioned PICTURES… --out FOLDER [--only NAME…]
 
 It can be stopped at any moment and goes on where it was; finished runs are left alone. Tokenizers of the same size and
 schedule see captioned photographs and plain signs of 64 px, with 8, 16 or 32 tokens, with and without the caption.
@@ -8,7 +8,8 @@ At the end all are evaluated on photographs and on signs that none has seen: sig
 in other colours, and of words that were not.
 
 A sign's caption contains its words. So the table shows what the caption alone gives (no tokens at all), what happens
-when the tokenizer is told another picture's caption, and the caption's bits beside the tokens'.
+when the tokenizer is told another picture's caption, and the caption's bits beside the tokens' (32 a channel, when they
+are continuous). The two that imtok ships are trained last, for longer.
 
 The paper's columns are printed beside ours. They are another model at another scale, on ImageNet, trained with
 perceptual and adversarial losses that nothing here has: only the order can be compared.
@@ -30,7 +31,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import tyro
 from ablation import Column, Row, Table, carry_out, check_names, name_of, only_these
-from nano import test_sets
+from nano import run, ship, test_sets
 from nano_data import SIGNS, TEST_SIGNS, prepare
 
 from imtok import presets
@@ -58,11 +59,12 @@ VGG16 = Column("VGG16 distance", "vgg16_distance", ("plain", *KINDS), "{:.3f}")
 FRECHET = Column("rFID", "fd_efficientnet_lite0", ("plain", *KINDS), "{:.1f}")
 """Deviation: a Fréchet distance of other features."""
 ACCURACY = Column("T-ACC", "text_accuracy", KINDS, "{:.1%}")
-CAPTION = Column("Caption, bits", "caption_bits", ("plain", *KINDS), "{:.0f}")
+RATE = Column("Bits per pixel", "bits_per_pixel", ("plain",), "{:.3f}")
+CAPTION = Column("Bits of the caption", "caption_bits", ("plain", *KINDS), "{:.0f}")
 
 TOKEN_COUNTS = Table(
     "Table 1: tokens, without and with text",
-    (PSNR, VGG16, FRECHET, ACCURACY, CAPTION),
+    (PSNR, VGG16, FRECHET, ACCURACY, RATE, CAPTION),
     (
         Row("baseline-8", "8 tokens, without (paper: 32)", {"rFID": "3.82", "PSNR": "17.67"}),
         Row("textok-8", "8 tokens, with (paper: 32)", {"rFID": "2.40", "PSNR": "18.32"}),
@@ -113,20 +115,31 @@ DISCRETE = Table(
     ),
 )
 TABLES = (TOKEN_COUNTS, AMOUNT, HOW, WHERE, DISCRETE)
+SHIPPED = ("textok-nano", "baseline-nano")
 
 
-def main(captioned: tuple[str, ...], out: Path, seeds: tuple[int, ...] = (0,), only: tuple[str, ...] = ()) -> None:
+def main(captioned: tuple[str, ...], out: Path, seeds: tuple[int, ...] = (0, 1), only: tuple[str, ...] = ()) -> None:
     """Run the queue, evaluate, print the tables, and draw the first.
 
     Args:
         captioned: pictures with captions and without classes, which only the signs have here.
-        out: folder for the runs, `tables.md`, `controls.md` and `tokens.png`.
-        seeds: each run is done once with every seed.
+        out: folder for the runs, `tables.md`, `controls.md`, `tokens.png` and `shipped/`.
+        seeds: each run of Table 1 is done once with every seed, the others with the first.
         only: names of runs to do; all, if none is given.
     """
-    check_names(only, list(configs()))
+    check_names(only, [*configs(), *SHIPPED])
     runs, shards = only_these(configs(), only), captioned_shards(captioned, out)
-    found = carry_out(runs, lambda *_: None, TABLES, shards, out, seeds)
+    if runs:
+        show(runs, shards, out, seeds)
+    for name in SHIPPED:
+        if not only or name in only:
+            ship(run(presets.get(name), shards, out / name), out / "shipped" / name)
+
+
+def show(runs: dict[str, RunConfig], shards: Path, out: Path, seeds: tuple[int, ...]) -> None:
+    """Carry out the runs of the tables, print these, compare right captions with wrong ones, and draw Table 1."""
+    once = runs.keys() - {row.run for row in TOKEN_COUNTS.rows}
+    found = carry_out(runs, lambda *_: None, TABLES, shards, out, seeds, once)
     hearing = [name for name in (f"textok-{tokens}" for tokens in TOKENS) if name in runs]
     controls([out / name_of(name, seed) for name in hearing for seed in seeds], shards, out / "controls.md")
     draw(found, seeds, out / "tokens.png")
@@ -196,12 +209,12 @@ def discrete(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, quantizer=quantizer))
 
 
-def controls(runs: Sequence[Path], shards: Path, out: Path) -> None:
+def controls(trained: Sequence[Path], shards: Path, out: Path) -> None:
     """Print and write what right captions are worth beside those of other pictures."""
     lines = ["| run | pictures | metric | right | wrong | wrong - right |", "| --- | --- | --- | --- | --- | --- |"]
-    for run in runs:
+    for folder in trained:
         metrics = ["psnr", "text_accuracy"]
-        found = evaluate(run, test_sets(shards), metrics=metrics, checks=False, wrong_captions=True)
+        found = evaluate(folder, test_sets(shards), metrics=metrics, checks=False, wrong_captions=True)
         for one in found.comparisons:
             right, wrong = (found.score(name, one.data, one.metric).value for name in (one.baseline, one.tokenizer))
             change = f"{one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f})"

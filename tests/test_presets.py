@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -31,9 +33,13 @@ def test_sizes_are_the_papers(name: str, expected: float, factor: int) -> None:
     assert presets.get(name).tokenizer.downsample_factor == factor
 
 
-def test_f8_has_four_times_the_tokens() -> None:
-    for name in ("insighttok-f8", "fqgan-dual-f8", "fqgan-triple-f8"):
-        assert presets.get(name).tokenizer.downsample_factor == 8
+@pytest.mark.parametrize(
+    ("name", "expected"), [("insighttok-f8", None), ("fqgan-dual-f8", 110), ("fqgan-triple-f8", 131)]
+)
+def test_f8_has_four_times_the_tokens(name: str, expected: float | None) -> None:
+    assert presets.get(name).tokenizer.downsample_factor == 8
+    if expected is not None:
+        assert millions(name) == pytest.approx(expected, rel=0.005)
 
 
 def test_insighttok_carries_the_values_of_appendix_e1() -> None:
@@ -72,6 +78,39 @@ def test_fqgan_carries_the_paper_s_values() -> None:
         assert run.training.optimizer.learning_rate == 2e-4
         assert run.training.optimizer.schedule == "constant"
         assert run.training.global_batch_size * run.training.phases[0].steps == pytest.approx(40 * 1_281_167, rel=1e-3)
+
+
+@pytest.mark.parametrize(("resolution", "t5"), [(256, 2048), (512, 4096)])
+def test_textok_carries_the_paper_s_values(resolution: int, t5: int) -> None:
+    """TexTok, section 4.1 and appendix C: 176M with the projections of T5-XL's states, a discriminator of 24M."""
+    heard = 2 * (t5 - 2048) * 768 / 1e6
+    for tokens in (32, 64, 128, 256):
+        run = presets.get(f"textok-{tokens}-{resolution}")
+        assert millions(run.name) == pytest.approx(176 + heard, rel=0.02)
+        assert run.tokenizer.num_latent_tokens == tokens
+        assert (run.tokenizer.patch_size, run.data.crop.resolution) == (resolution // 32, resolution)
+        assert (run.tokenizer.quantizer.codebook_dim, run.tokenizer.quantizer.kl) == (8, False)
+        text = run.tokenizer.text
+        assert (text.dim, text.max_tokens, text.where, text.how) == (t5, 128, ("encoder", "decoder"), "in_context")
+        assert presets.get(f"baseline-{tokens}-{resolution}").tokenizer == replace(run.tokenizer, text=None)
+    weights, losses = run.losses.weights(), run.losses
+    assert (weights["l2"], weights["l1"], weights["perceptual"], weights["adversarial"]) == (1, 0, 0.1, 0.1)
+    assert (weights["lecam"], weights["r1"], losses.adversarial_kind) == (1e-4, 10, "non_saturating")
+    assert losses.discriminator_start == losses.adversarial_start == 80_000
+    training, optimizer = run.training, run.training.optimizer
+    assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (1e-4, (0, 0.99), 0)
+    assert (optimizer.schedule, training.ema_decay, training.global_batch_size) == ("cosine", 0.999, 256)
+    assert training.global_batch_size * training.phases[0].steps == pytest.approx(270 * 1_281_167, rel=1e-3)
+    with torch.device("meta"):
+        task = TokenizerTask(run)
+    assert sum(p.numel() for p in task.parameters_of("discriminator")) / 1e6 == pytest.approx(24, rel=0.03)
+    assert task.discriminator.resolution == resolution
+
+
+def test_textok_of_appendix_a_has_4096_codes() -> None:
+    for name in ("textok-vq-128-256", "baseline-vq-128-256"):
+        quantizer = presets.get(name).tokenizer.quantizer
+        assert (quantizer.codebook_size, quantizer.codebook_dim) == (4096, 8)
 
 
 def test_far_carries_the_paper_s_values() -> None:

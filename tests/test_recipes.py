@@ -27,8 +27,9 @@ from PIL import Image
 from skimage import data
 
 from imtok import presets
-from imtok.checkpoints import RunFolder
+from imtok.checkpoints import RunFolder, load_tensors
 from imtok.config import to_dict
+from imtok.data.plain_signs import PlainSigns
 from imtok.data.readers import open_source
 from imtok.data.shards import ShardReader
 from imtok.evaluation.results import Evaluation, Result, Score
@@ -100,6 +101,11 @@ def test_an_ablation_changes_what_its_name_says(name: str, expected: set[str]) -
     configs = nano_ablations.configs()
     found = differences(configs[name], configs["both"])
     assert {min((n for n in expected if d.endswith(n)), default=d) for d in found} == expected
+
+
+def test_the_showpiece_is_a_prompt_of_the_training() -> None:
+    trained = PlainSigns(signs.SIGNS, size=32)
+    assert any(legibility.SHOWPIECE in trained[index].captions for index in range(0, len(trained), 256))
 
 
 @pytest.mark.parametrize(
@@ -310,6 +316,11 @@ def few(monkeypatch, needs):
         (signs, "UNSEEN", 1),
         (dit_nano, "SAMPLES", 1),
         (textok_nano, "STEPS", 2),
+        (textok_nano, "SIGNS", 40),
+        (textok_nano, "TEST_SIGNS", 3),
+        (fqgan_nano, "STEPS", 2),
+        (fqgan_nano, "EQUAL_BITS_STEPS", 2),
+        (nano_data, "split_of", lambda sample: ("train", "validation", "test")[len(sample.path) % 3]),
         (dit_nano, "FIGURE_STEPS", 2),
         (dit_nano, "TIMED", 1),
         (far_nano, "STEPS", 2),
@@ -393,3 +404,57 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
     assert text.count("latents of another prompt | words") == 2
     assert "rendered ones: " in text
     assert (tmp_path / "out/shipped/dit-nano/unseen_captions").is_dir()
+
+
+@pytest.fixture
+def captioned(tmp_path: Path) -> str:
+    """Photographs of two classes with captions, three of each split."""
+    (tmp_path / "captioned").mkdir()
+    rows = []
+    for index, picture in enumerate((data.astronaut(), data.coffee(), data.chelsea())):
+        for split in ("a", "bb", "ccc"):
+            file = f"{index}{split}.png"
+            Image.fromarray(picture).resize((96, 96)).save(tmp_path / "captioned" / file)
+            rows.append({"file": file, "caption": f"{split}, the {index}th of all", "label": f"class {index % 2}"})
+    lines = [json.dumps(row) for row in rows]
+    (tmp_path / "captioned/captions.jsonl").write_text("\n".join(lines) + "\n")
+    return str(tmp_path / "captioned")
+
+
+@pytest.mark.slow
+def test_fqgan_nano_from_pictures_to_tables_and_branches(tmp_path: Path, few, captioned: str) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):  # the second time all is there
+        fqgan_nano.main((captioned,), out, seeds=(0, 1), only=("vq-2048", "dual-dis-rep"))
+    table = (out / "paper/tables.md").read_text()
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    assert [row for row in rows if row.strip("- ")] == [
+        "VQ 2,048 (paper: 16,384)",
+        "… with both",
+        "2,048 x 2",
+    ]
+    assert table.count(" / ") >= 3 * 3  # two seeds
+    first, second = (load_tensors(out / f"starts/dual-dis-rep-seed-{seed}/model.safetensors") for seed in (0, 1))
+    assert torch.equal(first["encoder.conv_in.weight"], second["encoder.conv_in.weight"])  # the pretraining's
+    name = "quantizer.branches.0.codebook"
+    assert not torch.equal(first[name], second[name])
+    branches.main(str(out / "paper/dual-dis-rep-seed-0"), (captioned,), tmp_path / "drawn", size=64)
+    assert (tmp_path / "drawn/classes.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_textok_nano_from_pictures_to_tables(tmp_path: Path, few, captioned: str) -> None:
+    out = tmp_path / "out"
+    rows = Path(captioned, "captions.jsonl").read_text().splitlines()
+    unlabelled = [{k: v for k, v in json.loads(row).items() if k != "label"} for row in rows]
+    Path(captioned, "captions.jsonl").write_text("\n".join(map(json.dumps, unlabelled)) + "\n")
+    names = ("baseline-8", "textok-8", "class", "vq-textok-8", "textok-nano")
+    for _ in range(2):
+        textok_nano.main((captioned,), out, only=names)
+    assert {folder.name for folder in out.glob("*-seed-1")} == {"baseline-8-seed-1", "textok-8-seed-1"}
+    table = (out / "tables.md").read_text()
+    assert "8 tokens, with (paper: 32)" in table
+    assert "class category" in table
+    assert (out / "controls.md").read_text().count("| textok-8-seed-1 |") >= 3
+    assert (out / "tokens.png").stat().st_size > 0
+    assert (out / "shipped/textok-nano/model.safetensors").exists()

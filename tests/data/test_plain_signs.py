@@ -5,7 +5,7 @@ import pytest
 
 from imtok.data.grounds import COLOURS
 from imtok.data.pictures import decode
-from imtok.data.plain_signs import LONGEST_WORD, PlainSigns, PlainSplit
+from imtok.data.plain_signs import EXAMPLE, LONGEST_WORD, PlainSigns, PlainSplit
 from imtok.data.sample import DataError
 from imtok.data.shards import ShardReader
 from imtok.data.synthetic import synthesize
@@ -47,6 +47,7 @@ def test_held_out_words_and_combinations_are_never_trained_on():
     words = {word for _, word in trained}
     assert not set(trained) & set(combined)
     assert not words & {word for _, word in unseen}
+    assert EXAMPLE[1] in words
     assert all(in_split(word, "train") for _, word in combined if word.isalpha())  # seen, in other colours
     assert all(in_split(word, "test") for _, word in unseen if word.isalpha())
     assert {colour for colour, _ in combined} == set(COLOURS) == {colour for colour, _ in trained}

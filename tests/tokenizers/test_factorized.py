@@ -36,6 +36,7 @@ def test_codes_and_latents_are_inverse_and_decode_alike(sizes: tuple[int, ...], 
     assert encoding.latents.shape == (2, 8 * 12, 4 * len(sizes))
     assert all(encoding.codes[..., k].max() < size for k, size in enumerate(sizes))
     assert torch.equal(tokenizer.lookup(encoding.codes), encoding.latents)
+    assert torch.equal(tokenizer.quantizer(encoding.latents).codes, encoding.codes)
     decoded = tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
     assert torch.equal(tokenizer.decode_codes(encoding.codes, grid_size=encoding.grid_size), decoded)
     assert tokenizer.codebook_sizes == sizes

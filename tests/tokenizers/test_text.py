@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import T5Config, T5EncoderModel
 
 from imtok import pretrained
@@ -14,6 +15,7 @@ from imtok.config import ConfigError
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
 from imtok.data.text_features import distinct_captions, embed
+from imtok.data.vocabulary import LABELS as VOCABULARY
 from imtok.pretrained.language import load_t5
 from imtok.tokenizers.text import LABELS, Reader, TextConfig
 
@@ -61,10 +63,16 @@ def test_features_of_another_width_or_of_other_weights_are_refused(shards: str, 
     shutil.copytree(shards, tmp_path / "others")
     other = tmp_path / "others" / folder.relative_to(shards) / "manifest.json"
     other.write_text(json.dumps(manifest | {"sha256": "of others"}))
-    with pytest.raises(ConfigError, match=r"made with other weights of text_encoder/minilm than the other features"):
+    refused = r"these weights of text_encoder/minilm are not those that the model, or other features, were made with"
+    with pytest.raises(ConfigError, match=f"others.*: {refused}"):
         Reader(MINILM, [shards, tmp_path / "others"])
-    with pytest.raises(ConfigError, match=r"made with other weights of text_encoder/minilm; delete it"):
+    with pytest.raises(ConfigError, match=f"text: {refused}"):
         Reader(MINILM, [tmp_path / "others"]).read(["not stored"], [None])
+    trained = Reader(MINILM, [shards]).config  # a tokenizer that was trained with the true weights
+    with pytest.raises(ConfigError, match=f"others.*: {refused}"):
+        Reader(trained, [tmp_path / "others"])
+    with pytest.raises(ConfigError, match=f"text: {refused}"):
+        Reader(dataclasses.replace(trained, sha256="of others")).read(["not stored"], [None])
     needs("perceptual/vgg16")
     with pytest.raises(ConfigError, match="perceptual/vgg16 reads no text"):
         Reader(dataclasses.replace(MINILM, encoder="perceptual/vgg16")).read(["a dog"], [None])
@@ -82,8 +90,33 @@ def test_what_will_be_missing_is_said_at_once(
     embed(shards, "text_encoder/minilm", max_tokens=16)
     loaded.clear()
     Reader(MINILM, [shards]).prepare()
-    Reader(TextConfig(encoder=LABELS, dim=1, classes=("cat",)), [shards]).prepare()
+    Reader(TextConfig(encoder=LABELS, dim=len(VOCABULARY), classes=VOCABULARY), [shards]).prepare()
     assert loaded == []
+    with pytest.raises(ConfigError, match="is none of the tokenizer's 1 classes"):
+        Reader(TextConfig(encoder=LABELS, dim=1, classes=("cat",)), [shards]).prepare()
+
+
+def test_captions_beside_pictures_are_found_too(tmp_path: Path, needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("text_encoder/minilm")
+    for index in range(2):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{index}.png")
+    rows = [{"file": f"{index}.png", "caption": "a dog", "label": "animal"} for index in range(2)]
+    (tmp_path / "captions.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert list(distinct_captions(tmp_path)) == ["a dog"]
+    loaded: list[str] = []
+    monkeypatch.setattr(pretrained, "load", lambda name, load=pretrained.load: loaded.append(name) or load(name))
+    Reader(MINILM, [tmp_path]).prepare()
+    assert loaded == ["text_encoder/minilm"]
+
+
+@pytest.mark.parametrize("length", [-1, 0, 2, 513])
+def test_a_length_that_the_encoder_cannot_read(length: int, shards: str, needs) -> None:
+    encoder = needs("text_encoder/minilm")
+    with pytest.raises(ConfigError, match=rf"minilm: reads at least 3 and at most 512 tokens of a text, not {length}"):
+        embed(shards, "text_encoder/minilm", max_tokens=length)
+    assert not (Path(shards) / "text_features").exists()
+    assert encoder.encode(["a dog that ran"], 3)[1].sum() == 3
+    assert encoder.encode(["dog " * 1000], 512)[0].shape == (1, 512, 384)
 
 
 def test_autocast_changes_nothing(needs) -> None:

@@ -83,13 +83,14 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-12)).item()
 
 
-@pytest.mark.parametrize(("preset", "micro"), [("insighttok-debug", 4), ("insighttok-debug", 2), ("fqgan-debug", 2)])
+@pytest.mark.parametrize(("preset", "micro"), [("insighttok-debug", 4), ("insighttok-debug", 2), ("fqgan-debug", 4)])
 def test_gradients_and_codebooks_equal_one_process(signs: str, tmp_path: Path, preset: str, micro: int) -> None:
     (one,) = run(tmp_path / "one", signs, 1, "float32", 1, micro=8, preset=preset)
     first, second = run(tmp_path / "two", signs, 2, "float32", 1, micro, preset)
     assert one["faces"] > 0
     gradients = [name for name in one if name.startswith("gradient.")]
     assert any("discriminator" in name for name in gradients)
+    assert any("heads" in name for name in gradients) == (preset == "fqgan-debug")
     for layer in {name.rpartition(".")[0] for name in gradients}:
         # A layer's weight and bias are compared together: a bias alone may be a small rest of large terms.
         of_layer = [name for name in gradients if name.rpartition(".")[0] == layer]

@@ -9,6 +9,7 @@ from torch import Tensor
 from imtok import presets, pretrained
 from imtok.data.loader import Batch
 from imtok.layers.crops import Regions
+from imtok.losses.adversarial import r1_penalty
 from imtok.training.run import Phase
 from imtok.training.tasks import TokenizerTask
 
@@ -83,6 +84,21 @@ def test_the_discriminator_may_learn_before_the_tokenizer_listens() -> None:
         for p in early.players
     ]
     assert heard == [[False, False, True], [False, True, True]]
+
+
+def test_a_lazy_r1_weighs_as_much_as_one_at_every_step() -> None:
+    torch.manual_seed(0)
+    config = presets.get("textok-debug")
+    deaf = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=None))
+    lazy = TokenizerTask(deaf).train()
+    lazy.start_phase(Phase(name="all", steps=20))
+    start, found = deaf.losses.discriminator_start, []
+    for step in range(start, start + 8):
+        lazy.losses(batch(), "tokenizer", step)
+        found.append(lazy.losses(batch(), "discriminator", step).get("r1", torch.zeros(())).item())
+    expected = r1_penalty(lazy.discriminator, batch().images).item()
+    assert sum(found) / len(found) == pytest.approx(expected, rel=1e-5)
+    assert found.count(0) == 6
 
 
 def test_a_phase_freezes_what_it_does_not_train() -> None:

@@ -27,6 +27,7 @@ from imtok.training import tasks
 from imtok.training.launch import train
 from imtok.training.run import Phase, RunConfig, TrainingConfig
 from imtok.training.trainer import TrainingStopped
+from imtok.training.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_debug_preset_trains_every_phase_with_text_and_face_losses(signs: str, t
 def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     signs: str, tmp_path: Path, needs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needs("text_encoder/minilm")
+    encoder = needs("text_encoder/minilm")
     with ShardWriter(str(tmp_path / "shards")) as writer:
         for sample in open_source(signs):
             writer.write(sample)
@@ -78,6 +79,9 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "r1" in line] == [1, 5, 9]  # steps 0, 4 and 8, counted from 0
     assert any("validation/psnr" in line for line in lines)
+    hears = load(str(run)).hears
+    assert hears is not None
+    assert hears.sha256 == encoder.sha256
     told = evaluate(str(run), shards, metrics=["psnr", "bits_per_pixel", "caption_bits"], checks=False)
     silent = {"shards": Samples(dataclasses.replace(sample, captions=[]) for sample in open_source(shards))}
     untold = evaluate(str(run), silent, metrics=["psnr", "caption_bits"], checks=False)
@@ -118,6 +122,13 @@ def test_a_discriminator_for_another_size_is_refused_before_the_first_step(signs
         train(dataclasses.replace(config, data=dataclasses.replace(config.data, crop=crop)), signs, tmp_path / "run")
 
 
+def test_a_size_that_no_patches_fit_is_refused_before_the_first_step(signs: str, tmp_path: Path) -> None:
+    config = small_run()
+    crop = dataclasses.replace(config.data.crop, resolution=60)
+    with pytest.raises(ConfigError, match=r"resolution: 60 px is no multiple of the tokenizer's 8"):
+        train(dataclasses.replace(config, data=dataclasses.replace(config.data, crop=crop)), signs, tmp_path / "run")
+
+
 def test_training_lowers_the_loss(signs: str, tmp_path: Path) -> None:
     phases = (Phase(name="all", steps=60, quantize=False, weights={"adversarial": 0.0}),)
     config = small_run(phases=phases, log_every=20, preview_every=0)
@@ -138,11 +149,20 @@ def test_decoder_phase_leaves_encoder_and_codebook_alone(signs: str, tmp_path: P
     assert changed == {"decoder"}
 
 
-def test_saved_weights_are_the_averaged_ones(signs: str, tmp_path: Path) -> None:
-    out = train(small_run(ema_decay=0.9), signs, tmp_path / "run")
+def test_saved_and_evaluated_weights_are_the_averaged_ones(
+    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, seen = "decoder.conv_in.weight", []
+
+    def evaluate(_: Validation, model: VQGAN, device: torch.device) -> dict[str, float]:
+        seen.append(model.weights()[name].clone())
+        return {}
+
+    monkeypatch.setattr(Validation, "evaluate", evaluate)
+    out = train(small_run(ema_decay=0.9), signs, tmp_path / "run", validation=signs)
     state = load_file(next((out / "resume").glob("step-*")) / "state.safetensors")
     saved = load_file(out / "model.safetensors")
-    name = "decoder.conv_in.weight"
+    assert torch.equal(saved[name], seen[-1])
     assert torch.equal(saved[name], state[f"module.average.module.{name}"])
     assert not torch.equal(saved[name], state[f"module.task.tokenizer.{name}"])
 
@@ -185,7 +205,7 @@ def run_command(config: RunConfig, signs: str, out: Path, *flags: str) -> list[s
 def test_killed_and_resumed_run_ends_in_the_same_bits(
     signs: str, tmp_path: Path, preset: str, killed_after: int, needs
 ) -> None:
-    if preset.startswith("textok"):
+    if not preset.startswith("insighttok"):
         needs("text_encoder/minilm")
     config = small_run(preset, save_every=2, preview_every=0, evaluate_every=0, threads=1, precision="bf16")
     straight = train(config, signs, tmp_path / "straight")

@@ -15,7 +15,7 @@ from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.data.readers import open_source
 from imtok.layers.collective import process_group, rank
-from imtok.pretrained import FeatureNetwork
+from imtok.pretrained import FeatureNetwork, FrozenNetwork
 from imtok.tokenizers import EMAVQConfig
 from imtok.training.feeds import PictureFeed
 from imtok.training.run import Phase
@@ -39,6 +39,18 @@ class TinyRecognizer(FeatureNetwork):
         return [first, self.layers[1](first).tanh()]
 
 
+class Mean(FrozenNetwork):
+    """Stands in for a target of representation learning: a picture's mean colour, widened."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.register_buffer("widen", torch.randn(3, dim))
+
+    def embed(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) @ self.widen.to(images.dtype)
+
+
 def main(out: Path, shards: str, preset: str, dtype: torch.dtype, steps: int, micro: int) -> None:
     base = presets.get(preset)
     phase = Phase(name="all", steps=20, weights={"text": 1.0, "face": 1.0}, region_share=0.5)
@@ -47,7 +59,9 @@ def main(out: Path, shards: str, preset: str, dtype: torch.dtype, steps: int, mi
     )
     training = dataclasses.replace(training, ema_decay=None)
     # The entropy loss looks at the mean assignment of one pass, so it does depend on how a batch is cut.
-    losses = dataclasses.replace(base.losses, adversarial_start=0, entropy_weight=0.0)
+    # InfoNCE looks at one pass too, but of all ranks.
+    seen = dataclasses.replace(base.losses.representation, gather=True)
+    losses = dataclasses.replace(base.losses, adversarial_start=0, entropy_weight=0.0, representation=seen)
     tokenizer = base.tokenizer
     if isinstance(tokenizer.quantizer, EMAVQConfig):  # with a short memory codes die within the few steps
         quantizer = dataclasses.replace(tokenizer.quantizer, codebook_size=256, decay=0.5)
@@ -58,7 +72,8 @@ def main(out: Path, shards: str, preset: str, dtype: torch.dtype, steps: int, mi
         task = TokenizerTask(config)
         task.prepare = lambda phases, device: None  # the tiny recognizers stand in for the real ones
         task._networks = {"text": TinyRecognizer((16, 32)), "face": TinyRecognizer((28, 28))}
-        for network in task._networks.values():
+        task._targets = [Mean(target.dim) for target in seen.targets]
+        for network in (*task._networks.values(), *task._targets):
             network.freeze().to(dtype)
         source = open_source(shards)
         feed, looks = PictureFeed(source, config.data), Validation(config, source, False)

@@ -27,7 +27,6 @@ from imtok.data.order import shuffled_index, split_slot
 from imtok.data.pictures import PictureError, decode, from_uint8
 from imtok.data.readers import open_source
 from imtok.data.sample import Face, Sample, Source, TextRegion
-from imtok.data.shards import ShardReader
 from imtok.data.transforms import Crop, CropConfig, centre_crop, random_crop
 from imtok.layers.crops import Regions
 
@@ -300,18 +299,6 @@ def _regions(of_pictures: Sequence[Sequence[TextRegion | Face]], with_landmarks:
 def _split_by_regions(source: Source) -> tuple[Sequence[int], Sequence[int]]:
     """Rows without and rows with words or alignable faces."""
     rows = array("q"), array("q")
-    for row, sample in enumerate(_annotations(source)):
+    for row, sample in enumerate(source.annotations()):
         rows[bool(sample.words) or any(face.can_be_aligned for face in sample.faces or [])].append(row)
     return rows
-
-
-def _annotations(source: Source) -> Iterator[Sample]:
-    """Every row's Sample, without image bytes where the source can spare them."""
-    if isinstance(source, ShardReader):
-        yield from source.annotations()
-        return
-    for row in range(len(source)):
-        try:
-            yield source[row]
-        except PictureError:  # it will be named when its turn comes
-            yield Sample(image=b"", path="", width=0, height=0)

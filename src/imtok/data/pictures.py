@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
-from imtok.data.sample import DataError
+from imtok.data.sample import PictureError
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 """Upright RGB pixels."""
@@ -38,10 +38,6 @@ _UPRIGHT = {
 }
 """EXIF orientation to the transposition that undoes it."""
 _ORIENTATION_TAG = 274
-
-
-class PictureError(DataError):
-    """A picture that is refused; the message names its file and the reason."""
 
 
 def decode(data: bytes, path: str = "picture", max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:

@@ -13,7 +13,8 @@ from imtok.data.typesetting import bounds, set_rows
 from imtok.data.vocabulary import draw_words, in_split
 
 PlainSplit = Literal["train", "combinations", "words"]
-"""`combinations` of a word and a colour, and `words`, that `train` never shows: a fifth of each, chosen by hash."""
+"""`combinations` of a word and a colour, and `words`, that `train` never shows: a fifth of each, chosen by hash. The
+word of `EXAMPLE`, which the hash holds out, belongs to `train` alone."""
 
 FAMILIES = ("Anton", "Bebas Neue", "Fjalla One", "Oswald")
 """Narrow typefaces, in which a word across the picture is tall."""
@@ -21,6 +22,9 @@ LONGEST_WORD = 5
 """In letters: with more, they become too small to be read."""
 SMALLEST = 32
 """Side of a picture in pixels."""
+EXAMPLE = ("shop", "OPEN")
+"""The label and the word of the prompt that the documentation shows."""
+_EXAMPLE_EVERY = 256
 _ATTEMPTS = 1000
 _BOLD = (None, 700)
 _WIDTH, _HEIGHT = 0.9, (0.25, 0.4)
@@ -61,7 +65,7 @@ class PlainSigns(Source):
 
     def read(self, index: int) -> Sample:
         rng = np.random.default_rng((self.seed, index))
-        label, text, board = self._say(rng)
+        label, text, board = self._say(rng, example=self.split == "train" and index % _EXAMPLE_EVERY == 0)
         ink = max(_INKS, key=board.contrast)
         canvas = Image.new("RGB", (self.size, self.size), board.rgb)
         box = self._draw(rng, canvas, text, ink)
@@ -78,11 +82,14 @@ class PlainSigns(Source):
             cluster=f"plain/{self.split}/{self.seed}/{index}",
         )
 
-    def _say(self, rng: np.random.Generator) -> tuple[str, str, Colour]:
+    def _say(self, rng: np.random.Generator, example: bool) -> tuple[str, str, Colour]:
         """A label, a word of it and a colour that belong to the split; some typeface has the letters."""
         for _ in range(_ATTEMPTS):
             label, (word,) = draw_words(rng, 1, "test" if self.split == "words" else "train")
-            text, board = word.upper(), draw_colour(rng)
+            if word.upper() == EXAMPLE[1]:
+                continue
+            label, text = EXAMPLE if example else (label, word.upper())
+            board = draw_colour(rng)
             kept = in_split(f"{board.name} {text}", "test" if self.split == "combinations" else "train")
             fits = len(text) <= LONGEST_WORD and any(face.draws(text) for face in self.typefaces)
             if fits and (kept or self.split == "words"):

@@ -21,6 +21,10 @@ class DataError(InputError):
     """Data that cannot be read or used; the message names the file (and row) and the reason in one line."""
 
 
+class PictureError(DataError):
+    """A picture that is refused; the message names its file and the reason."""
+
+
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """Order of a face's five points; left and right as seen in the picture, not by the person."""
 
@@ -122,6 +126,14 @@ class Source(ABC):
 
     def __iter__(self) -> Iterator[Sample]:
         return (self.read(index) for index in range(len(self)))
+
+    def annotations(self) -> Iterator[Sample]:
+        """Every row's Sample, without image bytes where they can be spared; of a bad picture, an empty one."""
+        for index in range(len(self)):
+            try:
+                yield self.read(index)
+            except PictureError:  # it will be named when its turn comes
+                yield Sample(image=b"", path="", width=0, height=0)
 
 
 class Samples(Source):

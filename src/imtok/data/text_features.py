@@ -23,8 +23,8 @@ from imtok import pretrained
 from imtok.config import FORMAT_VERSION
 from imtok.data.addresses import join, list_files
 from imtok.data.arrow import open_arrow
+from imtok.data.readers import open_source
 from imtok.data.sample import DataError
-from imtok.data.shards import ShardReader
 from imtok.layers.collective import best_device
 from imtok.pretrained.language import TextEncoder
 
@@ -48,12 +48,14 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
         The folder of features.
 
     Raises:
+        ConfigError: a length that the encoder cannot read.
         DataError: no captions, no text encoder, features by other weights of it, or states that fp16 cannot hold.
         MissingWeights: the encoder is not here.
     """
     network = pretrained.load(encoder)
     if not isinstance(network, TextEncoder):
         raise DataError(f"{encoder}: reads no text; imtok weights lists the text encoders")
+    network.check_length(max_tokens)
     network.to(best_device())
     folder = features_folder(data, encoder, max_tokens)
     wanted = {
@@ -138,13 +140,19 @@ def has_features(data: str | PathLike[str], encoder: str, max_tokens: int) -> bo
 
 
 def distinct_captions(data: str | PathLike[str]) -> Iterator[str]:
-    """Every caption of some shards once, in the order of the pictures."""
+    """Every caption of some pictures once, in their order."""
     seen: set[bytes] = set()
-    for sample in ShardReader(data).annotations():
+    for sample in open_source(data).annotations():
         for caption in sample.captions:
             if _key(caption) not in seen:
                 seen.add(_key(caption))
                 yield caption
+
+
+def distinct_labels(data: str | PathLike[str]) -> list[str]:
+    """Every class of some pictures once, in their order."""
+    labels = (sample.label for sample in open_source(data).annotations())
+    return list(dict.fromkeys(label for label in labels if label is not None))
 
 
 def _cut(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

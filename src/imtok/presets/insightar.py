@@ -99,7 +99,7 @@ def insightar_nano() -> GeneratorRunConfig:
         ),
         training=dataclasses.replace(
             base.training,
-            phases=(Phase(name="train", steps=4400, trains=("all",)),),
+            phases=(Phase(name="train", steps=4000, trains=("all",)),),
             global_batch_size=16,
             micro_batch_size=None,
             optimizer=OptimizerConfig(

@@ -73,7 +73,7 @@ def textok(tokens: int, resolution: int, text: bool = True, discrete: bool = Fal
 
 
 def textok_nano() -> RunConfig:
-    """TexTok for a laptop's CPU: 3.9M, 16 continuous tokens of 8 channels for a picture of 64 px, MiniLM.
+    """TexTok for a laptop's CPU: 3.8M, 16 continuous tokens of 8 channels for a picture of 64 px, MiniLM.
 
     Deviation: l1, no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;
     other Adam betas; one caption in ten is withheld, so that it also learns to do without.

@@ -21,13 +21,26 @@ class TextEncoder(FrozenNetwork):
         model: an encoder of the transformers library.
         tokenizer: of the tokenizers library; it cuts, pads and frames texts as the model wants.
         dim: of the model's states.
+        longest: text in tokens that the model has positions for; None: any.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, dim: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, dim: int, longest: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.embed_dim = dim
+        self.longest = longest
+
+    def check_length(self, max_tokens: int) -> None:
+        """Whether texts can be cut to this length.
+
+        Raises:
+            ConfigError: it leaves no room for a word between the tokens that frame each text, or is too long.
+        """
+        least = self.tokenizer.num_special_tokens_to_add(False) + 1
+        if max_tokens < least or (self.longest is not None and max_tokens > self.longest):
+            most = "" if self.longest is None else f" and at most {self.longest}"
+            raise ConfigError(f"{self.name}: reads at least {least}{most} tokens of a text, not {max_tokens}")
 
     def encode(
         self, texts: Sequence[str], max_tokens: int = 128
@@ -37,7 +50,11 @@ class TextEncoder(FrozenNetwork):
         Args:
             texts: any; as many tokens come back as the longest has.
             max_tokens: what is longer is cut.
+
+        Raises:
+            ConfigError: see `check_length`.
         """
+        self.check_length(max_tokens)
         device = next(self.model.parameters()).device
         self.tokenizer.enable_truncation(max_tokens)
         read = self.tokenizer.encode_batch(list(texts))
@@ -62,7 +79,7 @@ def load_minilm(weights: Path, tokenizer: Path) -> TextEncoder:
     config = BertConfig(num_hidden_layers=6, num_attention_heads=12, **size)
     model = BertModel(config, add_pooling_layer=False)
     load_named(model, weights, ignored=("pooler.", "embeddings.position_ids"))
-    return TextEncoder(model, _read_tokenizer(tokenizer), config.hidden_size)
+    return TextEncoder(model, _read_tokenizer(tokenizer), config.hidden_size, config.max_position_embeddings)
 
 
 def load_t5(folder: Path) -> TextEncoder:

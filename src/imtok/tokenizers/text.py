@@ -12,7 +12,7 @@ from torch import Tensor
 
 from imtok import pretrained
 from imtok.config import ConfigError, config
-from imtok.data.text_features import TextFeatures, distinct_captions, features_folder, has_features
+from imtok.data.text_features import TextFeatures, distinct_captions, distinct_labels, features_folder, has_features
 from imtok.pretrained.language import TextEncoder
 
 Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
@@ -36,6 +36,8 @@ class TextConfig:
     """A picture's class in these words, such as "a photo of a {label}", in place of its caption (TexTok, Table 4a)."""
     max_tokens: int = 128
     """Longer captions are cut."""
+    sha256: str = ""
+    """Of the encoder's weights; training fills it in, so that no other weights of that name are read later."""
     where: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
     """Which halves hear it."""
     how: Literal["in_context", "cross_attention"] = "in_context"
@@ -67,8 +69,11 @@ class Reader:
         data: folders of shards, with stored features or without.
         device: where the states go, and where the encoder computes.
 
+    Attributes:
+        config: of the tokenizer; once it is prepared, with the hash of the encoder's weights.
+
     Raises:
-        ConfigError: stored features are of another width, or of several encoders' weights.
+        ConfigError: stored features are of another width or of other weights than the tokenizer was trained with.
     """
 
     def __init__(
@@ -77,22 +82,18 @@ class Reader:
         self.config, self.device = config, torch.device(device)
         self._encoder: TextEncoder | None = None
         self._of_classes: dict[str, Float[Tensor, "tokens dim"]] = {}  # a template's few texts, read once
-        self._data = () if config.encoder == LABELS else tuple(data)
+        self._data = tuple(data)
         self._stored = {
             str(folder): TextFeatures(features_folder(folder, config.encoder, config.max_tokens))
             for folder in self._data
             if has_features(folder, config.encoder, config.max_tokens)
         }
-        hashes = {stored.manifest["sha256"] for stored in self._stored.values()}
         for stored in self._stored.values():
             if stored.manifest["dim"] != config.dim:
                 raise ConfigError(
                     f"{stored.folder}: of {stored.manifest['dim']} channels, the tokenizer wants {config.dim}"
                 )
-            if len(hashes) > 1:
-                raise ConfigError(
-                    f"{stored.folder}: made with other weights of {config.encoder} than the other features"
-                )
+            self._trust(stored.manifest["sha256"], str(stored.folder))
 
     def __deepcopy__(self, memo: object) -> "Reader":
         """Copies of a model share it: what it says never changes."""
@@ -105,10 +106,12 @@ class Reader:
             captions: that it will be asked for; None: all of the data's.
 
         Raises:
-            ConfigError: an encoder of another width, or of other weights than the stored features.
+            ConfigError: an encoder of another width or of other weights, or pictures of a class that is not known.
             MissingWeights: it is not here.
         """
         if self.config.encoder == LABELS:
+            for label in (label for folder in self._data for label in distinct_labels(folder)):
+                self._class(label)
             return
         if self.config.template is not None:
             self._load()
@@ -168,6 +171,15 @@ class Reader:
             else:
                 yield 8.0 * len((caption or "").encode())
 
+    def _trust(self, sha256: str, where: str) -> None:
+        """One encoder's weights and no others: those of the config, or else the first that are met."""
+        if self.config.sha256 not in ("", sha256):
+            raise ConfigError(
+                f"{where}: these weights of {self.config.encoder} are not those that the model, or other features, "
+                "were made with"
+            )
+        self.config = dataclasses.replace(self.config, sha256=sha256)
+
     def _class(self, label: str) -> Float[Tensor, "1 dim"]:
         if label not in self.config.classes:
             raise ConfigError(f"text: {label!r} is none of the tokenizer's {len(self.config.classes)} classes")
@@ -204,9 +216,8 @@ class Reader:
                 raise ConfigError(
                     f"text: {self.config.encoder} answers in {encoder.embed_dim} channels, not {self.config.dim}"
                 )
-            for stored in self._stored.values():
-                if stored.manifest["sha256"] != encoder.sha256:
-                    raise ConfigError(f"{stored.folder}: made with other weights of {self.config.encoder}; delete it")
+            encoder.check_length(self.config.max_tokens)
+            self._trust(encoder.sha256, "text")
             self._encoder = encoder.to(self.device)
             return encoder
         return self._encoder

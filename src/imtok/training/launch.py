@@ -20,12 +20,14 @@ from imtok.generators.catalog import (
     place_of,
     reference,
 )
+from imtok.generators.dit import DiTConfig
 from imtok.generators.insightar import InsightAR, InsightARConfig
 from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
 from imtok.layers.collective import process_group, rank, wait_for_all
 from imtok.tokenizers.catalog import load
 from imtok.tokenizers.encode import hash_of
 from imtok.tokenizers.text import Reader
+from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.feeds import PictureFeed, TokenFeed
 from imtok.training.generator_task import GeneratorTask, GeneratorValidation
 from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
@@ -109,12 +111,16 @@ def train(
 def _tokenizer_trainer(
     config: RunConfig, data: str, folder: RunFolder, validation: str | None, begin: str | None, device: torch.device
 ) -> Trainer:
+    reader = None
+    if isinstance(config.tokenizer, TexTokConfig) and config.tokenizer.text is not None:
+        reader = Reader(config.tokenizer.text, [data] if validation is None else [data, validation], device)
+        reader.prepare()
+        tokenizer = dataclasses.replace(config.tokenizer, text=reader.config)
+        config = dataclasses.replace(config, tokenizer=tokenizer)
     if (saved := _saved(config, folder)) is not None:
         check_same_run(config, saved, folder)
     task = TokenizerTask(config)
-    if task.tokenizer.hears is not None:
-        task.reader = Reader(task.tokenizer.hears, [data] if validation is None else [data, validation], device)
-        task.reader.prepare()
+    task.reader = reader
     if begin:
         start_from(task, begin)
     source = open_source(data)
@@ -143,9 +149,15 @@ def _generator_trainer(
             raise ConfigError(f"{data}: made by another tokenizer than what {folder.path} was started on")
         begun_with = getattr(config.generator, "language_model", "")
         config = for_tokens(config, shards, getattr(saved.generator, "architecture", None) if begun_with else None)
-        check_same_run(config, saved, folder)
     shown = shards if validation is None else complete_shards(validation)
     check_alike(shards, shown, config)
+    pictures, reader = [one.manifest.source for one in (shards, shown)], None
+    if isinstance(config.generator, DiTConfig) and config.generator.text is not None:
+        reader = Reader(config.generator.text, pictures, device)
+        reader.prepare(itertools.chain(shards.captions(), shown.captions()))
+        config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, text=reader.config))
+    if saved is not None:
+        check_same_run(config, saved, folder)
     if saved is None and rank() == 0:
         carry_tokenizer(shards.manifest, folder)
         if language_model is not None:
@@ -161,10 +173,8 @@ def _generator_trainer(
     if begin:
         task.generator.load_weights(RunFolder(begin).read_model(), f"--init-from {begin}")
     task.generator.adopt(tokenizer)
-    pictures = [one.manifest.source for one in (shards, shown)]
-    if task.generator.hears is not None:
-        task.generator.reader = Reader(task.generator.hears, pictures, device)
-        task.generator.reader.prepare(itertools.chain(shards.captions(), shown.captions()))
+    if reader is not None:
+        task.generator.reader = reader
     if saved is None and rank() == 0 and wants_unseen_captions(task.generator, tokenizer):
         carry_unseen_captions(task.generator, shards.manifest.source, folder)
     wait_for_all()

@@ -133,7 +133,9 @@ class TokenizerTask(Task):
 
     def prepare(self, phases: Sequence[Phase], device: torch.device) -> None:
         check_parts(self.tokenizer, phases)
-        settings = self.config.losses
+        settings, side, factor = self.config.losses, self.config.data.crop.resolution, self.tokenizer.downsample_factor
+        if side % factor:
+            raise ConfigError(f"data.crop.resolution: {side} px is no multiple of the tokenizer's {factor}")
         networks = {
             "perceptual": settings.perceptual_network,
             "text": settings.text.network,
@@ -143,12 +145,11 @@ class TokenizerTask(Task):
         for term, network in networks.items():
             if _weighed(term, settings, phases):
                 self._networks[term] = pretrained.load(network).to(device)
-        if _weighed("adversarial", settings, phases) and isinstance(self.discriminator, StyleDiscriminator):
-            made_for, given = self.discriminator.resolution, self.config.data.crop.resolution
-            if made_for != given:
-                raise ConfigError(
-                    f"discriminator: made for {made_for} px, the pictures have {given}; set its resolution"
-                )
+        plays, judge = _weighed("adversarial", settings, phases), self.discriminator
+        if plays and isinstance(judge, StyleDiscriminator) and judge.resolution != side:
+            raise ConfigError(
+                f"discriminator: made for {judge.resolution} px, the pictures have {side}; set its resolution"
+            )
         for term, there in self._optional_terms().items():
             if _weighed(term, settings, phases) and not there:
                 raise ConfigError(f"losses: {term}_weight is set, but {_WHY_ABSENT[term]}")
@@ -257,7 +258,7 @@ class TokenizerTask(Task):
         self._drawn = None
         self.lecam.update()
         stats: dict[str, float] = {}
-        for index, counts in enumerate(self._known):  # so many, less one, are InfoNCE's negatives on this rank
+        for index, counts in enumerate(self._known):  # of this rank: so many, less one, are InfoNCE's negatives here
             if counts:
                 stats[f"representation_pictures_{index}"] = torch.stack(counts).float().mean().item()
                 counts.clear()
