@@ -27,8 +27,8 @@ from imtok.training.run import Phase, RunConfig
 
 STEPS = 300
 HOME = Path(__file__).parent / "nano_pretraining"
-REPEATED = {"plain", "no-area", "both", "text-only"}
-"""Runs that are compared where a difference may be luck."""
+REPEATED = {"plain", "no-area", "both", "decoder-only", "ocr", "text-only"}
+"""Runs that are done twice, for what tells them apart may be luck."""
 Parts = tuple[Literal["encoder", "quantizer", "decoder"], ...]
 ALL: Parts = ("encoder", "quantizer", "decoder")
 
@@ -110,7 +110,7 @@ def main(
         data: working folder of recipes/nano.py, for its shards.
         out: folder for the runs.
         start: the pretraining that all continue.
-        seeds: the runs of Table 3 and "text-only" are done once with every seed, the others with the first.
+        seeds: the runs that are compared most are done once with every seed, the others with the first.
         only: names of runs to do; all, if none is given.
     """
     shards, runs = data / "shards", configs()
