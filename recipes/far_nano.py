@@ -72,7 +72,7 @@ def scores(trained: Path, signs: Path) -> list[str]:
     """How likely held-out signs are, in nats, and how far samples are from them."""
     likely = [record for record in RunFolder(trained).read_metrics() if "validation/nll" in record][-1]
     nll = [likely[f"validation/{name}"] for name in ("nll", "nll_0", "nll_1")]
-    return [*(f"{value:.3f}" for value in nll), f"{distance(trained, signs):.1f}"]
+    return [*(f"{value:.3f}" for value in nll), f"{distance(trained, signs / 'combinations'):.1f}"]
 
 
 if __name__ == "__main__":

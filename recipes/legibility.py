@@ -53,13 +53,18 @@ def read_originals(out: Path, side: int) -> dict[str, Readings]:
 
 
 def read_reconstructed(tokenizer: str, out: Path, side: int) -> dict[str, Readings]:
-    """What is read on the same signs through a tokenizer and back; one that hears of captions is told them."""
+    """What is read on the same signs through a tokenizer and back."""
+    return {split: _read(reconstructed(tokenizer, wanted(split, side), out / split), split) for split in SPLITS}
+
+
+def reconstructed(tokenizer: str, signs: Sequence[Sample], out: Path) -> Path:
+    """Signs through a tokenizer and back, as pictures in OUT; one that hears of captions is told them."""
     contestant = open_contestant(tokenizer)
 
     def through(sign: Sample) -> bytes:
         return encode(contestant.reconstruct([decode(sign.image, sign.path)], [sign])[0].picture)
 
-    return {split: _read(_written(wanted(split, side), out / split, through), split) for split in SPLITS}
+    return _written(signs, out, through)
 
 
 def read_generated(run: Path, out: Path) -> dict[str, Readings]:

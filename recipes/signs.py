@@ -82,10 +82,10 @@ def samples_of(run: Path) -> Path:
     return out
 
 
-def distance(run: Path, signs: Path) -> float:
-    """How far a class-conditional generator's samples are from held-out signs."""
+def distance(run: Path, reference: Path) -> float:
+    """How far a class-conditional generator's samples are from a set of pictures."""
     scores = run.with_name(f"{run.name}-scores")
-    found = evaluate_generated(samples_of(run), scores, reference=signs / "combinations", metrics=[DISTANCE])
+    found = evaluate_generated(samples_of(run), scores, reference=reference, metrics=[DISTANCE])
     for reason in found.failed.values():
         raise SystemExit(reason)
     value = found.metrics[DISTANCE].value

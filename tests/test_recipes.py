@@ -392,4 +392,6 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
         assert f"| {name} | {dit_nano.LATENTS[name]} |" in text
     assert text.count("latents of another prompt | words") == 2
     assert "rendered ones: " in text
+    reference = json.loads((tmp_path / "out/dit-nano-0-scores/metrics.json").read_text())["reference"]
+    assert (reference["name"], reference["pictures"]) == (str(tmp_path / "out/reconstructed"), signs.HELD_OUT)
     assert (tmp_path / "out/shipped/dit-nano/unseen_captions").is_dir()
