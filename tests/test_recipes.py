@@ -29,8 +29,9 @@ from skimage import data
 from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.config import to_dict
+from imtok.data.plain_signs import PlainSigns
 from imtok.data.readers import open_source
-from imtok.data.shards import ShardReader
+from imtok.data.shards import ShardReader, ShardWriter
 from imtok.evaluation.results import Evaluation, Result, Score
 from imtok.tokenizers.catalog import build
 from imtok.training.run import GeneratorRunConfig, RunConfig, TrainingConfig
@@ -278,6 +279,23 @@ def test_signs_that_a_kill_left_half_rendered_are_rendered_anew(tmp_path, monkey
     assert len(ShardReader(str(tmp_path / "combinations"))) == 3
 
 
+def test_samples_are_of_the_held_out_signs_classes_and_their_spread_is_shown(tmp_path, monkeypatch):
+    with ShardWriter(str(tmp_path / "combinations")) as writer:
+        for sign in PlainSigns(12, size=32, split="combinations"):
+            writer.write(sign)
+    labels, asked = [sign.label for sign in open_source(tmp_path / "combinations")], []
+    assert len(set(labels)) < 12
+
+    def measure(pictures: Path, out: Path, reference: Path, metrics: list[str]) -> SimpleNamespace:
+        assert (pictures.name, reference.name) == ("run-samples", "combinations")
+        return SimpleNamespace(failed={}, metrics={metrics[0]: Score(value=8.04, parts=[9.5, 11.0, 10.0, 9.0])})
+
+    monkeypatch.setattr(signs, "generate", lambda run, out, labels: asked.extend(labels))
+    monkeypatch.setattr(signs, "evaluate_generated", measure)
+    found = signs.distance(tmp_path / "run", signs.held_out_classes(tmp_path), tmp_path / "combinations")
+    assert (asked, found) == (labels, "8.0 (quarters 9.0 to 11.0)")
+
+
 def test_scores_of_signs_are_grouped_by_word(tmp_path, monkeypatch):
     """Two pictures of one word are one draw of a bootstrap, and a reading goes to its own picture."""
 
@@ -306,9 +324,7 @@ def few(monkeypatch, needs):
     for module, name, value in (
         (signs, "SIGNS", 40),
         (signs, "HELD_OUT", 30),
-        (signs, "SAMPLES", 1),
         (signs, "UNSEEN", 1),
-        (dit_nano, "SAMPLES", 1),
         (textok_nano, "STEPS", 2),
         (dit_nano, "FIGURE_STEPS", 2),
         (dit_nano, "TIMED", 1),
