@@ -53,6 +53,7 @@ PAIR = ("textok-nano", "baseline-nano")
 """Those of Table 3; shipped, so that what is drawn through them can be shipped too."""
 FIGURE_STEPS, FIGURE_BATCH = 400, 16
 PAPER_SPEED = "14.3 times at 256 px, 93.5 times at 512 px, at the same FID; ours at the same steps"
+PAPER_TEXT = "FID 2.82 and CLIP score 29.23 for TexTok, on ImageNet; its table is missing from our text"
 TIMED = 8
 """Pictures that are timed, together."""
 
@@ -76,15 +77,16 @@ def main(textok: Path, out: Path, seed: int = 0) -> None:
         name: encode(str(place), signs, out / name / "latents", RESOLUTION) for name, place in tokenizers.items()
     }
     lines = figure_4(latents, signs, out, seed)
-    lines += ["", *table_3(tokenizers, latents, out, seed)]
+    lines += ["", *table_3(tokenizers, latents, signs, out, seed)]
     final = run(seeded(presets.get_generator("dit-nano"), seed), latents[PAIR[0]], out / f"dit-nano-{seed}")
     held_out, asked = list(open_source(signs / "combinations")), held_out_classes(signs)
     # Against what its tokenizer makes of held-out signs: what that loses is not the generator's fault.
     reference = reconstructed(str(tokenizers[PAIR[0]]), held_out, out / "reconstructed")
-    right = class_consistency(samples_of(final, asked), asked)
+    samples = samples_of(final, asked)
+    right = class_consistency(samples, asked)
     misled = class_consistency(misled_samples(final, asked), asked)
     shown = class_consistency(rendered(held_out, out / "rendered" / "kinds"), asked)
-    lines += ["", f"dit-nano: {DISTANCE} to reconstructions {distance(final, asked, reference)}"]
+    lines += ["", f"dit-nano: {DISTANCE} to reconstructions {distance(samples, reference)}"]
     lines += [f"signs of the kind asked for: {right}"]
     lines += [f"over latents of another kind: {misled}", f"rendered ones: {shown}"]
     ship(final, out / "shipped" / "dit-nano")
@@ -111,7 +113,8 @@ def figure_4(latents: dict[str, Path], signs: Path, out: Path, seed: int) -> lis
     slowest = max(seconds.values())
     for name, trained in runs.items():
         speed = f"{1000 * seconds[name]:.0f} ms | {slowest / seconds[name]:.1f} times"
-        lines.append(f"| {name} | {LATENTS[name]} | {speed} | {distance(trained, asked, signs / 'combinations')} |")
+        far = distance(samples_of(trained, asked), signs / "combinations")
+        lines.append(f"| {name} | {LATENTS[name]} | {speed} | {far} |")
     return [*lines, "", f"paper: {PAPER_SPEED}"]
 
 
@@ -132,12 +135,20 @@ def timed(trained: Path) -> float:
     return (time.perf_counter() - start) / TIMED
 
 
-def table_3(tokenizers: dict[str, Path], latents: dict[str, Path], out: Path, seed: int) -> list[str]:
-    """What is read in signs that the same text-conditional generator draws through TexTok and through its baseline."""
+def table_3(tokenizers: dict[str, Path], latents: dict[str, Path], signs: Path, out: Path, seed: int) -> list[str]:
+    """What the same text-conditional generator draws through TexTok and through its baseline.
+
+    From the prompts of the held-out signs, as far as the paper's metrics go; its CLIP score wants weights that no
+    package carries. From those of `legibility`, what is read.
+    """
     config = seeded(presets.get_generator("dit-t2i-nano"), seed)
+    prompts = [sign.captions[0] for sign in open_source(signs / "combinations")]
+    lines = ["| generated through | Fréchet distance |", "|---" * 2 + "|"]
     readings = {"rendered": read_originals(out / "rendered", RESOLUTION)}
     for name in PAIR:
         trained = run(config, latents[name], out / name / f"t2i-{seed}")
+        far = distance(samples_of(trained, prompts=prompts), signs / "combinations")
+        lines.append(f"| {name} | {far} |")
         place = str(tokenizers[name])
         readings[f"{name}, reconstructed"] = read_reconstructed(place, out / name / "reconstructed", RESOLUTION)
         readings[f"{name}, generated"] = read_generated(trained, out / name / f"generated-{seed}")
@@ -145,7 +156,8 @@ def table_3(tokenizers: dict[str, Path], latents: dict[str, Path], out: Path, se
     shipped = out / PAIR[0] / f"t2i-{seed}"
     ship(shipped, out / "shipped" / "dit-t2i-nano")
     shown = read_showpiece(shipped, out / PAIR[0] / f"showpiece-{seed}")
-    return [table(readings, [(f"{PAIR[0]}, generated", f"{PAIR[1]}, generated")]), "", shown]
+    lines += ["", f"paper: {PAPER_TEXT}", ""]
+    return [*lines, table(readings, [(f"{PAIR[0]}, generated", f"{PAIR[1]}, generated")]), "", shown]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import get_args
 
 import tyro
 from nano import ship
-from signs import distance, encode, held_out_classes, render, run, seeded
+from signs import distance, encode, held_out_classes, render, run, samples_of, seeded
 
 from imtok import presets
 from imtok.checkpoints import RunFolder, write_text
@@ -73,7 +73,8 @@ def scores(trained: Path, signs: Path) -> list[str]:
     """How likely held-out signs are, in nats, and how far samples are from them."""
     likely = [record for record in RunFolder(trained).read_metrics() if "validation/nll" in record][-1]
     nll = [likely[f"validation/{name}"] for name in ("nll", "nll_0", "nll_1")]
-    return [*(f"{value:.3f}" for value in nll), distance(trained, held_out_classes(signs), signs / "combinations")]
+    far = distance(samples_of(trained, held_out_classes(signs)), signs / "combinations")
+    return [*(f"{value:.3f}" for value in nll), far]
 
 
 if __name__ == "__main__":

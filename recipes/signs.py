@@ -78,24 +78,21 @@ def held_out_classes(signs: Path) -> list[str]:
     return [sign.label or "" for sign in ShardReader(str(signs / "combinations")).annotations()]
 
 
-def samples_of(run: Path, labels: Sequence[str]) -> Path:
-    """Where a class-conditional generator's samples lie, one for each label."""
+def samples_of(run: Path, labels: Sequence[str] | None = None, prompts: Sequence[str] | None = None) -> Path:
+    """Where a generator's samples lie, one for each label or prompt."""
     out = run.with_name(f"{run.name}-samples")
-    generate(str(run), out, labels=labels)
+    generate(str(run), out, labels, prompts)
     return out
 
 
-def distance(run: Path, labels: Sequence[str], reference: Path) -> str:
-    """How far a class-conditional generator's samples are from a set of pictures."""
-    return frechet(samples_of(run, labels), run.with_name(f"{run.name}-scores"), reference)
+def distance(samples: Path, reference: Path) -> str:
+    """The distance of a set of pictures from another: of all, and the least and the largest of their quarters.
 
-
-def frechet(pictures: Path, scores: Path, reference: Path) -> str:
-    """A Fréchet distance, and the least and the largest of disjoint quarters: two that overlap are not told apart.
-
-    Both are too large, since the pictures are fewer than the features, and the quarters' more so.
+    Two whose quarters overlap are not told apart. All are too large, since the pictures are fewer than the features,
+    and the quarters' more so.
     """
-    found = evaluate_generated(pictures, scores, reference=reference, metrics=[DISTANCE])
+    scores = samples.with_name(f"{samples.name}-scores")
+    found = evaluate_generated(samples, scores, reference=reference, metrics=[DISTANCE])
     for reason in found.failed.values():
         raise SystemExit(reason)
     score = found.metrics[DISTANCE]

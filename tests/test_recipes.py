@@ -290,9 +290,10 @@ def test_samples_are_of_the_held_out_signs_classes_and_their_spread_is_shown(tmp
         assert (pictures.name, reference.name) == ("run-samples", "combinations")
         return SimpleNamespace(failed={}, metrics={metrics[0]: Score(value=8.04, parts=[9.5, 11.0, 10.0, 9.0])})
 
-    monkeypatch.setattr(signs, "generate", lambda run, out, labels: asked.extend(labels))
+    monkeypatch.setattr(signs, "generate", lambda run, out, labels, prompts: asked.extend(labels))
     monkeypatch.setattr(signs, "evaluate_generated", measure)
-    found = signs.distance(tmp_path / "run", signs.held_out_classes(tmp_path), tmp_path / "combinations")
+    samples = signs.samples_of(tmp_path / "run", signs.held_out_classes(tmp_path))
+    found = signs.distance(samples, tmp_path / "combinations")
     assert (asked, found) == (labels, "8.0 (quarters 9.0 to 11.0)")
 
 
@@ -408,6 +409,8 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
         assert f"| {name} | {dit_nano.LATENTS[name]} |" in text
     assert text.count("latents of another prompt | words") == 2
     assert "rendered ones: " in text
-    reference = json.loads((tmp_path / "out/dit-nano-0-scores/metrics.json").read_text())["reference"]
+    assert "| baseline-nano | " in text
+    assert "FID 2.82 and CLIP score 29.23" in text
+    reference = json.loads((tmp_path / "out/dit-nano-0-samples-scores/metrics.json").read_text())["reference"]
     assert (reference["name"], reference["pictures"]) == (str(tmp_path / "out/reconstructed"), signs.HELD_OUT)
     assert (tmp_path / "out/shipped/dit-nano/unseen_captions").is_dir()
