@@ -328,6 +328,8 @@ def few(monkeypatch, needs):
         (signs, "UNSEEN", 1),
         (textok_nano, "STEPS", 2),
         (dit_nano, "FIGURE_STEPS", 2),
+        (dit_nano, "FIGURE_SAMPLES", 12),
+        (dit_nano, "FIGURE_INFERENCE_STEPS", 4),
         (dit_nano, "TIMED", 1),
         (far_nano, "STEPS", 2),
         (legibility, "PROMPTS", 3),
