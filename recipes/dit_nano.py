@@ -1,6 +1,6 @@
 """Makes `dit-nano` and `dit-t2i-nano`, and TexTok's Figure 4 and Table 3 in miniature.
 
-    python recipes/dit_nano.py --textok FOLDER_OF_textok_nano.py --out FOLDER
+    python recipes/dit_nano.py --textok FOLDER_OF_textok_nano.py --out FOLDER [--vae FOLDER_OF_AN_AutoencoderKL]
 
 What happens: plain signs are written down as latents of several tokenizers: `textok-nano` and `baseline-nano`, which
 come with imtok, those of recipes/textok_nano.py, and two small KL autoencoders that are trained here on the same
@@ -42,13 +42,14 @@ from textok_nano import heard, short
 from imtok import presets
 from imtok.checkpoints import write_text
 from imtok.data.readers import open_source
+from imtok.data.token_shards import TokenShards
 from imtok.generators.catalog import load
 from imtok.tokenizers.catalog import locate
 from imtok.training.run import GeneratorRunConfig
 
 RESOLUTION = 64
-LATENTS = {"textok-8": 8, "textok-16": 16, "textok-32": 32, "kl-nano": 256, "kl-nano-f2": 1024}
-"""Tokenizers of Figure 4 and their tokens, all trained alike."""
+FIGURE = ("textok-8", "textok-16", "textok-32", "kl-nano", "kl-nano-f2")
+"""Tokenizers of Figure 4, of 8, 16, 32, 256 and 1,024 tokens, all trained alike."""
 PAIR = ("textok-nano", "baseline-nano")
 """Those of Table 3; shipped, so that what is drawn through them can be shipped too."""
 FIGURE_STEPS, FIGURE_BATCH = 160, 8
@@ -61,12 +62,13 @@ TIMED = 8
 """Pictures that are timed, together."""
 
 
-def main(textok: Path, out: Path, seed: int = 0) -> None:
+def main(textok: Path, out: Path, vae: Path | None = None, seed: int = 0) -> None:
     """Run the whole recipe.
 
     Args:
         textok: where recipes/textok_nano.py has put its runs.
         out: working folder.
+        vae: folder of an AutoencoderKL of diffusers, such as SD-VAE, for one more row of Figure 4.
         seed: of the training.
     """
     check_judges()
@@ -75,11 +77,13 @@ def main(textok: Path, out: Path, seed: int = 0) -> None:
     out = out.resolve()
     signs = render(out / "signs", RESOLUTION)
     tell(signs, heard(presets.get("textok-nano")))
-    tokenizers = {name: open_tokenizer(name, textok, out) for name in (*LATENTS, *PAIR)}
+    tokenizers = {name: open_tokenizer(name, textok, out) for name in (*FIGURE, *PAIR)}
+    if vae is not None:
+        tokenizers["vae"] = vae
     latents = {
         name: encode(str(place), signs, out / name / "latents", RESOLUTION) for name, place in tokenizers.items()
     }
-    lines = figure_4(latents, signs, out, seed)
+    lines = figure_4({name: of for name, of in latents.items() if name not in PAIR}, signs, out, seed)
     lines += ["", *table_3(tokenizers, latents, signs, out, seed)]
     final = run(seeded(presets.get_generator("dit-nano"), seed), latents[PAIR[0]], out / f"dit-nano-{seed}")
     held_out, asked = list(open_source(signs / "combinations")), held_out_classes(signs)
@@ -111,13 +115,14 @@ def figure_4(latents: dict[str, Path], signs: Path, out: Path, seed: int) -> lis
     """The speed and the quality of class-conditional DiTs of one size over latents of each tokenizer."""
     lines = ["| latents | tokens | a picture takes | speed | Fréchet distance |", "|---" * 5 + "|"]
     asked = held_out_classes(signs)[:FIGURE_SAMPLES]
-    runs = {name: run(figure_run(seed), latents[name], out / name / f"figure-{seed}") for name in LATENTS}
+    runs = {name: run(figure_run(seed), of, out / name / f"figure-{seed}") for name, of in latents.items()}
     seconds = {name: timed(trained) for name, trained in runs.items()}  # one after the other, in one go
     slowest = max(seconds.values())
     for name, trained in runs.items():
         speed = f"{1000 * seconds[name]:.0f} ms | {slowest / seconds[name]:.1f} times"
         far = distance(samples_of(trained, asked), signs / "combinations")
-        lines.append(f"| {name} | {LATENTS[name]} | {speed} | {far} |")
+        tokens = TokenShards(latents[name] / "train").manifest.tokens
+        lines.append(f"| {name} | {tokens} | {speed} | {far} |")
     return [*lines, "", f"paper: {PAPER_SPEED}"]
 
 

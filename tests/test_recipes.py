@@ -407,8 +407,8 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
     monkeypatch.setattr(dit_nano, "open_tokenizer", lambda name, *rest: places.get(name) or real(name, *rest))
     dit_nano.main(textok, tmp_path / "out")
     text = (tmp_path / "out/tables-0.md").read_text()
-    for name in dit_nano.LATENTS:
-        assert f"| {name} | {dit_nano.LATENTS[name]} |" in text
+    for name, tokens in zip(dit_nano.FIGURE, (8, 16, 32, 256, 1024), strict=True):
+        assert f"| {name} | {tokens} |" in text
     assert text.count("latents of another prompt | words") == 2
     assert "rendered ones: " in text
     assert "| baseline-nano | " in text
