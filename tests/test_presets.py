@@ -110,6 +110,12 @@ def test_dit_carries_the_paper_s_values() -> None:
     assert presets.get_generator("dit-t2i-nano").generator.text == presets.get("textok-nano").tokenizer.text
 
 
+def test_only_the_7b_wants_its_weights_cut_up() -> None:
+    runs = [presets.get_run(name) for name in presets.names()]
+    assert [run.name for run in runs if run.training.shard_weights] == ["insightar-7b"]
+    assert presets.get_generator("insightar-7b").training.gradient_checkpointing
+
+
 def test_a_preset_is_a_tokenizer_s_or_a_generator_s() -> None:
     with pytest.raises(ConfigError, match="far-nano is a generator's preset"):
         presets.get("far-nano")
