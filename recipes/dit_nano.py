@@ -5,7 +5,8 @@
 What happens: plain signs are written down as latents of several tokenizers: `textok-nano` and `baseline-nano`, which
 come with imtok, those of recipes/textok_nano.py, and two small KL autoencoders that are trained here on the same
 pictures. Class-conditional DiTs of one size and schedule learn to draw each one's latents, and are timed and compared
-(Figure 4). Text-conditional ones learn it over TexTok and over its baseline (Table 3), and a judge reads their signs.
+(Figure 4). Text-conditional ones learn it over TexTok and over its baseline (Table 3), of signs and of the captioned
+photographs that these have seen, and a judge reads their signs. Photographs have no class, so the others see none.
 Every step can be killed and goes on where it was.
 
 TexTok's decoder hears a caption with the word in it: the prompt, or of a class one that no picture has. So the tables
@@ -36,7 +37,7 @@ from legibility import (
 )
 from nano import run as train_tokenizer
 from nano import ship
-from signs import DISTANCE, distance, encode, held_out_classes, render, run, samples_of, seeded, tell
+from signs import DISTANCE, distance, encode, held_out_classes, render, run, samples_of, seeded, tell, with_photographs
 from textok_nano import heard, short
 
 from imtok import presets
@@ -76,19 +77,24 @@ def main(textok: Path, out: Path, vae: Path | None = None, seed: int = 0) -> Non
         locate(name)  # says now what would be missing later
     out = out.resolve()
     signs = render(out / "signs", RESOLUTION)
-    tell(signs, heard(presets.get("textok-nano")))
-    tokenizers = {name: open_tokenizer(name, textok, out) for name in (*FIGURE, *PAIR)}
+    hears = heard(presets.get("textok-nano"))
+    tell(signs, hears)
+    captioned = with_photographs(signs, textok / "shards", hears, out / "captioned")
+    tokenizers = {name: open_tokenizer(name, textok, out) for name in FIGURE}
     if vae is not None:
         tokenizers["vae"] = vae
     latents = {
         name: encode(str(place), signs, out / name / "latents", RESOLUTION) for name, place in tokenizers.items()
     }
-    lines = figure_4({name: of for name, of in latents.items() if name not in PAIR}, signs, out, seed)
-    lines += ["", *table_3(tokenizers, latents, signs, out, seed)]
-    final = run(seeded(presets.get_generator("dit-nano"), seed), latents[PAIR[0]], out / f"dit-nano-{seed}")
+    lines = figure_4(latents, signs, out, seed)
+    pair = {name: open_tokenizer(name, textok, out) for name in PAIR}
+    lines += ["", *table_3(pair, captioned, signs, out, seed)]
+    ours = str(pair[PAIR[0]])
+    of_signs = encode(ours, signs, out / PAIR[0] / "latents", RESOLUTION)
+    final = run(seeded(presets.get_generator("dit-nano"), seed), of_signs, out / f"dit-nano-{seed}")
     held_out, asked = list(open_source(signs / "combinations")), held_out_classes(signs)
     # Against what its tokenizer makes of held-out signs: what that loses is not the generator's fault.
-    reference = reconstructed(str(tokenizers[PAIR[0]]), held_out, out / "reconstructed")
+    reference = reconstructed(ours, held_out, out / "reconstructed")
     samples = samples_of(final, asked)
     right = class_consistency(samples, asked)
     misled = class_consistency(misled_samples(final, asked), asked)
@@ -146,7 +152,7 @@ def timed(trained: Path) -> float:
     return (time.perf_counter() - start) / TIMED
 
 
-def table_3(tokenizers: dict[str, Path], latents: dict[str, Path], signs: Path, out: Path, seed: int) -> list[str]:
+def table_3(tokenizers: dict[str, Path], captioned: Path, signs: Path, out: Path, seed: int) -> list[str]:
     """What the same text-conditional generator draws through TexTok and through its baseline.
 
     From the prompts of the held-out signs, as far as the paper's metrics go; its CLIP score wants weights that no
@@ -156,11 +162,12 @@ def table_3(tokenizers: dict[str, Path], latents: dict[str, Path], signs: Path, 
     prompts = [sign.captions[0] for sign in open_source(signs / "combinations")]
     lines = ["| generated through | Fréchet distance |", "|---" * 2 + "|"]
     readings = {"rendered": read_originals(out / "rendered", RESOLUTION)}
-    for name in PAIR:
-        trained = run(config, latents[name], out / name / f"t2i-{seed}")
+    for name, tokenizer in tokenizers.items():
+        place = str(tokenizer)
+        latents = encode(place, captioned, out / name / "captioned", RESOLUTION)
+        trained = run(config, latents, out / name / f"t2i-{seed}")
         far = distance(samples_of(trained, prompts=prompts), signs / "combinations")
         lines.append(f"| {name} | {far} |")
-        place = str(tokenizers[name])
         readings[f"{name}, reconstructed"] = read_reconstructed(place, out / name / "reconstructed", RESOLUTION)
         readings[f"{name}, generated"] = read_generated(trained, out / name / f"generated-{seed}")
         readings[f"{name}, latents of another prompt"] = read_misled(trained, out / name / f"misled-{seed}")

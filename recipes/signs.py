@@ -1,6 +1,7 @@
 """What the recipes of generators share: plain signs, their tokens, a run over them."""
 
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,32 @@ def tell(signs: Path, hears: TextConfig) -> None:
             if sample.captions[0] not in compared:
                 writer.write(sample)
     write_unseen_captions(str(signs / "train"), str(others), per_class=UNSEEN)
+
+
+def with_photographs(signs: Path, shards: Path, hears: TextConfig, out: Path) -> Path:
+    """The signs and the captioned photographs of other shards, as OUT/train and OUT/combinations; for prompts alone.
+
+    What has no class there is a photograph. Of its captions the first is kept: a tokenizer that hears captions encodes
+    a picture with one, and its generator shall see no fewer than that of a tokenizer that hears none.
+
+    Args:
+        signs: rendered.
+        shards: of recipes/textok_nano.py, with `train` and `validation` in it.
+        hears: whose encoder reads the captions.
+        out: folder; what is there already stays.
+    """
+    for split, theirs in (("train", "train"), ("combinations", "validation")):
+        done = out / f"{split}.complete"
+        if not done.exists():
+            shutil.rmtree(out / split, ignore_errors=True)
+            others = open_source(shards / theirs)
+            photographs = (sample for sample in others if sample.captions and sample.label is None)
+            with ShardWriter(str(out / split)) as writer:
+                for sample in itertools.chain(open_source(signs / split), photographs):
+                    writer.write(dataclasses.replace(sample, captions=sample.captions[:1]))
+            done.touch()
+        embed(str(out / split), hears.encoder, hears.max_tokens)
+    return out
 
 
 def encode(tokenizer: str, signs: Path, out: Path, resolution: int) -> Path:

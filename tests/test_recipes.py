@@ -297,6 +297,27 @@ def test_samples_are_of_the_held_out_signs_classes_and_their_spread_is_shown(tmp
     assert (asked, found) == (labels, "8.0 (quarters 9.0 to 11.0)")
 
 
+def test_prompts_see_the_captioned_photographs_too(tmp_path, monkeypatch):
+    sign, *others = list(PlainSigns(2, size=32))
+    photo = dataclasses.replace(others[0], path="sea.png", label=None, captions=["the sea", "waves"], source=None)
+    silent = dataclasses.replace(photo, path="silent.png", captions=[])
+    for folder, samples in (
+        *((f"signs/{split}", [sign]) for split in ("train", "combinations")),
+        *((f"shards/{split}", [photo, others[0], silent]) for split in ("train", "validation")),
+    ):
+        with ShardWriter(str(tmp_path / folder)) as writer:
+            for sample in samples:
+                writer.write(sample)
+    read = []
+    monkeypatch.setattr(signs, "embed", lambda *rest: read.append(rest))
+    hears = textok_nano.heard(presets.get("textok-nano"))
+    out = signs.with_photographs(tmp_path / "signs", tmp_path / "shards", hears, tmp_path / "both")
+    for split in ("train", "combinations"):
+        found = [(sample.label, sample.captions) for sample in open_source(out / split)]
+        assert found == [(sign.label, sign.captions), (None, ["the sea"])]
+    assert read == [(str(out / split), hears.encoder, hears.max_tokens) for split in ("train", "combinations")]
+
+
 def test_scores_of_signs_are_grouped_by_word(tmp_path, monkeypatch):
     """Two pictures of one word are one draw of a bootstrap, and a reading goes to its own picture."""
 
@@ -402,6 +423,9 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
         places[name] = untrained(tmp_path / name, presets.get(name))
     signs.render(textok / "shards", 64)
     (textok / "shards/combinations").rename(textok / "shards/validation")
+    with ShardWriter(str(textok / "shards/train"), first_shard=1) as writer:
+        photo = next(iter(PlainSigns(1, size=64)))
+        writer.write(dataclasses.replace(photo, label=None, captions=["the sea"]))
     real = dit_nano.open_tokenizer
     monkeypatch.setattr(dit_nano, "locate", lambda name: places[name])
     monkeypatch.setattr(dit_nano, "open_tokenizer", lambda name, *rest: places.get(name) or real(name, *rest))
