@@ -48,19 +48,27 @@ def wanted(split: PlainSplit, side: int = 128) -> list[Sample]:
 
 def read_originals(out: Path, side: int) -> dict[str, Readings]:
     """What is read on the rendered signs themselves."""
-    return {
-        split: _read(_written(wanted(split, side), out / split, lambda sign: sign.image), split) for split in SPLITS
-    }
+    return {split: _read(rendered(wanted(split, side), out / split), split) for split in SPLITS}
+
+
+def rendered(signs: Sequence[Sample], out: Path) -> Path:
+    """The signs themselves as pictures in OUT: no judge reads all words on these either."""
+    return _written(signs, out, lambda sign: sign.image)
 
 
 def read_reconstructed(tokenizer: str, out: Path, side: int) -> dict[str, Readings]:
-    """What is read on the same signs through a tokenizer and back; one that hears of captions is told them."""
+    """What is read on the same signs through a tokenizer and back."""
+    return {split: _read(reconstructed(tokenizer, wanted(split, side), out / split), split) for split in SPLITS}
+
+
+def reconstructed(tokenizer: str, signs: Sequence[Sample], out: Path) -> Path:
+    """Signs through a tokenizer and back, as pictures in OUT; one that hears of captions is told them."""
     contestant = open_contestant(tokenizer)
 
     def through(sign: Sample) -> bytes:
         return encode(contestant.reconstruct([decode(sign.image, sign.path)], [sign])[0].picture)
 
-    return {split: _read(_written(wanted(split, side), out / split, through), split) for split in SPLITS}
+    return _written(signs, out, through)
 
 
 def read_generated(run: Path, out: Path) -> dict[str, Readings]:
@@ -113,12 +121,6 @@ def misled_samples(run: Path, labels: Sequence[str]) -> Path:
         return encode(to_uint8(pipeline.draw(tokens, text))[0])
 
     return _written(range(len(labels)), run.with_name(f"{run.name}-misled"), draw)
-
-
-def rendered_consistency(out: Path, side: int) -> str:
-    """The same of rendered signs, for comparison: no judge reads all words."""
-    signs = list(PlainSigns(2 * PROMPTS, seed=1, size=side, split="combinations"))
-    return class_consistency(_written(signs, out, lambda sign: sign.image), [sign.label or "" for sign in signs])
 
 
 def kinds_of(text: str) -> set[str]:

@@ -1,18 +1,19 @@
 """What the recipes of generators share: plain signs, their tokens, a run over them."""
 
 import dataclasses
+import itertools
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from imtok.checkpoints import RunFolder
 from imtok.data.plain_signs import PlainSigns, PlainSplit
 from imtok.data.readers import open_source
-from imtok.data.shards import ShardWriter
+from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import embed
 from imtok.data.unseen_captions import write_unseen_captions
 from imtok.evaluation.generated import evaluate_generated
-from imtok.generators.catalog import load
 from imtok.generators.generate import generate
 from imtok.tokenizers.encode import encode_pictures
 from imtok.tokenizers.text import TextConfig
@@ -20,8 +21,6 @@ from imtok.training.launch import train
 from imtok.training.run import GeneratorRunConfig
 
 SIGNS, HELD_OUT = 16_000, 256
-SAMPLES = 16
-"""Of each class."""
 DISTANCE = "fd_efficientnet_lite0"
 """Deviation: a Fréchet distance of other features than gFID's."""
 UNSEEN = 10
@@ -57,6 +56,32 @@ def tell(signs: Path, hears: TextConfig) -> None:
     write_unseen_captions(str(signs / "train"), str(others), per_class=UNSEEN)
 
 
+def with_photographs(signs: Path, shards: Path, hears: TextConfig, out: Path) -> Path:
+    """The signs and the captioned photographs of other shards, as OUT/train and OUT/combinations; for prompts alone.
+
+    What has no class there is a photograph. Of its captions the first is kept: a tokenizer that hears captions encodes
+    a picture with one, and its generator shall see no fewer than that of a tokenizer that hears none.
+
+    Args:
+        signs: rendered.
+        shards: of recipes/textok_nano.py, with `train` and `validation` in it.
+        hears: whose encoder reads the captions.
+        out: folder; what is there already stays.
+    """
+    for split, theirs in (("train", "train"), ("combinations", "validation")):
+        done = out / f"{split}.complete"
+        if not done.exists():
+            shutil.rmtree(out / split, ignore_errors=True)
+            others = open_source(shards / theirs)
+            photographs = (sample for sample in others if sample.captions and sample.label is None)
+            with ShardWriter(str(out / split)) as writer:
+                for sample in itertools.chain(open_source(signs / split), photographs):
+                    writer.write(dataclasses.replace(sample, captions=sample.captions[:1]))
+            done.touch()
+        embed(str(out / split), hears.encoder, hears.max_tokens)
+    return out
+
+
 def encode(tokenizer: str, signs: Path, out: Path, resolution: int) -> Path:
     """The signs' tokens, as OUT/train and OUT/combinations; what is there already stays."""
     for split in ("train", "combinations"):
@@ -75,19 +100,28 @@ def seeded(config: GeneratorRunConfig, seed: int) -> GeneratorRunConfig:
     return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
 
 
-def samples_of(run: Path) -> Path:
-    """Where a class-conditional generator's samples lie, of each of its classes so many."""
+def held_out_classes(signs: Path) -> list[str]:
+    """Of each held-out sign. Samples of the same are as many of each class: prices are rarer than numbers."""
+    return [sign.label or "" for sign in ShardReader(str(signs / "combinations")).annotations()]
+
+
+def samples_of(run: Path, labels: Sequence[str] | None = None, prompts: Sequence[str] | None = None) -> Path:
+    """Where a generator's samples lie, one for each label or prompt."""
     out = run.with_name(f"{run.name}-samples")
-    generate(str(run), out, labels=list(load(str(run)).generator.config.classes), count=SAMPLES)
+    generate(str(run), out, labels, prompts)
     return out
 
 
-def distance(run: Path, signs: Path) -> float:
-    """How far a class-conditional generator's samples are from held-out signs."""
-    scores = run.with_name(f"{run.name}-scores")
-    found = evaluate_generated(samples_of(run), scores, reference=signs / "combinations", metrics=[DISTANCE])
+def distance(samples: Path, reference: Path) -> str:
+    """The distance of a set of pictures from another: of all, and the least and the largest of their quarters.
+
+    Two whose quarters overlap are not told apart. All are too large, since the pictures are fewer than the features,
+    and the quarters' more so.
+    """
+    scores = samples.with_name(f"{samples.name}-scores")
+    found = evaluate_generated(samples, scores, reference=reference, metrics=[DISTANCE])
     for reason in found.failed.values():
         raise SystemExit(reason)
-    value = found.metrics[DISTANCE].value
-    assert value is not None
-    return value
+    score = found.metrics[DISTANCE]
+    assert score.parts is not None
+    return f"{score.value:.1f} (quarters {min(score.parts):.1f} to {max(score.parts):.1f})"

@@ -6,6 +6,7 @@ import torch
 from imtok import presets
 from imtok.config import ConfigError
 from imtok.generators import catalog
+from imtok.generators.sampling import SamplingConfig
 from imtok.tokenizers import build
 from imtok.training.run import RunConfig
 from imtok.training.tasks import TokenizerTask
@@ -113,13 +114,24 @@ def test_textok_of_appendix_a_has_4096_codes() -> None:
         assert (quantizer.codebook_size, quantizer.codebook_dim) == (4096, 8)
 
 
-def test_far_carries_the_paper_s_values() -> None:
-    for name, size in (("far-b", 415), ("far-l", 898)):
-        run = presets.get_generator(name)
-        assert millions(name) == pytest.approx(size, rel=0.02)
-        assert run.generator.label_dropout == 0.1
-        assert run.training.optimizer.learning_rate == 2e-4
-        assert run.training.global_batch_size * run.training.phases[0].steps == pytest.approx(300 * 1_281_167, rel=1e-3)
+@pytest.mark.parametrize(
+    ("name", "size", "tokenizer", "guidance"),
+    [
+        ("far-b", 415, "fqgan-dual", 2.0),
+        ("far-l", 898, "fqgan-dual", 2.0),
+        # The third codebook's vectors, its classifier and its columns of the merging layer, by hand.
+        ("far-b-triple", 415 + (2 * 16_384 * 1024 + 1024**2) / 1e6, "fqgan-triple", 1.75),
+        ("far-l-triple", 898 + (2 * 16_384 * 1280 + 1280**2) / 1e6, "fqgan-triple", 1.75),
+    ],
+)
+def test_far_carries_the_paper_s_values(name: str, size: float, tokenizer: str, guidance: float) -> None:
+    run = presets.get_generator(name)
+    assert millions(name) == pytest.approx(size, rel=0.02)
+    assert run.generator.codebook_sizes == presets.get(tokenizer).tokenizer.quantizer.codebook_sizes
+    assert run.sampling == SamplingConfig(guidance_scale=(guidance,))  # no top-k, no top-p
+    assert run.generator.label_dropout == 0.1
+    assert run.training.optimizer.learning_rate == 2e-4
+    assert run.training.global_batch_size * run.training.phases[0].steps == pytest.approx(300 * 1_281_167, rel=1e-3)
 
 
 def test_dit_carries_the_paper_s_values() -> None:
@@ -135,6 +147,12 @@ def test_dit_carries_the_paper_s_values() -> None:
         assert training.global_batch_size * training.phases[0].steps == pytest.approx(350 * 1_281_167, rel=1e-3)
         assert (run.sampling.num_inference_steps, run.sampling.guidance_schedule) == (250, "power_cosine")
     assert presets.get_generator("dit-t2i-nano").generator.text == presets.get("textok-nano").tokenizer.text
+
+
+def test_only_the_7b_wants_its_weights_cut_up() -> None:
+    runs = [presets.get_run(name) for name in presets.names()]
+    assert [run.name for run in runs if run.training.shard_weights] == ["insightar-7b"]
+    assert presets.get_generator("insightar-7b").training.gradient_checkpointing
 
 
 def test_a_preset_is_a_tokenizer_s_or_a_generator_s() -> None:

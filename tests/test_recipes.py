@@ -31,7 +31,7 @@ from imtok.checkpoints import RunFolder, load_tensors
 from imtok.config import to_dict
 from imtok.data.plain_signs import PlainSigns
 from imtok.data.readers import open_source
-from imtok.data.shards import ShardReader
+from imtok.data.shards import ShardReader, ShardWriter
 from imtok.evaluation.results import Evaluation, Result, Score
 from imtok.tokenizers.catalog import build
 from imtok.training.run import GeneratorRunConfig, RunConfig, TrainingConfig
@@ -284,6 +284,45 @@ def test_signs_that_a_kill_left_half_rendered_are_rendered_anew(tmp_path, monkey
     assert len(ShardReader(str(tmp_path / "combinations"))) == 3
 
 
+def test_samples_are_of_the_held_out_signs_classes_and_their_spread_is_shown(tmp_path, monkeypatch):
+    with ShardWriter(str(tmp_path / "combinations")) as writer:
+        for sign in PlainSigns(12, size=32, split="combinations"):
+            writer.write(sign)
+    labels, asked = [sign.label for sign in open_source(tmp_path / "combinations")], []
+    assert len(set(labels)) < 12
+
+    def measure(pictures: Path, out: Path, reference: Path, metrics: list[str]) -> SimpleNamespace:
+        assert (pictures.name, reference.name) == ("run-samples", "combinations")
+        return SimpleNamespace(failed={}, metrics={metrics[0]: Score(value=8.04, parts=[9.5, 11.0, 10.0, 9.0])})
+
+    monkeypatch.setattr(signs, "generate", lambda run, out, labels, prompts: asked.extend(labels))
+    monkeypatch.setattr(signs, "evaluate_generated", measure)
+    samples = signs.samples_of(tmp_path / "run", signs.held_out_classes(tmp_path))
+    found = signs.distance(samples, tmp_path / "combinations")
+    assert (asked, found) == (labels, "8.0 (quarters 9.0 to 11.0)")
+
+
+def test_prompts_see_the_captioned_photographs_too(tmp_path, monkeypatch):
+    sign, *others = list(PlainSigns(2, size=32))
+    photo = dataclasses.replace(others[0], path="sea.png", label=None, captions=["the sea", "waves"], source=None)
+    silent = dataclasses.replace(photo, path="silent.png", captions=[])
+    for folder, samples in (
+        *((f"signs/{split}", [sign]) for split in ("train", "combinations")),
+        *((f"shards/{split}", [photo, others[0], silent]) for split in ("train", "validation")),
+    ):
+        with ShardWriter(str(tmp_path / folder)) as writer:
+            for sample in samples:
+                writer.write(sample)
+    read = []
+    monkeypatch.setattr(signs, "embed", lambda *rest: read.append(rest))
+    hears = textok_nano.heard(presets.get("textok-nano"))
+    out = signs.with_photographs(tmp_path / "signs", tmp_path / "shards", hears, tmp_path / "both")
+    for split in ("train", "combinations"):
+        found = [(sample.label, sample.captions) for sample in open_source(out / split)]
+        assert found == [(sign.label, sign.captions), (None, ["the sea"])]
+    assert read == [(str(out / split), hears.encoder, hears.max_tokens) for split in ("train", "combinations")]
+
+
 def test_scores_of_signs_are_grouped_by_word(tmp_path, monkeypatch):
     """Two pictures of one word are one draw of a bootstrap, and a reading goes to its own picture."""
 
@@ -312,9 +351,7 @@ def few(monkeypatch, needs):
     for module, name, value in (
         (signs, "SIGNS", 40),
         (signs, "HELD_OUT", 30),
-        (signs, "SAMPLES", 1),
         (signs, "UNSEEN", 1),
-        (dit_nano, "SAMPLES", 1),
         (textok_nano, "STEPS", 2),
         (textok_nano, "SIGNS", 40),
         (textok_nano, "TEST_SIGNS", 3),
@@ -322,6 +359,8 @@ def few(monkeypatch, needs):
         (fqgan_nano, "EQUAL_BITS_STEPS", 2),
         (nano_data, "split_of", lambda sample: ("train", "validation", "test")[len(sample.path) % 3]),
         (dit_nano, "FIGURE_STEPS", 2),
+        (dit_nano, "FIGURE_SAMPLES", 12),
+        (dit_nano, "FIGURE_INFERENCE_STEPS", 4),
         (dit_nano, "TIMED", 1),
         (far_nano, "STEPS", 2),
         (legibility, "PROMPTS", 3),
@@ -394,15 +433,22 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
         places[name] = untrained(tmp_path / name, presets.get(name))
     signs.render(textok / "shards", 64)
     (textok / "shards/combinations").rename(textok / "shards/validation")
+    with ShardWriter(str(textok / "shards/train"), first_shard=1) as writer:
+        photo = next(iter(PlainSigns(1, size=64)))
+        writer.write(dataclasses.replace(photo, label=None, captions=["the sea"]))
     real = dit_nano.open_tokenizer
     monkeypatch.setattr(dit_nano, "locate", lambda name: places[name])
     monkeypatch.setattr(dit_nano, "open_tokenizer", lambda name, *rest: places.get(name) or real(name, *rest))
     dit_nano.main(textok, tmp_path / "out")
     text = (tmp_path / "out/tables-0.md").read_text()
-    for name in dit_nano.LATENTS:
-        assert f"| {name} | {dit_nano.LATENTS[name]} |" in text
+    for name, tokens in zip(dit_nano.FIGURE, (8, 16, 32, 256, 1024), strict=True):
+        assert f"| {name} | {tokens} |" in text
     assert text.count("latents of another prompt | words") == 2
     assert "rendered ones: " in text
+    assert "| baseline-nano | " in text
+    assert "FID 2.82 and CLIP score 29.23" in text
+    reference = json.loads((tmp_path / "out/dit-nano-0-samples-scores/metrics.json").read_text())["reference"]
+    assert (reference["name"], reference["pictures"]) == (str(tmp_path / "out/reconstructed"), signs.HELD_OUT)
     assert (tmp_path / "out/shipped/dit-nano/unseen_captions").is_dir()
 
 

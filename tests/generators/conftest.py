@@ -5,8 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from imtok.generators import autoregressive
 from imtok.generators.autoregressive import AutoregressiveGenerator
 from imtok.generators.base import Conditions
+from imtok.generators.sampling import SamplingConfig
 
 
 @pytest.fixture
@@ -31,3 +33,32 @@ def _assert_steps_agree(model: AutoregressiveGenerator, codes: torch.Tensor, con
             assert torch.allclose(logits, expected[index][:, token], atol=1e-5)
         if token + 1 < model.tokens:
             session.advance(codes[:, token])
+
+
+@pytest.fixture
+def assert_guided_steps_agree(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """What `sample` draws from are the uncached logits, guided by each codebook's own scale, which rises."""
+
+    @torch.no_grad()
+    def check(model: AutoregressiveGenerator, conditions: Conditions) -> None:
+        scales = (4.0, 1.0, 0.5)[: len(model.codebook_sizes)]
+        seen: list[torch.Tensor] = []
+        pick = autoregressive.pick_code
+
+        def spy(logits: torch.Tensor, *rest) -> torch.Tensor:
+            seen.append(logits)
+            return pick(logits, *rest)
+
+        monkeypatch.setattr(autoregressive, "pick_code", spy)
+        settings = SamplingConfig(guidance_scale=scales, guidance_schedule="linear")
+        codes = model.sample(conditions, range(len(conditions)), settings)
+        told, untold = model(codes, conditions), model(codes, [None] * len(conditions))
+        steps = iter(seen)
+        for token in range(model.tokens):
+            for full, yes, no in zip(scales, told, untold, strict=True):
+                scale = 1 + (full - 1) * token / (model.tokens - 1)
+                expected = no[:, token] + scale * (yes - no)[:, token]
+                assert torch.allclose(next(steps), expected, atol=1e-4)
+        assert next(steps, None) is None
+
+    return check

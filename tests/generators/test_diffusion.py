@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from imtok.config import ConfigError
@@ -58,6 +60,24 @@ def test_ddim_is_that_of_diffusers(steps: int, spacing: Spacing, ours: Predictio
     found = diffusion.sample(lambda x, time: share * network(x, time), noise(3, 5, 8), steps, spacing)
     tolerance = 1e-5 * theirs_now.abs().max().clamp_min(1.0).item()
     assert torch.allclose(found, theirs_now, atol=tolerance, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside the solver
+@pytest.mark.parametrize("steps", [75, 150])
+def test_steps_that_do_not_divide_1000_go_to_the_next_visited_time(steps: int) -> None:
+    """As diffusers' DPM-Solver++ of first order, which is DDIM too, goes; its DDIM visits the same times."""
+    shared: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    shared |= {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    ddim, solver = DDIMScheduler(**shared), DPMSolverMultistepScheduler(**shared, solver_order=1)
+    diffusion, theirs = Diffusion(DiffusionConfig()), noise(3, 5, 8)
+    for scheduler in (ddim, solver):
+        scheduler.set_timesteps(steps)
+        assert diffusion.times(steps) == [*scheduler.timesteps.tolist(), -1]
+    for time in solver.timesteps:
+        theirs = solver.step(network(theirs, time.item()), time, theirs, return_dict=False)[0]
+    found = diffusion.sample(network, noise(3, 5, 8), steps)
+    assert torch.allclose(found, theirs, atol=1e-5 * theirs.abs().max().clamp_min(1.0).item(), rtol=0)
+    assert diffusion.times(steps, "leading")[0] == {75: 987, 150: 993}[steps]  # theirs: 962 and 894
 
 
 def test_rectified_flow_is_euler_s_method_of_diffusers() -> None:

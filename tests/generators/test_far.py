@@ -45,6 +45,12 @@ def test_step_by_step_gives_the_logits_of_all_at_once(k: int, head: HeadKind, as
     assert_steps_agree(model, some_codes(model), ["0", None])
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("head", HEADS)
+def test_guided_too_and_each_codebook_by_its_own_scale(k: int, head: HeadKind, assert_guided_steps_agree) -> None:
+    assert_guided_steps_agree(small(k, head), ["0", "1"])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("head", HEADS)
 def test_a_later_code_changes_no_earlier_logit(head: HeadKind) -> None:

@@ -53,10 +53,14 @@ def some_codes(model: InsightAR, batch: int = 3) -> torch.Tensor:
     return torch.stack(parts, dim=2)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("head", ["mlp", "linear", "factorized"])
-def test_step_by_step_gives_the_logits_of_all_at_once(head: HeadKind, assert_steps_agree) -> None:
-    model = small(head)
+def test_step_by_step_gives_the_logits_of_all_at_once_guided_or_not(
+    k: int, head: HeadKind, assert_steps_agree, assert_guided_steps_agree
+) -> None:
+    model = small(head, codebook_sizes=(7, 5, 4)[:k], codebook_dims=(3,) * k)
     assert_steps_agree(model, some_codes(model), PROMPTS)
+    assert_guided_steps_agree(model, ["a red sign", "STOP"])
 
 
 @torch.no_grad()

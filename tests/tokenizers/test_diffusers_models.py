@@ -1,5 +1,6 @@
 """Models of diffusers as tokenizers, against the library's own encode and decode."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from skimage import data
 
 import imtok
+from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError
@@ -24,7 +26,8 @@ from imtok.data.token_shards import TokenShards
 from imtok.evaluation.contestants import FolderContestant, open_contestant
 from imtok.generators import catalog as generators
 from imtok.pretrained.packages import sha256_of
-from imtok.tokenizers.encode import hash_of
+from imtok.tokenizers.encode import encode_pictures, hash_of
+from imtok.training.launch import train
 
 BLOCKS = {"block_out_channels": (8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4}
 ENCODER = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
@@ -139,6 +142,26 @@ def test_every_verb_takes_the_folder(folders: dict[str, Path], name: str, photos
     generators.carry_tokenizer(shards.manifest, run)
     place = generators.place_of(generators.reference(shards.manifest), run)
     assert imtok.load_tokenizer(place).encode(images(32, 32)).latents.shape[1] == 64
+
+
+def test_a_dit_draws_through_an_autoencoder(folders: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    for name in ("eye", "hat"):
+        (photos / name).mkdir()
+        (photos / f"{name}.png").rename(photos / name / "one.png")
+    folder = shutil.copytree(folders["kl"], tmp_path / "vae")
+    encode_pictures(str(folder), photos, tmp_path / "latents", 24)
+    base = presets.get_generator("dit-debug")
+    training = dataclasses.replace(base.training, steps=2, global_batch_size=2, preview_every=0)
+    run = train(dataclasses.replace(base, training=training), str(tmp_path / "latents"), tmp_path / "run")
+    shutil.rmtree(folder)  # the run folder carries it along
+    pipeline = imtok.load_generator(str(run))
+    config = pipeline.generator.config
+    assert (config.token_shape, config.channels, config.classes) == ((6, 6), 4, ("eye", "hat"))
+    latents = pipeline.generator.sample(["hat"], [1], pipeline.sampling)
+    grid = latents.transpose(1, 2).unflatten(2, (6, 6))
+    with torch.no_grad():  # they come as the autoencoder's own, not as the network sees them
+        expected = original(folders["kl"]).decode(grid).sample.clamp(-1, 1)
+    assert torch.allclose(pipeline.generate(["hat"], seed=1), expected, atol=1e-5)
 
 
 def test_a_pipeline_s_folder_stands_for_its_autoencoder(folders: dict[str, Path], tmp_path: Path) -> None:

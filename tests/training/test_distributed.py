@@ -23,7 +23,7 @@ from imtok.training.feeds import share_of_batch
 from imtok.training.launch import train
 
 HERE = Path(__file__).parent
-PRESETS = ["far-debug", pytest.param("insightar-debug", marks=pytest.mark.slow)]
+PRESETS = ["far-debug", *(pytest.param(f"{name}-debug", marks=pytest.mark.slow) for name in ("insightar", "dit"))]
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,15 @@ def signs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def codes(home: Path) -> str:
-    """Codes of signs, of two codebooks of an untrained tokenizer."""
-    return str(home / "codes")
+def tokens(home: Path) -> dict[str, str]:
+    """What each generator trains on: codes of signs, or latents, of untrained tokenizers."""
+    torch.manual_seed(0)
+    tokenizer, run = presets.create_tokenizer("textok-debug", text=None), RunFolder(home / "textok")
+    run.write_config(to_dict(dataclasses.replace(presets.get("textok-debug"), tokenizer=tokenizer.config)))
+    run.write_model(tokenizer.weights())
+    encode_pictures(str(run.path), home / "signs", home / "latents", 64)
+    codes = str(home / "codes")
+    return {"far-debug": codes, "insightar-debug": codes, "dit-debug": str(home / "latents")}
 
 
 def launch(ranks: int, script: Path, *arguments: object) -> None:
@@ -69,14 +75,11 @@ def run(
     return [load_file(out / f"rank{rank}.safetensors") for rank in range(ranks)]
 
 
-def run_generator(
-    out: Path, codes: str, ranks: int, preset: str, shared: bool = False
-) -> list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+def run_generators(out: Path, tokens: dict[str, str], ranks: int, shared: bool = False) -> None:
     """Every rank's first gradients in fp32, and its weights after ten steps in float64; two pass two at a time."""
     out.mkdir()
-    launch(ranks, HERE / "two_ranks_generator.py", out, codes, preset, 8 // ranks**2, shared)
-    files = [(out / f"gradients-{rank}.safetensors", out / f"weights-{rank}.safetensors") for rank in range(ranks)]
-    return [(load_file(first), load_file(last)) for first, last in files]
+    pairs = [word for pair in tokens.items() for word in pair]
+    launch(ranks, HERE / "two_ranks_generator.py", out, 8 // ranks**2, shared, *pairs)
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -112,31 +115,39 @@ def test_weights_after_ten_steps_equal_one_process_and_codebooks_are_identical(s
     assert one["restarts"] > 0
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_generator_equals_one_process_whether_weights_are_shared_or_not(
-    codes: str, tmp_path: Path, preset: str
+@pytest.mark.parametrize(
+    "names", [("far-debug", "dit-debug"), pytest.param(("insightar-debug",), marks=pytest.mark.slow)]
+)
+def test_generators_equal_one_process_whether_weights_are_shared_or_not(
+    tokens: dict[str, str], tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    ((first, last),) = run_generator(tmp_path / "one", codes, 1, preset)
-    gradients = [name for name in first if name.startswith("gradient.")]
-    weights = [name for name in last if not name.startswith("gradient.")]
-    assert len(gradients) > 10
-    assert [name for name in gradients if first[name].norm() == 0] == []
-    assert any(name.startswith("average.") for name in weights)
+    chosen = {name: tokens[name] for name in names}
+    run_generators(tmp_path / "one", chosen, 1)
     for shared in (False, True):
-        for our_first, our_last in run_generator(tmp_path / f"two-{shared}", codes, 2, preset, shared):
-            assert [name for name in gradients if difference(first[name], our_first[name]) > 1e-5] == []
-            assert [name for name in weights if difference(last[name], our_last[name]) > 1e-5] == []
+        run_generators(tmp_path / f"two-{shared}", chosen, 2, shared)
+    for preset in names:
+        first, last = (load_file(tmp_path / "one" / preset / f"{of}-0.safetensors") for of in ("gradients", "weights"))
+        gradients = [name for name in first if name.startswith("gradient.")]
+        weights = [name for name in last if not name.startswith("gradient.")]
+        assert len(gradients) > 10
+        assert [name for name in gradients if first[name].norm() == 0] == []
+        assert any(name.startswith("average.") for name in weights)
+        for together in ("two-False", "two-True"):
+            for of, expected, compared in (("gradients", first, gradients), ("weights", last, weights)):
+                for rank in range(2):
+                    ours = load_file(tmp_path / together / preset / f"{of}-{rank}.safetensors")
+                    assert [name for name in compared if difference(expected[name], ours[name]) > 1e-5] == []
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_run_with_shared_weights_is_killed_and_goes_on_to_the_same_bits(
-    codes: str, tmp_path: Path, preset: str
+    tokens: dict[str, str], tmp_path: Path, preset: str
 ) -> None:
-    script, begun = HERE / "two_ranks_generator.py", tmp_path / "alone"
-    launch(2, script, tmp_path / "straight", codes, preset, 0)
-    launch(2, script, tmp_path / "killed", codes, preset, 7)
+    script, begun, data = HERE / "two_ranks_generator.py", tmp_path / "alone", tokens[preset]
+    launch(2, script, tmp_path / "straight", preset, data, 0)
+    launch(2, script, tmp_path / "killed", preset, data, 7)
     shutil.copytree(tmp_path / "killed", begun)
-    launch(2, script, tmp_path / "killed", codes, preset, 0)
+    launch(2, script, tmp_path / "killed", preset, data, 0)
     straight, killed = (load_file(tmp_path / name / "run/model.safetensors") for name in ("straight", "killed"))
     assert [name for name in straight if not torch.equal(straight[name], killed[name])] == []
     saved = tmp_path / "straight/run/resume/step-00000012"
@@ -145,27 +156,14 @@ def test_a_run_with_shared_weights_is_killed_and_goes_on_to_the_same_bits(
     # What two have begun one can finish, to numbers that differ by rounding and by the ranks' own noise.
     config = presets.get_generator(preset)
     training = dataclasses.replace(config.training, ema_decay=0.9)
-    train(dataclasses.replace(config, training=training), codes, begun / "run", codes, resume=True)
+    train(dataclasses.replace(config, training=training), data, begun / "run", data, resume=True)
     alone = load_file(begun / "run/model.safetensors")
     assert alone.keys() == straight.keys()
     assert all(difference(straight[name], alone[name]) < 0.1 for name in straight)
 
 
-@pytest.mark.slow
-def test_diffusion_with_shared_weights_goes_on_to_the_same_bits(signs: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    tokenizer = RunFolder(tmp_path / "baseline")
-    tokenizer.write_config(to_dict(presets.get("baseline-nano")))
-    tokenizer.write_model(presets.create_tokenizer("baseline-nano").weights())
-    encode_pictures(str(tokenizer.path), signs, tmp_path / "latents", 64)
-    script = HERE / "two_ranks_generator.py"
-    for out, killed_at in (("straight", 0), ("killed", 7), ("killed", 0)):
-        launch(2, script, tmp_path / out, tmp_path / "latents", "dit-debug", killed_at)
-    straight, killed = (load_file(tmp_path / name / "run/model.safetensors") for name in ("straight", "killed"))
-    assert [name for name in straight if not torch.equal(straight[name], killed[name])] == []
-
-
-def test_shared_weights_need_a_generator_and_several_processes(signs: str, codes: str, tmp_path: Path) -> None:
+def test_shared_weights_need_a_generator_and_several_processes(signs: str, home: Path, tmp_path: Path) -> None:
+    codes = str(home / "codes")
     for preset, data, message in (("far-debug", codes, "torchrun"), ("insighttok-debug", signs, "for generators")):
         config = presets.get_run(preset)
         training = dataclasses.replace(config.training, shard_weights=True)

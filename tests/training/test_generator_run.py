@@ -20,6 +20,7 @@ from imtok.data.token_loader import TokenLoader
 from imtok.data.token_shards import TokenShards
 from imtok.tokenizers.encode import encode_pictures
 from imtok.training.launch import train
+from imtok.training.run import GeneratorRunConfig
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +39,25 @@ def test_a_run_learns_and_says_how_likely_the_pictures_are(trained: Path) -> Non
     assert len(list((trained / "previews").glob("*.png"))) == 2
 
 
-def test_resuming_gives_the_same_bits(home: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = presets.get_generator("far-debug")
+def killed(home: Path, config: GeneratorRunConfig, out: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Begin a run that dies when it asks for so many batches."""
     taken = []
 
     def stop(self: TokenLoader, step: int, batch=TokenLoader.batch) -> object:
         taken.append(step)
-        if len(taken) == 6:
+        if len(taken) == at:
             raise RuntimeError("killed")
         return batch(self, step)
 
-    monkeypatch.setattr(TokenLoader, "batch", stop)
-    with pytest.raises(RuntimeError, match="killed"):
-        train(config, str(home / "codes"), home / "cut", validation=str(home / "codes"))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenLoader, "batch", stop)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(config, str(home / "codes"), out, validation=str(home / "codes"))
+
+
+def test_resuming_gives_the_same_bits(home: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = presets.get_generator("far-debug")
+    killed(home, config, home / "cut", monkeypatch, at=6)
     train(config, str(home / "codes"), home / "cut", validation=str(home / "codes"), resume=True)
     ours, theirs = (load_tensors(folder / "model.safetensors") for folder in (home / "cut", trained))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -170,19 +176,23 @@ def language_model(folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("prompts", ["bytes", "chat"])
-def test_a_language_model_learns_in_two_stages(home: Path, tmp_path: Path, prompts: str, capsys) -> None:
+def test_a_language_model_learns_in_two_stages_and_goes_on_to_the_same_bits(
+    home: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = presets.get_generator("insightar-debug")
-    if prompts == "chat":
-        changes = {"language_model": language_model(tmp_path / "lm"), "prompt_format": "chat", "max_prompt_tokens": 24}
-        config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, **changes))
+    changes = {"language_model": language_model(tmp_path / "lm"), "prompt_format": "chat", "max_prompt_tokens": 24}
+    config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, **changes))
     run = train(config, str(home / "codes"), tmp_path / "run", validation=str(home / "codes"))
+    killed(home, config, tmp_path / "killed", monkeypatch, at=10)  # in the second stage
+    shutil.rmtree(tmp_path / "lm")  # it is wanted only to begin with
+    train(config, str(home / "codes"), tmp_path / "killed", validation=str(home / "codes"), resume=True)
+    ours, theirs = (load_tensors(folder / "model.safetensors") for folder in (tmp_path / "killed", run))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = {line["step"]: line for line in lines if "phase" in line}
     assert [steps[s]["phase"] for s in (4, 5)] == ["adapter-and-head", "all"]
     assert (steps[1]["learning_rate"], steps[5]["learning_rate"]) == (2e-3, 1e-3)  # the first step of each stage
     assert steps[12]["cross_entropy_0"] < steps[1]["cross_entropy_0"]
-    shutil.rmtree(tmp_path / "lm", ignore_errors=True)  # the run folder stands alone
     shutil.copytree(run, tmp_path / "moved")
     pipeline = imtok.load_generator(str(tmp_path / "moved"))
     images = pipeline.generate(prompts=["a red sign", "a sign that says STOP"], seed=1)
@@ -194,6 +204,23 @@ def test_a_language_model_learns_in_two_stages(home: Path, tmp_path: Path, promp
     argv = ["generate", str(tmp_path / "moved"), "--prompts", "red " * 200, "--out", str(tmp_path / "long")]
     assert main(argv) == 2
     assert "shorten it" in capsys.readouterr().err
+
+
+def test_the_paper_s_control_reads_llamagen_s_checkpoint(home: Path, tmp_path: Path) -> None:
+    """LlamaGenTok-AR (InsightTok, Table 2): another project's .pt below the same generator, here of bytes."""
+    checkpoint = shutil.copy(Path(__file__).parents[1] / "tokenizers/reference/llamagen_tiny.pt", tmp_path)
+    encode_pictures(str(checkpoint), str(home / "signs"), tmp_path / "codes", 32)
+    base = presets.get_generator("insightar-debug")
+    training = dataclasses.replace(base.training, steps=2, preview_every=0)
+    run = train(dataclasses.replace(base, training=training), str(tmp_path / "codes"), tmp_path / "run")
+    Path(checkpoint).unlink()  # the run folder carries it along
+    pipeline = imtok.load_generator(str(run))
+    manifest = TokenShards(tmp_path / "codes").manifest
+    assert pipeline.generator.config.codebook_sizes == manifest.codebook_sizes
+    vectors = pipeline.generator.get_buffer("codebook_0")
+    codes = torch.arange(manifest.codebook_sizes[0])[None, :, None]
+    assert torch.allclose(vectors, pipeline.tokenizer.lookup(codes)[0], atol=1e-6)
+    assert pipeline.generate(prompts=["a red sign"], seed=1).shape == (1, 3, 32, 32)
 
 
 def test_batches_depend_on_seed_and_step_alone(home: Path) -> None:

@@ -1,7 +1,7 @@
 """Run by test_distributed.py in one process or two: a generator's steps, or a run that is killed and goes on.
 
-python two_ranks_generator.py OUT CODES PRESET MICRO SHARED
-python two_ranks_generator.py OUT CODES PRESET KILLED_AT
+python two_ranks_generator.py OUT MICRO SHARED PRESET TOKENS [PRESET TOKENS …]
+python two_ranks_generator.py OUT PRESET TOKENS KILLED_AT
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.data.token_loader import TokenBatch, TokenLoader
 from imtok.data.token_shards import TokenShards
-from imtok.generators.far import FARConfig
+from imtok.generators.dit import DiT
 from imtok.layers.collective import process_group, rank
 from imtok.tokenizers.catalog import load
 from imtok.training import sharding
@@ -29,7 +29,7 @@ from imtok.training.trainer import Trainer
 
 def first_steps(
     out: Path,
-    codes: TokenShards,
+    tokens: TokenShards,
     config: GeneratorRunConfig,
     dtype: torch.dtype,
     count: int,
@@ -49,19 +49,21 @@ def first_steps(
         gradient_checkpointing=shared,
     )
     # Noise is every rank's own, so it does depend on how a batch is cut.
-    quiet = (
-        {"dropout": 0.0, "label_dropout": 0.0} if isinstance(config.generator, FARConfig) else {"prompt_dropout": 0.0}
-    )
-    config = dataclasses.replace(config, training=training, generator=dataclasses.replace(config.generator, **quiet))
-    config = for_tokens(config, codes)
+    dropouts = [name for name in ("dropout", "label_dropout", "prompt_dropout") if hasattr(config.generator, name)]
+    quiet = dataclasses.replace(config.generator, **dict.fromkeys(dropouts, 0.0))
+    config = for_tokens(dataclasses.replace(config, training=training, generator=quiet), tokens)
     torch.manual_seed(0)
     task = GeneratorTask(config)
+    if isinstance(task.generator, DiT):
+        diffusion, mix = task.generator.diffusion, task.generator.diffusion.mix
+        diffusion.draw_times = lambda count: torch.full((count,), 400.0)
+        diffusion.mix = lambda clean, noise, times: mix(clean, (100 * clean).sin(), times)
     for parameter in task.parameters():  # a fresh head is all zero, and no gradient would pass it
         nn.init.normal_(parameter, std=0.1)
-    tokenizer = load(codes.manifest.tokenizer)
+    tokenizer = load(tokens.manifest.tokenizer)
     task.generator.adopt(tokenizer)
-    looks = GeneratorValidation(config, codes, False, tokenizer)
-    trainer = Trainer(config, task.to(dtype), TokenFeed(codes), looks, RunFolder(out), device)
+    looks = GeneratorValidation(config, tokens, False, tokenizer)
+    trainer = Trainer(config, task.to(dtype), TokenFeed(tokens), looks, RunFolder(out), device)
     task.start_phase(phase)
     task.train()
     names = {id(parameter): name for name, parameter in task.named_parameters()}
@@ -84,7 +86,7 @@ def first_steps(
     return {name: tensor.contiguous() for name, tensor in (state | kept).items()}
 
 
-def killed_and_resumed(out: Path, codes: str, config: GeneratorRunConfig, killed_at: int) -> None:
+def killed_and_resumed(out: Path, tokens: str, config: GeneratorRunConfig, killed_at: int) -> None:
     """A whole run with shared weights; unless it is 0, all ranks die when they ask for so many batches."""
     training = dataclasses.replace(config.training, shard_weights=True, ema_decay=0.9)
     asked = []
@@ -97,17 +99,21 @@ def killed_and_resumed(out: Path, codes: str, config: GeneratorRunConfig, killed
 
     TokenLoader.batch = batch
     config = dataclasses.replace(config, training=training)
-    train(config, codes, out / "run", validation=codes, resume=(out / "run").exists())
+    train(config, tokens, out / "run", validation=tokens, resume=(out / "run").exists())
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    out, codes, config = Path(sys.argv[1]), sys.argv[2], presets.get_generator(sys.argv[3])
+    out = Path(sys.argv[1])
     if len(sys.argv) == 5:
-        killed_and_resumed(out, codes, config, int(sys.argv[4]))
+        preset, tokens, killed_at = sys.argv[2:]
+        killed_and_resumed(out, tokens, presets.get_generator(preset), int(killed_at))
     else:
-        micro, shared = int(sys.argv[4]), sys.argv[5] == "True"
+        micro, shared = int(sys.argv[2]), sys.argv[3] == "True"
         with process_group() as device:
-            for name, dtype, count in (("gradients", torch.float32, 1), ("weights", torch.float64, 10)):
-                found = first_steps(out, TokenShards(codes), config, dtype, count, micro, shared, device)
-                save_file(found, out / f"{name}-{rank()}.safetensors")
+            for preset, tokens in zip(sys.argv[4::2], sys.argv[5::2], strict=True):
+                (out / preset).mkdir(exist_ok=True)
+                config, shards = presets.get_generator(preset), TokenShards(tokens)
+                for name, dtype, count in (("gradients", torch.float32, 1), ("weights", torch.float64, 10)):
+                    found = first_steps(out, shards, config, dtype, count, micro, shared, device)
+                    save_file(found, out / preset / f"{name}-{rank()}.safetensors")

@@ -121,7 +121,7 @@ class DiT(Generator):
     def forward(
         self, noisy: Float[Tensor, "batch tokens channels"], times: Float[Tensor, " batch"], conditions: Conditions
     ) -> Float[Tensor, "batch tokens channels"]:
-        """What is predicted of normalized latents at their times (0 to 1,000), in fp32.
+        """What is predicted of normalized latents at their times (0 to 1,000), in their own precision.
 
         Raises:
             ConfigError: an unknown class.
@@ -133,7 +133,7 @@ class DiT(Generator):
         self, noisy: Float[Tensor, "batch tokens channels"], times: Float[Tensor, " batch"], told: Told
     ) -> Float[Tensor, "batch tokens channels"]:
         """`forward`, for conditions that have been read before."""
-        vector, context = self.time(times), None
+        vector, context = self.time(times.to(noisy.dtype)), None
         if isinstance(told, tuple):
             context = told
         else:
@@ -142,7 +142,7 @@ class DiT(Generator):
         recompute = self.checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
             x = checkpoint(layer, x, vector, context, use_reentrant=False) if recompute else layer(x, vector, context)
-        return self.last(x, vector).float()
+        return self.last(x, vector).to(noisy.dtype)
 
     def tell(self, conditions: Conditions) -> Told:
         """Conditions as the blocks hear them; in training some are withheld."""

@@ -91,7 +91,7 @@ def waves(places: Float[Tensor, " places"], channels: int) -> Float[Tensor, "pla
     half = channels // 2
     speeds = _SLOWEST ** -(torch.arange(half, device=places.device) / half)
     angles = places[:, None].float() * speeds
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+    return torch.cat([angles.cos(), angles.sin()], dim=1).to(places.dtype)
 
 
 def sine_positions(shape: Sequence[int], dim: int) -> Float[Tensor, "tokens dim"]:

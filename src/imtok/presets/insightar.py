@@ -38,6 +38,8 @@ def insightar_7b() -> GeneratorRunConfig:
 
     Paper: 150M pictures; T-NED of long texts 95.83 %, MagFace 23.33 (Table 2). Not trained here. How many steps the
     second stage's one epoch takes follows from the batch: 150M / 512.
+
+    Its weights are cut up among the processes that torchrun starts; on a single device `--training.no-shard-weights`.
     """
     return GeneratorRunConfig(
         name="insightar-7b",
@@ -52,6 +54,7 @@ def insightar_7b() -> GeneratorRunConfig:
             micro_batch_size=4,
             optimizer=OptimizerConfig(betas=(0.9, 0.95), weight_decay=0.0, warmup_share=0.0, schedule="constant"),
             gradient_checkpointing=True,
+            shard_weights=True,
         ),
     )
 
@@ -73,6 +76,7 @@ def insightar_smollm2() -> GeneratorRunConfig:
             global_batch_size=4,
             micro_batch_size=4,
             gradient_checkpointing=False,
+            shard_weights=False,
             precision="fp32",
             save_every=100,
             preview_every=0,
@@ -107,6 +111,7 @@ def insightar_nano() -> GeneratorRunConfig:
             ),
             ema_decay=0.999,
             gradient_checkpointing=False,
+            shard_weights=False,
             precision="fp32",
             save_every=250,
             preview_every=1000,

@@ -43,7 +43,10 @@ def shard(model: Model, device: torch.device) -> None:
     if not stages:
         raise ConfigError("training: shard_weights is for generators; a tokenizer fits on every device")
     if not dist.is_initialized():
-        raise ConfigError("training: shard_weights needs several processes; start them with torchrun")
+        raise ConfigError(
+            "training: shard_weights needs several processes; start them with torchrun, or train without it "
+            "(--training.no-shard-weights where the preset asks for it)"
+        )
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for stage in stages:
         fully_shard(stage, mesh=mesh)
