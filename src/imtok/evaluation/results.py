@@ -18,6 +18,7 @@ LABELS = {
     "psnr": ("PSNR", "dB, higher is better"),
     "ssim": ("SSIM", "higher is better"),
     "vgg16_distance": ("VGG16 distance", "unweighted, lower is better; not LPIPS"),
+    "lpips": ("LPIPS", "VGG16, version 0.1, lower is better"),
     "fd_efficientnet_lite0": ("Fréchet distance", "EfficientNet-Lite0, lower is better; not FID"),
     "bits_per_pixel": ("bits per pixel", "rate"),
     "bits_per_pixel_with_caption": ("bits per pixel with the caption", "rate of tokens and caption together, at most"),

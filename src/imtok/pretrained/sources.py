@@ -11,6 +11,7 @@ from imtok.pretrained.faces import load_dlib, load_mobilefacenet
 from imtok.pretrained.inception import load_inception
 from imtok.pretrained.language import load_minilm, load_t5
 from imtok.pretrained.language_model import load_smollm2
+from imtok.pretrained.lpips import load_lpips
 from imtok.pretrained.magface import load_magface
 from imtok.pretrained.mtcnn import load_mtcnn
 from imtok.pretrained.packages import Package, PackageFile
@@ -204,6 +205,14 @@ SOURCES: dict[str, Source] = {
                 size=65_465_382,
             ),
         ),
+    ),
+    "perceptual/lpips_vgg": Source(
+        what="LPIPS: torchvision's VGG16 under the learned weights of its channels, version 0.1 (unverified: checked "
+        "without the trained convolutions)",
+        licence="BSD 3-clause (torchvision; trained on ImageNet), BSD 2-clause (lpips)",
+        load=load_lpips,
+        folder=True,
+        hint="put torchvision's vgg16-397923af.pth there, and vgg.pth out of lpips/weights/v0.1 of the package lpips",
     ),
     "vision/efficientnet_lite0": Source(
         what="EfficientNet-Lite0 (ImageNet): 1280 pooled features, classes",
