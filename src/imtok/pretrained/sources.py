@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from imtok.pretrained.arcface import load_arcface
+from imtok.pretrained.arcface import R100, load_arcface
 from imtok.pretrained.clip import load_clip
 from imtok.pretrained.craft import load_craft
 from imtok.pretrained.faces import load_dlib, load_mobilefacenet
@@ -185,6 +186,14 @@ SOURCES: dict[str, Source] = {
                 size=6_444_032,
             ),
         ),
+    ),
+    "face_judge/arcface_r100": Source(
+        what="ArcFace iresnet-100, the kind of judge that TokBench has (unverified: loads insightface's layout, "
+        "checked without trained weights)",
+        licence="non-commercial research (insightface)",
+        load=partial(load_arcface, depths=R100),
+        hint="it is a backbone of insightface's arcface_torch with network r100, such as "
+        "glint360k_cosface_r100_fp16_0.1",
     ),
     "face_quality/magface": Source(
         what="MagFace iresnet-100: a vector the longer the better a face is seen (unverified: loads MagFace's layout, "
