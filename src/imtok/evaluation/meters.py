@@ -74,8 +74,8 @@ class Measurement:
     Attributes:
         items: one number a picture, word or face; or None, where the set as a whole has one number.
         value: that number.
-        network: name of the network behind it.
-        sha256: of that network's weights.
+        network: name of the network behind it; of several their names joined by " + ".
+        sha256: of that network's weights, likewise.
         note: what else one has to know to repeat it.
         parts: the same number on disjoint parts of the set.
         count: pictures behind that number.

@@ -61,8 +61,8 @@ class Score:
         groups: of pictures that the bootstrap draws together.
         buckets: the mean of each size bucket (None: too few) and its count, where there are buckets.
         parts: the metric on disjoint parts of the set, where there is no interval.
-        network: behind the number.
-        sha256: of the network's weights.
+        network: behind the number; of several their names joined by +.
+        sha256: of the network's weights, likewise.
         taught: the tokenizer was trained through this very network, so the number is no evidence.
         note: what else has to be known to repeat it.
     """
