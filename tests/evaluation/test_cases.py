@@ -1,6 +1,8 @@
 """Best and worst cases: the right ones, with the right parts of the right pictures."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,13 @@ import pytest
 from skimage import data
 
 from imtok.data.pictures import encode
-from imtok.data.sample import Sample
-from imtok.evaluation.cases import CaseKeeper, gain_of
+from imtok.data.sample import Sample, TextRegion
+from imtok.evaluation.cases import CaseKeeper, crop_of, gain_of
 from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.meters import Drawn, Shown
+from imtok.evaluation.text import TextMeter
+from imtok.pretrained import Reading
 
 
 def shown(row: int) -> Shown:
@@ -68,6 +72,27 @@ def test_a_batch_brings_only_what_goes_beyond_the_ones_before() -> None:
             keeper.add(case)
     assert counts == [1, 1, 1, 0, 1, 1]
     assert [case.item["row"] for case in keeper.cases()] == [1, 4, 0, 5]
+
+
+@pytest.mark.parametrize("ratio", [None, 0.03])
+def test_a_word_is_shown_as_the_judge_saw_it(ratio: float | None) -> None:
+    """TokBench's words, whose size is stated, are cut out without a margin."""
+    seen: list[np.ndarray] = []
+
+    class Judge:
+        name, sha256 = "text_judge/fake", "1"
+
+        def read(self, crops: Sequence[np.ndarray]) -> list[Reading]:
+            seen.extend(crops)
+            return [Reading("Exit", 1.0) for _ in crops]
+
+    word = TextRegion(box=(10.0, 8.0, 30.0, 18.0), text="Exit", ratio=ratio)
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    one = replace(shown(0), original=picture, sample=replace(shown(0).sample, words=[word]))
+    meter = TextMeter(Judge())
+    (item,) = meter.items([one], meter.look([one], {"first": [drawn(100)]}))
+    assert seen[0].shape == ((10, 20, 3) if ratio else (14, 24, 3))
+    assert (crop_of(item, picture) == seen[0]).all()
 
 
 def test_gains_are_those_of_the_scores() -> None:

@@ -44,7 +44,7 @@ def crop_of(item: Mapping[str, Any], picture: Picture) -> Picture:
     if item["kind"] == "picture":
         return picture
     if item["kind"] == "word":
-        return crop_word(picture, TextRegion(box=tuple(item["box"]), text=item["text"]))
+        return crop_word(picture, TextRegion(box=tuple(item["box"]), text=item["text"], ratio=item.get("ratio")))
     x0, y0, x1, y1 = (round(value) for value in item["box"])
     return picture[max(y0, 0) : y1, max(x0, 0) : x1]
 
