@@ -21,6 +21,8 @@ from imtok.evaluation.text import letters
 
 _WIDEST = 384
 """Pixels; larger pictures are shrunk for the page."""
+_LONGEST = 16
+"""Crops that are more times as wide as high are shown narrower."""
 _CROPS = 6
 """Words and faces of one picture that are shown enlarged."""
 _SIZES: dict[str, dict[str, int]] = {"word": {"height": 56}, "face": {"height": 112}, "picture": {"widest": 192}}
@@ -165,10 +167,11 @@ def _networks(results: list[Result]) -> list[tuple[str, str]]:
 
 
 def _embed(picture: Picture, height: int | None = None, widest: int = _WIDEST) -> str:
-    """A data address; small pictures stay as they are, crops are enlarged to a height."""
+    """A data address; small pictures stay as they are, crops are enlarged to a height, be they as thin as a hair."""
     image = Image.fromarray(picture)
     if height is not None:
-        image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
+        width = min(max(1, round(image.width * height / image.height)), _LONGEST * height)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     elif max(image.size) > widest:
         image.thumbnail((widest, widest), Image.Resampling.LANCZOS)
     small = max(image.size) <= 256
