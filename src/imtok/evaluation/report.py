@@ -15,7 +15,7 @@ from imtok.data.pictures import Picture, encode
 from imtok.evaluation import charts
 from imtok.evaluation.cases import crop_of
 from imtok.evaluation.charts import draw_charts, without_rate
-from imtok.evaluation.results import Evaluation, Result, Score, label, show_interval, show_number
+from imtok.evaluation.results import Evaluation, Result, Score, labels_of, show_interval, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS, RESAMPLES
 from imtok.evaluation.text import letters
 
@@ -26,7 +26,7 @@ _LONGEST = 16
 _CROPS = 6
 """Words and faces of one picture that are shown enlarged."""
 _SIZES: dict[str, dict[str, int]] = {"word": {"height": 56}, "face": {"height": 112}, "picture": {"widest": 192}}
-_GAINS = {"word": "T-NED", "face": "cosine", "picture": "dB PSNR"}
+_GAINS = {"word": "edit similarity", "face": "cosine", "picture": "dB PSNR"}
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
@@ -44,7 +44,7 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
         confidence=f"{CONFIDENCE:.0%}",
         min_items=MIN_ITEMS,
         evaluation=evaluation,
-        label=label,
+        label=labels_of(evaluation.results),
         tables=[_table(evaluation, data.name) for data in evaluation.sets],
         gallery=[(data.name, list(_gallery(evaluation, data.name))) for data in evaluation.sets],
         charts=[
@@ -148,7 +148,7 @@ def _notes(evaluation: Evaluation) -> list[tuple[str, str]]:
         for metric, score in result.metrics.items():
             if score.note:
                 found.setdefault((result.data, metric, score.note), []).append(result.tokenizer)
-    everybody = len(evaluation.tokenizers)
+    everybody, label = len(evaluation.tokenizers), labels_of(evaluation.results)
     return [
         (", ".join([label(metric)[0], data, *(names if len(names) < everybody else [])]), note)
         for (data, metric, note), names in found.items()
