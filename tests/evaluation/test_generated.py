@@ -546,3 +546,9 @@ def test_protocols_measure_what_there_is_and_say_what_differs(only_tiny: None, d
         "rendered_text_ned was not measured",
         "1 texts have fewer than 100 or more than 300 characters",
     ]
+    crowds = {"metrics": ("magface",), "pictures": 300, "reference_pictures": None, "prompts": 15, "texts": ()}
+    assert deviations(PROTOCOLS["crowds"], pictures_of_prompts=(20,) * 15, **crowds) == []
+    uneven = (20,) * 13 + (19, 21)  # as many pictures and prompts as are wanted
+    assert deviations(PROTOCOLS["crowds"], pictures_of_prompts=uneven, **crowds) == [
+        "2 prompts have more or fewer than 20 pictures"
+    ]

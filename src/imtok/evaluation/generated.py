@@ -1,6 +1,7 @@
 """Generated pictures: against a reference set, against their prompts, the words and faces in them."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -206,12 +207,14 @@ def evaluate_generated(
         scores = _measure(meters, teachers or frozenset(), troubles)
         differences = []
         if published is not None:
+            of_prompts = Counter(one.group for one in asked if one.group)
             differences = deviations(
                 published,
                 metrics=tuple(scores),
                 pictures=looked.seen,
                 reference_pictures=None if of_reference is None else (of_reference.looked_at or of_reference).pictures,
-                prompts=len({one.group for one in asked if one.group}),
+                prompts=len(of_prompts),
+                pictures_of_prompts=tuple(of_prompts.values()),
                 texts=tuple(one.text for one in asked if one.text),
             )
         evaluation = GeneratedEvaluation(
