@@ -15,17 +15,21 @@ from imtok.training.run import RunConfig
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """The paper's name for a number, our metric, the sets that it is shown on, and how it is printed."""
+    """Our name for a number, the metric, the sets that it is shown on, how it is printed, and the paper's name for it.
+
+    A paper's names belong to its networks (no other number is called FID, T-ACC or F-Sim); "" where it is ours too.
+    """
 
     name: str
     metric: str
     sets: tuple[str, ...]
     shown: str = "{:.2f}"
+    of_paper: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a table: the run that it shows, its label, and the paper's numbers by the name of their column."""
+    """A row of a table: the run that it shows, its label, and the paper's numbers by its names for them."""
 
     run: str
     label: str
@@ -43,7 +47,8 @@ class Table:
     def markdown(self, found: Evaluation, seeds: Sequence[int]) -> str:
         """Ours for every seed, the paper's beside it; runs that were not done are left out."""
         ours = [(column, data) for column in self.columns for data in column.sets]
-        theirs = [column.name for column in self.columns if any(column.name in row.paper for row in self.rows)]
+        named = [column.of_paper or column.name for column in self.columns]
+        theirs = [name for name in named if any(name in row.paper for row in self.rows)]
         head = ["", *(f"{column.name}, {data}" for column, data in ours), *(f"paper: {name}" for name in theirs)]
         lines = [head, ["---"] * len(head)]
         for row in self.rows:

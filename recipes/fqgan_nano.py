@@ -51,7 +51,7 @@ SHIPPED = "fqgan-dual-nano"
 PRETRAINED = Path(__file__).parent / "nano_pretraining"
 EQUAL_BITS = {"1-codebook": (4096,), "2-codebooks": (64, 64), "3-codebooks": (16, 16, 16)}
 
-FRECHET = Column("rFID", "fd_efficientnet_lite0", ("plain",))
+FRECHET = Column("Fréchet distance", "fd_efficientnet_lite0", ("plain",), of_paper="rFID")
 """Deviation: a Fréchet distance of other features."""
 PSNR = Column("PSNR", "psnr", ("plain",))
 VGG16 = Column("VGG16 distance", "vgg16_distance", ("plain",), "{:.3f}")
@@ -84,9 +84,9 @@ SCALING = Table(
 AT_EQUAL_BITS = Table(
     "Twelve bits a token, without and with the text and face losses",
     (
-        Column("T-ACC", "text_accuracy", ("signs", "words"), "{:.1%}"),
-        Column("T-NED", "text_ned", ("signs", "words"), "{:.1%}"),
-        Column("F-Sim", "face_similarity", ("faces",), "{:.4f}"),
+        Column("Text accuracy", "text_accuracy", ("signs", "words"), "{:.1%}"),
+        Column("Edit similarity", "text_ned", ("signs", "words"), "{:.1%}"),
+        Column("Face similarity", "face_similarity", ("faces",), "{:.4f}"),
         PSNR,
         USAGE,
     ),

@@ -33,10 +33,10 @@ Parts = tuple[Literal["encoder", "quantizer", "decoder"], ...]
 ALL: Parts = ("encoder", "quantizer", "decoder")
 
 
-ACCURACY = Column("T-ACC", "text_accuracy", ("signs", "words"), "{:.1%}")
-EDITS = Column("T-NED", "text_ned", ("signs", "words"), "{:.1%}")
-SIMILARITY = Column("F-Sim", "face_similarity", ("faces",), "{:.4f}")
-FRECHET = Column("rFID", "fd_efficientnet_lite0", ("plain",))
+ACCURACY = Column("Text accuracy", "text_accuracy", ("signs", "words"), "{:.1%}", "T-ACC")
+EDITS = Column("Edit similarity", "text_ned", ("signs", "words"), "{:.1%}", "T-NED")
+SIMILARITY = Column("Face similarity", "face_similarity", ("faces",), "{:.4f}", "F-Sim")
+FRECHET = Column("Fréchet distance", "fd_efficientnet_lite0", ("plain",), of_paper="rFID")
 """Deviation: a Fréchet distance of other features."""
 PSNR = Column("PSNR", "psnr", ("plain",))
 

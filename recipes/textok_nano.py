@@ -56,9 +56,9 @@ KINDS = ("seen-words", "signs")
 
 PSNR = Column("PSNR", "psnr", ("plain", *KINDS))
 VGG16 = Column("VGG16 distance", "vgg16_distance", ("plain", *KINDS), "{:.3f}")
-FRECHET = Column("rFID", "fd_efficientnet_lite0", ("plain", *KINDS), "{:.1f}")
+FRECHET = Column("Fréchet distance", "fd_efficientnet_lite0", ("plain", *KINDS), "{:.1f}", "rFID")
 """Deviation: a Fréchet distance of other features."""
-ACCURACY = Column("T-ACC", "text_accuracy", KINDS, "{:.1%}")
+ACCURACY = Column("Text accuracy", "text_accuracy", KINDS, "{:.1%}")
 RATE = Column("Bits per pixel", "bits_per_pixel", ("plain",), "{:.3f}")
 CAPTION = Column("Bits of the caption", "caption_bits", ("plain", *KINDS), "{:.0f}")
 

@@ -1,3 +1,4 @@
+import argparse
 import json
 from pathlib import Path
 
@@ -57,9 +58,31 @@ def test_state_dicts_are_found_where_projects_put_them(tmp_path: Path) -> None:
     for index, content in enumerate([weights, {"model": weights}, {"state_dict": weights, "epoch": 3}]):
         torch.save(content, tmp_path / f"{index}.pt")
         assert list(load_tensors(tmp_path / f"{index}.pt")) == ["w"]
+    raw, averaged = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
+    options = argparse.Namespace(lr=1e-4, betas=[0.9, 0.95])  # as LlamaGen's trainer saves them
+    torch.save({"model": raw, "ema": averaged, "optimizer": {}, "args": options}, tmp_path / "both.pt")
+    assert load_tensors(tmp_path / "both.pt")["w"].tolist() == [1, 1]
+    torch.save({"ema": {"decay": 0.999}, "model": weights}, tmp_path / "settings.pt")  # an EMA without weights
+    assert list(load_tensors(tmp_path / "settings.pt")) == ["w"]
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ConfigError, match="holds a list"):
         load_tensors(tmp_path / "list.pt")
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
+def test_options_are_no_way_in_for_code(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    torch.save({"model": {}, "args": argparse.Namespace(path=Payload(marker))}, tmp_path / "evil.pt")
+    with pytest.raises(ConfigError, match="refused: holds more than tensors"):
+        load_tensors(tmp_path / "evil.pt")
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])

@@ -185,8 +185,11 @@ def test_the_runs_at_equal_bits_begin_with_the_pretrained_blocks(tmp_path: Path)
 
 
 def test_a_table_shows_every_seed_beside_the_paper() -> None:
-    columns = (ablation.Column("T", "text_accuracy", ("signs",), "{:.1%}"), ablation.Column("U", "usage", ("signs",)))
-    rows = (ablation.Row("a", "first", {"T": "30"}), ablation.Row("b", "not done"))
+    columns = (
+        ablation.Column("T", "text_accuracy", ("signs",), "{:.1%}", "P"),
+        ablation.Column("U", "usage", ("signs",)),
+    )
+    rows = (ablation.Row("a", "first", {"P": "30", "U": "9"}), ablation.Row("b", "not done"))
     columns += (ablation.Column("V", "psnr", ("a set that is not there",)),)
     others = {"usage_0": Score(value=0.5), "usage_1": Score(value=1.0), "usage_of_all": Score(value=9.0)}
     results = [
@@ -204,10 +207,19 @@ def test_a_table_shows_every_seed_beside_the_paper() -> None:
     assert ablation.Table("Title", columns, rows).markdown(found, (0, 1)).splitlines() == [
         "**Title**",
         "",
-        "|  | T, signs | U, signs | V, a set that is not there | paper: T |",
-        "| --- | --- | --- | --- | --- |",
-        "| first | 12.3% / 20.0% | 0.75 / 0.75 |  /  | 30 |",
+        "|  | T, signs | U, signs | V, a set that is not there | paper: P | paper: U |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| first | 12.3% / 20.0% | 0.75 / 0.75 |  /  | 30 | 9 |",
     ]
+
+
+@pytest.mark.parametrize(
+    "table", [*nano_ablations.TABLES, fqgan_nano.COMPONENTS, fqgan_nano.SCALING, *textok_nano.TABLES]
+)
+def test_no_number_of_a_paper_is_lost_and_stand_ins_have_their_own_names(table: ablation.Table) -> None:
+    names = {column.of_paper or column.name for column in table.columns}
+    assert {name for row in table.rows for name in row.paper} <= names
+    assert not {column.name for column in table.columns} & {"rFID", "FID", "T-ACC", "T-NED", "F-Sim", "LPIPS"}
 
 
 def test_neighbours_and_captions_are_found_where_the_features_hold_them(needs) -> None:

@@ -10,6 +10,7 @@
 Everything is written under a temporary name and renamed, so that a kill at any moment leaves a whole folder.
 """
 
+import argparse
 import json
 import os
 import pickle
@@ -147,11 +148,12 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """All tensors of a file, on the CPU, without running any code that the file may hold.
 
     Args:
-        path: a .safetensors file, or a PyTorch checkpoint whose state dict lies at the top or under `model`,
-            `state_dict` or `ema`.
+        path: a .safetensors file, or a PyTorch checkpoint whose state dict lies at the top or under `ema`, `model` or
+            `state_dict`: the first of them that holds tensors, so averaged weights go before raw ones, as in
+            LlamaGen's own reconstructions. A trainer's options (an `argparse.Namespace`) may lie beside them.
 
     Raises:
-        ConfigError: no such file, broken, or a pickle with anything but tensors in it.
+        ConfigError: no such file, broken, or a pickle with anything but tensors and options in it.
     """
     path = Path(path)
     if not path.is_file():
@@ -159,7 +161,8 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # a plain container
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ConfigError(
             f"{path}: refused: holds more than tensors, and untrusted code is never run; if you trust it, "
@@ -168,9 +171,10 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except Exception as error:  # torch's reader may stumble over a broken file in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{path}: not a readable checkpoint ({reason})") from None
-    for key in ("model", "state_dict", "ema"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+    for key in ("ema", "model", "state_dict"):
+        inside = state.get(key) if isinstance(state, dict) else None
+        if isinstance(inside, dict) and any(isinstance(value, Tensor) for value in inside.values()):
+            state = inside
             break
     if not isinstance(state, dict):
         raise ConfigError(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")

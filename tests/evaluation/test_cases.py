@@ -1,19 +1,27 @@
 """Best and worst cases: the right ones, with the right parts of the right pictures."""
 
+import base64
+import io
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from skimage import data
 
 from imtok.data.pictures import encode
-from imtok.data.sample import Sample
-from imtok.evaluation.cases import CaseKeeper, gain_of
+from imtok.data.sample import Sample, TextRegion
+from imtok.evaluation.cases import CaseKeeper, crop_of, gain_of
 from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.meters import Drawn, Shown
+from imtok.evaluation.report import _embed
+from imtok.evaluation.text import TextMeter
+from imtok.pretrained import Reading
 
 
 def shown(row: int) -> Shown:
@@ -68,6 +76,36 @@ def test_a_batch_brings_only_what_goes_beyond_the_ones_before() -> None:
             keeper.add(case)
     assert counts == [1, 1, 1, 0, 1, 1]
     assert [case.item["row"] for case in keeper.cases()] == [1, 4, 0, 5]
+
+
+@pytest.mark.parametrize("ratio", [None, 0.03])
+def test_a_word_is_shown_as_the_judge_saw_it(ratio: float | None) -> None:
+    """TokBench's words, whose size is stated, are cut out without a margin."""
+    seen: list[np.ndarray] = []
+
+    class Judge:
+        name, sha256 = "text_judge/fake", "1"
+
+        def read(self, crops: Sequence[np.ndarray]) -> list[Reading]:
+            seen.extend(crops)
+            return [Reading("Exit", 1.0) for _ in crops]
+
+    word = TextRegion(box=(10.0, 8.0, 30.0, 18.0), text="Exit", ratio=ratio)
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    one = replace(shown(0), original=picture, sample=replace(shown(0).sample, words=[word]))
+    meter = TextMeter(Judge())
+    (item,) = meter.items([one], meter.look([one], {"first": [drawn(100)]}))
+    assert seen[0].shape == ((10, 20, 3) if ratio else (14, 24, 3))
+    assert (crop_of(item, picture) == seen[0]).all()
+
+
+@pytest.mark.parametrize("box", [(10.0, 10.0, 20.0, 10.4), (-9.0, 50.0, -3.0, 60.0), (35.0, 0.2, 90.0, 0.3)])
+def test_thin_and_outlying_faces_can_be_shown(box: tuple[float, ...]) -> None:
+    picture = np.zeros((40, 40, 3), dtype=np.uint8)
+    crop = crop_of(face(0, 0.5, 0.6) | {"box": list(box)}, picture)
+    assert min(crop.shape[:2]) == 1
+    image = Image.open(io.BytesIO(base64.b64decode(_embed(crop, height=112).partition(",")[2])))
+    assert image.height == 112
 
 
 def test_gains_are_those_of_the_scores() -> None:

@@ -53,8 +53,8 @@ def test_scores_by_hand(table: Path) -> None:
     assert scores.categories == {"entity - whole": 4 / 8, "attribute - color": 2 / 4, "relation - spatial": 1 / 4}
     assert scores.broad_categories == {"entity": 4 / 8, "attribute": 2 / 4, "relation": 1 / 4}
     sea = Recorded([*answerer.texts, questions["sea"][0].text])
-    both = score_dpg(questions, [("dog", four), ("sea", [picture(0b10000)])], sea)
-    assert both.prompts.mean() == pytest.approx((7 / 16 + 1) / 2)  # prompts weigh alike, however many pictures
+    both = score_dpg(questions, [("dog", four), ("sea", [picture(0b10000)] * 4)], sea)
+    assert both.prompts.mean() == pytest.approx((7 / 16 + 1) / 2)  # prompts weigh alike, however many questions
 
 
 def test_a_chain_falls_whatever_its_order(tmp_path: Path) -> None:
@@ -94,9 +94,12 @@ def test_nothing_is_swallowed(table: Path) -> None:
     answerer = Recorded([one.text for one in questions["sea"]])
     for drawn, message in (
         ([("cat", [picture(1)])], "cat: no questions"),
-        ([("sea", [])], "sea: no pictures"),
-        ([("sea", [picture(1)]), ("sea", [picture(1)])], "sea: come twice"),
+        ([("sea", [])], "sea: 0 pictures, 4 are wanted"),
+        ([("sea", [picture(1)] * 3)], "sea: 3 pictures, 4 are wanted"),
+        ([("sea", [picture(1)] * 4)] * 2, "sea: comes twice"),
         ([], "no pictures to score"),
     ):
         with pytest.raises(ConfigError, match=message):
             score_dpg(questions, drawn, answerer)
+    one = score_dpg(questions, [("sea", [picture(1)])], answerer, per_prompt=1)  # for a look before the whole
+    assert one.prompts.mean() == 1

@@ -17,13 +17,14 @@ from imtok.cli import main
 from imtok.config import ConfigError, to_dict
 from imtok.data.pictures import decode, encode
 from imtok.data.sample import Face, Sample
-from imtok.data.shards import ShardWriter
+from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.evaluation.contestants import FolderContestant, open_contestant, self_checks, teachers_of
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.fit import SquareFit
 from imtok.evaluation.reconstruct import reconstruct
 from imtok.evaluation.text import same_letters
+from imtok.pretrained import FeatureNetwork
 
 PIXELS = ("psnr", "ssim", "bits_per_pixel", "codebook_usage", "codebook_perplexity")
 
@@ -183,6 +184,36 @@ def test_the_square_keeps_the_picture_and_cuts_the_padding() -> None:
     assert np.abs(restored.astype(float) - picture).mean() < 6
 
 
+def test_lpips_goes_by_its_network_s_weights(run: str, signs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mean(FeatureNetwork):
+        """A map of a picture's red beside a constant, of which only the red counts."""
+
+        name, sha256 = "perceptual/lpips_vgg", "0" * 64
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor([0.5, 0.0]))
+
+        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+            return [torch.stack([images[:, 0] + 2, torch.ones_like(images[:, 0])], dim=1)]
+
+        def channel_weights(self) -> list[torch.Tensor]:
+            return [self.weight]
+
+    monkeypatch.setattr("imtok.pretrained.load", {"perceptual/lpips_vgg": Mean().freeze()}.__getitem__)
+    found = evaluate("jpeg:5", signs, metrics=["lpips"], count=3)
+    expected = []
+    for row in range(3):
+        original = decode(ShardReader(signs)[4 * row].image)
+        reds = [one[..., 0] / 127.5 + 1 for one in (original, decode(encode(original, "JPEG", quality=5)))]
+        first, second = (red / np.hypot(red, 1) for red in reds)
+        expected.append(0.5 * np.square(first - second).mean())
+    score = found.score("jpeg:5", "signs", "lpips")
+    assert score.value == pytest.approx(np.mean(expected), rel=1e-3)
+    assert (score.network, score.count) == ("perceptual/lpips_vgg", 3)
+    assert found.score("identity", "signs", "lpips").value == 0
+
+
 def test_a_teacher_s_number_is_marked(tmp_path: Path, signs: str, needs) -> None:
     needs("perceptual/vgg16")
     config: dict[str, Any] = to_dict(presets.get("insighttok-debug"))
@@ -213,7 +244,7 @@ def test_checks_do_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": ["lpips"]}, "no metric is called 'lpips'; there are psnr"),
+        ({"metrics": ["mse"]}, "no metric is called 'mse'; there are psnr"),
         ({"metrics": ["fid"]}, "vision/inception is missing"),
         ({"tokenizers": []}, "name at least one tokenizer"),
         ({"tokenizers": ["RUN", "RUN"]}, "two tokenizers are called untrained"),

@@ -1,6 +1,8 @@
 """The whole way from pictures to metrics.json, with small networks of random weights, against torch-fidelity."""
 
+import hashlib
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -161,7 +163,8 @@ def test_files_batches_and_given_statistics_change_nothing(
     monkeypatch.setattr("imtok.evaluation.sets._BATCH", 7)
     found = evaluate_generated(tmp_path / "drawn.npz", reference=tmp_path / "real.npz", metrics=SETS)
     assert values(found) == pytest.approx(expected, rel=1e-5)
-    assert found.statistics == ["frechet", "spatial"]
+    assert found.reference is not None
+    assert found.reference.statistics == ["frechet", "spatial"]
 
     with np.load(tmp_path / "real.npz") as arrays:  # what ADM offers for some sizes: statistics without pictures
         assert arrays["mu"].shape == (12,)
@@ -170,12 +173,42 @@ def test_files_batches_and_given_statistics_change_nothing(
     assert alone.metrics["fid"].value == pytest.approx(expected["fid"], rel=1e-5)
     assert alone.failed.keys() == {"sfid", "precision", "recall"}
     assert "needs the pictures of a reference" in alone.failed["recall"]
+    assert alone.reference is not None
+    assert (alone.reference.pictures, alone.reference.looked_at) == (0, None)
     np.savez(tmp_path / "other.npz", mu=np.zeros(5), sigma=np.eye(5))
     other = evaluate_generated(drawn, reference=tmp_path / "other.npz", metrics=["fid"])
     assert other.failed == {"fid": "the given statistics are of 5 features, the pictures' of 12"}
     np.savez(tmp_path / "torn.npz", mu=np.zeros(5), sigma=np.eye(4))
     with pytest.raises(DataError, match=r"mu \(5,\) and sigma \(4, 4\) differ"):
         evaluate_generated(drawn, reference=tmp_path / "torn.npz", metrics=["fid"])
+
+
+def test_what_stood_for_the_reference_is_written_down(only_tiny: None, drawn: Path, real: Path, tmp_path: Path) -> None:
+    """Statistics are compared with while the pictures beside them are counted and not looked at."""
+    file, out = tmp_path / "a b.npz", tmp_path / "out"
+    assert main(["pack", str(real), str(file), "--statistics"]) == 0
+    arguments = [*("--reference", str(file)), *("--metrics", "fid"), *("--protocol", "imagenet-generation")]
+    main(["evaluate-generated", str(drawn), "--out", str(out), *arguments])
+    written = json.loads((out / "metrics.json").read_text())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert written["reference"] == {
+        "name": str(file),
+        "sha256": digest,
+        "pictures": 50,
+        "statistics": ["frechet", "spatial"],
+        "looked_at": None,
+    }
+    assert "50 pictures of the reference, 10000 are wanted" in written["deviations"]
+    command = shlex.split(written["command"])
+    assert command == ["imtok", "evaluate-generated", str(drawn), "--out", "OUT", *arguments]
+    assert written["versions"]["torch"] == torch.__version__
+    assert {"torch-fidelity", "transformers"} <= written["versions"].keys()
+    found = evaluate_generated(drawn, reference=real, metrics=["fid"]).reference
+    assert found is not None
+    assert found.looked_at is not None
+    assert (found.sha256, found.pictures, found.looked_at.pictures) == (None, 50, 50)
+    digests = [hashlib.sha256(picture.read_bytes()).digest() for picture in sorted(real.iterdir())]
+    assert found.looked_at.sha256 == hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def test_a_set_is_itself(only_tiny: None, real: Path) -> None:
@@ -397,7 +430,7 @@ def test_rendered_text_by_hand() -> None:
     assert exact.items.values.tolist() == [1, 0, 0, 1, 0]
     assert loose.items.values.tolist() == [1, 0, 1, 1, 0]
     assert exact.items.groups.tolist() == [0, 0, 2, 2, 2]
-    assert ned.network == "text_detector/fake + text_judge/fake"
+    assert (ned.network, ned.sha256) == ("text_detector/fake + text_judge/fake", "2 + 1")
     with pytest.raises(ConfigError, match="no picture has a text to show"):
         RenderedTextMeter(Lines(), Reader()).measure("rendered_text_ned")
 
@@ -426,7 +459,7 @@ def test_real_signs_are_read(needs, tmp_path: Path) -> None:
 
 def test_face_norms_are_lengths_of_all_faces() -> None:
     class Detector:
-        name = "face_detector/fake"
+        name, sha256 = "face_detector/fake", "4"
 
         def detect(self, image: np.ndarray) -> pretrained.DetectedFaces:
             count = int(image[0, 0, 0])
@@ -453,7 +486,8 @@ def test_face_norms_are_lengths_of_all_faces() -> None:
     assert found.items is not None
     assert found.items.values.tolist() == pytest.approx([5, 10, 5])
     assert found.items.groups.tolist() == [0, 0, 2]
-    assert found.note == "3 faces, found by face_detector/fake in 2 of 3 pictures"
+    assert found.note == "3 faces in 2 of 3 pictures"
+    assert (found.network, found.sha256) == ("face_detector/fake + face_quality/magface", "4 + 3")
     with pytest.raises(ConfigError, match="no face was found in 0 pictures"):
         FaceNormMeter(Detector(), Embedder(), "magface").measure("magface")
 
@@ -511,4 +545,10 @@ def test_protocols_measure_what_there_is_and_say_what_differs(only_tiny: None, d
     assert deviations(quotes, metrics=(), texts=("x" * 99,), **counts) == [
         "rendered_text_ned was not measured",
         "1 texts have fewer than 100 or more than 300 characters",
+    ]
+    crowds = {"metrics": ("magface",), "pictures": 300, "reference_pictures": None, "prompts": 15, "texts": ()}
+    assert deviations(PROTOCOLS["crowds"], pictures_of_prompts=(20,) * 15, **crowds) == []
+    uneven = (20,) * 13 + (19, 21)  # as many pictures and prompts as are wanted
+    assert deviations(PROTOCOLS["crowds"], pictures_of_prompts=uneven, **crowds) == [
+        "2 prompts have more or fewer than 20 pictures"
     ]

@@ -31,13 +31,38 @@ def test_close_ups_of_one_picture_are_drawn_together() -> None:
     assert copied.high - copied.low == pytest.approx(alone.high - alone.low, rel=0.05)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words of pictures that are hard or easy as a whole, of two sizes, read by two tokenizers that share the pictures.
+
+    Small words are read with a chance of .3, the fewer large ones of .6, and .1 more by the second tokenizer. An
+    interval that forgot pictures or sizes would miss the truth, one that forgot pairs would be much too wide.
+    """
+    monkeypatch.setattr("imtok.evaluation.statistics.RESAMPLES", 400)  # enough for this
     rng = np.random.default_rng(2)
-    covered = 0
-    for _ in range(200):
-        found = interval(items(rng.binomial(1, 0.3, 150)))
-        covered += found.low <= 0.3 <= found.high
-    assert 180 <= covered <= 199
+    trials, pictures = 120, 60
+    covered = dict.fromkeys(("mean", "difference", "without pictures", "without sizes"), 0)
+    widths = []
+    for _ in range(trials):
+        groups = np.repeat(np.arange(pictures), rng.integers(3, 10, pictures))
+        buckets = rng.binomial(1, 0.2, len(groups))
+        chance = 0.3 + 0.3 * buckets + rng.choice([-0.3, 0.3], pictures)[groups]
+        luck = rng.random(len(groups))  # shared too
+        first, second = (items(luck < chance + more, groups, buckets, names=2) for more in (0, 0.1))
+        alone, mixed = items(first.values, buckets=buckets, names=2), items(first.values, groups)
+        found, difference = interval(first), paired_difference(second, first)
+        for name, one, truth in (
+            ("mean", found, 0.45),
+            ("difference", difference, 0.1),
+            ("without pictures", interval(alone), 0.45),
+            ("without sizes", interval(mixed), 0.45),
+        ):
+            covered[name] += one.low <= truth <= one.high
+        widths.append((difference.high - difference.low) / (found.high - found.low))
+    assert 0.9 * trials <= min(covered["mean"], covered["difference"]), covered
+    assert max(covered["mean"], covered["difference"]) <= 0.99 * trials, covered
+    assert covered["without pictures"] < 0.85 * trials, covered
+    assert covered["without sizes"] < 0.5 * trials, covered
+    assert np.mean(widths) < 0.5
 
 
 def test_buckets_count_alike_and_small_ones_not_at_all() -> None:

@@ -9,6 +9,7 @@ from imtok.data.sample import Sample, TextRegion
 from imtok.data.synthetic import SyntheticPictures
 from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.meters import Drawn, Shown
+from imtok.evaluation.results import Result, Score, markdown_table
 from imtok.evaluation.text import (
     TextMeter,
     crop_word,
@@ -99,3 +100,16 @@ def test_tokbench_s_rules_on_words_written_down() -> None:
     assert found["text_accuracy"].network == "text_judge/table"
     (first, *_) = meter.items(shown, read)
     assert (first["text"], first["original"], first["read"]) == ("Exit", "Exit", {"tokenizer": "Exit"})
+
+
+def test_only_the_published_judge_has_the_published_names() -> None:
+    def heads(judge: str) -> list[str]:
+        score = Score(value=0.5, network=judge)
+        metrics = {"text_accuracy": score, "text_ned": score, "text_accuracy_alnum": score, "psnr": Score(value=20.0)}
+        table = markdown_table([Result(tokenizer="a", data="signs", is_check=False, metrics=metrics)])
+        return [cell.strip() for cell in table.splitlines()[0].split("|")[3:-1]]
+
+    assert heads("text_judge/parseq") == ["T-ACC", "T-NED", "text accuracy, letters and digits", "PSNR"]
+    assert heads("text_judge/easyocr") == [
+        *("text accuracy", "edit similarity", "text accuracy, letters and digits", "PSNR")
+    ]

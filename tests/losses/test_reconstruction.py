@@ -38,6 +38,19 @@ def test_perceptual_distance_by_hand():
         assert loss(Two(), images, reconstructions).item() == pytest.approx(2.0, abs=1e-5)
 
 
+def test_channels_with_weights_count_by_them():
+    """The pixel that turns costs 1 in the channel that it leaves and 1 in the one that it turns to."""
+
+    class Weighed(Two):
+        def channel_weights(self) -> list[Tensor]:
+            return [torch.tensor([0.25, 3.0, 9.0]), torch.tensor([1.0, 0.5])]
+
+    images = torch.tensor([[3.0, 4.0, 0.0], [1.0, 0.0, 0.0]]).T.view(1, 3, 1, 2)
+    reconstructions = torch.tensor([[6.0, 8.0, 0.0], [0.0, 5.0, 0.0]]).T.view(1, 3, 1, 2)
+    distance = perceptual_distance(Weighed(), images, reconstructions).item()
+    assert distance == pytest.approx((0.25 + 3) / 2 + (1 + 0.5) / 2, abs=1e-5)
+
+
 def test_perceptual_distance_has_finite_gradients_where_features_vanish():
     reconstructions = torch.zeros(1, 3, 2, 2, requires_grad=True)
     perceptual_distance(Two(), torch.zeros(1, 3, 2, 2), reconstructions).backward()

@@ -1,7 +1,14 @@
+import dataclasses
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 
+from imtok import pretrained
+from imtok.data.sample import Face
+from imtok.evaluation.faces import FaceJudge, embed_faces
 from imtok.pretrained.arcface import ArcFace, load_arcface
 
 
@@ -19,7 +26,28 @@ def test_a_state_dict_of_insightfaces_layout_computes_what_insightface_computes(
     assert shapes == [(64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)]
 
 
-def test_the_gradient_to_the_picture_is_right(tmp_path: Path, synthetic_state, pattern, check_gradient) -> None:
-    torch.save(synthetic_state(ArcFace()), tmp_path / "backbone.pth")
-    network = load_arcface(tmp_path / "backbone.pth").freeze()
+def test_the_judge_is_iresnet_100_and_sees_aligned_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks are those above. A face that lies on the template already is not moved."""
+    source = pretrained.SOURCES["face_judge/arcface_r100"]
+    with torch.device("meta"):
+        deep = ArcFace(source.load.keywords["depths"])  # pyright: ignore[reportFunctionMemberAccess]
+    assert [len(getattr(deep, f"layer{stage}")) for stage in (1, 2, 3, 4)] == [3, 13, 30, 3]
+    assert sum(p.numel() for p in deep.parameters()) == pytest.approx(65.2e6, rel=0.01)
+    torch.manual_seed(0)
+    torch.save(ArcFace((1, 1, 1, 1)).state_dict(), tmp_path / "backbone.pth")
+    shallow = dataclasses.replace(source, load=partial(load_arcface, depths=(1, 1, 1, 1)))
+    monkeypatch.setitem(pretrained.SOURCES, "face_judge/arcface_r100", shallow)
+    judge = pretrained.load("face_judge/arcface_r100", file=tmp_path / "backbone.pth")
+    assert isinstance(judge, FaceJudge)
+    picture = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    found = embed_faces(judge, picture, [Face(box=(20.0, 20.0, 90.0, 110.0), landmarks=pretrained.ARCFACE_TEMPLATE)])
+    rgb = (torch.tensor(picture).permute(2, 0, 1)[None].float() - 127.5) / 127.5  # as TokBench has it
+    with torch.no_grad():
+        torch.testing.assert_close(found, judge.embed(rgb), rtol=1e-3, atol=1e-3)
+
+
+def test_the_gradient_to_the_picture_is_right(synthetic_state, pattern, check_gradient) -> None:
+    network = ArcFace((2, 1, 1, 1))  # one block of either kind and three more
+    network.load_state_dict(synthetic_state(network))
+    network.freeze()
     check_gradient(network, lambda net, images: net(images), pattern(112, 112, 1))

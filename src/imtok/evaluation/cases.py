@@ -40,13 +40,15 @@ class Case:
 
 
 def crop_of(item: Mapping[str, Any], picture: Picture) -> Picture:
-    """The part of a picture that an item is about."""
+    """The part of a picture that an item is about, a pixel at least."""
     if item["kind"] == "picture":
         return picture
     if item["kind"] == "word":
-        return crop_word(picture, TextRegion(box=tuple(item["box"]), text=item["text"]))
+        return crop_word(picture, TextRegion(box=tuple(item["box"]), text=item["text"], ratio=item.get("ratio")))
     x0, y0, x1, y1 = (round(value) for value in item["box"])
-    return picture[max(y0, 0) : y1, max(x0, 0) : x1]
+    height, width = picture.shape[:2]
+    left, top = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
+    return picture[top : max(y1, top + 1), left : max(x1, left + 1)]
 
 
 def gain_of(item: Mapping[str, Any], tokenizer: str, baseline: str) -> float:

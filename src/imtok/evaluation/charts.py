@@ -160,7 +160,7 @@ class _Entry:
         caption = "" if self.with_caption is None else f", {show_number(self.with_caption)} with the caption"
         return (
             f"{self.result.tokenizer}: {show_number(self.rate)} bits per pixel{caption}, "
-            f"{label(metric)[0]} {show_number(self.value)}{f' ({interval})' if interval else ''}"
+            f"{label(metric, self.score.network)[0]} {show_number(self.value)}{f' ({interval})' if interval else ''}"
         )
 
 

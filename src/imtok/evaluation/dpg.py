@@ -88,6 +88,7 @@ def score_dpg(
     questions: Mapping[str, Sequence[Question]],
     pictures: Iterable[tuple[str, Sequence[Picture]]],
     answerer: QuestionAnswerer,
+    per_prompt: int = PICTURES,
 ) -> DPGScores:
     """Score pictures.
 
@@ -98,16 +99,17 @@ def score_dpg(
         questions: as `read_questions` returns them.
         pictures: a prompt's `item_id` and its pictures; see `split_grid`.
         answerer: answers.
+        per_prompt: how many pictures every prompt has; DPG-Bench's own number is the default.
 
     Raises:
-        ConfigError: a prompt without questions or pictures, one that comes twice, or none at all.
+        ConfigError: a prompt without questions or with another number of pictures, one that comes twice, or none.
     """
     prompts: dict[str, float] = {}
     of_category: dict[str, list[float]] = defaultdict(list)
     for item, drawn in pictures:
-        if not questions.get(item) or not drawn or item in prompts:
-            what = "no questions" if not questions.get(item) else "no pictures" if not drawn else "come twice"
-            raise ConfigError(f"DPG-Bench: {item}: {what}")
+        if not questions.get(item) or len(drawn) != per_prompt or item in prompts:
+            wrong = "comes twice" if item in prompts else f"{len(drawn)} pictures, {per_prompt} are wanted"
+            raise ConfigError(f"DPG-Bench: {item}: {wrong if questions.get(item) else 'no questions'}")
         scores = []
         for picture in drawn:
             answers = {one.number: _is_yes(answerer.answer(picture, one.text)) for one in questions[item]}

@@ -40,6 +40,7 @@ METRICS = (
     "psnr",
     "ssim",
     "vgg16_distance",
+    "lpips",
     "fd_efficientnet_lite0",
     "fid",
     "inception_score",
@@ -56,7 +57,7 @@ METRICS = (
 )
 TEXT_JUDGE, FACE_JUDGE = "text_judge/easyocr", "face_judge/dlib"
 _PROTOCOLS = {"text": TextJudge, "face": FaceJudge}
-_ON_DEVICE = ("perceptual", "frechet", "inception")
+_ON_DEVICE = ("perceptual", "lpips", "frechet", "inception")
 """Networks that look at whole pictures; the judges of words and faces read on the CPU."""
 
 
@@ -184,6 +185,7 @@ def load_networks(
     """
     needed = {
         "perceptual": ("perceptual/vgg16", {"vgg16_distance"}),
+        "lpips": ("perceptual/lpips_vgg", {"lpips"}),
         "frechet": ("vision/efficientnet_lite0", {"fd_efficientnet_lite0"}),
         "inception": ("vision/inception", {"fid", "inception_score"}),
         "text": (text_judge, {"text_accuracy", "text_ned", "text_accuracy_alnum"}),
@@ -202,8 +204,8 @@ def load_networks(
         except pretrained.MissingWeights as error:
             if metrics is not None:
                 raise
-            if use == "inception":
-                continue  # few have it, and its stand-in is measured
+            if use in ("lpips", "inception"):
+                continue  # few have them, and their stand-ins are measured
             say(f"without {', '.join(sorted(served))}: {error}")
     return networks
 
@@ -211,6 +213,7 @@ def load_networks(
 def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cache) -> list[Meter[Any]]:
     makers: dict[str, Callable[[Any], Meter[Any]]] = {
         "perceptual": PerceptualMeter,
+        "lpips": lambda network: PerceptualMeter(network, "lpips"),
         "frechet": FrechetMeter,
         "inception": InceptionMeter,
         "text": lambda judge: TextMeter(judge, answers),

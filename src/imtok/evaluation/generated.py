@@ -1,8 +1,9 @@
 """Generated pictures: against a reference set, against their prompts, the words and faces in them."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from os import PathLike
@@ -13,7 +14,6 @@ from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.config import FORMAT_VERSION, ConfigError, InputError
 from imtok.data.readers import open_source
-from imtok.data.sample import Source
 from imtok.evaluation.asked import Asked, Requests, teachers_behind
 from imtok.evaluation.fit import CentreCrop, OwnSize
 from imtok.evaluation.generated_meters import (
@@ -25,11 +25,11 @@ from imtok.evaluation.generated_meters import (
     SetMeter,
 )
 from imtok.evaluation.meters import Shown
-from imtok.evaluation.metrics import Moments
 from imtok.evaluation.protocols import deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, attempt, outcome, say, together
-from imtok.evaluation.references import INCEPTION, open_reference
+from imtok.evaluation.references import INCEPTION, Reference, open_reference
 from imtok.evaluation.rendered import RenderedTextMeter
+from imtok.evaluation.repeat import generated_command_line, versions
 from imtok.evaluation.results import DataSet, Score, as_markdown, label, plain, score_of, show_interval, show_number
 from imtok.evaluation.sets import MIN_SIDE, Pictures
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, RESAMPLES
@@ -66,30 +66,49 @@ CLIP_NETWORK = "clip/transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComparedWith:
+    """The reference.
+
+    Attributes:
+        name: its place.
+        sha256: of the file, where it is one .npz.
+        pictures: how many it holds.
+        statistics: that it brings along and that stand for its pictures, `frechet` and `spatial`.
+        looked_at: its pictures, where some metric had to see them.
+    """
+
+    name: str
+    sha256: str | None
+    pictures: int
+    statistics: list[str]
+    looked_at: DataSet | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratedEvaluation:
     """What was found; `metrics.json` is this.
 
     Attributes:
         pictures: what was looked at; its groups are prompts.
-        reference: whose pictures it was compared with.
-        statistics: of the reference that were given, `frechet` and `spatial`.
+        reference: what it was compared with.
         preprocessing: of the reference.
         metrics: the numbers.
         failed: metrics that were asked for and could not be measured, and why.
         protocol: of what publication, by name.
         deviations: what differs from it.
         teachers: networks that the generator's tokenizer was trained through; None where that is not known.
+        repeat: the command and the versions of the software.
     """
 
     pictures: DataSet
-    reference: DataSet | None
-    statistics: list[str]
+    reference: ComparedWith | None
     preprocessing: str
     metrics: dict[str, Score]
     failed: dict[str, str] = field(default_factory=dict)
     protocol: str | None = None
     deviations: list[str] = field(default_factory=list)
     teachers: list[str] | None = None
+    repeat: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = [("metric", "value", "interval or parts", "of")]
@@ -105,10 +124,12 @@ class GeneratedEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
+        found = asdict(self)
         return {
             "format_version": FORMAT_VERSION,
             "imtok": version("imtok"),
-            **asdict(self),
+            **found.pop("repeat"),
+            **found,
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {RESAMPLES} resamples, seed 0; none with "
             f"fewer than {MIN_GROUPS}; sets have disjoint parts instead",
             "metrics": {name: plain(score) for name, score in self.metrics.items()},
@@ -153,6 +174,17 @@ def evaluate_generated(
         ConfigError: an unknown metric or protocol, or not one readable picture.
         DataError: a set or table that cannot be opened.
     """
+    options = {
+        "reference": reference,
+        "metrics": metrics,
+        "size": size,
+        "count": count,
+        "prompts": prompts,
+        "words": words,
+        "clip": clip,
+        "text_judge": None if text_judge == TEXT_JUDGE else text_judge,
+        "protocol": protocol,
+    }
     with together() as ranks:
         published = None if protocol is None else get_protocol(protocol)
         if metrics is None and published is not None:
@@ -163,36 +195,43 @@ def evaluate_generated(
             raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
         requests = Requests(prompts, words)
         looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
-        compared, statistics = (None, {}) if reference is None else open_reference(str(reference))
+        compared = None if reference is None else open_reference(str(reference))
         wanted = _at_hand(reference is not None, clip is not None) if metrics is None else tuple(dict.fromkeys(metrics))
         troubles = Troubles(wanted)
-        meters = _open_meters(wanted, looked.total, reference is not None, statistics, clip, text_judge, troubles)
+        meters = _open_meters(wanted, looked.total, compared, clip, text_judge, troubles)
         asked = _look(looked, requests, meters, troubles, ranks)
         of_reference = None
         if compared is not None:
-            of_reference = _look_at_reference(str(reference), compared, size, meters, troubles, ranks)
+            of_reference = _compare_with(compared, size, meters, troubles, ranks)
         teachers = _teachers(asked)
         scores = _measure(meters, teachers or frozenset(), troubles)
         differences = []
         if published is not None:
+            of_prompts = Counter(one.group for one in asked if one.group)
             differences = deviations(
                 published,
                 metrics=tuple(scores),
                 pictures=looked.seen,
-                reference_pictures=None if of_reference is None else of_reference.pictures,
-                prompts=len({one.group for one in asked if one.group}),
+                reference_pictures=None if of_reference is None else (of_reference.looked_at or of_reference).pictures,
+                prompts=len(of_prompts),
+                pictures_of_prompts=tuple(of_prompts.values()),
                 texts=tuple(one.text for one in asked if one.text),
             )
         evaluation = GeneratedEvaluation(
             pictures=_about(looked, str(pictures), len({one.group or index for index, one in enumerate(asked)})),
             reference=of_reference,
-            statistics=sorted(statistics),
             preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
             metrics=scores,
             failed={} if metrics is None else troubles.met,
             protocol=protocol,
             deviations=differences,
             teachers=None if teachers is None else sorted(teachers),
+            repeat={
+                "command": generated_command_line(
+                    str(pictures), {name: value for name, value in options.items() if value is not None}
+                ),
+                "versions": versions(),
+            },
         )
         if out is not None and rank() == 0:
             Path(out).mkdir(parents=True, exist_ok=True)
@@ -237,8 +276,7 @@ def _at_hand(has_reference: bool, has_clip: bool) -> tuple[str, ...]:
 def _open_meters(
     wanted: Sequence[str],
     total: int,
-    has_reference: bool,
-    statistics: Mapping[str, Moments],
+    reference: Reference | None,
     clip: str | Path | None,
     text_judge: str,
     troubles: Troubles,
@@ -246,7 +284,7 @@ def _open_meters(
     """A meter for each network, as far as they are here."""
 
     def of_sets(network: str, names: Mapping[str, str]) -> SetMeter:
-        given = statistics if network == INCEPTION else {}
+        given = {} if reference is None or network != INCEPTION else reference.statistics
         return SetMeter(_moved(pretrained.load(network)), {kind: name for name, kind in names.items()}, total, given)
 
     def of_words() -> RenderedTextMeter:
@@ -258,7 +296,7 @@ def _open_meters(
     makers: list[tuple[Sequence[str], Callable[[], GeneratedMeter[Any]]]] = []
     for network, kinds in SET_METRICS.items():
         names = {name: kind for name, kind in kinds.items() if name in wanted}
-        alone = [name for name, kind in names.items() if kind != "classes" and not has_reference]
+        alone = [name for name, kind in names.items() if kind != "classes" and reference is None]
         if alone:
             troubles.add(alone, ConfigError("needs a set to compare with, --reference REF"))
         names = {name: kind for name, kind in names.items() if name not in alone}
@@ -302,31 +340,34 @@ def _look(
     return asked
 
 
-def _look_at_reference(
-    name: str,
-    source: Source,
-    size: int | None,
-    meters: Sequence[GeneratedMeter[Any]],
-    troubles: Troubles,
-    ranks: Ranks,
-) -> DataSet | None:
+def _compare_with(
+    reference: Reference, size: int | None, meters: Sequence[GeneratedMeter[Any]], troubles: Troubles, ranks: Ranks
+) -> ComparedWith:
     """Likewise the pictures of the reference, where meters want them; what needs none goes on without it."""
+    found = ComparedWith(
+        name=reference.name,
+        sha256=reference.sha256,
+        pictures=reference.pictures,
+        statistics=sorted(reference.statistics),
+        looked_at=None,
+    )
     curious = [meter for meter in meters if isinstance(meter, SetMeter) and meter.compared]
-    if not curious:
-        return None
-    looked = Pictures(name, source, OwnSize() if size is None else CentreCrop(size), None)
+    if not curious or reference.source is None:
+        return found
+    fit = OwnSize() if size is None else CentreCrop(size)
+    looked = Pictures(reference.name, reference.source, fit, None)
 
     def look(shown: list[Shown]) -> list[Features]:
         pictures, path = [one.prepared for one in shown], shown[0].sample.path
         return [meter.describe(pictures, path) for meter in curious]
 
     try:
-        for _, found in looked.in_turn(look, ranks, "reference"):
-            for meter, features in zip(curious, found, strict=True):
+        for _, described in looked.in_turn(look, ranks, "reference"):
+            for meter, features in zip(curious, described, strict=True):
                 meter.add_reference(features)
     except InputError as error:
         troubles.add([metric for meter in curious for metric in meter.compared], error)
-    return _about(looked, name, looked.groups)
+    return replace(found, looked_at=_about(looked, reference.name, looked.groups))
 
 
 def _measure(meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str], troubles: Troubles) -> dict[str, Score]:

@@ -338,10 +338,13 @@ class FaceNormMeter(GeneratedMeter[list[list[dict[str, Any]]]]):
     def measure(self, metric: str) -> Measurement:
         if not self._norms:
             raise ConfigError(f"no face was found in {self._pictures} pictures")
-        note = f"{len(self._norms)} faces, found by {self.detector.name} in {self._with_faces} of {self._pictures}"
-        items = make_items(self._norms, self._groups)
-        name, sha256 = self.network.name, self.network.sha256
-        return Measurement(items=items, note=f"{note} pictures", network=name, sha256=sha256)
+        networks = (self.detector, self.network)
+        return Measurement(
+            items=make_items(self._norms, self._groups),
+            network=" + ".join(network.name for network in networks),
+            sha256=" + ".join(network.sha256 for network in networks),
+            note=f"{len(self._norms)} faces in {self._with_faces} of {self._pictures} pictures",
+        )
 
     def items(self) -> list[dict[str, Any]]:
         return self._items

@@ -97,6 +97,8 @@ def score_geneval(
 ) -> GenEvalScores:
     """Score pictures.
 
+    The benchmark has four of each of its 553 prompts; that is the caller's to see to, nothing here counts them.
+
     Args:
         pictures: each with the line of GenEval's `evaluation_metadata.jsonl` that it was drawn for: `tag`, `prompt`,
             `include` and `exclude`.

@@ -74,8 +74,8 @@ class Measurement:
     Attributes:
         items: one number a picture, word or face; or None, where the set as a whole has one number.
         value: that number.
-        network: name of the network behind it.
-        sha256: of that network's weights.
+        network: name of the network behind it; of several their names joined by " + ".
+        sha256: of that network's weights, likewise.
         note: what else one has to know to repeat it.
         parts: the same number on disjoint parts of the set.
         count: pictures behind that number.
@@ -154,18 +154,23 @@ class PixelMeter(Meter[dict[str, list[tuple[float, float]]]]):
 
 
 class PerceptualMeter(Meter[dict[str, list[float]]]):
-    """Unweighted distance of VGG16 features of each picture."""
+    """Distance of VGG16 features of each picture.
 
-    def __init__(self, network: FeatureNetwork) -> None:
-        self.network, self._device = network, device_of(network)
+    Args:
+        network: whose features are compared, by the weights of its channels if it has any.
+        metric: the distance's name.
+    """
+
+    def __init__(self, network: FeatureNetwork, metric: str = "vgg16_distance") -> None:
+        self.network, self.metric, self._device = network, metric, device_of(network)
         self._groups: list[int] = []
         self._values: dict[str, list[float]] = defaultdict(list)
 
     @torch.no_grad()
     def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, list[float]]:
-        originals = self._maps([one.prepared for one in shown])
+        originals, weights = self._maps([one.prepared for one in shown]), self.network.channel_weights()
         return {
-            name: feature_distances(originals, self._maps([one.made.picture for one in several])).tolist()
+            name: feature_distances(originals, self._maps([one.made.picture for one in several]), weights).tolist()
             for name, several in drawn.items()
         }
 
@@ -179,7 +184,7 @@ class PerceptualMeter(Meter[dict[str, list[float]]]):
 
     def results(self, name: str) -> dict[str, Measurement]:
         items = make_items(self._values[name], self._groups)
-        return {"vgg16_distance": Measurement(items=items, network=self.network.name, sha256=self.network.sha256)}
+        return {self.metric: Measurement(items=items, network=self.network.name, sha256=self.network.sha256)}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ class Protocol:
     """How many of them."""
     prompts: int | None = None
     """Different ones."""
+    pictures_per_prompt: int | None = None
+    """Of each of them."""
     text_length: tuple[int, int] | None = None
     """Fewest and most characters of a text that shall be seen."""
 
@@ -59,6 +61,7 @@ PROTOCOLS: dict[str, Protocol] = {
         metrics=("magface",),
         pictures=300,
         prompts=15,
+        pictures_per_prompt=20,
     ),
     "quotes": Protocol(
         source="NED of InsightTok (appendix F.2.2)",
@@ -89,6 +92,7 @@ def deviations(
     reference_pictures: int | None,
     prompts: int,
     texts: tuple[str, ...],
+    pictures_of_prompts: tuple[int, ...] = (),
 ) -> list[str]:
     """What differs from a protocol, so that the numbers are not those that it means; a line each.
 
@@ -99,6 +103,7 @@ def deviations(
         reference_pictures: of the reference; None without one.
         prompts: different ones (or texts) that the pictures were asked for.
         texts: that should be seen.
+        pictures_of_prompts: how many there are of each different prompt.
     """
     found = [f"{metric} was not measured" for metric in protocol.metrics if metric not in metrics]
     pairs = [
@@ -107,6 +112,9 @@ def deviations(
         ("different prompts", prompts, protocol.prompts),
     ]
     found += [f"{have} {what}, {want} are wanted" for what, have, want in pairs if want is not None and have != want]
+    wanted = protocol.pictures_per_prompt
+    if wanted is not None and (uneven := sum(count != wanted for count in pictures_of_prompts)):
+        found.append(f"{uneven} prompts have more or fewer than {wanted} pictures")
     if protocol.text_length is not None:
         least, most = protocol.text_length
         if outside := sum(not least <= len(text) <= most for text in texts):

@@ -1,7 +1,12 @@
 """Sets to compare with: pictures, statistics that somebody has computed of them, and .npz files of both."""
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -22,14 +27,36 @@ STATISTICS = {"frechet": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 _BATCH = 16
 
 
-def open_reference(place: str) -> tuple[Source | None, dict[str, Moments]]:
-    """The pictures of a set and the statistics that somebody has computed of them; at least one of both.
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A set to compare with: at least one of pictures and statistics.
+
+    Attributes:
+        name: its place.
+        source: its pictures.
+        statistics: `frechet` and `spatial`, as far as somebody has computed them.
+        sha256: of an .npz file; None for other sets, of which every picture that is seen has a hash.
+    """
+
+    name: str
+    source: Source | None
+    statistics: Mapping[str, Moments] = field(default_factory=dict)
+    sha256: str | None = None
+
+    @property
+    def pictures(self) -> int:
+        """How many it holds, whoever looks at them."""
+        return 0 if self.source is None else len(self.source)
+
+
+def open_reference(place: str) -> Reference:
+    """The pictures of a set and the statistics that somebody has computed of them.
 
     Raises:
         DataError: neither is there.
     """
     if not place.lower().endswith(".npz"):
-        return open_source(place), {}
+        return Reference(name=place, source=open_source(place))
     arrays = read_arrays(place, [name for pair in STATISTICS.values() for name in pair])
     statistics: dict[str, Moments] = {}
     for kind, (mean, covariance) in STATISTICS.items():
@@ -39,7 +66,11 @@ def open_reference(place: str) -> tuple[Source | None, dict[str, Moments]]:
             raise DataError(f"{place}: {mean} {arrays[mean].shape} and {covariance} {arrays[covariance].shape} differ")
         pair = (torch.from_numpy(arrays[name].astype(np.float64)) for name in (mean, covariance))
         statistics[kind] = Moments(*pair)
-    return None if statistics and not holds_pictures(place) else open_source(place), statistics
+    source = None if statistics and not holds_pictures(place) else open_source(place)
+    opened: Any = fsspec.open(place, "rb")
+    with opened as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Reference(name=place, source=source, statistics=statistics, sha256=digest)
 
 
 @torch.no_grad()

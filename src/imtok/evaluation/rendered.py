@@ -18,7 +18,7 @@ _PLAIN = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x201
 """Curly quotation marks, dashes and the ellipsis as a typewriter has them."""
 
 OWN_READER = "text_features/ppocrv6"
-"""What the detector reads with by itself."""
+"""What the detector reads with by itself; its file is one of the detector's two, which have one hash together."""
 
 
 @runtime_checkable
@@ -100,10 +100,11 @@ class RenderedTextMeter(GeneratedMeter[list[dict[str, Any] | None]]):
         if not pairs:
             raise ConfigError("none of the texts has a letter or digit")
         values, groups = zip(*pairs, strict=True)
+        detector, judge = self.detector, self.judge
         return Measurement(
             items=make_items(values, groups),
-            network=f"{self.detector.name} + {OWN_READER if self.judge is None else self.judge.name}",
-            sha256=(self.judge or self.detector).sha256,
+            network=f"{detector.name} + {OWN_READER if judge is None else judge.name}",
+            sha256=detector.sha256 if judge is None else f"{detector.sha256} + {judge.sha256}",
             note=f"{len(self._items)} pictures; {self._without} of which no text was asked",
         )
 

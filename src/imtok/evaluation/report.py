@@ -15,16 +15,18 @@ from imtok.data.pictures import Picture, encode
 from imtok.evaluation import charts
 from imtok.evaluation.cases import crop_of
 from imtok.evaluation.charts import draw_charts, without_rate
-from imtok.evaluation.results import Evaluation, Result, Score, label, show_interval, show_number
+from imtok.evaluation.results import Evaluation, Result, Score, labels_of, show_interval, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS, RESAMPLES
 from imtok.evaluation.text import letters
 
 _WIDEST = 384
 """Pixels; larger pictures are shrunk for the page."""
+_LONGEST = 16
+"""Crops that are more times as wide as high are shown narrower."""
 _CROPS = 6
 """Words and faces of one picture that are shown enlarged."""
 _SIZES: dict[str, dict[str, int]] = {"word": {"height": 56}, "face": {"height": 112}, "picture": {"widest": 192}}
-_GAINS = {"word": "T-NED", "face": "cosine", "picture": "dB PSNR"}
+_GAINS = {"word": "edit similarity", "face": "cosine", "picture": "dB PSNR"}
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
@@ -42,7 +44,7 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
         confidence=f"{CONFIDENCE:.0%}",
         min_items=MIN_ITEMS,
         evaluation=evaluation,
-        label=label,
+        label=labels_of(evaluation.results),
         tables=[_table(evaluation, data.name) for data in evaluation.sets],
         gallery=[(data.name, list(_gallery(evaluation, data.name))) for data in evaluation.sets],
         charts=[
@@ -146,7 +148,7 @@ def _notes(evaluation: Evaluation) -> list[tuple[str, str]]:
         for metric, score in result.metrics.items():
             if score.note:
                 found.setdefault((result.data, metric, score.note), []).append(result.tokenizer)
-    everybody = len(evaluation.tokenizers)
+    everybody, label = len(evaluation.tokenizers), labels_of(evaluation.results)
     return [
         (", ".join([label(metric)[0], data, *(names if len(names) < everybody else [])]), note)
         for (data, metric, note), names in found.items()
@@ -165,10 +167,11 @@ def _networks(results: list[Result]) -> list[tuple[str, str]]:
 
 
 def _embed(picture: Picture, height: int | None = None, widest: int = _WIDEST) -> str:
-    """A data address; small pictures stay as they are, crops are enlarged to a height."""
+    """A data address; small pictures stay as they are, crops are enlarged to a height, be they as thin as a hair."""
     image = Image.fromarray(picture)
     if height is not None:
-        image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
+        width = min(max(1, round(image.width * height / image.height)), _LONGEST * height)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     elif max(image.size) > widest:
         image.thumbnail((widest, widest), Image.Resampling.LANCZOS)
     small = max(image.size) <= 256

@@ -1,6 +1,6 @@
 """What an evaluation finds, and its form in `metrics.json`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +18,7 @@ LABELS = {
     "psnr": ("PSNR", "dB, higher is better"),
     "ssim": ("SSIM", "higher is better"),
     "vgg16_distance": ("VGG16 distance", "unweighted, lower is better; not LPIPS"),
+    "lpips": ("LPIPS", "VGG16, version 0.1, lower is better"),
     "fd_efficientnet_lite0": ("Fréchet distance", "EfficientNet-Lite0, lower is better; not FID"),
     "bits_per_pixel": ("bits per pixel", "rate"),
     "bits_per_pixel_with_caption": ("bits per pixel with the caption", "rate of tokens and caption together, at most"),
@@ -25,9 +26,9 @@ LABELS = {
     "codebook_usage": ("codebook usage", "share of the codes"),
     "codebook_perplexity": ("codebook perplexity", "codes"),
     "shared_information": ("shared information", "bits that codebooks share at a position, beyond chance"),
-    "text_accuracy": ("T-ACC", "words still read, to the letter"),
-    "text_ned": ("T-NED", "1 - edit distance over length"),
-    "text_accuracy_alnum": ("T-ACC, letters and digits", "case and punctuation do not count"),
+    "text_accuracy": ("text accuracy", "words still read, to the letter; not T-ACC, whose judge is PARSeq"),
+    "text_ned": ("edit similarity", "of words, 1 - edit distance over length; not T-NED, whose judge is PARSeq"),
+    "text_accuracy_alnum": ("text accuracy, letters and digits", "case and punctuation do not count"),
     "face_similarity": ("face similarity", "cosine of embeddings"),
     "fid": ("FID", "Inception-v3, lower is better"),
     "sfid": ("sFID", "Inception-v3, places kept, lower is better"),
@@ -47,6 +48,12 @@ LABELS = {
 }
 """What a reader sees in place of a metric's name, and what it means."""
 
+PUBLISHED = {
+    ("text_accuracy", "text_judge/parseq"): ("T-ACC", "words still read, to the letter"),
+    ("text_ned", "text_judge/parseq"): ("T-NED", "1 - edit distance over length"),
+}
+"""The same through the network that the published name stands for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -60,8 +67,8 @@ class Score:
         groups: of pictures that the bootstrap draws together.
         buckets: the mean of each size bucket (None: too few) and its count, where there are buckets.
         parts: the metric on disjoint parts of the set, where there is no interval.
-        network: behind the number.
-        sha256: of the network's weights.
+        network: behind the number; of several their names joined by +.
+        sha256: of the network's weights, likewise.
         taught: the tokenizer was trained through this very network, so the number is no evidence.
         note: what else has to be known to repeat it.
     """
@@ -236,13 +243,19 @@ class Evaluation:
         }
 
 
-def label(metric: str) -> tuple[str, str]:
-    """A metric's label and meaning; one of several codebooks keeps its number."""
+def label(metric: str, network: str | None = None) -> tuple[str, str]:
+    """A metric's label and meaning, by the network behind it; one of several codebooks keeps its number."""
     if metric in LABELS:
-        return LABELS[metric]
+        return PUBLISHED.get((metric, network or ""), LABELS[metric])
     family, _, index = metric.rpartition("_")
     name, meaning = LABELS[family]
     return f"{name} {index}", meaning
+
+
+def labels_of(results: Sequence[Result]) -> Callable[[str], tuple[str, str]]:
+    """`label` of the metrics of some results, by the networks behind them."""
+    networks = {metric: score.network for result in results for metric, score in result.metrics.items()}
+    return lambda metric: label(metric, networks.get(metric))
 
 
 def show_number(value: float | None) -> str:
@@ -265,7 +278,8 @@ def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = No
     """The scores, a row for each tokenizer and set, as a Markdown table; empty columns are left out."""
     metrics = metrics or list(dict.fromkeys(metric for result in results for metric in result.metrics))
     metrics = [metric for metric in metrics if any(metric in result.metrics for result in results)]
-    lines: list[tuple[str, ...]] = [("tokenizer", "pictures", *(label(metric)[0] for metric in metrics))]
+    names = map(labels_of(results), metrics)
+    lines: list[tuple[str, ...]] = [("tokenizer", "pictures", *(name for name, _ in names))]
     for result in results:
         cells = [show_number(result.metrics[m].value) if m in result.metrics else "" for m in metrics]
         lines.append((result.tokenizer, result.data, *cells))

@@ -116,19 +116,18 @@ def _resampled_means(several: Sequence[Items], seed: int) -> list[Float[np.ndarr
     _, groups = np.unique(first.groups[kept], return_inverse=True)  # those that have a share in the mean
     shape = (int(groups.max()) + 1, len(first.bucket_names))
     cells = groups * shape[1] + first.buckets[kept]
+
+    def per_group(weights: np.ndarray | None) -> Float[np.ndarray, "groups buckets"]:
+        return np.bincount(cells, weights, minlength=shape[0] * shape[1]).reshape(shape)[:, buckets].astype(np.float64)
+
+    counts, sums = per_group(None), [per_group(items.values[kept]) for items in several]
     rng = np.random.default_rng(seed)
     means: list[list[np.ndarray]] = [[] for _ in several]
     for _ in range(RESAMPLES // _CHUNK):
         drawn = rng.multinomial(shape[0], np.full(shape[0], 1 / shape[0]), _CHUNK).astype(np.float64)
-
-        def per_resample(weights: np.ndarray | None, drawn: np.ndarray = drawn) -> Float[np.ndarray, "chunk buckets"]:
-            table = np.bincount(cells, weights, minlength=shape[0] * shape[1]).reshape(shape)
-            return (drawn @ table)[:, buckets]
-
-        sizes = per_resample(None)
-        for found, items in zip(means, several, strict=True):
+        for found, sum_of in zip(means, sums, strict=True):
             with np.errstate(invalid="ignore"):  # a bucket of which a resample holds nothing leaves its mean
-                found.append(np.nanmean(per_resample(items.values[kept]) / sizes, axis=1))
+                found.append(np.nanmean(drawn @ sum_of / (drawn @ counts), axis=1))
     return [np.concatenate(found) for found in means]
 
 

@@ -228,6 +228,7 @@ class TextMeter(Meter[Words]):
                 **shown[picture].place,
                 "box": list(word.box),
                 "text": word.text,
+                **({} if word.ratio is None else {"ratio": word.ratio}),
                 "original": original,
                 "read": {name: readings[index] for name, readings in found.readings.items()},
             }

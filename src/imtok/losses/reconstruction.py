@@ -1,5 +1,7 @@
 """Losses over whole pictures: pixels, general perceptual features, and the features of a text detector."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -34,24 +36,35 @@ def perceptual_distance(
 
     Summed over channels and layers, averaged over positions and pictures.
 
-    Deviation: eq. 2 weighs channels by LPIPS's learned w_l; they belong to another VGG16 than the one at hand, so all
-    weights are 1 here, and the number is not an LPIPS.
+    Deviation: eq. 2 weighs channels by LPIPS's learned w_l, which `perceptual/lpips_vgg` brings along; they belong to
+    another VGG16 than the one that packages carry, through which all count alike, and the number is not an LPIPS.
 
     Args:
-        network: usually `perceptual/vgg16`.
+        network: usually `perceptual/vgg16`, or `perceptual/lpips_vgg` where its files are here.
         images: originals in [-1, 1]; no gradient flows into them.
         reconstructions: same shape.
     """
     pairs = feature_pairs(network, images, reconstructions)
-    return feature_distances([wanted for wanted, _ in pairs], [drawn for _, drawn in pairs]).mean()
+    wanted, drawn = ([pair[side] for pair in pairs] for side in (0, 1))
+    return feature_distances(wanted, drawn, network.channel_weights()).mean()
 
 
 def feature_distances(
-    wanted: list[Float[Tensor, "batch _ _ _"]], drawn: list[Float[Tensor, "batch _ _ _"]]
+    wanted: list[Float[Tensor, "batch _ _ _"]],
+    drawn: list[Float[Tensor, "batch _ _ _"]],
+    weights: Sequence[Float[Tensor, " _"]] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """`perceptual_distance` of each picture, from the maps of originals and reconstructions."""
-    distances = [(_unit(b) - _unit(a)).square().sum(1).mean((1, 2)) for a, b in zip(wanted, drawn, strict=True)]
-    return torch.stack(distances).sum(0)
+    """`perceptual_distance` of each picture, from the maps of originals and reconstructions.
+
+    Args:
+        wanted: the originals' maps.
+        drawn: the reconstructions'.
+        weights: of each map's channels; None: all 1.
+    """
+    errors = [(_unit(b) - _unit(a)).square() for a, b in zip(wanted, drawn, strict=True)]
+    if weights is not None:
+        errors = [error * weight[:, None, None] for error, weight in zip(errors, weights, strict=True)]
+    return torch.stack([error.sum(1).mean((1, 2)) for error in errors]).sum(0)
 
 
 def ocr_perceptual(

@@ -81,8 +81,8 @@ def vqgan_nano() -> RunConfig:
     """A VQGAN for a laptop's CPU, without the text and face losses: 3.2M, f8, 4,096 codes at 128 px.
 
     The twin of insighttok-nano: same architecture, data, steps and phases; only the two losses are missing. The
-    shipped one continues nano-pretraining (recipes/nano.py, 85 minutes on two CPU cores): T-ACC 37.5 % on unseen
-    signs, 43.0 % on real words, face similarity .946, PSNR 21.73 on other pictures.
+    shipped one continues nano-pretraining (recipes/nano.py, 85 minutes on two CPU cores) keeps 37.5 % of unseen
+    signs and 43.0 % of real words legible, face similarity .946, PSNR 21.73 on other pictures.
 
     Deviation: no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;
     other Adam betas, no weight decay; a first phase without quantization.
@@ -128,8 +128,8 @@ def vqgan_nano() -> RunConfig:
 def insighttok_nano() -> RunConfig:
     """InsightTok for a laptop's CPU: vqgan-nano with the text and face losses in its last two phases.
 
-    The shipped one (recipes/nano.py, 93 minutes on two CPU cores): T-ACC 52.7 % on unseen signs, 47.3 % on real words,
-    face similarity .952, PSNR 21.46 on other pictures.
+    The shipped one (recipes/nano.py, 93 minutes on two CPU cores) keeps 52.7 % of unseen signs and 47.3 % of real words
+    legible, face similarity .952, PSNR 21.46 on other pictures.
 
     Deviation: those of vqgan-nano; layers of the recognizers weigh alike (`layer_scale`), and on that scale text weighs
     4 and face 4 (with 1 and 1, real words came closer without being read more often).

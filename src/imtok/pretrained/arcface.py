@@ -1,4 +1,4 @@
-"""ArcFace's iresnet-50: the face features of InsightTok's loss, from a file of the user's own."""
+"""ArcFace's iresnets from files of the user's own: features for InsightTok's loss, and TokBench's kind of judge."""
 
 from pathlib import Path
 
@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from imtok.pretrained.faces import ARCFACE_TEMPLATE, FrozenPReLU
 from imtok.pretrained.networks import FeatureNetwork, load_named
+
+R50, R100 = (3, 4, 14, 3), (3, 13, 30, 3)
+"""Blocks of the four stages."""
 
 
 class ArcFace(FeatureNetwork):
@@ -24,7 +27,7 @@ class ArcFace(FeatureNetwork):
     input_size = (112, 112)
     template: Tensor
 
-    def __init__(self, depths: tuple[int, int, int, int] = (3, 4, 14, 3)) -> None:
+    def __init__(self, depths: tuple[int, int, int, int] = R50) -> None:
         super().__init__()
         self.register_buffer("template", torch.tensor(ARCFACE_TEMPLATE), persistent=False)
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -71,9 +74,13 @@ class Block(nn.Module):
         return self.bn3(self.conv2(y)) + (x if self.downsample is None else self.downsample(x))
 
 
-def load_arcface(weights: Path) -> ArcFace:
-    """The network with a state dict of arcface_torch's iresnet50."""
-    network = ArcFace()
+def load_arcface(weights: Path, depths: tuple[int, int, int, int] = R50) -> ArcFace:
+    """The network with a state dict of arcface_torch's iresnet50, or of another of its iresnets.
+
+    Raises:
+        ConfigError: another network's.
+    """
+    network = ArcFace(depths)
     load_named(network, weights)
     return network.to(memory_format=torch.channels_last)
 

@@ -36,8 +36,8 @@ def load(name: str, file: str | Path | None = None) -> Any:
     Args:
         name: a key of `SOURCES`.
         file: for a network that no package carries: a state dict of yours (.safetensors, or a torch file, which is
-            read without executing anything), `hf://owner/repository/path` once that has been fetched, or for T5 a
-            folder. Without it the file is looked for at the place that the error message names.
+            read without executing anything), `hf://owner/repository/path` once that has been fetched, or for some,
+            such as T5, a folder. Without it the file is looked for at the place that the error message names.
 
     Returns:
         Depends on the role: a `FeatureNetwork`, or an object that detects, reads or embeds. All have `name` and
@@ -147,7 +147,7 @@ def _find_own(name: str, source: Source, file: str | Path | None) -> list[Path] 
 
 def _files(paths: list[Path]) -> list[Path]:
     """The files themselves, and of folders those that a network is read from."""
-    inside = ("config.json", "tokenizer.json", "*.safetensors")
+    inside = ("config.json", "tokenizer.json", "*.safetensors", "*.pth")
     return [
         file
         for path in paths

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.checkpoints import check_fit, load_tensors
-from imtok.pretrained.arcface import ArcFace
+from imtok.pretrained.arcface import R100, ArcFace
 
 
 class MagFace(ArcFace):
@@ -18,7 +18,7 @@ class MagFace(ArcFace):
         depths: blocks of the four stages; the default is iresnet-100.
     """
 
-    def __init__(self, depths: tuple[int, int, int, int] = (3, 13, 30, 3)) -> None:
+    def __init__(self, depths: tuple[int, int, int, int] = R100) -> None:
         super().__init__(depths)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

@@ -1,6 +1,7 @@
 """What every frozen network has in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -48,6 +49,10 @@ class FeatureNetwork(FrozenNetwork, ABC):
         Returns:
             One map (batch, channels, rows, columns) per layer; a sequence comes as one row.
         """
+
+    def channel_weights(self) -> Sequence[Float[Tensor, " channels"]] | None:
+        """How much each channel of each map counts in a perceptual distance; None where all count alike."""
+        return None
 
 
 @dataclass(frozen=True)

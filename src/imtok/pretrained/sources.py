@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from imtok.pretrained.arcface import load_arcface
+from imtok.pretrained.arcface import R100, load_arcface
 from imtok.pretrained.clip import load_clip
 from imtok.pretrained.craft import load_craft
 from imtok.pretrained.faces import load_dlib, load_mobilefacenet
 from imtok.pretrained.inception import load_inception
 from imtok.pretrained.language import load_minilm, load_t5
 from imtok.pretrained.language_model import load_smollm2
+from imtok.pretrained.lpips import load_lpips
 from imtok.pretrained.magface import load_magface
 from imtok.pretrained.mtcnn import load_mtcnn
 from imtok.pretrained.packages import Package, PackageFile
@@ -185,6 +187,14 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
+    "face_judge/arcface_r100": Source(
+        what="ArcFace iresnet-100, the kind of judge that TokBench has (unverified: loads insightface's layout, "
+        "checked without trained weights)",
+        licence="non-commercial research (insightface)",
+        load=partial(load_arcface, depths=R100),
+        hint="it is a backbone of insightface's arcface_torch with network r100, such as "
+        "glint360k_cosface_r100_fp16_0.1",
+    ),
     "face_quality/magface": Source(
         what="MagFace iresnet-100: a vector the longer the better a face is seen (unverified: loads MagFace's layout, "
         "checked without trained weights)",
@@ -204,6 +214,14 @@ SOURCES: dict[str, Source] = {
                 size=65_465_382,
             ),
         ),
+    ),
+    "perceptual/lpips_vgg": Source(
+        what="LPIPS: torchvision's VGG16 under the learned weights of its channels, version 0.1 (unverified: checked "
+        "without the trained convolutions)",
+        licence="BSD 3-clause (torchvision; trained on ImageNet), BSD 2-clause (lpips)",
+        load=load_lpips,
+        folder=True,
+        hint="put torchvision's vgg16-397923af.pth there, and vgg.pth out of lpips/weights/v0.1 of the package lpips",
     ),
     "vision/efficientnet_lite0": Source(
         what="EfficientNet-Lite0 (ImageNet): 1280 pooled features, classes",

@@ -15,8 +15,8 @@ from imtok.pretrained.onnx import assign_layers, read_layers
 class VGG16(FeatureNetwork):
     """The 13 convolutions of Oxford's VGG16 (ImageNet, caffe preprocessing): relu1_2, 2_2, 3_3, 4_3, 5_3.
 
-    These are not torchvision's weights, so the linear heads of LPIPS do not fit them: a distance computed here is an
-    unweighted VGG16 distance, never "LPIPS".
+    These are not torchvision's weights, so the channels' weights of LPIPS do not fit them: a distance computed here is
+    an unweighted VGG16 distance, never "LPIPS".
     """
 
     shift: Tensor
@@ -33,7 +33,7 @@ class VGG16(FeatureNetwork):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
         """See `FeatureNetwork`; any size from 16 pixels up."""
-        x = images * 127.5 + self.shift
+        x = self.normalize(images)
         maps = []
         for block in self.blocks:
             x = F.max_pool2d(x, 2) if maps else x
@@ -41,6 +41,10 @@ class VGG16(FeatureNetwork):
                 x = F.relu(convolution(x))
             maps.append(x)
         return maps
+
+    def normalize(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures in [-1, 1] as the first convolution wants them."""
+        return images * 127.5 + self.shift
 
 
 def load_vgg16(classifier: Path) -> VGG16:

@@ -26,7 +26,7 @@ class LossConfig:
     perceptual_weight: float = 0.5
     """gamma of eq. 1."""
     perceptual_network: str = "perceptual/vgg16"
-    """Deviation: the paper's LPIPS weighs the layers of another VGG16 by learned weights; see `perceptual_distance`."""
+    """Deviation: the paper's LPIPS is `perceptual/lpips_vgg`, which needs files of yours; see `perceptual_distance`."""
     commitment_weight: float = 0.02
     """beta of eq. 1."""
     codebook_weight: float = 1.0
