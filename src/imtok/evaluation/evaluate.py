@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,14 @@ def evaluate(
         with Cache(default_file() if cache else None) as answers:
             parts = [
                 evaluate_set(
-                    name, source, contestants, metrics, _meters(networks, face_buckets, answers), size, count, ranks
+                    name,
+                    source,
+                    contestants,
+                    metrics,
+                    partial(_meters, networks, face_buckets, answers),
+                    size,
+                    count,
+                    ranks,
                 )
                 for name, source in sets.items()
             ]
@@ -208,11 +216,12 @@ def load_networks(
     return networks
 
 
-def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cache) -> list[Meter[Any]]:
+def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cache, total: int) -> list[Meter[Any]]:
+    """Fresh ones for a set of so many pictures."""
     makers: dict[str, Callable[[Any], Meter[Any]]] = {
         "perceptual": PerceptualMeter,
         "frechet": FrechetMeter,
-        "inception": InceptionMeter,
+        "inception": lambda network: InceptionMeter(network, total),
         "text": lambda judge: TextMeter(judge, answers),
         "face": lambda judge: FaceMeter(judge, face_buckets, answers),
     }

@@ -1,6 +1,6 @@
 """One set of pictures through every contestant: who looks at what, and how what is found becomes numbers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,7 +55,7 @@ def evaluate_set(
     source: Source,
     contestants: Sequence[Contestant],
     metrics: Sequence[str] | None,
-    of_networks: Sequence[Meter[Any]],
+    of_networks: Callable[[int], list[Meter[Any]]],
     size: int | None,
     count: int | None,
     ranks: Ranks,
@@ -67,7 +67,7 @@ def evaluate_set(
         source: of its pictures.
         contestants: all but the checks are compared with the first.
         metrics: which to keep; None: all.
-        of_networks: meters beside those of pixels and codes, fresh ones.
+        of_networks: makes the meters beside those of pixels and codes, for so many pictures.
         size: judge at so many pixels by TokBench's preparation; None: every picture at its own size.
         count: at most so many pictures, evenly spread.
         ranks: who share the work.
@@ -82,7 +82,7 @@ def evaluate_set(
         if contestant.rate_note:
             say(f"{name}, {contestant.name}: {contestant.rate_note}")
     codes = CodeMeter({c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants})
-    meters = [PixelMeter(), codes, *of_networks]
+    meters = [PixelMeter(), codes, *of_networks(pictures.total)]
     keeper = CaseKeeper(name, [c.name for c in contestants if not c.is_check])
     wanted, examples, items = pictures.evenly_spread(_EXAMPLES), {}, []
 
