@@ -196,8 +196,8 @@ def test_reconstructions_have_the_same_numbers_in_the_other_command(
     expected = evaluate_generated(drawn, reference=real, metrics=["fid", "inception_score"]).metrics
     assert found.score(str(drawn), "real", "fid").value == pytest.approx(expected["fid"].value, rel=1e-6)
     assert found.score("identity", "real", "fid").value == pytest.approx(0, abs=1e-6)
-    ours, theirs = found.score(str(drawn), "real", "inception_score"), expected["inception_score"]
-    assert (ours.value, ours.parts) == (pytest.approx(theirs.value), pytest.approx(theirs.parts))
+    assert found.score(str(drawn), "real", "fid").count == expected["fid"].count == 50
+    assert found.score(str(drawn), "real", "inception_score") == expected["inception_score"]
 
 
 def test_what_fails_is_said_and_the_rest_is_kept(

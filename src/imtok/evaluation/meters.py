@@ -225,14 +225,15 @@ class FrechetMeter(Meter[Described]):
         pairs = list(zip(self._originals, self._drawn[name], strict=True))
         if pairs[-1][0].count < 2:
             return {}
-        *parts, whole = [frechet_distance(a, b) if a.count >= 2 else None for a, b in pairs]
+        *parts, whole = [frechet_distance(a, b) for a, b in pairs if a.count >= 2]
         return {
             self.metric: Measurement(
                 value=whole,
-                parts=[part for part in parts if part is not None],
+                parts=parts,
                 network=self.network.name,
                 sha256=self.network.sha256,
-                note=f"{pairs[-1][0].count} pictures; biased by the count",
+                note=f"parts: {len(parts)} of whole groups; biased upwards by few pictures",
+                count=pairs[-1][0].count,
             )
         }
 
@@ -267,6 +268,7 @@ class InceptionMeter(FrechetMeter):
             network=self.network.name,
             sha256=self.network.sha256,
             note=note,
+            count=sum(score.count for score in self._classes[name]),
         )
         return super().results(name) | {"inception_score": measured}
 
@@ -334,11 +336,13 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
             ):
                 for index, value in enumerate(values):
                     note = f"{codes.shape[1]} tokens, {sizes[index]} codes"
-                    found[f"{metric}_{index}" if several else metric] = Measurement(value=value, note=note)
+                    found[f"{metric}_{index}" if several else metric] = Measurement(
+                        value=value, note=note, count=len(self._codes[name])
+                    )
             if several:
                 value, chance = shared_information(codes)
                 note = f"bits beyond the {chance:.3f} of shuffled codes; mean over pairs of codebooks"
-                found["shared_information"] = Measurement(value=value, note=note)
+                found["shared_information"] = Measurement(value=value, note=note, count=len(self._codes[name]))
         return found
 
 
