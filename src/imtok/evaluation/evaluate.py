@@ -150,6 +150,10 @@ def evaluate(
             "face_judge": None if face_judge == FACE_JUDGE else face_judge,
             "face_buckets": None if face_buckets == "second" else face_buckets,
         }
+        repeat = {}
+        if not isinstance(places, Mapping):  # sets in memory have no command
+            given = {name: value for name, value in options.items() if value is not None}
+            repeat = {"command": command_line([str(source) for source in sources], [str(p) for p in places], given)}
         evaluation = Evaluation(
             tokenizers={c.name: _about(c) for c in contestants},
             sets=[part.data for part in parts],
@@ -157,14 +161,7 @@ def evaluate(
             comparisons=[comparison for part in parts for comparison in part.comparisons],
             preprocessing=OwnSize.rule if size is None else f"{SquareFit.rule}, {size} px",
             examples=[example for part in parts for example in part.examples],
-            repeat={
-                "command": command_line(
-                    [str(source) for source in sources],
-                    list(sets) if isinstance(places, Mapping) else [str(place) for place in places],
-                    {name: value for name, value in options.items() if value is not None},
-                ),
-                "versions": versions(),
-            },
+            repeat=repeat | {"versions": versions()},
             cases=[case for part in parts for case in part.cases],
         )
         if out is not None and rank() == 0:

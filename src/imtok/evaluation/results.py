@@ -177,7 +177,7 @@ class Evaluation:
 
     Attributes:
         tokenizers: of each contestant its teachers, whether it is a check, and the hash of its weights.
-        repeat: the command and the versions of the software.
+        repeat: the command (of sets in memory there is none) and the versions of the software.
         cases: what the contestants draw best and worst beside the first.
     """
 
