@@ -245,6 +245,7 @@ def evaluate(argv: Sequence[str]) -> None:
     """Measure tokenizers and compare them: imtok evaluate RUN… --data SRC… --out DIR."""
     from imtok.evaluation.buckets import FaceBuckets
     from imtok.evaluation.evaluate import FACE_JUDGE, TEXT_JUDGE, evaluate
+    from imtok.evaluation.fit import FitRule
     from imtok.layers.collective import process_group, rank
 
     def run(
@@ -253,6 +254,7 @@ def evaluate(argv: Sequence[str]) -> None:
         out: Path,
         metrics: tuple[str, ...] | None = None,
         size: int | None = None,
+        fit: FitRule = "pad",
         count: int | None = None,
         checks: bool = True,
         wrong_captions: bool = False,
@@ -260,6 +262,7 @@ def evaluate(argv: Sequence[str]) -> None:
         face_judge: str = FACE_JUDGE,
         face_buckets: FaceBuckets = "second",
         cache: bool = True,
+        protocol: str | None = None,
     ) -> None:
         """Write metrics.json, items.jsonl and report.html; print the scores.
 
@@ -270,7 +273,9 @@ def evaluate(argv: Sequence[str]) -> None:
             data: annotated pictures, as `imtok annotate` and `imtok synthesize` write them, or any others.
             out: folder.
             metrics: only these.
-            size: judge at so many pixels (padded to a square, LANCZOS) instead of each picture's own size.
+            size: judge squares of so many pixels instead of each picture at its own size.
+            fit: how a picture becomes a square: padded (LANCZOS, as TokBench does) or its centre cropped out (bicubic,
+                as for the papers' rFID).
             count: at most so many pictures of each set, evenly spread.
             checks: also measure identity, JPEG, and down-and-up.
             wrong_captions: also tell tokenizers that hear of captions those of other pictures.
@@ -278,6 +283,7 @@ def evaluate(argv: Sequence[str]) -> None:
             face_judge: network that compares the faces.
             face_buckets: which version of TokBench's sizes of faces.
             cache: keep what the judges say of originals in the user's cache folder, and look there first.
+            protocol: a published one by name; what differs from it is said.
         """
         with process_group():
             found = evaluate(
@@ -286,6 +292,7 @@ def evaluate(argv: Sequence[str]) -> None:
                 out,
                 metrics=metrics,
                 size=size,
+                fit=fit,
                 count=count,
                 checks=checks,
                 wrong_captions=wrong_captions,
@@ -293,6 +300,7 @@ def evaluate(argv: Sequence[str]) -> None:
                 face_judge=face_judge,
                 face_buckets=face_buckets,
                 cache=cache,
+                protocol=protocol,
             )
             if rank() == 0:
                 print(f"{found}\n\nReport: {out / 'report.html'}")

@@ -21,14 +21,15 @@ from imtok.evaluation.contestants import (
     self_checks,
 )
 from imtok.evaluation.faces import FaceJudge, FaceMeter
-from imtok.evaluation.fit import OwnSize, SquareFit
+from imtok.evaluation.fit import CentreCrop, FitRule, OwnSize, SquareFit, make_fit
 from imtok.evaluation.meters import (
     FrechetMeter,
     InceptionMeter,
     Meter,
     PerceptualMeter,
 )
-from imtok.evaluation.one_set import evaluate_set
+from imtok.evaluation.one_set import Part, evaluate_set
+from imtok.evaluation.protocols import Protocol, deviations, get_protocol
 from imtok.evaluation.ranks import say, together
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
@@ -68,6 +69,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     size: int | None = None,
+    fit: FitRule = "pad",
     count: int | None = None,
     checks: bool = True,
     wrong_captions: bool = False,
@@ -75,6 +77,7 @@ def evaluate(
     face_judge: str = FACE_JUDGE,
     face_buckets: FaceBuckets = "second",
     cache: bool = True,
+    protocol: str | None = None,
 ) -> Evaluation:
     """Measure tokenizers on sets of pictures.
 
@@ -88,8 +91,11 @@ def evaluate(
         data: anything that `open_source` reads, or sources by name. For the metrics that look at them, words need their
             text and faces their landmarks, as `imtok annotate` writes them.
         out: folder for `metrics.json`, `report.html` and `items.jsonl`; None writes nothing.
-        metrics: names out of `METRICS`; None: all that the pictures and the networks at hand allow.
-        size: judge at so many pixels by TokBench's preparation (`SquareFit`); None: every picture at its own size.
+        metrics: names out of `METRICS`; None: those of the protocol, or all that the pictures and the networks at hand
+            allow.
+        size: judge at so many pixels; None: every picture at its own size.
+        fit: how a picture becomes a square of that size: padded as TokBench does (`SquareFit`), or cropped as for the
+            papers' rFID (`CentreCrop`).
         count: at most so many pictures of each set, evenly spread.
         checks: also measure the model-free self-checks.
         wrong_captions: also measure every tokenizer that hears of captions while it is told another picture's.
@@ -97,10 +103,11 @@ def evaluate(
         face_judge: compares the faces.
         face_buckets: which version of TokBench's sizes of faces.
         cache: keep on disk what the judges say of originals, and look there first (see `imtok.evaluation.cache`).
+        protocol: a name out of `PROTOCOLS`, of reconstructions; what differs from it is said.
 
     Raises:
-        ConfigError: an unknown metric, tokenizer or judge, two tokenizers of one name, a set without a readable
-            picture, or a tokenizer that cannot reconstruct one.
+        ConfigError: an unknown metric, tokenizer, judge or protocol, two tokenizers of one name, a set without a
+            readable picture, or a tokenizer that cannot reconstruct one.
         DataError: a set that cannot be opened.
         MissingWeights: a network that a metric asked for by name needs.
     """
@@ -108,12 +115,16 @@ def evaluate(
         sources = [tokenizers] if isinstance(tokenizers, str | PathLike) else list(tokenizers)
         places = [data] if isinstance(data, str | PathLike) else data
         sets = open_sets(places)
+        published = None if protocol is None else _of_reconstructions(protocol)
+        if metrics is None and published is not None:
+            metrics = published.metrics
         if unknown := [name for name in metrics or () if name not in METRICS]:
             raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
         if not sources or not sets:
             raise ConfigError("name at least one tokenizer and one set of pictures")
         if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
             raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
+        fitted = make_fit(size, fit)
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
         told = () if isinstance(places, Mapping) else places
@@ -126,6 +137,8 @@ def evaluate(
         if len(set(names)) < len(names):
             raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
         networks = load_networks(metrics, text_judge, face_judge)
+        if "inception" in networks and isinstance(fitted, SquareFit):
+            say("fid and inception_score of padded squares are not the papers': --fit crop crops them")
         with Cache(default_file() if cache else None) as answers:
             parts = [
                 evaluate_set(
@@ -134,7 +147,7 @@ def evaluate(
                     contestants,
                     metrics,
                     partial(_meters, networks, face_buckets, answers),
-                    size,
+                    fitted,
                     count,
                     ranks,
                 )
@@ -143,12 +156,14 @@ def evaluate(
         options = {
             "metrics": metrics,
             "size": size,
+            "fit": None if fit == "pad" else fit,
             "count": count,
             "checks": None if checks else False,
             "wrong_captions": wrong_captions or None,
             "text_judge": None if text_judge == TEXT_JUDGE else text_judge,
             "face_judge": None if face_judge == FACE_JUDGE else face_judge,
             "face_buckets": None if face_buckets == "second" else face_buckets,
+            "protocol": protocol,
         }
         repeat = {}
         if not isinstance(places, Mapping):  # sets in memory have no command
@@ -159,10 +174,12 @@ def evaluate(
             sets=[part.data for part in parts],
             results=[result for part in parts for result in part.results],
             comparisons=[comparison for part in parts for comparison in part.comparisons],
-            preprocessing=OwnSize.rule if size is None else f"{SquareFit.rule}, {size} px",
+            preprocessing=fitted.rule if size is None else f"{fitted.rule}, {size} px",
             examples=[example for part in parts for example in part.examples],
             repeat=repeat | {"versions": versions()},
             cases=[case for part in parts for case in part.cases],
+            protocol=protocol,
+            deviations={} if published is None else {p.data.name: _deviations(published, p, fitted) for p in parts},
         )
         if out is not None and rank() == 0:
             write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
@@ -171,6 +188,29 @@ def evaluate(
             )
             write_report(evaluation, Path(out) / "report.html")
     return evaluation
+
+
+def _of_reconstructions(protocol: str) -> Protocol:
+    found = get_protocol(protocol)
+    if not set(found.metrics) <= set(METRICS):
+        raise ConfigError(f"the protocol {protocol} is of generated pictures: imtok evaluate-generated")
+    return found
+
+
+def _deviations(protocol: Protocol, part: Part, fit: OwnSize) -> list[str]:
+    """What differs from a protocol on a set; its reference are the originals themselves."""
+    uncropped = "pictures are not cropped to centred squares of one size (--size 256 --fit crop)"
+    return [
+        *([] if isinstance(fit, CentreCrop) else [uncropped]),
+        *deviations(
+            protocol,
+            metrics=tuple({metric for result in part.results for metric in result.metrics}),
+            pictures=part.data.pictures,
+            reference_pictures=protocol.reference_pictures,
+            prompts=0,
+            texts=(),
+        ),
+    ]
 
 
 def _about(contestant: Contestant) -> dict[str, Any]:

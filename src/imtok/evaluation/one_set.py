@@ -10,7 +10,7 @@ from imtok.data.pictures import Picture
 from imtok.data.sample import Source
 from imtok.evaluation.cases import Case, CaseKeeper
 from imtok.evaluation.contestants import Contestant, File
-from imtok.evaluation.fit import OwnSize, SquareFit
+from imtok.evaluation.fit import OwnSize
 from imtok.evaluation.meters import CodeMeter, Drawn, Measurement, Meter, PixelMeter, Shown
 from imtok.evaluation.ranks import Ranks, say
 from imtok.evaluation.results import Comparison, DataSet, Example, Result, score_of
@@ -56,7 +56,7 @@ def evaluate_set(
     contestants: Sequence[Contestant],
     metrics: Sequence[str] | None,
     of_networks: Callable[[int], list[Meter[Any]]],
-    size: int | None,
+    fit: OwnSize,
     count: int | None,
     ranks: Ranks,
 ) -> Part:
@@ -68,14 +68,13 @@ def evaluate_set(
         contestants: all but the checks are compared with the first.
         metrics: which to keep; None: all.
         of_networks: makes the meters beside those of pixels and codes, for so many pictures.
-        size: judge at so many pixels by TokBench's preparation; None: every picture at its own size.
+        fit: how pictures enter.
         count: at most so many pictures, evenly spread.
         ranks: who share the work.
 
     Raises:
         ConfigError: a set without a readable picture, or a contestant that cannot reconstruct one.
     """
-    fit = OwnSize() if size is None else SquareFit(size)
     pictures = Pictures(name, source, fit, count)
     for contestant in contestants:
         contestant.begin(pictures)
@@ -158,7 +157,7 @@ def evaluate_set(
     )
 
 
-def _reconstruct(contestant: Contestant, batch: Sequence[Shown], fit: OwnSize | SquareFit) -> list[Drawn]:
+def _reconstruct(contestant: Contestant, batch: Sequence[Shown], fit: OwnSize) -> list[Drawn]:
     own = contestant.at_own_size
     entering = [one.original if own else one.prepared for one in batch]
     drawn = []

@@ -179,6 +179,8 @@ class Evaluation:
         tokenizers: of each contestant its teachers, whether it is a check, and the hash of its weights.
         repeat: the command (of sets in memory there is none) and the versions of the software.
         cases: what the contestants draw best and worst beside the first.
+        protocol: of what publication, by name.
+        deviations: what differs from it, on each set.
     """
 
     tokenizers: dict[str, dict[str, Any]]
@@ -189,6 +191,8 @@ class Evaluation:
     examples: list[Example] = field(repr=False)
     repeat: dict[str, Any] = field(default_factory=dict)
     cases: list[Case] = field(repr=False, default_factory=list)
+    protocol: str | None = None
+    deviations: dict[str, list[str]] = field(default_factory=dict)
 
     def score(self, tokenizer: str, data: str, metric: str) -> Score:
         """One score by names.
@@ -207,7 +211,17 @@ class Evaluation:
             f"{one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, n = {one.count})"
             for one in self.comparisons
         ]
-        return "\n".join([markdown_table(self.results), *(["", *differences] if differences else [])])
+        below = [*differences, *self.remarks]
+        return "\n".join([markdown_table(self.results), *(["", *below] if below else [])])
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must not miss, a line each: what differs from the protocol."""
+        return [
+            f"not the numbers of the protocol {self.protocol} on {data}: {'; '.join(found)}"
+            for data, found in self.deviations.items()
+            if found
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
@@ -222,6 +236,8 @@ class Evaluation:
             "buckets": f"mean of bucket means; one of fewer than {MIN_ITEMS} items is left out unless all are",
             "words": f"{MIN_CHARACTERS} characters or more; cut out with a margin of {CROP_MARGIN} of their height, "
             "TokBench's own at their boxes",
+            "protocol": self.protocol,
+            "deviations": self.deviations,
             "tokenizers": self.tokenizers,
             "data": [asdict(one) for one in self.sets],
             "results": [

@@ -13,7 +13,7 @@ from imtok.config import ConfigError
 from imtok.data.pictures import Picture, PictureError, decode
 from imtok.data.readers import open_source
 from imtok.data.sample import Sample, Source
-from imtok.evaluation.fit import CentreCrop, OwnSize, SquareFit
+from imtok.evaluation.fit import OwnSize
 from imtok.evaluation.meters import Shown
 from imtok.evaluation.ranks import Ranks, progress_bar, say
 
@@ -38,7 +38,7 @@ def open_sets(data: Sequence[str | PathLike[str]] | Mapping[str, Source]) -> Map
 class Pictures:
     """The readable pictures of a set in batches of one size, and what has been counted of them."""
 
-    def __init__(self, name: str, source: Source, fit: CentreCrop | OwnSize | SquareFit, count: int | None) -> None:
+    def __init__(self, name: str, source: Source, fit: OwnSize, count: int | None) -> None:
         total = len(source) if count is None else min(count, len(source))
         self._rows = [index * len(source) // total for index in range(total)]
         self._name, self._source, self._fit = name, source, fit
@@ -77,13 +77,13 @@ class Pictures:
                 yield self._read(row)[2]
 
     def _read(self, row: int) -> tuple[Sample, Picture, Picture, Picture]:
-        """A sample, its picture, that as it enters the tokenizer, and of that the content.
+        """A sample, its picture (both as the fit cuts them), that as it enters the tokenizer, and of that the content.
 
         Raises:
             PictureError: broken, or too small.
         """
         sample = self._source[row]
-        original = decode(sample.image, sample.path)
+        sample, original = self._fit.cut(sample, decode(sample.image, sample.path))
         prepared = self._fit.prepare(original)
         content = self._fit.content(prepared, original)
         if min(content.shape[:2]) < MIN_SIDE:
