@@ -16,7 +16,8 @@ def demo(argv: Sequence[str]) -> None:
     """Send bundled pictures through every shipped tokenizer, read the words back, print a table."""
     from imtok.demo import demo
 
-    _call(demo, argv, "demo")
+    if _call(demo, argv, "demo").failed:
+        sys.exit(2)  # why has been said
 
 
 def presets(argv: Sequence[str]) -> None:
@@ -304,6 +305,8 @@ def evaluate(argv: Sequence[str]) -> None:
             )
             if rank() == 0:
                 print(f"{found}\n\nReport: {out / 'report.html'}")
+            if found.failed:
+                sys.exit(2)  # why has been said, and the other numbers are written
 
     _call(run, argv, "evaluate")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from imtok import pretrained
 from imtok.checkpoints import write_text
-from imtok.config import ConfigError
+from imtok.config import ConfigError, InputError
+from imtok.data.readers import open_source
 from imtok.data.sample import Source
 from imtok.evaluation.buckets import FaceBuckets
 from imtok.evaluation.cache import Cache, default_file
@@ -17,10 +18,12 @@ from imtok.evaluation.contestants import (
     Contestant,
     TokenizerContestant,
     WrongCaptions,
+    check_name,
     open_contestant,
     self_checks,
 )
 from imtok.evaluation.faces import FaceJudge, FaceMeter
+from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import CentreCrop, FitRule, OwnSize, SquareFit, make_fit
 from imtok.evaluation.meters import (
     FrechetMeter,
@@ -30,11 +33,11 @@ from imtok.evaluation.meters import (
 )
 from imtok.evaluation.one_set import Part, evaluate_set
 from imtok.evaluation.protocols import Protocol, deviations, get_protocol
-from imtok.evaluation.ranks import say, together
+from imtok.evaluation.ranks import Ranks, outcome, say, together
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
 from imtok.evaluation.results import Evaluation
-from imtok.evaluation.sets import MIN_SIDE, open_sets
+from imtok.evaluation.sets import MIN_SIDE, name_sets
 from imtok.evaluation.text import TextJudge, TextMeter
 from imtok.layers.collective import best_device, rank
 
@@ -81,6 +84,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure tokenizers on sets of pictures.
 
+    A name that nothing has ends all at once. What is there and cannot be opened is left out, and so is a tokenizer on a
+    set on which it fails; the rest is measured, and `failed` says what is missing and why.
+
     Processes that torchrun has started, which must all call this alike, share the work: each returns all of it, and the
     first one writes the files. An error of one is raised by the first, and the others exit.
 
@@ -94,8 +100,8 @@ def evaluate(
         metrics: names out of `METRICS`; None: those of the protocol, or all that the pictures and the networks at hand
             allow.
         size: judge at so many pixels; None: every picture at its own size.
-        fit: how a picture becomes a square of that size: padded as TokBench does (`SquareFit`), or cropped as for the
-            papers' rFID (`CentreCrop`).
+        fit: how a picture becomes a square of that size: padded as TokBench does (`SquareFit`), or cropped as for
+            rFID on ImageNet (`CentreCrop`).
         count: at most so many pictures of each set, evenly spread.
         checks: also measure the model-free self-checks.
         wrong_captions: also measure every tokenizer that hears of captions while it is told another picture's.
@@ -106,29 +112,32 @@ def evaluate(
         protocol: a name out of `PROTOCOLS`, of reconstructions; what differs from it is said.
 
     Raises:
-        ConfigError: an unknown metric, tokenizer, judge or protocol, two tokenizers of one name, a set without a
-            readable picture, or a tokenizer that cannot reconstruct one.
-        DataError: a set that cannot be opened.
-        MissingWeights: a network that a metric asked for by name needs.
+        ConfigError: an unknown metric, tokenizer, judge or protocol, two tokenizers of one name, or nothing is left.
+        DataError: a set that does not exist, or nothing is left.
+        MissingWeights: all metrics that were asked for by name lack their networks.
     """
     with together() as ranks:
         sources = [tokenizers] if isinstance(tokenizers, str | PathLike) else list(tokenizers)
         places = [data] if isinstance(data, str | PathLike) else data
-        sets = open_sets(places)
+        failures = Failures()
         published = None if protocol is None else _of_reconstructions(protocol)
         if metrics is None and published is not None:
             metrics = published.metrics
         if unknown := [name for name in metrics or () if name not in METRICS]:
             raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
-        if not sources or not sets:
+        if not sources or not places:
             raise ConfigError("name at least one tokenizer and one set of pictures")
         if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
             raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
         fitted = make_fit(size, fit)
+        for source in sources:
+            check_name(str(source))
+        sets = places if isinstance(places, Mapping) else _open_sets(places, failures, ranks)
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
         told = () if isinstance(places, Mapping) else places
-        contestants: list[Contestant] = [open_contestant(str(source), told) for source in sources]
+        opened = [(str(source), ranks.agree(partial(open_contestant, data=told), str(source))) for source in sources]
+        contestants: list[Contestant] = [contestant for _, contestant in failures.survivors("tokenizer", opened)]
         if wrong_captions:
             contestants += [WrongCaptions(c) for c in contestants if isinstance(c, TokenizerContestant) and c.reader]
         if checks:
@@ -136,23 +145,19 @@ def evaluate(
         names = [contestant.name for contestant in contestants]
         if len(set(names)) < len(names):
             raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
-        networks = load_networks(metrics, text_judge, face_judge)
+        networks, lost = load_networks(metrics, text_judge, face_judge, ranks)
+        wanted = None
+        if metrics is not None:
+            wanted = [metric for metric, _ in failures.survivors("metric", [(one, lost.get(one)) for one in metrics])]
         if "inception" in networks and isinstance(fitted, SquareFit):
             say("fid and inception_score of padded squares are not the papers': --fit crop crops them")
         with Cache(default_file() if cache else None) as answers:
-            parts = [
-                evaluate_set(
-                    name,
-                    source,
-                    contestants,
-                    metrics,
-                    partial(_meters, networks, face_buckets, answers),
-                    fitted,
-                    count,
-                    ranks,
-                )
-                for name, source in sets.items()
-            ]
+            meters = partial(_meters, networks, face_buckets, answers)
+
+            def measure(name: str, source: Source) -> Part:
+                return evaluate_set(name, source, contestants, wanted, meters, fitted, count, failures, ranks)
+
+            parts = _each(sets, measure, failures)
         options = {
             "metrics": metrics,
             "size": size,
@@ -180,6 +185,7 @@ def evaluate(
             cases=[case for part in parts for case in part.cases],
             protocol=protocol,
             deviations={} if published is None else {p.data.name: _deviations(published, p, fitted) for p in parts},
+            failed=failures.met,
         )
         if out is not None and rank() == 0:
             write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
@@ -188,6 +194,24 @@ def evaluate(
             )
             write_report(evaluation, Path(out) / "report.html")
     return evaluation
+
+
+def _open_sets(places: Sequence[str | PathLike[str]], failures: Failures, ranks: Ranks) -> dict[str, Source]:
+    opened = [(name, ranks.agree(open_source, place)) for name, place in name_sets(places).items()]
+    return dict(failures.survivors("data", opened))
+
+
+def _each(sets: Mapping[str, Source], measure: Callable[[str, Source], Part], failures: Failures) -> list[Part]:
+    """What the sets contribute, but for those that fail; the last one's error where all do."""
+    parts: list[Part] = []
+    for number, (name, source) in enumerate(sets.items(), 1):
+        try:
+            parts.append(measure(name, source))
+        except (InputError, OSError) as error:
+            if not parts and number == len(sets):
+                raise
+            failures.add(error, data=name)
+    return parts
 
 
 def _of_reconstructions(protocol: str) -> Protocol:
@@ -219,13 +243,14 @@ def _about(contestant: Contestant) -> dict[str, Any]:
 
 
 def load_networks(
-    metrics: Sequence[str] | None, text_judge: str = TEXT_JUDGE, face_judge: str = FACE_JUDGE
-) -> dict[str, Any]:
-    """The networks of some metrics, by what they are for; a missing one is an error only when a metric was named.
+    metrics: Sequence[str] | None, text_judge: str, face_judge: str, ranks: Ranks
+) -> tuple[dict[str, Any], dict[str, pretrained.MissingWeights]]:
+    """The networks of some metrics, by what they are for; and of metrics asked for by name, why one is missing.
+
+    What is missing on one rank is missing on all.
 
     Raises:
         ConfigError: a judge that cannot judge.
-        MissingWeights: a network that a metric asked for by name needs.
     """
     needed = {
         "perceptual": ("perceptual/vgg16", {"vgg16_distance"}),
@@ -234,23 +259,23 @@ def load_networks(
         "text": (text_judge, {"text_accuracy", "text_ned", "text_accuracy_alnum"}),
         "face": (face_judge, {"face_similarity"}),
     }
-    networks = {}
+    networks: dict[str, Any] = {}
+    lost: dict[str, pretrained.MissingWeights] = {}
     for use, (network, served) in needed.items():
         if metrics is not None and not served & set(metrics):
             continue
-        try:
-            networks[use] = pretrained.load(network)
+        found = ranks.agree(pretrained.load, network)
+        if not isinstance(found, pretrained.MissingWeights):
+            networks[use] = outcome(found)
             if use in _ON_DEVICE:
                 networks[use].to(best_device())
             if not isinstance(networks[use], _PROTOCOLS.get(use, object)):
                 raise ConfigError(f"{network}: cannot judge {use}s; see imtok weights for the {use} judges")
-        except pretrained.MissingWeights as error:
-            if metrics is not None:
-                raise
-            if use == "inception":
-                continue  # few have it, and its stand-in is measured
-            say(f"without {', '.join(sorted(served))}: {error}")
-    return networks
+        elif metrics is not None:
+            lost |= dict.fromkeys(served, found)
+        elif use != "inception":  # few have it, and its stand-in is measured
+            say(f"without {', '.join(sorted(served))}: {found}")
+    return networks, lost
 
 
 def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cache, total: int) -> list[Meter[Any]]:

@@ -75,8 +75,8 @@ class SquareFit(OwnSize):
 class CentreCrop(OwnSize):
     """The largest centred square, resized to `size` pixels: it takes the place of the original.
 
-    So are prepared the sets behind papers' rFID (InsightTok's appendix F.1, FQGAN's section 4.1; neither states the
-    filter) and those to be compared with generated pictures.
+    So are prepared ImageNet's pictures for rFID, and those to be compared with generated pictures. InsightTok (appendix
+    F.1), FQGAN and TexTok state neither the crop nor its filter; the crop is what the field's scripts do.
     """
 
     size: int

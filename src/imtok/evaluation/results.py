@@ -10,6 +10,7 @@ import numpy as np
 from imtok.config import FORMAT_VERSION
 from imtok.data.pictures import Picture
 from imtok.evaluation.cases import Case
+from imtok.evaluation.failures import Failure
 from imtok.evaluation.meters import Measurement
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, MIN_ITEMS, RESAMPLES, interval
 from imtok.evaluation.text import CROP_MARGIN, MIN_CHARACTERS
@@ -181,6 +182,7 @@ class Evaluation:
         cases: what the contestants draw best and worst beside the first.
         protocol: of what publication, by name.
         deviations: what differs from it, on each set.
+        failed: what was asked for and had to be left out, and why.
     """
 
     tokenizers: dict[str, dict[str, Any]]
@@ -193,6 +195,7 @@ class Evaluation:
     cases: list[Case] = field(repr=False, default_factory=list)
     protocol: str | None = None
     deviations: dict[str, list[str]] = field(default_factory=dict)
+    failed: list[Failure] = field(default_factory=list)
 
     def score(self, tokenizer: str, data: str, metric: str) -> Score:
         """One score by names.
@@ -238,6 +241,9 @@ class Evaluation:
             "TokBench's own at their boxes",
             "protocol": self.protocol,
             "deviations": self.deviations,
+            "failed": [
+                {name: value for name, value in asdict(one).items() if value is not None} for one in self.failed
+            ],
             "tokenizers": self.tokenizers,
             "data": [asdict(one) for one in self.sets],
             "results": [
