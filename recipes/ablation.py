@@ -8,7 +8,8 @@ from statistics import fmean
 
 from nano import run, test_sets
 
-from imtok.evaluation.evaluate import evaluate, load_networks
+from imtok.evaluation.evaluate import FACE_JUDGE, TEXT_JUDGE, evaluate, load_networks
+from imtok.evaluation.ranks import Ranks
 from imtok.evaluation.results import Evaluation
 from imtok.training.run import RunConfig
 
@@ -85,7 +86,8 @@ def carry_out(
         All scores.
     """
     metrics = sorted({column.metric for table in tables for column in table.columns})
-    load_networks(metrics)  # says now what would be missing after hours
+    for missing in load_networks(metrics, TEXT_JUDGE, FACE_JUDGE, Ranks())[1].values():
+        raise missing  # now, and not after hours
     done = [
         run(seeded(config, seed), shards, out / name_of(name, seed), start(name, seed))
         for seed in seeds

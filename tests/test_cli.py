@@ -13,6 +13,7 @@ from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.cli import VERBS, main
 from imtok.config import to_dict
+from imtok.evaluation.evaluate import METRICS
 
 
 def test_help_answers_at_once_and_without_torch() -> None:
@@ -30,6 +31,16 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
         main(arguments)
     assert ended.value.code == 0
     assert f"usage: imtok {verb}" in capsys.readouterr().out
+
+
+def test_the_help_of_evaluate_names_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "RUN [RUN ...]" in words
+    assert "--no-checks leave out" in words
+    assert "--no-cache neither" in words
+    assert f"only these of: {', '.join(METRICS)}" in words
 
 
 @pytest.mark.parametrize(
@@ -89,7 +100,10 @@ def test_presets_prints_one_resolved(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["presets", "insighttok"]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["global_batch_size"] == 512
     assert main(["presets"]) == 0
-    assert "insighttok-nano" in capsys.readouterr().out
+    families = [block.splitlines() for block in capsys.readouterr().out.split("\n\n")]
+    assert ["InsightTok" in families[0][0], "FQGAN" in families[1][0]] == [True, True]
+    listed = dict(line.strip().split("  ", 1) for family in families for line in family[1:])
+    assert {name: summary.strip() for name, summary in listed.items()} == presets.names()
 
 
 def test_doctor_reports(capsys: pytest.CaptureFixture[str]) -> None:

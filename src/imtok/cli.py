@@ -16,7 +16,8 @@ def demo(argv: Sequence[str]) -> None:
     """Send bundled pictures through every shipped tokenizer, read the words back, print a table."""
     from imtok.demo import demo
 
-    _call(demo, argv, "demo")
+    if _call(demo, argv, "demo").failed:
+        sys.exit(2)  # why has been said
 
 
 def presets(argv: Sequence[str]) -> None:
@@ -28,8 +29,7 @@ def presets(argv: Sequence[str]) -> None:
         if name:
             print(json.dumps(to_dict(presets.get_run(name)), indent=2))
             return
-        for preset, summary in presets.names().items():
-            print(f"{preset:20} {summary}")
+        print(presets.overview())
 
     _call(show, argv, "presets")
 
@@ -244,22 +244,25 @@ def generate(argv: Sequence[str]) -> None:
 def evaluate(argv: Sequence[str]) -> None:
     """Measure tokenizers and compare them: imtok evaluate RUN… --data SRC… --out DIR."""
     from imtok.evaluation.buckets import FaceBuckets
-    from imtok.evaluation.evaluate import FACE_JUDGE, TEXT_JUDGE, evaluate
+    from imtok.evaluation.evaluate import FACE_JUDGE, METRICS, TEXT_JUDGE, evaluate
+    from imtok.evaluation.fit import FitRule
     from imtok.layers.collective import process_group, rank
 
     def run(
-        tokenizers: tyro.conf.Positional[tuple[str, ...]],
+        tokenizers: Annotated[tuple[str, ...], tyro.conf.Positional, _several("RUN")],
         data: tuple[str, ...],
         out: Path,
-        metrics: tuple[str, ...] | None = None,
+        metrics: Annotated[tuple[str, ...] | None, _only_these(METRICS)] = None,
         size: int | None = None,
+        fit: FitRule = "pad",
         count: int | None = None,
-        checks: bool = True,
+        no_checks: bool = False,
         wrong_captions: bool = False,
         text_judge: str = TEXT_JUDGE,
         face_judge: str = FACE_JUDGE,
         face_buckets: FaceBuckets = "second",
-        cache: bool = True,
+        no_cache: bool = False,
+        protocol: str | None = None,
     ) -> None:
         """Write metrics.json, items.jsonl and report.html; print the scores.
 
@@ -269,15 +272,17 @@ def evaluate(argv: Sequence[str]) -> None:
                 webp@BITS_PER_PIXEL); the others are compared with the first.
             data: annotated pictures, as `imtok annotate` and `imtok synthesize` write them, or any others.
             out: folder.
-            metrics: only these.
-            size: judge at so many pixels (padded to a square, LANCZOS) instead of each picture's own size.
+            size: judge squares of so many pixels instead of each picture at its own size.
+            fit: how a picture becomes a square: padded (LANCZOS, as TokBench does) or its centre cropped out (bicubic,
+                as for rFID on ImageNet).
             count: at most so many pictures of each set, evenly spread.
-            checks: also measure identity, JPEG, and down-and-up.
+            no_checks: leave out identity, JPEG, and down-and-up, which are measured beside the tokenizers.
             wrong_captions: also tell tokenizers that hear of captions those of other pictures.
             text_judge: network that reads the words.
             face_judge: network that compares the faces.
             face_buckets: which version of TokBench's sizes of faces.
-            cache: keep what the judges say of originals in the user's cache folder, and look there first.
+            no_cache: neither keep what the judges say of originals in the user's cache folder nor look there.
+            protocol: a published one by name; what differs from it is said.
         """
         with process_group():
             found = evaluate(
@@ -286,30 +291,34 @@ def evaluate(argv: Sequence[str]) -> None:
                 out,
                 metrics=metrics,
                 size=size,
+                fit=fit,
                 count=count,
-                checks=checks,
+                checks=not no_checks,
                 wrong_captions=wrong_captions,
                 text_judge=text_judge,
                 face_judge=face_judge,
                 face_buckets=face_buckets,
-                cache=cache,
+                cache=not no_cache,
+                protocol=protocol,
             )
             if rank() == 0:
                 print(f"{found}\n\nReport: {out / 'report.html'}")
+            if found.failed:
+                sys.exit(2)  # why has been said, and the other numbers are written
 
     _call(run, argv, "evaluate")
 
 
 def evaluate_generated(argv: Sequence[str]) -> None:
     """Measure generated pictures: imtok evaluate-generated PICTURES [--reference REF] --out DIR."""
-    from imtok.evaluation.generated import TEXT_JUDGE, evaluate_generated
+    from imtok.evaluation.generated import METRICS, TEXT_JUDGE, evaluate_generated
     from imtok.layers.collective import process_group, rank
 
     def run(
         pictures: tyro.conf.Positional[str],
         out: Path,
         reference: str | None = None,
-        metrics: tuple[str, ...] | None = None,
+        metrics: Annotated[tuple[str, ...] | None, _only_these(METRICS)] = None,
         size: int | None = None,
         count: int | None = None,
         prompts: str | None = None,
@@ -325,7 +334,6 @@ def evaluate_generated(argv: Sequence[str]) -> None:
                 reconstructions too (rFID, rIS).
             out: folder.
             reference: the set to compare with, likewise, or an .npz file with its statistics.
-            metrics: only these.
             size: crop the reference to centred squares of so many pixels.
             count: at most so many of the pictures, evenly spread.
             prompts: a JSONL or CSV table with columns file and prompt; otherwise what the PNG files say.
@@ -456,6 +464,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _several(name: str) -> Any:
+    """The help of arguments without a flag, of which there must be one."""
+    return tyro.conf.arg(metavar=f"{name} [{name} ...]", help_behavior_hint="(required)")
+
+
+def _only_these(names: Sequence[str]) -> Any:
+    """The help of an option that takes some of these names."""
+    return tyro.conf.arg(help=f"only these of: {', '.join(names)}")
 
 
 def _call(function: Callable[..., Any], argv: Sequence[str], program: str, *markers: Any) -> Any:

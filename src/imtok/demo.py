@@ -35,7 +35,7 @@ def demo(out: Path = Path("out/demo"), signs: int = 48) -> Evaluation:
 
     Raises:
         ConfigError: no tokenizer is shipped.
-        MissingWeights: a judge or detector is not here.
+        MissingWeights: a detector is not here.
     """
     if not shipped():
         raise ConfigError("no trained tokenizer comes with this imtok; train one and use imtok evaluate")

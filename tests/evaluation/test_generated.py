@@ -18,7 +18,7 @@ from torch import nn
 from imtok import pretrained
 from imtok.cli import main
 from imtok.config import ConfigError
-from imtok.data.pictures import decode, encode, from_uint8
+from imtok.data.pictures import centre_crop, decode, encode
 from imtok.data.sample import DataError, Sample
 from imtok.evaluation import generated
 from imtok.evaluation.asked import Requests, quoted, teachers_behind
@@ -218,24 +218,34 @@ def test_a_set_is_itself(only_tiny: None, real: Path) -> None:
 
 
 def test_reconstructions_have_the_same_numbers_in_the_other_command(
-    tiny: Tiny, only_tiny: None, real: Path, tmp_path: Path
+    only_tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """rFID and rIS of a folder of reconstructions, through `imtok evaluate`."""
-    drawn = tmp_path / "drawn"
+    """rFID and rIS as papers have them, of pictures that are no squares: cropped by `imtok evaluate`, or beforehand."""
+    photos, drawn = tmp_path / "photos", tmp_path / "drawn"
+    photos.mkdir()
     drawn.mkdir()
-    pictures = []
-    for file in sorted(real.iterdir()):
-        pictures.append(decode(encode(decode(file.read_bytes()), "JPEG", quality=10)))
-        (drawn / file.name).write_bytes(encode(pictures[-1]))
-    found = evaluate(drawn, real, metrics=["fid", "inception_score"])
-    expected = values(evaluate_generated(drawn, reference=real, metrics=["fid"]))["fid"]
-    assert found.score(str(drawn), "real", "fid").value == pytest.approx(expected, rel=1e-6)
-    assert found.score("identity", "real", "fid").value == pytest.approx(0, abs=1e-6)
-    with torch.no_grad():
-        shares = tiny.describe(from_uint8(np.stack(pictures))).logits.double().softmax(1).numpy()
-    parts = [shares[part::10] for part in range(10)]
-    scores = [np.exp((part * np.log(part / part.mean(0))).sum(1).mean()) for part in parts]
-    assert found.score(str(drawn), "real", "inception_score").value == pytest.approx(np.mean(scores), rel=1e-6)
+    rng = np.random.default_rng(3)
+    for index in range(50):
+        colours = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        wide = np.asarray(Image.fromarray(colours).resize((56, 40) if index % 2 else (40, 64)))
+        (photos / f"{index:02}.png").write_bytes(encode(wide))
+        (drawn / f"{index:02}.png").write_bytes(encode(decode(encode(centre_crop(wide, 32), "JPEG", quality=10))))
+    common = ["--data", str(photos), "--size", "32", "--fit", "crop", "--protocol", "imagenet-val-reconstruction"]
+    assert main(["evaluate", str(drawn), *common, "--out", str(tmp_path / "out")]) == 0
+    assert "on photos: 50 pictures, 50000 are wanted\n" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert written["preprocessing"] == "centred square, bicubic with antialiasing, 32 px"
+    scores = {result["tokenizer"]: result["metrics"] for result in written["results"]}
+    expected = evaluate_generated(drawn, reference=photos, metrics=["fid", "inception_score"], size=32).to_json()
+    assert scores[str(drawn)]["fid"]["value"] == pytest.approx(expected["metrics"]["fid"]["value"], rel=1e-6)
+    assert scores[str(drawn)]["fid"]["count"] == expected["metrics"]["fid"]["count"] == 50
+    assert scores[str(drawn)]["inception_score"] == expected["metrics"]["inception_score"]
+    assert scores["identity"]["fid"]["value"] == pytest.approx(0, abs=1e-6)
+
+    padded = evaluate("jpeg:10", photos, size=32, metrics=["fid"], count=8, protocol="imagenet-val-reconstruction")
+    assert "--fit crop crops them" in capsys.readouterr().out
+    assert "are not cropped to centred squares" in str(padded)
+    assert "inception_score was not measured; 8 pictures" in str(padded)
 
 
 def test_what_fails_is_said_and_the_rest_is_kept(

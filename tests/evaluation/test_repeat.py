@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from imtok.data.pictures import encode
+from imtok.data.sample import Sample, Samples
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.repeat import command_line
 
@@ -41,6 +42,14 @@ def test_everything_needed_stands_in_the_files(tmp_path: Path) -> None:
     page = (tmp_path / "out/report.html").read_text()
     for text in (expected, about["paths_sha256"], about["sha256"], written["versions"]["numpy"], "seed 0"):
         assert text in page
+
+
+def test_sets_in_memory_have_no_command(tmp_path: Path) -> None:
+    picture = encode(np.zeros((20, 30, 3), dtype=np.uint8))
+    signs = Samples([Sample(image=picture, path="a.png", width=30, height=20)])
+    evaluate("jpeg:30", {"some signs": signs}, tmp_path, metrics=["psnr"], checks=False)
+    assert "command" not in json.loads((tmp_path / "metrics.json").read_text())
+    assert "--data" not in (tmp_path / "report.html").read_text()
 
 
 def test_a_tokenizer_s_hash_is_that_of_its_weights_file(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
+from imtok.evaluation.meters import Described, InceptionMeter
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
 from imtok.evaluation.set_metrics import ClassScore, covered, disjoint_parts, neighbour_radii
+from imtok.pretrained import DescribingNetwork, Description
 
 
 def test_frechet_distance_of_given_moments_is_the_closed_form() -> None:
@@ -50,6 +52,30 @@ def test_parts_are_disjoint_even_and_mixed() -> None:
     parts = disjoint_parts(103, 10)
     assert sorted(np.bincount(parts, minlength=10).tolist()) == [10] * 7 + [11] * 3
     assert len(set(parts[:30].tolist())) > 5  # pictures that lie side by side may be of one class
+
+
+def test_inception_score_is_torch_fidelity_s_whatever_the_batches_and_groups() -> None:
+    fidelity = pytest.importorskip("torch_fidelity.metric_isc")
+    logits = torch.randn(63, 20, generator=torch.Generator().manual_seed(0)) * 3
+    meter = InceptionMeter(Stub().freeze(), total=len(logits))  # pyright: ignore[reportArgumentType]
+    for index, batch in enumerate(logits.split(8)):
+        pair = torch.zeros(len(batch), 2), batch
+        meter.add(Described(pair, {"a": pair}), groups=[index // 3] * len(batch))
+    theirs = fidelity.isc_features_to_metric(logits)
+    ours = meter.results("a")["inception_score"]
+    assert ours.value == pytest.approx(theirs["inception_score_mean"], rel=1e-9)
+    assert np.std(ours.parts) == pytest.approx(theirs["inception_score_std"], rel=1e-9)
+
+
+class Stub(DescribingNetwork):
+    name, sha256 = "vision/inception", "0" * 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def describe(self, images: torch.Tensor) -> Description:
+        raise NotImplementedError
 
 
 def by_scipy(points: np.ndarray, centres: np.ndarray, k: int) -> np.ndarray:

@@ -13,6 +13,12 @@ def list_files(folder: str | PathLike[str], deep: bool = False) -> list[str]:
     return sorted(file[len(root) :].lstrip("/") for file in found)
 
 
+def exists(address: str | PathLike[str]) -> bool:
+    """Whether there is such a file or folder."""
+    filesystem, place = fsspec.url_to_fs(str(address))
+    return filesystem.exists(place)
+
+
 def join(folder: str | PathLike[str], name: str) -> str:
     """The address of a file named relative to its folder; an archive's own address stays behind its `::`."""
     head, chain, archive = str(folder).partition("::")

@@ -83,6 +83,8 @@ class CaseKeeper:
         for item in items:
             index = place[item["row"]]
             for name in self._names[1:]:
+                if not {name, self._names[0]} <= drawn.keys():
+                    continue
                 gain = gain_of(item, name, self._names[0])
                 if not self._wants(name, item["kind"], gain):
                     continue

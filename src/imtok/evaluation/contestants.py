@@ -287,6 +287,16 @@ def self_checks() -> list[SelfCheck]:
     ]
 
 
+def check_name(source: str) -> None:
+    """Raise where nothing has this name, without opening it.
+
+    Raises:
+        ConfigError: no codec, run, folder or file does; or a codec has no such setting.
+    """
+    if read_setting(source) is None and _stated(source) is None and not Path(source).exists():
+        locate(source)
+
+
 def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Contestant:
     """What a user names on the command line.
 
@@ -302,9 +312,9 @@ def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Co
     setting = read_setting(source)
     if setting is not None:
         return CodecContestant(source, setting)
-    stated = _STATED_RATE.fullmatch(source)
-    if stated is not None and not Path(source).exists() and Path(stated[1]).is_dir():
-        return FolderContestant(Path(stated[1]), float(stated[2]))
+    stated = _stated(source)
+    if stated is not None:
+        return FolderContestant(*stated)
     path = locate(source)
     if path.is_dir():
         run = RunFolder(path)
@@ -330,6 +340,14 @@ def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
     weights = [{t: losses.get(f"{t}_weight", 0) for t in networks} | phase.get("weights", {}) for phase in phases]
     taught = [network for term, found in networks.items() for network in found if any(w[term] for w in weights)]
     return frozenset(network for network in taught if network)
+
+
+def _stated(source: str) -> tuple[Path, float] | None:
+    """A folder and its rate; None for whatever is called otherwise."""
+    stated = _STATED_RATE.fullmatch(source)
+    if stated is None or Path(source).exists() or not Path(stated[1]).is_dir():
+        return None
+    return Path(stated[1]), float(stated[2])
 
 
 def _without_suffix(path: str) -> str:

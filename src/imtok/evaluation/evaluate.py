@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from imtok import pretrained
 from imtok.checkpoints import write_text
-from imtok.config import ConfigError
+from imtok.config import ConfigError, InputError
+from imtok.data.readers import open_source
 from imtok.data.sample import Source
 from imtok.evaluation.buckets import FaceBuckets
 from imtok.evaluation.cache import Cache, default_file
@@ -16,23 +18,26 @@ from imtok.evaluation.contestants import (
     Contestant,
     TokenizerContestant,
     WrongCaptions,
+    check_name,
     open_contestant,
     self_checks,
 )
 from imtok.evaluation.faces import FaceJudge, FaceMeter
-from imtok.evaluation.fit import OwnSize, SquareFit
+from imtok.evaluation.failures import Failures
+from imtok.evaluation.fit import CentreCrop, FitRule, OwnSize, SquareFit, make_fit
 from imtok.evaluation.meters import (
     FrechetMeter,
     InceptionMeter,
     Meter,
     PerceptualMeter,
 )
-from imtok.evaluation.one_set import evaluate_set
-from imtok.evaluation.ranks import say, together
+from imtok.evaluation.one_set import Part, evaluate_set
+from imtok.evaluation.protocols import Protocol, deviations, get_protocol
+from imtok.evaluation.ranks import Ranks, outcome, say, together
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
 from imtok.evaluation.results import Evaluation
-from imtok.evaluation.sets import MIN_SIDE, open_sets
+from imtok.evaluation.sets import MIN_SIDE, name_sets
 from imtok.evaluation.text import TextJudge, TextMeter
 from imtok.layers.collective import best_device, rank
 
@@ -68,6 +73,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     size: int | None = None,
+    fit: FitRule = "pad",
     count: int | None = None,
     checks: bool = True,
     wrong_captions: bool = False,
@@ -75,8 +81,12 @@ def evaluate(
     face_judge: str = FACE_JUDGE,
     face_buckets: FaceBuckets = "second",
     cache: bool = True,
+    protocol: str | None = None,
 ) -> Evaluation:
     """Measure tokenizers on sets of pictures.
+
+    A name that nothing has ends all at once. What is there and cannot be opened is left out, and so is a tokenizer on a
+    set on which it fails; the rest is measured, and `failed` says what is missing and why.
 
     Processes that torchrun has started, which must all call this alike, share the work: each returns all of it, and the
     first one writes the files. An error of one is raised by the first, and the others exit.
@@ -88,8 +98,11 @@ def evaluate(
         data: anything that `open_source` reads, or sources by name. For the metrics that look at them, words need their
             text and faces their landmarks, as `imtok annotate` writes them.
         out: folder for `metrics.json`, `report.html` and `items.jsonl`; None writes nothing.
-        metrics: names out of `METRICS`; None: all that the pictures and the networks at hand allow.
-        size: judge at so many pixels by TokBench's preparation (`SquareFit`); None: every picture at its own size.
+        metrics: names out of `METRICS`; None: those of the protocol, or all that the pictures and the networks at hand
+            allow.
+        size: judge at so many pixels; None: every picture at its own size.
+        fit: how a picture becomes a square of that size: padded as TokBench does (`SquareFit`), or cropped as for
+            rFID on ImageNet (`CentreCrop`).
         count: at most so many pictures of each set, evenly spread.
         checks: also measure the model-free self-checks.
         wrong_captions: also measure every tokenizer that hears of captions while it is told another picture's.
@@ -97,27 +110,35 @@ def evaluate(
         face_judge: compares the faces.
         face_buckets: which version of TokBench's sizes of faces.
         cache: keep on disk what the judges say of originals, and look there first (see `imtok.evaluation.cache`).
+        protocol: a name out of `PROTOCOLS`, of reconstructions; what differs from it is said.
 
     Raises:
-        ConfigError: an unknown metric, tokenizer or judge, two tokenizers of one name, a set without a readable
-            picture, or a tokenizer that cannot reconstruct one.
-        DataError: a set that cannot be opened.
-        MissingWeights: a network that a metric asked for by name needs.
+        ConfigError: an unknown metric, tokenizer, judge or protocol, two tokenizers of one name, or nothing is left.
+        DataError: a set that does not exist, or nothing is left.
+        MissingWeights: all metrics that were asked for by name lack their networks.
     """
     with together() as ranks:
         sources = [tokenizers] if isinstance(tokenizers, str | PathLike) else list(tokenizers)
         places = [data] if isinstance(data, str | PathLike) else data
-        sets = open_sets(places)
+        failures = Failures()
+        published = None if protocol is None else _of_reconstructions(protocol)
+        if metrics is None and published is not None:
+            metrics = published.metrics
         if unknown := [name for name in metrics or () if name not in METRICS]:
             raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
-        if not sources or not sets:
+        if not sources or not places:
             raise ConfigError("name at least one tokenizer and one set of pictures")
         if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
             raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
+        fitted = make_fit(size, fit)
+        for source in sources:
+            check_name(str(source))
+        sets = places if isinstance(places, Mapping) else _open_sets(places, failures, ranks)
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
         told = () if isinstance(places, Mapping) else places
-        contestants: list[Contestant] = [open_contestant(str(source), told) for source in sources]
+        opened = [(str(source), ranks.agree(partial(open_contestant, data=told), str(source))) for source in sources]
+        contestants: list[Contestant] = [contestant for _, contestant in failures.survivors("tokenizer", opened)]
         if wrong_captions:
             contestants += [WrongCaptions(c) for c in contestants if isinstance(c, TokenizerContestant) and c.reader]
         if checks:
@@ -125,40 +146,47 @@ def evaluate(
         names = [contestant.name for contestant in contestants]
         if len(set(names)) < len(names):
             raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
-        networks = load_networks(metrics, text_judge, face_judge)
+        networks, lost = load_networks(metrics, text_judge, face_judge, ranks)
+        wanted = None
+        if metrics is not None:
+            wanted = [metric for metric, _ in failures.survivors("metric", [(one, lost.get(one)) for one in metrics])]
+        if "inception" in networks and isinstance(fitted, SquareFit):
+            say("fid and inception_score of padded squares are not the papers': --fit crop crops them")
         with Cache(default_file() if cache else None) as answers:
-            parts = [
-                evaluate_set(
-                    name, source, contestants, metrics, _meters(networks, face_buckets, answers), size, count, ranks
-                )
-                for name, source in sets.items()
-            ]
+            meters = partial(_meters, networks, face_buckets, answers)
+
+            def measure(name: str, source: Source) -> Part:
+                return evaluate_set(name, source, contestants, wanted, meters, fitted, count, failures, ranks)
+
+            parts = _each(sets, measure, failures)
         options = {
             "metrics": metrics,
             "size": size,
+            "fit": None if fit == "pad" else fit,
             "count": count,
             "checks": None if checks else False,
             "wrong_captions": wrong_captions or None,
             "text_judge": None if text_judge == TEXT_JUDGE else text_judge,
             "face_judge": None if face_judge == FACE_JUDGE else face_judge,
             "face_buckets": None if face_buckets == "second" else face_buckets,
+            "protocol": protocol,
         }
+        repeat = {}
+        if not isinstance(places, Mapping):  # sets in memory have no command
+            given = {name: value for name, value in options.items() if value is not None}
+            repeat = {"command": command_line([str(source) for source in sources], [str(p) for p in places], given)}
         evaluation = Evaluation(
             tokenizers={c.name: _about(c) for c in contestants},
             sets=[part.data for part in parts],
             results=[result for part in parts for result in part.results],
             comparisons=[comparison for part in parts for comparison in part.comparisons],
-            preprocessing=OwnSize.rule if size is None else f"{SquareFit.rule}, {size} px",
+            preprocessing=fitted.rule if size is None else f"{fitted.rule}, {size} px",
             examples=[example for part in parts for example in part.examples],
-            repeat={
-                "command": command_line(
-                    [str(source) for source in sources],
-                    list(sets) if isinstance(places, Mapping) else [str(place) for place in places],
-                    {name: value for name, value in options.items() if value is not None},
-                ),
-                "versions": versions(),
-            },
+            repeat=repeat | {"versions": versions()},
             cases=[case for part in parts for case in part.cases],
+            protocol=protocol,
+            deviations={} if published is None else {p.data.name: _deviations(published, p, fitted) for p in parts},
+            failed=failures.met,
         )
         if out is not None and rank() == 0:
             write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
@@ -169,19 +197,61 @@ def evaluate(
     return evaluation
 
 
+def _open_sets(places: Sequence[str | PathLike[str]], failures: Failures, ranks: Ranks) -> dict[str, Source]:
+    opened = [(name, ranks.agree(open_source, place)) for name, place in name_sets(places).items()]
+    return dict(failures.survivors("data", opened))
+
+
+def _each(sets: Mapping[str, Source], measure: Callable[[str, Source], Part], failures: Failures) -> list[Part]:
+    """What the sets contribute, but for those that fail; the last one's error where all do."""
+    parts: list[Part] = []
+    for number, (name, source) in enumerate(sets.items(), 1):
+        try:
+            parts.append(measure(name, source))
+        except (InputError, OSError) as error:
+            if not parts and number == len(sets):
+                raise
+            failures.add(error, data=name)
+    return parts
+
+
+def _of_reconstructions(protocol: str) -> Protocol:
+    found = get_protocol(protocol)
+    if not set(found.metrics) <= set(METRICS):
+        raise ConfigError(f"the protocol {protocol} is of generated pictures: imtok evaluate-generated")
+    return found
+
+
+def _deviations(protocol: Protocol, part: Part, fit: OwnSize) -> list[str]:
+    """What differs from a protocol on a set; its reference are the originals themselves."""
+    uncropped = "pictures are not cropped to centred squares of one size (--size 256 --fit crop)"
+    return [
+        *([] if isinstance(fit, CentreCrop) else [uncropped]),
+        *deviations(
+            protocol,
+            metrics=tuple({metric for result in part.results for metric in result.metrics}),
+            pictures=part.data.pictures,
+            reference_pictures=protocol.reference_pictures,
+            prompts=0,
+            texts=(),
+        ),
+    ]
+
+
 def _about(contestant: Contestant) -> dict[str, Any]:
     about: dict[str, Any] = {"teachers": sorted(contestant.teachers), "is_check": contestant.is_check}
     return about if contestant.sha256 is None else about | {"sha256": contestant.sha256}
 
 
 def load_networks(
-    metrics: Sequence[str] | None, text_judge: str = TEXT_JUDGE, face_judge: str = FACE_JUDGE
-) -> dict[str, Any]:
-    """The networks of some metrics, by what they are for; a missing one is an error only when a metric was named.
+    metrics: Sequence[str] | None, text_judge: str, face_judge: str, ranks: Ranks
+) -> tuple[dict[str, Any], dict[str, pretrained.MissingWeights]]:
+    """The networks of some metrics, by what they are for; and of metrics asked for by name, why one is missing.
+
+    What is missing on one rank is missing on all.
 
     Raises:
         ConfigError: a judge that cannot judge.
-        MissingWeights: a network that a metric asked for by name needs.
     """
     needed = {
         "perceptual": ("perceptual/vgg16", {"vgg16_distance"}),
@@ -191,31 +261,32 @@ def load_networks(
         "text": (text_judge, {"text_accuracy", "text_ned", "text_accuracy_alnum"}),
         "face": (face_judge, {"face_similarity"}),
     }
-    networks = {}
+    networks: dict[str, Any] = {}
+    lost: dict[str, pretrained.MissingWeights] = {}
     for use, (network, served) in needed.items():
         if metrics is not None and not served & set(metrics):
             continue
-        try:
-            networks[use] = pretrained.load(network)
+        found = ranks.agree(pretrained.load, network)
+        if not isinstance(found, pretrained.MissingWeights):
+            networks[use] = outcome(found)
             if use in _ON_DEVICE:
                 networks[use].to(best_device())
             if not isinstance(networks[use], _PROTOCOLS.get(use, object)):
                 raise ConfigError(f"{network}: cannot judge {use}s; see imtok weights for the {use} judges")
-        except pretrained.MissingWeights as error:
-            if metrics is not None:
-                raise
-            if use in ("lpips", "inception"):
-                continue  # few have them, and their stand-ins are measured
-            say(f"without {', '.join(sorted(served))}: {error}")
-    return networks
+        elif metrics is not None:
+            lost |= dict.fromkeys(served, found)
+        elif use not in ("lpips", "inception"):  # few have them, and their stand-ins are measured
+            say(f"without {', '.join(sorted(served))}: {found}")
+    return networks, lost
 
 
-def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cache) -> list[Meter[Any]]:
+def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cache, total: int) -> list[Meter[Any]]:
+    """Fresh ones for a set of so many pictures."""
     makers: dict[str, Callable[[Any], Meter[Any]]] = {
         "perceptual": PerceptualMeter,
         "lpips": lambda network: PerceptualMeter(network, "lpips"),
         "frechet": FrechetMeter,
-        "inception": InceptionMeter,
+        "inception": lambda network: InceptionMeter(network, total),
         "text": lambda judge: TextMeter(judge, answers),
         "face": lambda judge: FaceMeter(judge, face_buckets, answers),
     }

@@ -138,7 +138,10 @@ class FaceMeter(Meter[Faces]):
     def _embed_originals(self, shown: Sequence[Shown], scored: Sequence[list[Face]]) -> list[Tensor]:
         keys = [
             key_of(
-                self.judge.name, self.judge.sha256, one.sample.image, [[face.box, face.landmarks] for face in inside]
+                self.judge.name,
+                self.judge.sha256,
+                one.sample.image,
+                [one.original.shape[:2], *([face.box, face.landmarks] for face in inside)],  # the shape tells a crop
             )
             if inside
             else None

@@ -1,37 +1,66 @@
-"""Pictures to the square that a tokenizer is judged at, and back: TokBench's preparation."""
+"""How pictures enter a tokenizer, and come back: at their own size, padded to a square, or cropped to one."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from imtok.data.pictures import Picture, centre_crop
+from imtok.config import ConfigError
+from imtok.data.pictures import Picture
+from imtok.data.sample import Face, Sample, TextRegion
+from imtok.data.transforms import centre_crop
+
+FitRule = Literal["pad", "crop"]
+"""How a picture of any shape becomes a square."""
+Region = TypeVar("Region", TextRegion, Face)
+
+
+class OwnSize:
+    """Pictures as they are; the tokenizer pads them to its grid and cuts them back."""
+
+    rule = "each picture at its own size"
+
+    def cut(self, sample: Sample, picture: Picture) -> tuple[Sample, Picture]:
+        """What is left of a picture and of what is known of it: everything."""
+        return sample, picture
+
+    def prepare(self, picture: Picture) -> Picture:
+        """The picture as it enters the tokenizer."""
+        return picture
+
+    def content(self, prepared: Picture, original: Picture) -> Picture:
+        """The part of a prepared or reconstructed picture that shows the original, without padding."""
+        return prepared
+
+    def restore(self, drawn: Picture, original: Picture) -> Picture:
+        """The reconstruction at the original's size."""
+        return drawn
 
 
 @dataclass(frozen=True)
-class SquareFit:
+class SquareFit(OwnSize):
     """Resize the longer side to `size` pixels, pad to a square; after the tokenizer cut, and resize to its own size.
 
-    The padding is black and lies on both sides alike; the filter is LANCZOS both ways.
+    TokBench's preparation, as the scripts of its release do it (such as resize_rec.py): the shorter side is rounded up,
+    the padding is black and lies on both sides alike, the filter is LANCZOS both ways.
     """
 
     size: int
     rule = "LANCZOS, padded black to a centred square"
 
     def prepare(self, picture: Picture) -> Picture:
-        """The picture as it enters the tokenizer."""
         top, left, height, width = self._place(picture)
         square = np.zeros((self.size, self.size, 3), dtype=np.uint8)
         square[top : top + height, left : left + width] = _resize(picture, width, height)
         return square
 
     def content(self, prepared: Picture, original: Picture) -> Picture:
-        """The part of a prepared or reconstructed square that shows the picture, without padding."""
         top, left, height, width = self._place(original)
         return prepared[top : top + height, left : left + width]
 
     def restore(self, drawn: Picture, original: Picture) -> Picture:
-        """The reconstruction at the original's size."""
         height, width = original.shape[:2]
         return _resize(self.content(drawn, original), width, height)
 
@@ -42,38 +71,48 @@ class SquareFit:
         return (self.size - height) // 2, (self.size - width) // 2, height, width
 
 
-class OwnSize:
-    """Pictures as they are; the tokenizer pads them to its grid and cuts them back."""
-
-    rule = "each picture at its own size"
-
-    def prepare(self, picture: Picture) -> Picture:
-        """The picture itself."""
-        return picture
-
-    def content(self, prepared: Picture, original: Picture) -> Picture:
-        """All of it."""
-        return prepared
-
-    def restore(self, drawn: Picture, original: Picture) -> Picture:
-        """The reconstruction itself."""
-        return drawn
-
-
 @dataclass(frozen=True)
-class CentreCrop:
-    """The largest centred square, resized: how sets to be compared with generated pictures are prepared."""
+class CentreCrop(OwnSize):
+    """The largest centred square, resized to `size` pixels: it takes the place of the original.
+
+    So are prepared ImageNet's pictures for rFID, and those to be compared with generated pictures. InsightTok (appendix
+    F.1), FQGAN and TexTok state neither the crop nor its filter; the crop is what the field's scripts do.
+    """
 
     size: int
     rule = "centred square, bicubic with antialiasing"
 
-    def prepare(self, picture: Picture) -> Picture:
-        """The square."""
-        return centre_crop(picture, self.size)
+    def cut(self, sample: Sample, picture: Picture) -> tuple[Sample, Picture]:
+        """The square, with the words and faces that it shows by the rules of training crops (`Crop.words`, `.faces`).
 
-    def content(self, prepared: Picture, original: Picture) -> Picture:
-        """All of it."""
-        return prepared
+        A size that TokBench's files state is a share of the picture's longer side, so it grows with the cut.
+        """
+        height, width = picture.shape[:2]
+        crop = centre_crop(width, height, self.size)
+        growth = max(height, width) / crop.side
+        cut = replace(
+            sample,
+            width=self.size,
+            height=self.size,
+            words=None if sample.words is None else _grown(crop.words(sample.words), growth),
+            faces=None if sample.faces is None else _grown(crop.faces(sample.faces), growth),
+        )
+        return cut, crop.pixels(picture)
+
+
+def make_fit(size: int | None, rule: FitRule) -> OwnSize:
+    """How pictures are judged: at so many pixels, or where that is None at their own size.
+
+    Raises:
+        ConfigError: a crop without a size.
+    """
+    if size is None and rule == "crop":
+        raise ConfigError("a crop needs a size (--size 256)")
+    return OwnSize() if size is None else SquareFit(size) if rule == "pad" else CentreCrop(size)
+
+
+def _grown(regions: Iterable[Region], growth: float) -> list[Region]:
+    return [one if one.ratio is None else replace(one, ratio=one.ratio * growth) for one in regions]
 
 
 def _resize(picture: Picture, width: int, height: int) -> Picture:

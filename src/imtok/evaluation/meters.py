@@ -22,7 +22,7 @@ from imtok.evaluation.metrics import (
     shared_information,
     ssim,
 )
-from imtok.evaluation.set_metrics import CLASS_PARTS, ClassScore
+from imtok.evaluation.set_metrics import CLASS_PARTS, ClassScore, disjoint_parts
 from imtok.evaluation.statistics import Items
 from imtok.losses.reconstruction import feature_distances
 from imtok.pretrained import DescribingNetwork, FeatureNetwork
@@ -230,39 +230,50 @@ class FrechetMeter(Meter[Described]):
         pairs = list(zip(self._originals, self._drawn[name], strict=True))
         if pairs[-1][0].count < 2:
             return {}
-        *parts, whole = [frechet_distance(a, b) if a.count >= 2 else None for a, b in pairs]
+        *parts, whole = [frechet_distance(a, b) for a, b in pairs if a.count >= 2]
         return {
             self.metric: Measurement(
                 value=whole,
-                parts=[part for part in parts if part is not None],
+                parts=parts,
                 network=self.network.name,
                 sha256=self.network.sha256,
-                note=f"{pairs[-1][0].count} pictures; biased by the count",
+                note=f"parts: {len(parts)} of whole groups; biased upwards by few pictures",
+                count=pairs[-1][0].count,
             )
         }
 
 
 class InceptionMeter(FrechetMeter):
-    """FID, and the inception score of the reconstructions: the rFID and rIS of papers on tokenizers."""
+    """FID, and the inception score of the reconstructions: the rFID and rIS of papers on tokenizers.
 
-    def __init__(self, network: DescribingNetwork) -> None:
+    Args:
+        network: Inception-v3.
+        total: how many pictures the set has, which decides on the parts of the inception score.
+    """
+
+    def __init__(self, network: DescribingNetwork, total: int) -> None:
         super().__init__(network, "fid")
+        self._part_of, self._seen = disjoint_parts(total, CLASS_PARTS), 0
         self._classes = defaultdict(lambda: [ClassScore() for _ in range(CLASS_PARTS)])
 
     def add(self, found: Described, groups: Sequence[int]) -> None:
         super().add(found, groups)
+        part_of = self._part_of[self._seen : self._seen + len(groups)]
+        self._seen += len(groups)
         for name, (_, logits) in found.drawn.items():
             for part, score in enumerate(self._classes[name]):
-                score.add(logits[torch.tensor(groups) % CLASS_PARTS == part])
+                score.add(logits[part_of == part])
 
     def results(self, name: str) -> dict[str, Measurement]:
         parts = [score.value() for score in self._classes[name] if score.count]
+        note = f"mean of {len(parts)} disjoint parts, shuffled as torch-fidelity does; biased downwards by few pictures"
         measured = Measurement(
             value=float(np.mean(parts)),
             parts=parts,
             network=self.network.name,
             sha256=self.network.sha256,
-            note=f"mean of {len(parts)} disjoint parts; biased by the count",
+            note=note,
+            count=sum(score.count for score in self._classes[name]),
         )
         return super().results(name) | {"inception_score": measured}
 
@@ -330,11 +341,13 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
             ):
                 for index, value in enumerate(values):
                     note = f"{codes.shape[1]} tokens, {sizes[index]} codes"
-                    found[f"{metric}_{index}" if several else metric] = Measurement(value=value, note=note)
+                    found[f"{metric}_{index}" if several else metric] = Measurement(
+                        value=value, note=note, count=len(self._codes[name])
+                    )
             if several:
                 value, chance = shared_information(codes)
                 note = f"bits beyond the {chance:.3f} of shuffled codes; mean over pairs of codebooks"
-                found["shared_information"] = Measurement(value=value, note=note)
+                found["shared_information"] = Measurement(value=value, note=note, count=len(self._codes[name]))
         return found
 
 

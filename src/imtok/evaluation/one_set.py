@@ -1,18 +1,21 @@
 """One set of pictures through every contestant: who looks at what, and how what is found becomes numbers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from imtok.config import InputError
 from imtok.data.pictures import Picture
 from imtok.data.sample import Source
 from imtok.evaluation.cases import Case, CaseKeeper
 from imtok.evaluation.contestants import Contestant, File
-from imtok.evaluation.fit import OwnSize, SquareFit
+from imtok.evaluation.failures import Failures
+from imtok.evaluation.fit import OwnSize
 from imtok.evaluation.meters import CodeMeter, Drawn, Measurement, Meter, PixelMeter, Shown
-from imtok.evaluation.ranks import Ranks, say
+from imtok.evaluation.ranks import Ranks, attempt, say
 from imtok.evaluation.results import Comparison, DataSet, Example, Result, score_of
 from imtok.evaluation.sets import Pictures
 from imtok.evaluation.statistics import paired_difference
@@ -48,6 +51,8 @@ class _Found:
     """By row: path, original and reconstructions."""
     files: list[tuple[str, File, str]]
     """By whom each was read, and for which original."""
+    failed: dict[str, InputError | OSError]
+    """Contestants that could not reconstruct them."""
 
 
 def evaluate_set(
@@ -55,39 +60,56 @@ def evaluate_set(
     source: Source,
     contestants: Sequence[Contestant],
     metrics: Sequence[str] | None,
-    of_networks: Sequence[Meter[Any]],
-    size: int | None,
+    of_networks: Callable[[int], list[Meter[Any]]],
+    fit: OwnSize,
     count: int | None,
+    failures: Failures,
     ranks: Ranks,
 ) -> Part:
     """Measure every contestant on a set.
+
+    One that fails is left out, whatever was measured of it before; where that is the first, nothing is compared.
 
     Args:
         name: of the set.
         source: of its pictures.
         contestants: all but the checks are compared with the first.
         metrics: which to keep; None: all.
-        of_networks: meters beside those of pixels and codes, fresh ones.
-        size: judge at so many pixels by TokBench's preparation; None: every picture at its own size.
+        of_networks: makes the meters beside those of pixels and codes, for so many pictures.
+        fit: how pictures enter.
         count: at most so many pictures, evenly spread.
+        failures: get to know of contestants that fail.
         ranks: who share the work.
 
     Raises:
-        ConfigError: a set without a readable picture, or a contestant that cannot reconstruct one.
+        InputError: a set without a readable picture, or nobody but checks is left.
+        OSError: likewise.
     """
-    fit = OwnSize() if size is None else SquareFit(size)
     pictures = Pictures(name, source, fit, count)
+    competitors = [c.name for c in contestants if not c.is_check]
+    failed: set[str] = set()
+
+    def drop(contestant: str, error: InputError | OSError) -> None:
+        if contestant not in failed:
+            failed.add(contestant)
+            if failed.issuperset(competitors):
+                raise error
+            failures.add(error, tokenizer=contestant, data=name)
+
     for contestant in contestants:
-        contestant.begin(pictures)
-        if contestant.rate_note:
+        if error := ranks.agree(contestant.begin, pictures):
+            drop(contestant.name, error)
+        elif contestant.rate_note:
             say(f"{name}, {contestant.name}: {contestant.rate_note}")
     codes = CodeMeter({c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants})
-    meters = [PixelMeter(), codes, *of_networks]
-    keeper = CaseKeeper(name, [c.name for c in contestants if not c.is_check])
+    meters = [PixelMeter(), codes, *of_networks(pictures.total)]
+    keeper = CaseKeeper(name, competitors)
     wanted, examples, items = pictures.evenly_spread(_EXAMPLES), {}, []
 
     def look(batch: list[Shown]) -> _Found:
-        drawn = {c.name: _reconstruct(c, batch, fit) for c in contestants}
+        made = {c.name: attempt(partial(_reconstruct, c, fit), batch) for c in contestants if c.name not in failed}
+        errors = {who: one for who, one in made.items() if isinstance(one, InputError | OSError)}
+        drawn = {who: one for who, one in made.items() if not isinstance(one, InputError | OSError)}
         measured = [meter.look(batch, drawn) for meter in meters]
         items = [item for meter, one in zip(meters, measured, strict=True) for item in meter.items(batch, one)]
         longer, before = keeper.copy(), keeper.cases()
@@ -107,19 +129,25 @@ def evaluate_set(
                 for one, shown in zip(several, batch, strict=True)
                 if one.made.file is not None
             ],
+            failed=errors,
         )
 
     by_name = {c.name: c for c in contestants}
     for groups, found in pictures.in_turn(look, ranks):
+        for who, error in found.failed.items():
+            drop(who, error)
         for meter, one in zip(meters, found.measured, strict=True):
             meter.add(one, groups)
         for case in found.cases:
             keeper.add(case)
         for who, file, path in found.files:
-            by_name[who].add(file, path)
+            if who not in failed and (error := attempt(partial(by_name[who].add, file), path)):
+                drop(who, error)
         examples |= found.examples
         items += found.items
-    measured = {c.name: _measurements(meters, c.name, metrics) for c in contestants}
+    left = [c for c in contestants if c.name not in failed]
+    measured = {c.name: _measurements(meters, c.name, metrics) for c in left}
+    items = [_without(failed, item) for item in items]
     for metric in metrics or ():
         if not any(metric in found for found in measured.values()):
             say(f"{name}: nothing to measure {metric} on")
@@ -139,26 +167,34 @@ def evaluate_set(
                 is_check=c.is_check,
                 metrics={metric: score_of(m, c.teachers) for metric, m in measured[c.name].items()},
             )
-            for c in contestants
+            for c in left
         ],
-        comparisons=list(_comparisons(name, [c for c in contestants if not c.is_check], measured)),
+        comparisons=list(_comparisons(name, [one for one in competitors if one in measured], measured))
+        if competitors[0] in measured
+        else [],
         examples=[
             Example(
                 data=name,
                 path=path,
                 original=original,
-                drawn=drawn,
+                drawn={who: picture for who, picture in drawn.items() if who not in failed},
                 words=[item for item in items if item["row"] == row and item["kind"] == "word"],
                 faces=[item for item in items if item["row"] == row and item["kind"] == "face"],
             )
             for row, (path, original, drawn) in examples.items()
         ],
-        cases=keeper.cases(),
+        cases=[case for case in keeper.cases() if failed.isdisjoint((case.tokenizer, case.baseline))],
         items=items,
     )
 
 
-def _reconstruct(contestant: Contestant, batch: Sequence[Shown], fit: OwnSize | SquareFit) -> list[Drawn]:
+def _without(failed: Collection[str], item: dict[str, Any]) -> dict[str, Any]:
+    """A line of `items.jsonl` but for some contestants' outcomes."""
+    outcomes = {key: value for key, value in item.items() if key in ("psnr", "read", "similarity")}
+    return item | {key: {who: one for who, one in of.items() if who not in failed} for key, of in outcomes.items()}
+
+
+def _reconstruct(contestant: Contestant, fit: OwnSize, batch: Sequence[Shown]) -> list[Drawn]:
     own = contestant.at_own_size
     entering = [one.original if own else one.prepared for one in batch]
     drawn = []
@@ -183,12 +219,12 @@ def _measurements(meters: Sequence[Meter[Any]], name: str, metrics: Sequence[str
 
 
 def _comparisons(
-    data: str, contestants: Sequence[Contestant], measured: Mapping[str, Mapping[str, Measurement]]
+    data: str, names: Sequence[str], measured: Mapping[str, Mapping[str, Measurement]]
 ) -> Iterator[Comparison]:
     """Every tokenizer against the first, metric by metric, where there are groups enough for an interval."""
-    for other in contestants[1:]:
-        for metric, baseline in measured[contestants[0].name].items():
-            ours = measured[other.name].get(metric)
+    for other in names[1:]:
+        for metric, baseline in measured[names[0]].items():
+            ours = measured[other].get(metric)
             if ours is None or ours.items is None or baseline.items is None or metric in _RATES:
                 continue
             finite = np.isfinite(ours.items.values) & np.isfinite(baseline.items.values)
@@ -198,8 +234,8 @@ def _comparisons(
             if np.isnan(found.low):
                 continue
             yield Comparison(
-                tokenizer=other.name,
-                baseline=contestants[0].name,
+                tokenizer=other,
+                baseline=names[0],
                 data=data,
                 metric=metric,
                 difference=found.value,

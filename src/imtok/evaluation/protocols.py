@@ -10,7 +10,7 @@ class Protocol:
     source: str
     """Paper and section."""
     metrics: tuple[str, ...]
-    """As `imtok evaluate-generated` calls them."""
+    """As `imtok evaluate` and `imtok evaluate-generated` call them."""
     pictures: int
     """How many are looked at."""
     reference: str | None = None

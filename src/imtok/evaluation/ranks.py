@@ -42,6 +42,12 @@ class Ranks:
             for found in self.exchange([attempt(look, portion) for portion in mine]):
                 yield from map(outcome, found)
 
+    def agree(self, look: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
+        """What this rank finds; or the error of the first that met one, so that all go on without it alike."""
+        mine = attempt(look, portion)
+        met = self.exchange([mine if isinstance(mine, _SAID_IN_A_LINE) else None])
+        return next((error for (error,) in met if error is not None), mine)
+
     def exchange(self, mine: Any) -> list[Any]:
         """Every rank's, in their order; an error instead says that the rank has ended.
 

@@ -82,7 +82,8 @@ def _gallery(evaluation: Evaluation, data: str) -> Iterator[dict[str, Any]]:
     shown = [name for name, about in evaluation.tokenizers.items() if not about["is_check"]]
     for example in evaluation.examples:
         if example.data == data:
-            pictures = {"original": example.original, **{name: example.drawn[name] for name in shown}}
+            drawn = {name: example.drawn[name] for name in shown if name in example.drawn}
+            pictures = {"original": example.original, **drawn}
             yield {
                 "path": example.path,
                 "pictures": [(name, _embed(picture)) for name, picture in pictures.items()],

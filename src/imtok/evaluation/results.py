@@ -10,6 +10,7 @@ import numpy as np
 from imtok.config import FORMAT_VERSION
 from imtok.data.pictures import Picture
 from imtok.evaluation.cases import Case
+from imtok.evaluation.failures import Failure
 from imtok.evaluation.meters import Measurement
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, MIN_ITEMS, RESAMPLES, interval
 from imtok.evaluation.text import CROP_MARGIN, MIN_CHARACTERS
@@ -184,8 +185,11 @@ class Evaluation:
 
     Attributes:
         tokenizers: of each contestant its teachers, whether it is a check, and the hash of its weights.
-        repeat: the command and the versions of the software.
+        repeat: the command (of sets in memory there is none) and the versions of the software.
         cases: what the contestants draw best and worst beside the first.
+        protocol: of what publication, by name.
+        deviations: what differs from it, on each set.
+        failed: what was asked for and had to be left out, and why.
     """
 
     tokenizers: dict[str, dict[str, Any]]
@@ -196,6 +200,9 @@ class Evaluation:
     examples: list[Example] = field(repr=False)
     repeat: dict[str, Any] = field(default_factory=dict)
     cases: list[Case] = field(repr=False, default_factory=list)
+    protocol: str | None = None
+    deviations: dict[str, list[str]] = field(default_factory=dict)
+    failed: list[Failure] = field(default_factory=list)
 
     def score(self, tokenizer: str, data: str, metric: str) -> Score:
         """One score by names.
@@ -214,7 +221,17 @@ class Evaluation:
             f"{one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, n = {one.count})"
             for one in self.comparisons
         ]
-        return "\n".join([markdown_table(self.results), *(["", *differences] if differences else [])])
+        below = [*differences, *self.remarks]
+        return "\n".join([markdown_table(self.results), *(["", *below] if below else [])])
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must not miss, a line each: what differs from the protocol."""
+        return [
+            f"not the numbers of the protocol {self.protocol} on {data}: {'; '.join(found)}"
+            for data, found in self.deviations.items()
+            if found
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
@@ -229,6 +246,11 @@ class Evaluation:
             "buckets": f"mean of bucket means; one of fewer than {MIN_ITEMS} items is left out unless all are",
             "words": f"{MIN_CHARACTERS} characters or more; cut out with a margin of {CROP_MARGIN} of their height, "
             "TokBench's own at their boxes",
+            "protocol": self.protocol,
+            "deviations": self.deviations,
+            "failed": [
+                {name: value for name, value in asdict(one).items() if value is not None} for one in self.failed
+            ],
             "tokenizers": self.tokenizers,
             "data": [asdict(one) for one in self.sets],
             "results": [

@@ -1,7 +1,7 @@
 """Sets of pictures, read in batches of one size and never held as a whole."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from imtok.config import ConfigError
+from imtok.data.addresses import exists
 from imtok.data.pictures import Picture, PictureError, decode
-from imtok.data.readers import open_source
-from imtok.data.sample import Sample, Source
-from imtok.evaluation.fit import CentreCrop, OwnSize, SquareFit
+from imtok.data.sample import DataError, Sample, Source
+from imtok.evaluation.fit import OwnSize
 from imtok.evaluation.meters import Shown
 from imtok.evaluation.ranks import Ranks, progress_bar, say
 
@@ -25,20 +25,24 @@ _BATCH, _BATCH_PIXELS = 16, 2**20
 """At most so many pictures and pixels are held together."""
 
 
-def open_sets(data: Sequence[str | PathLike[str]] | Mapping[str, Source]) -> Mapping[str, Source]:
-    """Each set by the last part of its place, or by all of it where that is not unique."""
-    if isinstance(data, Mapping):
-        return data
-    data = [str(place) for place in data]
-    short = [Path(place).name or place for place in data]
-    names = [name if short.count(name) == 1 else place for name, place in zip(short, data, strict=True)]
-    return {name: open_source(place) for name, place in zip(names, data, strict=True)}
+def name_sets(data: Sequence[str | PathLike[str]]) -> dict[str, str]:
+    """Each set's place by the last part of it, or by all of it where that is not unique.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    places = [str(place) for place in data]
+    for place in places:
+        if not exists(place):
+            raise DataError(f"{place}: no such file or folder")
+    short = [Path(place).name or place for place in places]
+    return {name if short.count(name) == 1 else place: place for name, place in zip(short, places, strict=True)}
 
 
 class Pictures:
     """The readable pictures of a set in batches of one size, and what has been counted of them."""
 
-    def __init__(self, name: str, source: Source, fit: CentreCrop | OwnSize | SquareFit, count: int | None) -> None:
+    def __init__(self, name: str, source: Source, fit: OwnSize, count: int | None) -> None:
         total = len(source) if count is None else min(count, len(source))
         self._rows = [index * len(source) // total for index in range(total)]
         self._name, self._source, self._fit = name, source, fit
@@ -77,13 +81,13 @@ class Pictures:
                 yield self._read(row)[2]
 
     def _read(self, row: int) -> tuple[Sample, Picture, Picture, Picture]:
-        """A sample, its picture, that as it enters the tokenizer, and of that the content.
+        """A sample, its picture (both as the fit cuts them), that as it enters the tokenizer, and of that the content.
 
         Raises:
             PictureError: broken, or too small.
         """
         sample = self._source[row]
-        original = decode(sample.image, sample.path)
+        sample, original = self._fit.cut(sample, decode(sample.image, sample.path))
         prepared = self._fit.prepare(original)
         content = self._fit.content(prepared, original)
         if min(content.shape[:2]) < MIN_SIDE:

@@ -188,7 +188,10 @@ class TextMeter(Meter[Words]):
     def _read_originals(self, shown: Sequence[Shown], words: Sequence[Sequence[TextRegion]]) -> list[str]:
         keys = [
             key_of(
-                self.judge.name, self.judge.sha256, one.sample.image, [[margin_of(word), word.box] for word in inside]
+                self.judge.name,
+                self.judge.sha256,
+                one.sample.image,
+                [one.original.shape[:2], *([margin_of(word), word.box] for word in inside)],  # the shape tells a crop
             )
             if inside
             else None

@@ -13,16 +13,27 @@ from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import build, read_config
 from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
 
+_FAMILIES = (insighttok, fqgan, textok, kl, far, insightar, dit)
 _PRESETS: dict[str, Callable[[], AnyRunConfig]] = {
-    preset.__name__.replace("_", "-"): preset
-    for family in (insighttok, fqgan, textok, kl, far, insightar, dit)
-    for preset in family.PRESETS
+    preset.__name__.replace("_", "-"): preset for family in _FAMILIES for preset in family.PRESETS
 }
 
 
 def names() -> dict[str, str]:
     """Every preset's name and the first line of its docstring."""
     return {name: (preset.__doc__ or "").splitlines()[0] for name, preset in _PRESETS.items()}
+
+
+def overview() -> str:
+    """All of them, family by family, a line each."""
+    summaries = names()
+    width = max(map(len, summaries)) + 2
+    blocks = []
+    for family in _FAMILIES:
+        members = [preset.__name__.replace("_", "-") for preset in family.PRESETS]
+        lines = [f"  {name:{width}}{summaries[name]}" for name in members]
+        blocks.append("\n".join([(family.__doc__ or "").splitlines()[0], *lines]))
+    return "\n\n".join(blocks)
 
 
 def get_run(name: str) -> AnyRunConfig:

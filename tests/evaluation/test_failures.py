@@ -1,0 +1,105 @@
+"""What cannot be measured is left out, said in a line and written down, and nothing else changes."""
+
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imtok.cli import main
+from imtok.data.pictures import decode, encode
+from imtok.evaluation.evaluate import evaluate
+
+CHECKPOINT = Path(__file__).parents[1] / "tokenizers/reference/insighttok_tiny.pt"
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two sets, a folder that lacks a picture of the first one, a checkpoint of NaN, and what cannot be opened."""
+    rng = np.random.default_rng(0)
+    for folder in ("photos", "more", "drawn"):
+        (tmp_path / folder).mkdir()
+    for index in range(24):
+        pixels = np.asarray(Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize((32, 32)))
+        (tmp_path / ("photos", "more")[index % 2] / f"{index:02}.png").write_bytes(encode(pixels))
+        (tmp_path / f"drawn/{index:02}.png").write_bytes(encode(decode(encode(pixels, "JPEG", quality=40))))
+    (tmp_path / "drawn/20.png").unlink()
+    weights = torch.load(CHECKPOINT, weights_only=True)["model"]
+    torch.save({"model": {name: tensor * torch.nan for name, tensor in weights.items()}}, tmp_path / "nan.pt")
+    for name in ("broken.pt", "torn.npz"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+    monkeypatch.setattr("imtok.evaluation.sets._BATCH", 4)  # so that it fails late
+    monkeypatch.setattr("imtok.evaluation.statistics.RESAMPLES", 200)  # intervals are tested elsewhere
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_rest_is_measured_as_if_nothing_had_failed(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources, wanted = ["jpeg:30", "drawn", "broken.pt", "nan.pt", "webp:30"], ["--metrics", "psnr", "fid"]
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *sources, "--data", "photos", "torn.npz", "more", "--out", "out", *wanted, "--no-checks"])
+    assert ended.value.code == 2
+    written = json.loads((places / "out/metrics.json").read_text())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("without ")]
+    reasons = [
+        ("torn.npz", {"data": "torn.npz"}, "torn.npz: "),
+        ("broken.pt", {"tokenizer": "broken.pt"}, "broken.pt: "),
+        ("fid", {"metric": "fid"}, "vision/inception is missing"),
+        ("nan.pt on photos", {"tokenizer": "nan.pt", "data": "photos"}, "nan.pt: answers NaN to 00.png"),
+        ("drawn on photos", {"tokenizer": "drawn", "data": "photos"}, "drawn: holds no reconstruction of 20.png"),
+        ("nan.pt on more", {"tokenizer": "nan.pt", "data": "more"}, "nan.pt: answers NaN to 01.png"),
+    ]
+    page = html.unescape((places / "out/report.html").read_text())
+    for line, failure, (what, names, why) in zip(lines, written["failed"], reasons, strict=True):
+        assert failure == names | {"why": failure["why"]}
+        assert failure["why"].startswith(why)
+        assert line == f"without {what}: {failure['why']}"
+        assert line in page
+
+    measured = [(result["data"], result["tokenizer"]) for result in written["results"]]
+    assert measured == [
+        *(("photos", name) for name in ("jpeg:30", "webp:30")),
+        *(("more", n) for n in (*sources[:2], "webp:30")),
+    ]
+    evaluate(["jpeg:30", "webp:30"], "photos", "alone", metrics=["psnr"], checks=False)
+    alone = json.loads((places / "alone/metrics.json").read_text())
+    assert written["results"][:2] == alone["results"]
+    assert [one for one in written["comparisons"] if one["data"] == "photos"] == alone["comparisons"]
+    items = [(places / folder / "items.jsonl").read_text().splitlines() for folder in ("out", "alone")]
+    assert items[0][:12] == items[1]
+
+
+def test_where_the_first_one_fails_nothing_is_compared(places: Path) -> None:
+    found = evaluate(["drawn", "jpeg:30", "webp:30"], ["photos", "more"], "out", metrics=["psnr"], checks=False)
+    assert {(one.data, one.baseline) for one in found.comparisons} == {("more", "drawn")}
+    assert {(one.data, one.baseline) for one in found.cases} == {("more", "drawn")}
+    assert found.score("webp:30", "photos", "psnr").count == 12
+
+
+def test_a_set_ends_where_only_checks_are_left(places: Path) -> None:
+    found = evaluate("drawn", ["photos", "more"], metrics=["psnr"])
+    assert [(one.data, one.tokenizer) for one in found.failed] == [("photos", None)]
+    assert {result.data for result in found.results} == {"more"}
+
+
+@pytest.mark.parametrize(
+    ("sources", "sets", "message"),
+    [
+        (["jpeg:30", "absent"], ["photos"], "absent: no such run folder"),
+        (["jpeg:30"], ["photos", "absent"], "absent: no such file or folder"),
+        (["broken.pt"], ["photos"], "broken.pt: "),
+        (["jpeg:30"], ["torn.npz"], "torn.npz: "),
+        (["drawn", "nan.pt"], ["photos"], "drawn: holds no reconstruction of 20.png"),
+    ],
+)
+def test_wrong_names_and_nothing_left_end_all(
+    places: Path, sources: list[str], sets: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *sources, "--data", *sets, "--out", "out", "--metrics", "psnr", "--no-checks"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"imtok evaluate: {message}")
+    assert said.err.count("\n") == 1
+    assert list((places / "out").iterdir() if (places / "out").exists() else []) == []
