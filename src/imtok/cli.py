@@ -272,6 +272,7 @@ def evaluate(argv: Sequence[str]) -> None:
                 webp@BITS_PER_PIXEL); the others are compared with the first.
             data: annotated pictures, as `imtok annotate` and `imtok synthesize` write them, or any others.
             out: folder.
+            metrics: only these.
             size: judge squares of so many pixels instead of each picture at its own size.
             fit: how a picture becomes a square: padded (LANCZOS, as TokBench does) or its centre cropped out (bicubic,
                 as for rFID on ImageNet).
@@ -334,6 +335,7 @@ def evaluate_generated(argv: Sequence[str]) -> None:
                 reconstructions too (rFID, rIS).
             out: folder.
             reference: the set to compare with, likewise, or an .npz file with its statistics.
+            metrics: only these.
             size: crop the reference to centred squares of so many pixels.
             count: at most so many of the pictures, evenly spread.
             prompts: a JSONL or CSV table with columns file and prompt; otherwise what the PNG files say.
