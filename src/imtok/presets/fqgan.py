@@ -61,9 +61,9 @@ def fqgan_dual_nano() -> RunConfig:
 
 
 def fqgan_dual_nano_finetune() -> RunConfig:
-    """How the weights of fqgan-dual-nano that imtok ships were made: from the encoder and decoder of nano-pretraining.
+    """fqgan-dual-nano for an encoder and a decoder that are pretrained already, as recipes/fqgan_nano.py begins it.
 
-    Deviation: half of the batch and twice the steps that would otherwise fit into three hours of one CPU core.
+    In batches of 8, so that three hours of one CPU core hold some two thousand steps.
     """
     base = fqgan_dual_nano()
     phases = (
