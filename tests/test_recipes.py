@@ -177,7 +177,7 @@ def test_every_run_of_a_queue_can_begin() -> None:
 
 def test_the_runs_at_equal_bits_begin_with_the_pretrained_blocks(tmp_path: Path) -> None:
     config = fqgan_nano.at_equal_bits()["2-codebooks"]
-    begun = RunFolder(fqgan_nano.with_pretrained_blocks(config, tmp_path / "start")).read_model()
+    begun = RunFolder(fqgan_nano.with_pretrained_blocks(config, 0, tmp_path / "start")).read_model()
     pretrained = RunFolder(fqgan_nano.PRETRAINED).read_model()
     same = {name for name, tensor in begun.items() if name in pretrained and torch.equal(tensor, pretrained[name])}
     fresh = {".".join(name.split(".")[:2]) for name in begun.keys() - same}
@@ -366,7 +366,7 @@ def few(monkeypatch, needs):
         (signs, "UNSEEN", 1),
         (textok_nano, "STEPS", 2),
         (textok_nano, "SIGNS", 40),
-        (textok_nano, "TEST_SIGNS", 3),
+        (textok_nano, "TEST_SIGNS", 12),
         (fqgan_nano, "STEPS", 2),
         (fqgan_nano, "EQUAL_BITS_STEPS", 2),
         (nano_data, "split_of", lambda sample: ("train", "validation", "test")[len(sample.path) % 3]),
@@ -513,6 +513,6 @@ def test_textok_nano_from_pictures_to_tables(tmp_path: Path, few, captioned: str
     table = (out / "tables.md").read_text()
     assert "8 tokens, with (paper: 32)" in table
     assert "class category" in table
-    assert (out / "controls.md").read_text().count("| textok-8-seed-1 |") >= 3
+    assert (out / "controls.md").read_text().count("| textok-8-seed-1 |") >= 2
     assert (out / "tokens.png").stat().st_size > 0
     assert (out / "shipped/textok-nano/model.safetensors").exists()
