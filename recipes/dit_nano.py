@@ -56,7 +56,7 @@ PAIR = ("textok-nano", "baseline-nano")
 FIGURE_STEPS, FIGURE_BATCH = 160, 8
 FIGURE_SAMPLES, FIGURE_INFERENCE_STEPS = 64, 20
 """So little that the row of 1,024 tokens takes about 26 minutes of one core: a step of its training was measured at
-5.5 s, one of drawing 16 guided pictures at 6.4 s (Zen 4, fp32)."""
+5.5 s, one of drawing 16 guided pictures at 6.4 s (fp32)."""
 PAPER_SPEED = "14.3 times at 256 px, 93.5 times at 512 px, at the same FID; ours at the same steps"
 PAPER_TEXT = "FID 2.82 and CLIP score 29.23 for TexTok, on ImageNet; its table is missing from our text"
 TIMED = 8

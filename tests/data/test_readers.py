@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from skimage import data as skimage_data
 
-from imtok.data.pictures import PictureError, decode, encode
+from imtok.data.pictures import decode, encode
 from imtok.data.readers import FolderSource, ParquetSource, TableSource, TarSource, open_source
-from imtok.data.sample import DataError
+from imtok.data.sample import DataError, PictureError
 from imtok.data.shards import ShardReader, ShardWriter
 
 PHOTO = skimage_data.coffee()[:60, :80]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imtok.data.pictures import PictureError, encode
+from imtok.data.pictures import encode
 from imtok.data.readers import open_source
-from imtok.data.sample import DataError, Face
+from imtok.data.sample import DataError, Face, PictureError
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.faces import size_ratio as face_ratio
 from imtok.evaluation.text import crop_word, is_scored, size_ratio

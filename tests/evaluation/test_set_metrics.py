@@ -75,7 +75,7 @@ class Stub(DescribingNetwork):
         self.layer = torch.nn.Linear(1, 1)
 
     def describe(self, images: torch.Tensor) -> Description:
-        raise NotImplementedError
+        pytest.fail("the meter adds what was described before")
 
 
 def by_scipy(points: np.ndarray, centres: np.ndarray, k: int) -> np.ndarray:

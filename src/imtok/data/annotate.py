@@ -15,9 +15,9 @@ from imtok.config import FORMAT_VERSION
 from imtok.data.addresses import join, list_files
 from imtok.data.captions import Captioner, make_captioner
 from imtok.data.filters import KeepRules
-from imtok.data.pictures import PictureError, decode
+from imtok.data.pictures import decode
 from imtok.data.readers import open_source
-from imtok.data.sample import DataError, Face, Sample, Source, TextRegion, clip_box
+from imtok.data.sample import DataError, Face, PictureError, Sample, Source, TextRegion, clip_box
 from imtok.data.shards import ShardWriter
 
 TEXT_DETECTOR = "text_detector/ppocrv6"

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from imtok.data.pictures import PictureError, decode, measure, read_bytes
-from imtok.data.sample import DataError
+from imtok.data.pictures import decode, measure, read_bytes
+from imtok.data.sample import DataError, PictureError
 
 COLOURS = {
     "red": (200, 32, 40),

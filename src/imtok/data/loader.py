@@ -24,9 +24,9 @@ from torch import Tensor
 
 from imtok.config import ConfigError, config
 from imtok.data.order import shuffled_index, split_slot
-from imtok.data.pictures import PictureError, decode, from_uint8
+from imtok.data.pictures import decode, from_uint8
 from imtok.data.readers import open_source
-from imtok.data.sample import Face, Sample, Source, TextRegion
+from imtok.data.sample import Face, PictureError, Sample, Source, TextRegion
 from imtok.data.transforms import Crop, CropConfig, centre_crop, random_crop
 from imtok.layers.crops import Regions
 

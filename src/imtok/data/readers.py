@@ -12,9 +12,9 @@ import fsspec
 
 from imtok.data.addresses import join, list_files, parent
 from imtok.data.npz import NpzSource
-from imtok.data.pictures import MAX_BYTES, PictureError, read_bytes
+from imtok.data.pictures import MAX_BYTES, read_bytes
 from imtok.data.rows import make_sample
-from imtok.data.sample import DataError, Sample, Source
+from imtok.data.sample import DataError, PictureError, Sample, Source
 from imtok.data.shards import RowGroups, ShardReader, is_shard
 from imtok.data.tokbench import TokBenchSource, is_tokbench
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from imtok.data.pictures import PictureError, measure
-from imtok.data.sample import Face, Sample, TextRegion, clip_box
+from imtok.data.pictures import measure
+from imtok.data.sample import Face, PictureError, Sample, TextRegion, clip_box
 
 
 def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:

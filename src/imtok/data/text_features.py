@@ -149,12 +149,6 @@ def distinct_captions(data: str | PathLike[str]) -> Iterator[str]:
                 yield caption
 
 
-def distinct_labels(data: str | PathLike[str]) -> list[str]:
-    """Every class of some pictures once, in their order."""
-    labels = (sample.label for sample in open_source(data).annotations())
-    return list(dict.fromkeys(label for label in labels if label is not None))
-
-
 def _cut(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 

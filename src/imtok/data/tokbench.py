@@ -8,9 +8,9 @@ from typing import Any
 import fsspec
 
 from imtok.data.addresses import join, list_files, parent
-from imtok.data.pictures import PictureError, read_bytes
+from imtok.data.pictures import read_bytes
 from imtok.data.rows import make_sample
-from imtok.data.sample import DataError, Sample, Source
+from imtok.data.sample import DataError, PictureError, Sample, Source
 
 _FACES = "face_meta.json"
 _FACE_PICTURES = "images/face_data/wflw"

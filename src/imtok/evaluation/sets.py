@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from imtok.config import ConfigError
 from imtok.data.addresses import exists
-from imtok.data.pictures import Picture, PictureError, decode
-from imtok.data.sample import DataError, Sample, Source
+from imtok.data.pictures import Picture, decode
+from imtok.data.sample import DataError, PictureError, Sample, Source
 from imtok.evaluation.fit import OwnSize
 from imtok.evaluation.meters import Shown
 from imtok.evaluation.ranks import Ranks, progress_bar, say

@@ -5,6 +5,7 @@ Each paper preset carries the paper's values; what the paper leaves open is mark
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from imtok.config import ConfigError, to_dict
@@ -14,9 +15,13 @@ from imtok.tokenizers.catalog import build, read_config
 from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
 
 _FAMILIES = (insighttok, fqgan, textok, kl, far, insightar, dit)
-_PRESETS: dict[str, Callable[[], AnyRunConfig]] = {
-    preset.__name__.replace("_", "-"): preset for family in _FAMILIES for preset in family.PRESETS
-}
+
+
+def _members(family: ModuleType) -> dict[str, Callable[[], AnyRunConfig]]:
+    return {preset.__name__.replace("_", "-"): preset for preset in family.PRESETS}
+
+
+_PRESETS = {name: preset for family in _FAMILIES for name, preset in _members(family).items()}
 
 
 def names() -> dict[str, str]:
@@ -30,8 +35,7 @@ def overview() -> str:
     width = max(map(len, summaries)) + 2
     blocks = []
     for family in _FAMILIES:
-        members = [preset.__name__.replace("_", "-") for preset in family.PRESETS]
-        lines = [f"  {name:{width}}{summaries[name]}" for name in members]
+        lines = [f"  {name:{width}}{summaries[name]}" for name in _members(family)]
         blocks.append("\n".join([(family.__doc__ or "").splitlines()[0], *lines]))
     return "\n\n".join(blocks)
 

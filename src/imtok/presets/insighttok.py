@@ -81,7 +81,7 @@ def vqgan_nano() -> RunConfig:
     """A VQGAN for a laptop's CPU, without the text and face losses: 3.2M, f8, 4,096 codes at 128 px.
 
     The twin of insighttok-nano: same architecture, data, steps and phases; only the two losses are missing. The
-    shipped one continues nano-pretraining (recipes/nano.py, 85 minutes on two CPU cores) keeps 37.5 % of unseen
+    shipped one, which continues nano-pretraining (recipes/nano.py, 85 minutes on two CPU cores), keeps 37.5 % of unseen
     signs and 43.0 % of real words legible, face similarity .946, PSNR 21.73 on other pictures.
 
     Deviation: no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from imtok.config import ConfigError
 from imtok.data.latent_statistics import write_statistics
-from imtok.data.pictures import PictureError, decode, from_uint8
+from imtok.data.pictures import decode, from_uint8
 from imtok.data.readers import open_source
-from imtok.data.sample import Sample, Source
+from imtok.data.sample import PictureError, Sample, Source
 from imtok.data.token_shards import TokenManifest, Tokens, TokenShards, TokenWriter
 from imtok.data.transforms import Crop, centre_crop
 from imtok.layers.collective import best_device

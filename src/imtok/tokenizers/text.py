@@ -12,7 +12,8 @@ from torch import Tensor
 
 from imtok import pretrained
 from imtok.config import ConfigError, config
-from imtok.data.text_features import TextFeatures, distinct_captions, distinct_labels, features_folder, has_features
+from imtok.data.readers import open_source
+from imtok.data.text_features import TextFeatures, distinct_captions, features_folder, has_features
 from imtok.pretrained.language import TextEncoder
 
 Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
@@ -110,8 +111,9 @@ class Reader:
             MissingWeights: it is not here.
         """
         if self.config.encoder == LABELS:
-            for label in (label for folder in self._data for label in distinct_labels(folder)):
-                self._class(label)
+            for label in {sample.label for folder in self._data for sample in open_source(folder).annotations()}:
+                if label is not None:
+                    self._class(label)
             return
         if self.config.template is not None:
             self._load()
