@@ -66,7 +66,12 @@ class Described:
 
 
 def main(
-    run: str, data: tuple[str, ...], out: Path, classes: tuple[str, ...] = (), size: int = 128, count: int = 2000
+    run: tyro.conf.Positional[str],
+    data: tuple[str, ...],
+    out: Path,
+    classes: tuple[str, ...] = (),
+    size: int = 128,
+    count: int = 2000,
 ) -> None:
     """Describe, draw and probe.
 
