@@ -32,10 +32,11 @@ from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.faces import FaceMeter
 from imtok.evaluation.fit import OwnSize
-from imtok.evaluation.meters import Drawn, FrechetMeter, Meter, PerceptualMeter, PixelMeter, Shown
+from imtok.evaluation.meters import Drawn, Meter, PerceptualMeter, PixelMeter, Shown
 from imtok.evaluation.metrics import psnr, ssim
 from imtok.evaluation.ranks import Ranks
 from imtok.evaluation.results import as_markdown
+from imtok.evaluation.set_meters import FrechetMeter
 from imtok.evaluation.sets import Pictures
 from imtok.evaluation.text import TextMeter
 

@@ -69,6 +69,7 @@ class RunFolder:
 
     def write_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Save the weights for inference."""
+        self.path.mkdir(parents=True, exist_ok=True)
         save_tensors(self.model_file, tensors)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:

@@ -9,9 +9,10 @@ from imtok.cli import main
 from imtok.data.readers import open_source
 from imtok.data.sample import Sample
 from imtok.data.synthetic import synthesize
-from imtok.evaluation.contestants import Reconstruction, TokenizerContestant, WrongCaptions, wrong_for
+from imtok.evaluation.contestants import Reconstruction, TokenizerContestant
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.meters import CodeMeter, Drawn, Shown
+from imtok.evaluation.wrong_captions import WrongCaptions, wrong_for
 from imtok.tokenizers.catalog import build
 
 

@@ -19,10 +19,11 @@ from imtok.data.pictures import centre_crop, decode, encode
 from imtok.data.sample import Face, Sample, TextRegion
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import synthesize
-from imtok.evaluation.contestants import FolderContestant, open_contestant, self_checks, teachers_of
+from imtok.evaluation.contestants import FolderContestant, open_contestant, self_checks
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.fit import CentreCrop, SquareFit
 from imtok.evaluation.reconstruct import reconstruct
+from imtok.evaluation.teachers import teachers_of
 from imtok.evaluation.text import same_letters
 from imtok.pretrained import FeatureNetwork
 

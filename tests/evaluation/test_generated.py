@@ -21,13 +21,14 @@ from imtok.config import ConfigError
 from imtok.data.pictures import centre_crop, decode, encode
 from imtok.data.sample import DataError, Sample
 from imtok.evaluation import generated
-from imtok.evaluation.asked import Requests, quoted, teachers_behind
+from imtok.evaluation.asked import Requests, quoted
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.generated import METRICS, SET_METRICS, evaluate_generated
 from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated
 from imtok.evaluation.protocols import PROTOCOLS, deviations
 from imtok.evaluation.rendered import RenderedTextMeter, found_words, plain, read_picture, reading_order
 from imtok.evaluation.results import LABELS
+from imtok.evaluation.teachers import teachers_behind
 from imtok.pretrained import DescribingNetwork, Description, DetectedLine, FrozenNetwork, MissingWeights, Reading
 from imtok.pretrained.clip import CLIP
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from imtok.evaluation.meters import Described, InceptionMeter
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
+from imtok.evaluation.set_meters import Described, InceptionMeter
 from imtok.evaluation.set_metrics import ClassScore, covered, disjoint_parts, neighbour_radii
 from imtok.pretrained import DescribingNetwork, Description
 

@@ -19,6 +19,7 @@ from imtok.data.sample import Face
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
 from imtok.tokenizers.encode import encode_pictures
+from imtok.training import launch as launch_module
 from imtok.training.feeds import share_of_batch
 from imtok.training.launch import train
 
@@ -162,7 +163,11 @@ def test_a_run_with_shared_weights_is_killed_and_goes_on_to_the_same_bits(
     assert all(difference(straight[name], alone[name]) < 0.1 for name in straight)
 
 
-def test_shared_weights_need_a_generator_and_several_processes(signs: str, home: Path, tmp_path: Path) -> None:
+def test_shared_weights_need_a_generator_and_several_processes_and_that_is_said_before_any_are_made(
+    signs: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for made in ("open_language_model", "GeneratorTask", "TokenizerTask"):
+        monkeypatch.setattr(launch_module, made, lambda *_: pytest.fail("too late"))
     codes = str(home / "codes")
     for preset, data, message in (("far-debug", codes, "torchrun"), ("insighttok-debug", signs, "for generators")):
         config = presets.get_run(preset)

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from imtok import presets, pretrained
+from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError, from_dict, to_dict
 from imtok.data.readers import open_source
@@ -23,10 +25,12 @@ from imtok.data.text_features import embed
 from imtok.evaluation.evaluate import evaluate
 from imtok.pretrained import MissingWeights
 from imtok.tokenizers import VQGAN, load
+from imtok.tokenizers.text import Reader
 from imtok.training import tasks
 from imtok.training.launch import train
-from imtok.training.run import Phase, RunConfig, TrainingConfig
-from imtok.training.trainer import TrainingStopped
+from imtok.training.log import TrainingLog
+from imtok.training.run import LossConfig, Phase, RunConfig, TrainingConfig
+from imtok.training.trainer import Trainer, TrainingStopped
 from imtok.training.validation import Validation
 
 
@@ -112,6 +116,18 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     assert "vqgan-nano: hears of no captions" in capsys.readouterr().err
     assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / "no"), "--captions", "typo.csv"]) == 2
     assert "typo.csv" in capsys.readouterr().err
+
+
+def test_first_weights_are_the_seed_s_whatever_was_loaded_before(
+    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder that reads captions is loaded before, unless they are stored; making it draws random numbers."""
+    begun: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(Trainer, "run", lambda trainer, resume: begun.append(trainer.task.state_dict()))
+    for drawn in (0, 5):
+        monkeypatch.setattr(Reader, "prepare", lambda reader, count=drawn: torch.rand(count))
+        train(small_run("textok-debug"), signs, tmp_path / str(drawn))
+    assert [name for name in begun[0] if not torch.equal(begun[0][name], begun[1][name])] == []
 
 
 def test_a_discriminator_for_another_size_is_refused_before_the_first_step(signs: str, tmp_path: Path, needs) -> None:
@@ -225,6 +241,28 @@ def test_killed_and_resumed_run_ends_in_the_same_bits(
     assert steps == list(range(1, 13))
 
 
+@pytest.mark.parametrize("file", ["model", "resume"])
+def test_a_run_killed_while_it_saves_for_the_last_time_ends_with_the_weights_of_its_state(
+    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Whichever file is written first: no step is left that would write the other."""
+    config = small_run(phases=(Phase(name="all", steps=2),), ema_decay=None, save_every=1, preview_every=0)
+    write, writes = getattr(RunFolder, f"write_{file}"), []
+
+    def write_or_die(folder: RunFolder, *given: Any) -> None:
+        writes.append(given)
+        if len(writes) == 3:  # at the start, after the first step, and here
+            raise KeyboardInterrupt
+        write(folder, *given)
+
+    monkeypatch.setattr(RunFolder, f"write_{file}", write_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, signs, tmp_path / "run")
+    out = train(config, signs, tmp_path / "run", resume=True)
+    state, saved = load_file(out / "resume/step-00000002/state.safetensors"), load_file(out / "model.safetensors")
+    assert [name for name in saved if not torch.equal(saved[name], state[f"module.task.tokenizer.{name}"])] == []
+
+
 def test_sigterm_saves_after_the_step_at_hand(signs: str, tmp_path: Path) -> None:
     config = small_run(phases=(Phase(name="all", steps=500),), save_every=0, preview_every=0)
     out = tmp_path / "run"
@@ -303,14 +341,24 @@ def test_nan_stops_the_run_and_keeps_the_state_before_it(
 
 def test_rollback_goes_on_with_other_pictures(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = poison_from(monkeypatch, 5, once=True)
-    config = small_run(save_every=2)
+    config = small_run(save_every=3, log_every=6)
     watchdog = dataclasses.replace(config.training.watchdog, action="rollback")
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, watchdog=watchdog))
+    added: list[dict[str, float]] = []
+    add = TrainingLog.add
+
+    def keep_and_add(log: TrainingLog, step: int, phase: str, rate: float, numbers: dict[str, float]) -> None:
+        added.append(numbers)
+        add(log, step, phase, rate, numbers)
+
+    monkeypatch.setattr(TrainingLog, "add", keep_and_add)
     out = train(config, signs, tmp_path / "run")
     state = json.loads((out / "resume/step-00000012/state.json").read_text())
     assert state["rollbacks"] == 1
-    assert len(seen) == 13  # the fifth step twice
-    assert not torch.equal(seen[4], seen[5])
+    assert len(seen) == 14  # the fourth and the fifth step twice
+    assert not torch.equal(seen[3], seen[5])
+    line = next(line for line in RunFolder(out).read_metrics() if line["step"] == 6)
+    assert line["l1"] == pytest.approx(sum(numbers["l1"] for numbers in added[4:7]) / 3)  # none that has been undone
     assert "step 5: l1 is nan" in (out / "metrics.jsonl").read_text()
     assert all(torch.isfinite(t).all() for t in load_file(out / "model.safetensors").values())
 
@@ -370,5 +418,11 @@ def test_bad_settings_are_refused() -> None:
         Phase(name="x", steps=1, weights={"txt": 1.0})
     with pytest.raises(ConfigError, match="less than one step for each"):
         TrainingConfig(phases=(Phase(name="a", steps=5),) * 3, steps=2)
+    bad = {"micro_batch_size": -1, "evaluation_pictures": 0, "save_every": -1, "ema_decay": 1.0, "max_grad_norm": 0.0}
+    for name, value in bad.items():
+        with pytest.raises(ConfigError, match=f"training: .*{name}"):
+            TrainingConfig(phases=(Phase(name="a", steps=5),), **{name: value})
+    with pytest.raises(ConfigError, match="r1_every = 0 must be at least 1"):
+        LossConfig(r1_every=0)
     with pytest.raises(ConfigError, match="no preset is called 'insighttok-mega'"):
         presets.get("insighttok-mega")

@@ -10,14 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from imtok.checkpoints import RunFolder, shipped_runs
-from imtok.config import ConfigError
 from imtok.data.readers import image_of, read_table
 from imtok.data.rows import listed_captions
 from imtok.data.sample import DataError, Sample
-from imtok.evaluation.contestants import teachers_of
 from imtok.generators.generate import SETTINGS
-from imtok.tokenizers.catalog import locate, shipped
 
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 
@@ -65,17 +61,6 @@ class Requests:
 def quoted(prompt: str) -> str | None:
     """What stands in double quotes, straight or curly; several passages are joined by a space."""
     return " ".join(straight or curly for straight, curly in _QUOTED.findall(prompt)) or None
-
-
-def teachers_behind(run: str) -> frozenset[str] | None:
-    """The networks that the tokenizer of a generator's run was trained through; None where the run is not here."""
-    home = RunFolder(shipped_runs("generator").get(run, run))
-    try:
-        name = home.read_config()["tokenizer"]["name"]
-        tokenizer = locate(name) if name in shipped() else home.path / name
-        return teachers_of(RunFolder(tokenizer).read_config())
-    except (ConfigError, KeyError, TypeError):
-        return None
 
 
 def _read(table: str, column: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,7 @@ from imtok.data.sample import Sample
 from imtok.evaluation.codecs import Setting, read_setting
 from imtok.evaluation.metrics import bits_per_pixel
 from imtok.evaluation.reconstruct import find_pictures
+from imtok.evaluation.teachers import teachers_of
 from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load, locate, shipped
@@ -163,38 +164,6 @@ class TokenizerContestant(Contestant):
         return (None, sample.label) if by_class else (first_caption(sample), None)
 
 
-class WrongCaptions(TokenizerContestant):
-    """A tokenizer that is told of every picture what is known of another: how much does it take from captions?
-
-    That is the last picture before it of which something else is known, or where there is none, the next.
-    """
-
-    def __init__(self, right: TokenizerContestant) -> None:
-        super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers, sha256=right.sha256)
-        self.reader = right.reader
-        self._wrong: dict[tuple[str, Known], Known] = {}  # by path and what is right: a path may stand there twice
-
-    def begin(self, pictures: PicturesToCome) -> None:
-        right = [(sample.path, self.known(sample)) for sample in pictures.samples()]
-        self._wrong = dict(zip(right, wrong_for([known for _, known in right]), strict=True))
-
-    def hear(self, samples: Sequence[Sample]) -> Sequence[Known]:
-        return [self._wrong[sample.path, self.known(sample)] for sample in samples]
-
-
-def wrong_for(known: Sequence[Known]) -> list[Known]:
-    """Of each picture what is known of the last one before it of which something else is known, else of the next."""
-    nothing = (None, None)
-    first = [one for one in dict.fromkeys(known) if one != nothing][:2]  # of these one differs, whatever comes
-    before: list[Known] = []  # the last two that differ, the newest first
-    wrong: list[Known] = []
-    for right in known:
-        wrong.append(next((other for other in [*before, *first] if other != right), nothing))
-        if right != nothing:
-            before = [right, *(other for other in before if other != right)][:2]
-    return wrong
-
-
 @dataclass
 class FolderContestant(Contestant):
     """A folder with `NAME.png` (or another picture format) for every original called NAME, of the same size.
@@ -324,22 +293,6 @@ def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Co
         tokenizer = load(source, best_device())
         return TokenizerContestant(name, tokenizer, teachers_of(run.read_config()), data, hash_of(source))
     return TokenizerContestant(path.name, load(source, best_device()), sha256=hash_of(source))
-
-
-def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
-    """The networks behind the losses that a run's config gives a weight in some phase, such as `perceptual/vgg16`."""
-    losses = config.get("losses", {})
-    phases = config.get("training", {}).get("phases", [])
-    networks = {
-        "perceptual": [losses.get("perceptual_network")],
-        "text": [losses.get("text", {}).get("network")],
-        "face": [losses.get("face", {}).get("network")],
-        "ocr": [losses.get("ocr_network")],
-        "representation": [target["network"] for target in losses.get("representation", {}).get("targets", [])],
-    }
-    weights = [{t: losses.get(f"{t}_weight", 0) for t in networks} | phase.get("weights", {}) for phase in phases]
-    taught = [network for term, found in networks.items() for network in found if any(w[term] for w in weights)]
-    return frozenset(network for network in taught if network)
 
 
 def _stated(source: str) -> tuple[Path, float] | None:

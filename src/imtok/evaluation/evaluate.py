@@ -17,7 +17,6 @@ from imtok.evaluation.cache import Cache, default_file
 from imtok.evaluation.contestants import (
     Contestant,
     TokenizerContestant,
-    WrongCaptions,
     check_name,
     open_contestant,
     self_checks,
@@ -25,20 +24,17 @@ from imtok.evaluation.contestants import (
 from imtok.evaluation.faces import FaceJudge, FaceMeter
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import CentreCrop, FitRule, OwnSize, SquareFit, make_fit
-from imtok.evaluation.meters import (
-    FrechetMeter,
-    InceptionMeter,
-    Meter,
-    PerceptualMeter,
-)
+from imtok.evaluation.meters import Meter, PerceptualMeter
 from imtok.evaluation.one_set import Part, evaluate_set
 from imtok.evaluation.protocols import Protocol, deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, outcome, say, together
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
 from imtok.evaluation.results import Evaluation
+from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter
 from imtok.evaluation.sets import MIN_SIDE, name_sets
 from imtok.evaluation.text import TextJudge, TextMeter
+from imtok.evaluation.wrong_captions import WrongCaptions
 from imtok.layers.collective import best_device, rank
 
 METRICS = (

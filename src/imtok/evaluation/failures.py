@@ -32,14 +32,30 @@ class Failure:
 
 
 class Failures:
-    """All of an evaluation, each said when it comes."""
+    """All of an evaluation, each said when it comes.
 
-    def __init__(self) -> None:
+    Args:
+        metrics: all that shall be measured, for an evaluation that may lose them one by one.
+    """
+
+    def __init__(self, metrics: Sequence[str] = ()) -> None:
+        self._metrics = metrics
         self.met: list[Failure] = []
 
     def add(self, error: Exception, *, tokenizer: str | None = None, data: str | None = None) -> None:
         """A tokenizer or a set, or a tokenizer on one set, has met an error."""
         self._add(Failure(why=str(error), tokenizer=tokenizer, data=data))
+
+    def lose(self, metrics: Sequence[str], error: Exception) -> None:
+        """Some metrics have met an error; those that were lost before keep their first one."""
+        if lost := [metric for metric in metrics if metric in self.left()]:
+            self.met += [Failure(why=str(error), metric=metric) for metric in lost]
+            say(f"without {', '.join(lost)}: {error}")
+
+    def left(self) -> list[str]:
+        """The metrics that can still be measured, as far as is known."""
+        lost = {failure.metric for failure in self.met}
+        return [metric for metric in self._metrics if metric not in lost]
 
     def survivors(
         self, kind: str, attempts: Sequence[tuple[str, Found | InputError | OSError]]

@@ -3,36 +3,31 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from imtok import pretrained
 from imtok.checkpoints import write_text
-from imtok.config import FORMAT_VERSION, ConfigError, InputError
+from imtok.config import ConfigError, InputError
 from imtok.data.readers import open_source
-from imtok.evaluation.asked import Asked, Requests, teachers_behind
+from imtok.evaluation.asked import Asked, Requests
+from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import CentreCrop, OwnSize
-from imtok.evaluation.generated_meters import (
-    ClipMeter,
-    FaceNormMeter,
-    Features,
-    Generated,
-    GeneratedMeter,
-    SetMeter,
-)
+from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated, GeneratedMeter
+from imtok.evaluation.generated_results import ComparedWith, GeneratedEvaluation
 from imtok.evaluation.meters import Shown
 from imtok.evaluation.protocols import deviations, get_protocol
-from imtok.evaluation.ranks import Ranks, attempt, outcome, say, together
+from imtok.evaluation.ranks import Ranks, attempt, outcome, together
 from imtok.evaluation.references import INCEPTION, Reference, open_reference
 from imtok.evaluation.rendered import RenderedTextMeter
 from imtok.evaluation.repeat import generated_command_line, versions
-from imtok.evaluation.results import DataSet, Score, as_markdown, label, plain, score_of, show_interval, show_number
+from imtok.evaluation.results import DataSet, Score, score_of
+from imtok.evaluation.set_meters import Features, SetMeter
 from imtok.evaluation.sets import MIN_SIDE, Pictures
-from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, RESAMPLES
+from imtok.evaluation.teachers import teachers_behind_all
 from imtok.evaluation.text import TextJudge
 from imtok.layers.collective import best_device, rank
 
@@ -63,77 +58,6 @@ METRICS = (
 )
 TEXT_DETECTOR, TEXT_JUDGE, FACE_DETECTOR = "text_detector/ppocrv6", "text_judge/easyocr", "face_detector/mtcnn"
 CLIP_NETWORK = "clip/transformers"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparedWith:
-    """The reference.
-
-    Attributes:
-        name: its place.
-        sha256: of the file, where it is one .npz.
-        pictures: how many it holds.
-        statistics: that it brings along and that stand for its pictures, `frechet` and `spatial`.
-        looked_at: its pictures, where some metric had to see them.
-    """
-
-    name: str
-    sha256: str | None
-    pictures: int
-    statistics: list[str]
-    looked_at: DataSet | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratedEvaluation:
-    """What was found; `metrics.json` is this.
-
-    Attributes:
-        pictures: what was looked at; its groups are prompts.
-        reference: what it was compared with.
-        preprocessing: of the reference.
-        metrics: the numbers.
-        failed: metrics that were asked for and could not be measured, and why.
-        protocol: of what publication, by name.
-        deviations: what differs from it.
-        teachers: networks that the generator's tokenizer was trained through; None where that is not known.
-        repeat: the command and the versions of the software.
-    """
-
-    pictures: DataSet
-    reference: ComparedWith | None
-    preprocessing: str
-    metrics: dict[str, Score]
-    failed: dict[str, str] = field(default_factory=dict)
-    protocol: str | None = None
-    deviations: list[str] = field(default_factory=list)
-    teachers: list[str] | None = None
-    repeat: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        rows = [("metric", "value", "interval or parts", "of")]
-        for metric, score in self.metrics.items():
-            name = label(metric)[0] + (" *" if score.taught else "")
-            rows.append((name, show_number(score.value), show_interval(score), str(score.count)))
-        lines = [as_markdown(rows)]
-        if any(score.taught for score in self.metrics.values()):
-            lines.append("* through a network that the tokenizer was trained with: no evidence")
-        if self.deviations:
-            lines.append(f"not the numbers of the protocol {self.protocol}: {'; '.join(self.deviations)}")
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of `metrics.json`."""
-        found = asdict(self)
-        return {
-            "format_version": FORMAT_VERSION,
-            "imtok": version("imtok"),
-            **found.pop("repeat"),
-            **found,
-            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {RESAMPLES} resamples, seed 0; none with "
-            f"fewer than {MIN_GROUPS}; sets have disjoint parts instead",
-            "metrics": {name: plain(score) for name, score in self.metrics.items()},
-        }
 
 
 def evaluate_generated(
@@ -197,14 +121,12 @@ def evaluate_generated(
         looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
         compared = None if reference is None else open_reference(str(reference))
         wanted = _at_hand(reference is not None, clip is not None) if metrics is None else tuple(dict.fromkeys(metrics))
-        troubles = Troubles(wanted)
-        meters = _open_meters(wanted, looked.total, compared, clip, text_judge, troubles)
-        asked = _look(looked, requests, meters, troubles, ranks)
-        of_reference = None
-        if compared is not None:
-            of_reference = _compare_with(compared, size, meters, troubles, ranks)
-        teachers = _teachers(asked)
-        scores = _measure(meters, teachers or frozenset(), troubles)
+        failures = Failures(wanted)
+        meters = _open_meters(wanted, looked.total, compared, clip, text_judge, failures)
+        asked = _look(looked, requests, meters, failures, ranks)
+        of_reference = None if compared is None else _compare_with(compared, size, meters, failures, ranks)
+        teachers = teachers_behind_all(one.run for one in asked)
+        scores = _measure(meters, teachers or frozenset(), failures)
         differences = []
         if published is not None:
             of_prompts = Counter(one.group for one in asked if one.group)
@@ -222,7 +144,7 @@ def evaluate_generated(
             reference=of_reference,
             preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
             metrics=scores,
-            failed={} if metrics is None else troubles.met,
+            failed={} if metrics is None else {one.metric: one.why for one in failures.met if one.metric},
             protocol=protocol,
             deviations=differences,
             teachers=None if teachers is None else sorted(teachers),
@@ -241,28 +163,6 @@ def evaluate_generated(
     return evaluation
 
 
-class Troubles:
-    """Metrics that cannot be measured, and why; a line each on the way.
-
-    Args:
-        wanted: all that shall be measured.
-    """
-
-    def __init__(self, wanted: Sequence[str]) -> None:
-        self._wanted = wanted
-        self.met: dict[str, str] = {}
-
-    def add(self, metrics: Sequence[str], error: Exception) -> None:
-        """Some metrics have met one."""
-        if lost := [metric for metric in metrics if metric in self.left()]:
-            say(f"without {', '.join(lost)}: {error}")
-            self.met |= dict.fromkeys(lost, str(error))
-
-    def left(self) -> list[str]:
-        """What can still be measured, as far as is known."""
-        return [metric for metric in self._wanted if metric not in self.met]
-
-
 def _at_hand(has_reference: bool, has_clip: bool) -> tuple[str, ...]:
     """What can be measured with the networks that are here."""
     present = {row.name for row in pretrained.status() if row.present}
@@ -279,7 +179,7 @@ def _open_meters(
     reference: Reference | None,
     clip: str | Path | None,
     text_judge: str,
-    troubles: Troubles,
+    failures: Failures,
 ) -> list[GeneratedMeter[Any]]:
     """A meter for each network, as far as they are here."""
 
@@ -298,7 +198,7 @@ def _open_meters(
         names = {name: kind for name, kind in kinds.items() if name in wanted}
         alone = [name for name, kind in names.items() if kind != "classes" and reference is None]
         if alone:
-            troubles.add(alone, ConfigError("needs a set to compare with, --reference REF"))
+            failures.lose(alone, ConfigError("needs a set to compare with, --reference REF"))
         names = {name: kind for name, kind in names.items() if name not in alone}
         makers.append((list(names), partial(of_sets, network, names)))
     makers.append((ClipMeter.metrics, lambda: ClipMeter(_moved(pretrained.load(CLIP_NETWORK, clip)))))
@@ -308,16 +208,16 @@ def _open_meters(
         makers.append(((name,), lambda d=detect, n=network, m=name: FaceNormMeter(d(), pretrained.load(n), m)))
     meters = []
     for served, make in makers:
-        if set(served) & set(troubles.left()):
+        if set(served) & set(failures.left()):
             try:
                 meters.append(make())
             except InputError as error:
-                troubles.add(served, error)
+                failures.lose(served, error)
     return meters
 
 
 def _look(
-    looked: Pictures, requests: Requests, meters: list[GeneratedMeter[Any]], troubles: Troubles, ranks: Ranks
+    looked: Pictures, requests: Requests, meters: list[GeneratedMeter[Any]], failures: Failures, ranks: Ranks
 ) -> list[Asked]:
     """Show every picture to every meter; one that stumbles is left out from there on."""
 
@@ -335,13 +235,13 @@ def _look(
             try:
                 meter.add(outcome(found[meter.metrics]), of_prompts)
             except InputError as error:
-                troubles.add(meter.metrics, error)
+                failures.lose(meter.metrics, error)
                 meters.remove(meter)
     return asked
 
 
 def _compare_with(
-    reference: Reference, size: int | None, meters: Sequence[GeneratedMeter[Any]], troubles: Troubles, ranks: Ranks
+    reference: Reference, size: int | None, meters: Sequence[GeneratedMeter[Any]], failures: Failures, ranks: Ranks
 ) -> ComparedWith:
     """Likewise the pictures of the reference, where meters want them; what needs none goes on without it."""
     found = ComparedWith(
@@ -366,27 +266,20 @@ def _compare_with(
             for meter, features in zip(curious, described, strict=True):
                 meter.add_reference(features)
     except InputError as error:
-        troubles.add([metric for meter in curious for metric in meter.compared], error)
+        failures.lose([metric for meter in curious for metric in meter.compared], error)
     return replace(found, looked_at=_about(looked, reference.name, looked.groups))
 
 
-def _measure(meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str], troubles: Troubles) -> dict[str, Score]:
+def _measure(meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str], failures: Failures) -> dict[str, Score]:
     found: dict[str, Score] = {}
     for meter in meters:
         for metric in meter.metrics:
-            if metric in troubles.left():
+            if metric in failures.left():
                 try:
                     found[metric] = score_of(meter.measure(metric), teachers)
                 except InputError as error:
-                    troubles.add([metric], error)
+                    failures.lose([metric], error)
     return found
-
-
-def _teachers(asked: Sequence[Asked]) -> frozenset[str] | None:
-    """The networks that the pictures' generators owe something to, where all of them are known."""
-    found = [None if run is None else teachers_behind(run) for run in dict.fromkeys(one.run for one in asked)]
-    known = [teachers for teachers in found if teachers is not None]
-    return frozenset().union(*known) if known and len(known) == len(found) else None
 
 
 def _about(looked: Pictures, name: str, groups: int) -> DataSet:

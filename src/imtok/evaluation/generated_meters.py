@@ -1,25 +1,20 @@
 """Meters of generated pictures: each looks at every picture once, and some at the pictures of a reference too."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from imtok.config import ConfigError
 from imtok.data.annotate import Annotator
-from imtok.data.pictures import Picture, from_uint8
+from imtok.data.pictures import Picture
 from imtok.data.sample import Sample
 from imtok.evaluation.asked import Asked
 from imtok.evaluation.faces import FaceJudge, embed_faces
-from imtok.evaluation.meters import FRECHET_PARTS, Measurement, make_items
-from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
-from imtok.evaluation.set_metrics import CLASS_PARTS, NEIGHBOURS, ClassScore, covered, disjoint_parts, neighbour_radii
+from imtok.evaluation.meters import Measurement, make_items
 from imtok.pretrained.clip import CLIP
-from imtok.pretrained.networks import DescribingNetwork
 
 Found = TypeVar("Found")
 
@@ -77,180 +72,6 @@ class GeneratedMeter(ABC, Generic[Found]):
     def items(self) -> list[dict[str, Any]]:
         """What was looked at one by one: lines of `items.jsonl`."""
         return []
-
-
-@dataclass(frozen=True)
-class Features:
-    """What a network says of a batch, in fp32.
-
-    Attributes:
-        size: height and width of its pictures.
-        path: of the first one.
-        pooled: features, for Fréchet distance, precision and recall.
-        spatial: features.
-        logits: of its classes.
-    """
-
-    size: tuple[int, int]
-    path: str
-    pooled: Tensor
-    spatial: Tensor
-    logits: Tensor
-
-
-class SetMeter(GeneratedMeter[Features]):
-    """Fréchet distances, class score, precision and recall through the eyes of one network.
-
-    Of the pictures only features are kept: for Fréchet distances reduced to their moments, for precision and recall one
-    vector a picture in fp32.
-
-    Args:
-        network: looks at them.
-        names: of the metrics that are wanted: `frechet`, `spatial`, `classes`, `precision` or `recall` to the name.
-        total: how many pictures there are.
-        given: mean and covariance of the reference, `frechet` or `spatial`, where somebody has computed them.
-    """
-
-    def __init__(
-        self,
-        network: DescribingNetwork,
-        names: Mapping[str, str],
-        total: int,
-        given: Mapping[str, Moments] | None = None,
-    ) -> None:
-        self.network, self._kinds = network, {name: kind for kind, name in names.items()}
-        self.metrics = tuple(self._kinds)
-        self._device = next(network.parameters()).device
-        self._quarters, self._tenths = disjoint_parts(total, FRECHET_PARTS), disjoint_parts(total, CLASS_PARTS)
-        self._given = given or {}
-        self._moments = {kind: [FeatureStatistics() for _ in range(FRECHET_PARTS + 1)] for kind in _FRECHET}
-        self._reference = {kind: FeatureStatistics() for kind in _FRECHET}
-        self._classes = [ClassScore() for _ in range(CLASS_PARTS)]
-        self._features: list[Tensor] = []
-        self._quarter_of: list[int] = []
-        self._reference_features: list[Tensor] = []
-        self._size: tuple[int, int] | None = None
-        self._seen = 0
-
-    @property
-    def compared(self) -> tuple[str, ...]:
-        """The metrics for which it has to see the pictures of a reference."""
-        return tuple(name for name, kind in self._kinds.items() if kind not in {"classes", *self._given})
-
-    def look(self, batch: Sequence[Generated]) -> Features:
-        return self.describe([one.picture for one in batch], batch[0].sample.path)
-
-    @torch.no_grad()
-    def describe(self, pictures: Sequence[Picture], path: str) -> Features:
-        """What the network says of pictures of one size; `path` is the first one's."""
-        found = self.network.describe(from_uint8(np.stack(pictures)).to(self._device))
-        kinds = (features.float().cpu() for features in (found.pooled, found.spatial, found.logits))
-        return Features(pictures[0].shape[:2], path, *kinds)
-
-    def add(self, found: Features, groups: Sequence[int]) -> None:
-        self._check_size(found)
-        rows = slice(self._seen, self._seen + len(found.pooled))
-        self._seen = rows.stop
-        for kind, features in (("frechet", found.pooled), ("spatial", found.spatial)):
-            if kind in self._kinds.values():
-                *parts, whole = self._moments[kind]
-                whole.add(features)
-                for part, statistics in enumerate(parts):
-                    statistics.add(features[self._quarters[rows] == part])
-        for part, score in enumerate(self._classes):
-            score.add(found.logits[self._tenths[rows] == part])
-        if self._keeps_features:
-            self._features.append(found.pooled)
-            self._quarter_of += self._quarters[rows].tolist()
-
-    def add_reference(self, found: Features) -> None:
-        """More pictures of the reference, of the same size as the generated ones.
-
-        Raises:
-            ConfigError: of another size.
-        """
-        self._check_size(found)
-        for kind, features in (("frechet", found.pooled), ("spatial", found.spatial)):
-            if kind in self._kinds.values() and kind not in self._given:
-                self._reference[kind].add(features)
-        if self._keeps_features:
-            self._reference_features.append(found.pooled)
-
-    def measure(self, metric: str) -> Measurement:
-        kind = self._kinds[metric]
-        try:
-            value, parts, count, note = {
-                "frechet": self._frechet,
-                "spatial": self._frechet,
-                "classes": self._class_score,
-                "precision": self._precision_and_recall,
-                "recall": self._precision_and_recall,
-            }[kind](kind)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        name, sha256 = self.network.name, self.network.sha256
-        return Measurement(value=value, parts=parts, count=count, note=note, network=name, sha256=sha256)
-
-    @property
-    def _keeps_features(self) -> bool:
-        return bool({"precision", "recall"} & set(self._kinds.values()))
-
-    def _check_size(self, found: Features) -> None:
-        self._size = self._size or found.size
-        if found.size != self._size:
-            (height, width), (h, w) = found.size, self._size
-            raise ConfigError(
-                f"{found.path}: has {width} x {height} pixels, the generated pictures {w} x {h}; sets are compared at "
-                "one size (--size crops and resizes the reference)"
-            )
-
-    def _frechet(self, kind: str) -> tuple[float, list[float], int, str]:
-        reference = self._given.get(kind, self._reference[kind])
-        if isinstance(reference, FeatureStatistics):
-            if reference.count < 2:
-                raise ValueError(f"the reference needs two pictures or more, got {reference.count}")
-            of = f"{reference.count} reference pictures"
-        else:
-            of = "given statistics of the reference"
-        *parts, whole = self._moments[kind]
-        if whole.count < 2:
-            raise ValueError(f"needs two pictures or more, got {whole.count}")
-        if isinstance(reference, Moments) and len(reference.mean) != whole.dim:
-            raise ValueError(
-                f"the given statistics are of {len(reference.mean)} features, the pictures' of {whole.dim}"
-            )
-        spread = [frechet_distance(part, reference) for part in parts if part.count >= 2]
-        note = f"against {of}; parts: quarters of the pictures; biased upwards by few pictures"
-        return frechet_distance(whole, reference), spread, whole.count, note
-
-    def _class_score(self, kind: str) -> tuple[float, list[float], int, str]:
-        parts = [score.value() for score in self._classes if score.count]
-        if not parts:
-            raise ValueError("no pictures to score")
-        note = f"mean of {len(parts)} disjoint parts, shuffled as torch-fidelity does; biased downwards by few pictures"
-        return float(np.mean(parts)), parts, sum(score.count for score in self._classes), note
-
-    def _precision_and_recall(self, kind: str) -> tuple[float, list[float], int, str]:
-        """The quarters of the pictures against the whole reference, as for Fréchet distances."""
-        if not self._reference_features:
-            raise ValueError("needs the pictures of a reference, not only its statistics")
-        # Kept for the whole call only: the largest thing here.
-        ours, theirs = (torch.cat(found).to(self._device) for found in (self._features, self._reference_features))
-        quarter_of = torch.tensor(self._quarter_of, device=self._device)
-        note = f"k = {NEIGHBOURS}; against {len(theirs)} reference pictures; parts: quarters of the pictures"
-        if kind == "precision":
-            inside = covered(ours, theirs, neighbour_radii(theirs)).float()
-            parts = [float(inside[quarter_of == part].mean()) for part in quarter_of.unique()]
-            return float(inside.mean()), parts, len(ours), note
-        parts = []
-        for part in range(FRECHET_PARTS):
-            some = ours[quarter_of == part]
-            if len(some) > NEIGHBOURS:
-                parts.append(float(covered(theirs, some, neighbour_radii(some)).float().mean()))
-        return float(covered(theirs, ours, neighbour_radii(ours)).float().mean()), parts, len(ours), note
-
-
-_FRECHET = ("frechet", "spatial")
 
 
 class ClipMeter(GeneratedMeter[list[tuple[float, bool] | None]]):

@@ -13,23 +13,10 @@ from torch import Tensor, nn
 from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Sample
 from imtok.evaluation.contestants import Reconstruction
-from imtok.evaluation.metrics import (
-    FeatureStatistics,
-    codebook_perplexity,
-    codebook_usage,
-    frechet_distance,
-    psnr,
-    shared_information,
-    ssim,
-)
-from imtok.evaluation.set_metrics import CLASS_PARTS, ClassScore, disjoint_parts
+from imtok.evaluation.metrics import codebook_perplexity, codebook_usage, psnr, shared_information, ssim
 from imtok.evaluation.statistics import Items
 from imtok.losses.reconstruction import feature_distances
-from imtok.pretrained import DescribingNetwork, FeatureNetwork
-
-FRECHET_PARTS = 4
-"""Disjoint parts of the set whose distances show how much the number varies: resampling would bias it."""
-
+from imtok.pretrained import FeatureNetwork
 
 Found = TypeVar("Found")
 
@@ -185,101 +172,6 @@ class PerceptualMeter(Meter[dict[str, list[float]]]):
     def results(self, name: str) -> dict[str, Measurement]:
         items = make_items(self._values[name], self._groups)
         return {self.metric: Measurement(items=items, network=self.network.name, sha256=self.network.sha256)}
-
-
-@dataclass(frozen=True)
-class Described:
-    """What a classifier says of a batch: pooled features and logits of the originals, and of each contestant's."""
-
-    originals: tuple[Tensor, Tensor]
-    drawn: dict[str, tuple[Tensor, Tensor]]
-
-
-class FrechetMeter(Meter[Described]):
-    """Fréchet distance between the features of all originals and of all reconstructions.
-
-    Args:
-        network: whose pooled features are compared.
-        metric: the distance's name.
-    """
-
-    def __init__(self, network: DescribingNetwork, metric: str = "fd_efficientnet_lite0") -> None:
-        self.network, self.metric, self._device = network, metric, device_of(network)
-        self._originals = _parts()
-        self._drawn = defaultdict(_parts)
-
-    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Described:
-        of_drawn = {name: self._describe([one.made.picture for one in several]) for name, several in drawn.items()}
-        return Described(self._describe([one.prepared for one in shown]), of_drawn)
-
-    @torch.no_grad()
-    def _describe(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
-        found = self.network.describe(from_uint8(np.stack(pictures)).to(self._device))
-        return found.pooled.cpu(), found.logits.cpu()
-
-    def add(self, found: Described, groups: Sequence[int]) -> None:
-        for parts, (pooled, _) in (
-            (self._originals, found.originals),
-            *((self._drawn[name], described) for name, described in found.drawn.items()),
-        ):
-            parts[-1].add(pooled)  # the whole set comes last, its disjoint parts first
-            for part in range(FRECHET_PARTS):
-                parts[part].add(pooled[torch.tensor(groups) % FRECHET_PARTS == part])  # a group stays together
-
-    def results(self, name: str) -> dict[str, Measurement]:
-        pairs = list(zip(self._originals, self._drawn[name], strict=True))
-        if pairs[-1][0].count < 2:
-            return {}
-        *parts, whole = [frechet_distance(a, b) for a, b in pairs if a.count >= 2]
-        return {
-            self.metric: Measurement(
-                value=whole,
-                parts=parts,
-                network=self.network.name,
-                sha256=self.network.sha256,
-                note=f"parts: {len(parts)} of whole groups; biased upwards by few pictures",
-                count=pairs[-1][0].count,
-            )
-        }
-
-
-class InceptionMeter(FrechetMeter):
-    """FID, and the inception score of the reconstructions: the rFID and rIS of papers on tokenizers.
-
-    Args:
-        network: Inception-v3.
-        total: how many pictures the set has, which decides on the parts of the inception score.
-    """
-
-    def __init__(self, network: DescribingNetwork, total: int) -> None:
-        super().__init__(network, "fid")
-        self._part_of, self._seen = disjoint_parts(total, CLASS_PARTS), 0
-        self._classes = defaultdict(lambda: [ClassScore() for _ in range(CLASS_PARTS)])
-
-    def add(self, found: Described, groups: Sequence[int]) -> None:
-        super().add(found, groups)
-        part_of = self._part_of[self._seen : self._seen + len(groups)]
-        self._seen += len(groups)
-        for name, (_, logits) in found.drawn.items():
-            for part, score in enumerate(self._classes[name]):
-                score.add(logits[part_of == part])
-
-    def results(self, name: str) -> dict[str, Measurement]:
-        parts = [score.value() for score in self._classes[name] if score.count]
-        note = f"mean of {len(parts)} disjoint parts, shuffled as torch-fidelity does; biased downwards by few pictures"
-        measured = Measurement(
-            value=float(np.mean(parts)),
-            parts=parts,
-            network=self.network.name,
-            sha256=self.network.sha256,
-            note=note,
-            count=sum(score.count for score in self._classes[name]),
-        )
-        return super().results(name) | {"inception_score": measured}
-
-
-def _parts() -> list[FeatureStatistics]:
-    return [FeatureStatistics() for _ in range(FRECHET_PARTS + 1)]
 
 
 @dataclass(frozen=True)

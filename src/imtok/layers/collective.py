@@ -37,14 +37,19 @@ def process_group() -> Iterator[torch.device]:
             dist.destroy_process_group()
 
 
+def has_process_group() -> bool:
+    """Whether this process has joined others, be it that torchrun started but one."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def rank() -> int:
     """This process's number, 0 in a single process."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if has_process_group() else 0
 
 
 def world_size() -> int:
     """How many processes work together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if has_process_group() else 1
 
 
 def wait_for_all() -> None:

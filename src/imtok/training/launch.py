@@ -23,7 +23,7 @@ from imtok.generators.catalog import (
 from imtok.generators.dit import DiTConfig
 from imtok.generators.insightar import InsightAR, InsightARConfig
 from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
-from imtok.layers.collective import process_group, rank, wait_for_all
+from imtok.layers.collective import has_process_group, process_group, rank, wait_for_all
 from imtok.tokenizers.catalog import load
 from imtok.tokenizers.encode import hash_of
 from imtok.tokenizers.text import Reader
@@ -98,7 +98,8 @@ def train(
         wait_for_all()  # the first rank creates it
         if started and not resume:
             raise ConfigError(f"{out}: already holds a run; give --resume to go on with it, or another folder")
-        torch.manual_seed(config.training.seed)
+        if config.training.shard_weights:
+            check_can_shard(config)
         begin = None if started else init_from
         if isinstance(config, GeneratorRunConfig):
             trainer = _generator_trainer(config, data, folder, validation, begin, device)
@@ -119,6 +120,7 @@ def _tokenizer_trainer(
         config = dataclasses.replace(config, tokenizer=tokenizer)
     if (saved := _saved(config, folder)) is not None:
         check_same_run(config, saved, folder)
+    torch.manual_seed(config.training.seed)  # whatever has been drawn so far, such as an encoder's weights
     task = TokenizerTask(config)
     task.reader = reader
     if begin:
@@ -183,6 +185,21 @@ def _generator_trainer(
         narrator.prepare(shown.captions())
     looks = GeneratorValidation(config, shown, validation is not None, tokenizer, narrator)
     return Trainer(config, task, TokenFeed(shards), looks, folder, device)
+
+
+def check_can_shard(config: AnyRunConfig) -> None:
+    """Whether a run's weights can be cut up among the processes; asked before any are made.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if not isinstance(config, GeneratorRunConfig):
+        raise ConfigError("training: shard_weights is for generators; a tokenizer fits on every device")
+    if not has_process_group():
+        raise ConfigError(
+            "training: shard_weights needs several processes; start them with torchrun, or train without it "
+            "(--training.no-shard-weights where the preset asks for it)"
+        )
 
 
 def check_alike(shards: TokenShards, shown: TokenShards, config: GeneratorRunConfig) -> None:

@@ -31,6 +31,10 @@ class TrainingLog:
         self.bar = tqdm(
             total=steps, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05, disable=not self.speaks
         )
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin the averages anew: a line has been written, or the steps since the last one have been undone."""
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._since, self._steps = time.monotonic(), 0
@@ -50,7 +54,7 @@ class TrainingLog:
             self.record(step, phase=phase, learning_rate=rate, seconds_per_step=round(seconds, 4), **means)
             shown = {k: f"{v:.3g}" for k, v in means.items() if not k.startswith("grad_norm")}
             self.bar.set_postfix({"phase": phase, **shown})
-            self._sums, self._counts, self._since, self._steps = {}, {}, time.monotonic(), 0
+            self.forget()
 
     def record(self, step: int, **values: Any) -> None:
         """Write one line."""

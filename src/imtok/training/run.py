@@ -65,6 +65,10 @@ class LossConfig:
     """lambda_2 of FQGAN eq. 8, for each of the targets."""
     representation: RepresentationConfig = RepresentationConfig()
 
+    def __post_init__(self) -> None:
+        if self.r1_every < 1:
+            raise ConfigError(f"losses: r1_every = {self.r1_every} must be at least 1")
+
     def weights(self) -> dict[str, float]:
         """Weight of each term, by the term's name."""
         suffix = "_weight"
@@ -174,8 +178,20 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError("training: at least one phase is needed")
-        if self.log_every < 1:
-            raise ConfigError("training: log_every must be at least 1")
+        least: dict[str, int] = {
+            "micro_batch_size": 1,
+            "log_every": 1,
+            "save_every": 0,
+            "preview_every": 0,
+            "evaluate_every": 0,
+            "evaluation_pictures": 1,
+        }
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ConfigError(f"training: {name} = {value} must be at least {bound}")
+        if self.max_grad_norm <= 0 or not 0 <= (self.ema_decay or 0) < 1:
+            raise ConfigError("training: max_grad_norm must be positive and ema_decay in [0, 1)")
         if self.steps is not None and self.steps < len(self.phases):
             raise ConfigError(f"training: steps = {self.steps} is less than one step for each of the phases")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -23,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError
-from imtok.layers.collective import rank, wait_for_all
+from imtok.layers.collective import rank, wait_for_all, world_size
 from imtok.layers.model import Model
 from imtok.pretrained.language import first_line
 from imtok.training import state
@@ -33,22 +32,11 @@ def shard(model: Model, device: torch.device) -> None:
     """Give each rank its share of every weight, in place; a stage's weights come together when it computes.
 
     Args:
-        model: of which each rank has the same copy.
+        model: of which each rank has the same copy; one with stages.
         device: that it lies on.
-
-    Raises:
-        ConfigError: a single process, or a model that cannot be cut.
     """
-    stages = model.stages()
-    if not stages:
-        raise ConfigError("training: shard_weights is for generators; a tokenizer fits on every device")
-    if not dist.is_initialized():
-        raise ConfigError(
-            "training: shard_weights needs several processes; start them with torchrun, or train without it "
-            "(--training.no-shard-weights where the preset asks for it)"
-        )
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for stage in stages:
+    mesh = init_device_mesh(device.type, (world_size(),))
+    for stage in model.stages():
         fully_shard(stage, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)  # it may be looked at, with no backward pass to do that
     register_fsdp_forward_method(model, "sample")

@@ -218,16 +218,22 @@ class Trainer:
         return {"task": self.task} if self.average is None else {"task": self.task, "average": self.average}
 
     def _save(self) -> None:
-        """Weights for inference, and everything that exact resume needs."""
+        """Weights for inference, and then everything that exact resume needs.
+
+        In this order: a run that is killed between the two goes on from the state before and writes both again, while a
+        state without its weights might be the last, and nobody would write them.
+        """
         values = {"symptoms": self.watchdog.symptoms, "rollbacks": self.rollbacks, "pictures": len(self.feed)}
         weights = self.inference_model().weights()
         if self.settings.shard_weights:
-            tensors, weights = state.collect(self._modules(), self.optimizers), sharding.gather(weights)
+            weights = sharding.gather(weights)
+        if rank() == 0:
+            self.folder.write_model(weights)
+        if self.settings.shard_weights:
+            tensors = state.collect(self._modules(), self.optimizers)
             sharding.write_resume(self.folder, self.step, tensors, values)
         elif rank() == 0:
             self.folder.write_resume(self.step, state.collect(self._modules(), self.optimizers), values)
-        if rank() == 0:
-            self.folder.write_model(weights)
 
     def _restore(self) -> None:
         """Back to the last saved state."""
@@ -256,6 +262,7 @@ class Trainer:
         self.rollbacks += 1
         self._restore()
         self.watchdog.symptoms = {}  # whatever was on its way then gets the full patience again
+        self.log.forget()
         self.log.record(self.step, rollback=where)
         self.log.say(f"{where}; back to step {self.step}, on with other pictures")
 

@@ -1,0 +1,303 @@
+"""Meters of sets as a whole: reconstructions against their originals, generated pictures against a reference."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imtok.config import ConfigError
+from imtok.data.pictures import Picture, from_uint8
+from imtok.evaluation.generated_meters import Generated, GeneratedMeter
+from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, device_of
+from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
+from imtok.evaluation.set_metrics import CLASS_PARTS, NEIGHBOURS, ClassScore, covered, disjoint_parts, neighbour_radii
+from imtok.pretrained.networks import DescribingNetwork
+
+FRECHET_PARTS = 4
+"""Disjoint parts of the set whose distances show how much the number varies: resampling would bias it."""
+_FRECHET = ("frechet", "spatial")
+
+
+def _moments() -> list[FeatureStatistics]:
+    """Of a set's disjoint parts, and at the end of the whole."""
+    return [FeatureStatistics() for _ in range(FRECHET_PARTS + 1)]
+
+
+class ClassScores:
+    """The class score on each of a set's disjoint parts, whose mean is the set's.
+
+    Args:
+        network: whose classes they are.
+        total: how many pictures the set has.
+    """
+
+    def __init__(self, network: DescribingNetwork, total: int) -> None:
+        self._network = network
+        self._part_of, self._seen = disjoint_parts(total, CLASS_PARTS), 0
+        self._parts = [ClassScore() for _ in range(CLASS_PARTS)]
+
+    def add(self, logits: Tensor) -> None:
+        """Of the set's next pictures."""
+        part_of = self._part_of[self._seen : self._seen + len(logits)]
+        self._seen += len(logits)
+        for part, score in enumerate(self._parts):
+            score.add(logits[part_of == part])
+
+    def measure(self) -> Measurement:
+        """The mean.
+
+        Raises:
+            ValueError: no pictures.
+        """
+        parts = [score.value() for score in self._parts if score.count]
+        if not parts:
+            raise ValueError("no pictures to score")
+        note = f"mean of {len(parts)} disjoint parts, shuffled as torch-fidelity does; biased downwards by few pictures"
+        return Measurement(
+            value=float(np.mean(parts)),
+            parts=parts,
+            network=self._network.name,
+            sha256=self._network.sha256,
+            note=note,
+            count=self._seen,
+        )
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a classifier says of a batch: pooled features and logits of the originals, and of each contestant's."""
+
+    originals: tuple[Tensor, Tensor]
+    drawn: dict[str, tuple[Tensor, Tensor]]
+
+
+class FrechetMeter(Meter[Described]):
+    """Fréchet distance between the features of all originals and of all reconstructions.
+
+    Args:
+        network: whose pooled features are compared.
+        metric: the distance's name.
+    """
+
+    def __init__(self, network: DescribingNetwork, metric: str = "fd_efficientnet_lite0") -> None:
+        self.network, self.metric, self._device = network, metric, device_of(network)
+        self._originals = _moments()
+        self._drawn = defaultdict(_moments)
+
+    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Described:
+        of_drawn = {name: self._describe([one.made.picture for one in several]) for name, several in drawn.items()}
+        return Described(self._describe([one.prepared for one in shown]), of_drawn)
+
+    @torch.no_grad()
+    def _describe(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+        found = self.network.describe(from_uint8(np.stack(pictures)).to(self._device))
+        return found.pooled.cpu(), found.logits.cpu()
+
+    def add(self, found: Described, groups: Sequence[int]) -> None:
+        for parts, (pooled, _) in (
+            (self._originals, found.originals),
+            *((self._drawn[name], described) for name, described in found.drawn.items()),
+        ):
+            parts[-1].add(pooled)  # the whole set comes last, its disjoint parts first
+            for part in range(FRECHET_PARTS):
+                parts[part].add(pooled[torch.tensor(groups) % FRECHET_PARTS == part])  # a group stays together
+
+    def results(self, name: str) -> dict[str, Measurement]:
+        pairs = list(zip(self._originals, self._drawn[name], strict=True))
+        if pairs[-1][0].count < 2:
+            return {}
+        *parts, whole = [frechet_distance(a, b) for a, b in pairs if a.count >= 2]
+        return {
+            self.metric: Measurement(
+                value=whole,
+                parts=parts,
+                network=self.network.name,
+                sha256=self.network.sha256,
+                note=f"parts: {len(parts)} of whole groups; biased upwards by few pictures",
+                count=pairs[-1][0].count,
+            )
+        }
+
+
+class InceptionMeter(FrechetMeter):
+    """FID, and the inception score of the reconstructions: the rFID and rIS of papers on tokenizers.
+
+    Args:
+        network: Inception-v3.
+        total: how many pictures the set has, which decides on the parts of the inception score.
+    """
+
+    def __init__(self, network: DescribingNetwork, total: int) -> None:
+        super().__init__(network, "fid")
+        self._classes = defaultdict(partial(ClassScores, network, total))
+
+    def add(self, found: Described, groups: Sequence[int]) -> None:
+        super().add(found, groups)
+        for name, (_, logits) in found.drawn.items():
+            self._classes[name].add(logits)
+
+    def results(self, name: str) -> dict[str, Measurement]:
+        return super().results(name) | {"inception_score": self._classes[name].measure()}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a network says of a batch, in fp32.
+
+    Attributes:
+        size: height and width of its pictures.
+        path: of the first one.
+        pooled: features, for Fréchet distance, precision and recall.
+        spatial: features.
+        logits: of its classes.
+    """
+
+    size: tuple[int, int]
+    path: str
+    pooled: Tensor
+    spatial: Tensor
+    logits: Tensor
+
+
+class SetMeter(GeneratedMeter[Features]):
+    """Fréchet distances, class score, precision and recall through the eyes of one network.
+
+    Of the pictures only features are kept: for Fréchet distances reduced to their moments, for precision and recall one
+    vector a picture in fp32.
+
+    Args:
+        network: looks at them.
+        names: of the metrics that are wanted: `frechet`, `spatial`, `classes`, `precision` or `recall` to the name.
+        total: how many pictures there are.
+        given: mean and covariance of the reference, `frechet` or `spatial`, where somebody has computed them.
+    """
+
+    def __init__(
+        self,
+        network: DescribingNetwork,
+        names: Mapping[str, str],
+        total: int,
+        given: Mapping[str, Moments] | None = None,
+    ) -> None:
+        self.network, self._kinds = network, {name: kind for kind, name in names.items()}
+        self.metrics = tuple(self._kinds)
+        self._device = next(network.parameters()).device
+        self._quarters = disjoint_parts(total, FRECHET_PARTS)
+        self._given = given or {}
+        self._moments = {kind: _moments() for kind in _FRECHET}
+        self._reference = {kind: FeatureStatistics() for kind in _FRECHET}
+        self._classes = ClassScores(network, total)
+        self._features: list[Tensor] = []
+        self._quarter_of: list[int] = []
+        self._reference_features: list[Tensor] = []
+        self._size: tuple[int, int] | None = None
+        self._seen = 0
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The metrics for which it has to see the pictures of a reference."""
+        return tuple(name for name, kind in self._kinds.items() if kind not in {"classes", *self._given})
+
+    def look(self, batch: Sequence[Generated]) -> Features:
+        return self.describe([one.picture for one in batch], batch[0].sample.path)
+
+    @torch.no_grad()
+    def describe(self, pictures: Sequence[Picture], path: str) -> Features:
+        """What the network says of pictures of one size; `path` is the first one's."""
+        found = self.network.describe(from_uint8(np.stack(pictures)).to(self._device))
+        kinds = (features.float().cpu() for features in (found.pooled, found.spatial, found.logits))
+        return Features(pictures[0].shape[:2], path, *kinds)
+
+    def add(self, found: Features, groups: Sequence[int]) -> None:
+        self._check_size(found)
+        rows = slice(self._seen, self._seen + len(found.pooled))
+        self._seen = rows.stop
+        for kind, features in (("frechet", found.pooled), ("spatial", found.spatial)):
+            if kind in self._kinds.values():
+                *parts, whole = self._moments[kind]
+                whole.add(features)
+                for part, statistics in enumerate(parts):
+                    statistics.add(features[self._quarters[rows] == part])
+        self._classes.add(found.logits)
+        if self._keeps_features:
+            self._features.append(found.pooled)
+            self._quarter_of += self._quarters[rows].tolist()
+
+    def add_reference(self, found: Features) -> None:
+        """More pictures of the reference, of the same size as the generated ones.
+
+        Raises:
+            ConfigError: of another size.
+        """
+        self._check_size(found)
+        for kind, features in (("frechet", found.pooled), ("spatial", found.spatial)):
+            if kind in self._kinds.values() and kind not in self._given:
+                self._reference[kind].add(features)
+        if self._keeps_features:
+            self._reference_features.append(found.pooled)
+
+    def measure(self, metric: str) -> Measurement:
+        kind = self._kinds[metric]
+        try:
+            if kind == "classes":
+                return self._classes.measure()
+            value, parts, count, note = (self._frechet if kind in _FRECHET else self._precision_and_recall)(kind)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        name, sha256 = self.network.name, self.network.sha256
+        return Measurement(value=value, parts=parts, count=count, note=note, network=name, sha256=sha256)
+
+    @property
+    def _keeps_features(self) -> bool:
+        return bool({"precision", "recall"} & set(self._kinds.values()))
+
+    def _check_size(self, found: Features) -> None:
+        self._size = self._size or found.size
+        if found.size != self._size:
+            (height, width), (h, w) = found.size, self._size
+            raise ConfigError(
+                f"{found.path}: has {width} x {height} pixels, the generated pictures {w} x {h}; sets are compared at "
+                "one size (--size crops and resizes the reference)"
+            )
+
+    def _frechet(self, kind: str) -> tuple[float, list[float], int, str]:
+        reference = self._given.get(kind, self._reference[kind])
+        if isinstance(reference, FeatureStatistics):
+            if reference.count < 2:
+                raise ValueError(f"the reference needs two pictures or more, got {reference.count}")
+            of = f"{reference.count} reference pictures"
+        else:
+            of = "given statistics of the reference"
+        *parts, whole = self._moments[kind]
+        if whole.count < 2:
+            raise ValueError(f"needs two pictures or more, got {whole.count}")
+        if isinstance(reference, Moments) and len(reference.mean) != whole.dim:
+            raise ValueError(
+                f"the given statistics are of {len(reference.mean)} features, the pictures' of {whole.dim}"
+            )
+        spread = [frechet_distance(part, reference) for part in parts if part.count >= 2]
+        note = f"against {of}; parts: quarters of the pictures; biased upwards by few pictures"
+        return frechet_distance(whole, reference), spread, whole.count, note
+
+    def _precision_and_recall(self, kind: str) -> tuple[float, list[float], int, str]:
+        """The quarters of the pictures against the whole reference, as for Fréchet distances."""
+        if not self._reference_features:
+            raise ValueError("needs the pictures of a reference, not only its statistics")
+        # Kept for the whole call only: the largest thing here.
+        ours, theirs = (torch.cat(found).to(self._device) for found in (self._features, self._reference_features))
+        quarter_of = torch.tensor(self._quarter_of, device=self._device)
+        note = f"k = {NEIGHBOURS}; against {len(theirs)} reference pictures; parts: quarters of the pictures"
+        if kind == "precision":
+            inside = covered(ours, theirs, neighbour_radii(theirs)).float()
+            parts = [float(inside[quarter_of == part].mean()) for part in quarter_of.unique()]
+            return float(inside.mean()), parts, len(ours), note
+        parts = []
+        for part in range(FRECHET_PARTS):
+            some = ours[quarter_of == part]
+            if len(some) > NEIGHBOURS:
+                parts.append(float(covered(theirs, some, neighbour_radii(some)).float().mean()))
+        return float(covered(theirs, ours, neighbour_radii(ours)).float().mean()), parts, len(ours), note

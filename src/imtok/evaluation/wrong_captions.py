@@ -1,0 +1,38 @@
+"""A control: a tokenizer that is told of every picture what is known of another."""
+
+from collections.abc import Sequence
+
+from imtok.data.sample import Sample
+from imtok.evaluation.contestants import Known, PicturesToCome, TokenizerContestant
+
+
+class WrongCaptions(TokenizerContestant):
+    """A tokenizer that is told of every picture what is known of another: how much does it take from captions?
+
+    That is the last picture before it of which something else is known, or where there is none, the next.
+    """
+
+    def __init__(self, right: TokenizerContestant) -> None:
+        super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers, sha256=right.sha256)
+        self.reader = right.reader
+        self._wrong: dict[tuple[str, Known], Known] = {}  # by path and what is right: a path may stand there twice
+
+    def begin(self, pictures: PicturesToCome) -> None:
+        right = [(sample.path, self.known(sample)) for sample in pictures.samples()]
+        self._wrong = dict(zip(right, wrong_for([known for _, known in right]), strict=True))
+
+    def hear(self, samples: Sequence[Sample]) -> Sequence[Known]:
+        return [self._wrong[sample.path, self.known(sample)] for sample in samples]
+
+
+def wrong_for(known: Sequence[Known]) -> list[Known]:
+    """Of each picture what is known of the last one before it of which something else is known, else of the next."""
+    nothing = (None, None)
+    first = [one for one in dict.fromkeys(known) if one != nothing][:2]  # of these one differs, whatever comes
+    before: list[Known] = []  # the last two that differ, the newest first
+    wrong: list[Known] = []
+    for right in known:
+        wrong.append(next((other for other in [*before, *first] if other != right), nothing))
+        if right != nothing:
+            before = [right, *(other for other in before if other != right)][:2]
+    return wrong
