@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import imtok
 from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.cli import VERBS, main
@@ -33,6 +35,24 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert f"usage: imtok {verb}" in capsys.readouterr().out
 
 
+def test_the_help_calls_places_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, usage in (("annotate", "[OPTIONS] SRC OUT"), ("pack", "PICTURES OUT.npz"), ("presets", "[NAME]")):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        assert usage in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"imtok {imtok.__version__}\n"
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = "import sys; from imtok.cli import main; sys.exit(main(['annotate', '--help']))"
+    end, pipe = os.pipe()
+    os.close(end)
+    done = subprocess.run([sys.executable, "-uc", code], stdout=pipe, stderr=subprocess.PIPE, text=True)
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_help_of_evaluate_names_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
@@ -46,7 +66,17 @@ def test_the_help_of_evaluate_names_what_it_takes(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["paint"], "no verb is called 'paint'"),
+        (["paint"], "no verb is called 'paint'; there are demo"),
+        (["annotat"], "no verb is called 'annotat'; did you mean annotate?"),
+        (["presets", "insighttok-nan"], "did you mean insighttok-nano"),
+        (["weights", "fetch", "text_encoder/minlm"], "did you mean text_encoder/minilm"),
+        (["annotate", "", "OUT"], "an empty name is no file or folder"),
+        (["annotate", "PICTURE", "OUT"], "picture.png: expected a folder"),
+        (["annotate", "FOLDER", "PICTURE"], "picture.png: File exists"),
+        (["annotate", "FOLDER", "foo://x"], "foo://x/progress.json: cannot be opened"),
+        (["annotate", "FOLDER", "OUT", "--min-text-score", "nan"], "must be in [0, 1]"),
+        (["annotate", "FOLDER", "OUT", "--samples-per-shard", "0"], "samples_per_shard = 0"),
+        (["synthesize", "OUT", "--seed", "-1"], "count, seed and size"),
         (["train"], "which preset?"),
         (["train", "insighttok-mega", "--data", "x", "--out", "y"], "no preset is called 'insighttok-mega'"),
         (["train", "insighttok-debug", "--data", "absent", "--out", "OUT"], "absent"),
@@ -59,7 +89,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
-    places = {"OUT": str(tmp_path / "out"), "PICTURE": str(tmp_path / "picture.png")}
+    places = {"OUT": str(tmp_path / "out"), "FOLDER": str(tmp_path), "PICTURE": str(tmp_path / "picture.png")}
     assert main([places.get(argument, argument) for argument in arguments]) == 2
     said = capsys.readouterr().err
     assert message in said
@@ -111,7 +141,7 @@ def test_doctor_reports(capsys: pytest.CaptureFixture[str]) -> None:
     assert "torch" in capsys.readouterr().out
 
 
-def test_reconstruct_writes_pictures_at_their_own_size(tmp_path: Path) -> None:
+def test_reconstruct_writes_pictures_at_their_own_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -119,7 +149,9 @@ def test_reconstruct_writes_pictures_at_their_own_size(tmp_path: Path) -> None:
         Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(folder / name)
     (folder / "broken.jpg").write_bytes(b"not a picture")
     checkpoint = Path(__file__).parent / "tokenizers/reference/insighttok_tiny.pt"
+    assert main(["reconstruct", str(checkpoint), str(folder / "broken.jpg"), "--out", str(tmp_path / "none")]) == 2
     assert main(["reconstruct", str(checkpoint), str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert "2 pictures in" in capsys.readouterr().out
     for name, size in (("wide", (70, 33)), ("tall", (31, 65)), ("side_by_side/wide", (140, 33))):
         with Image.open(tmp_path / f"out/{name}.png") as written:
             assert written.size == size

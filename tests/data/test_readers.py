@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 import pickle
 import tarfile
 import zipfile
@@ -8,11 +9,13 @@ import zipfile
 import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from skimage import data as skimage_data
 
-from imtok.data.pictures import decode, encode
+from imtok.data.pictures import decode, encode, load_images
 from imtok.data.readers import FolderSource, ParquetSource, TableSource, TarSource, open_source
 from imtok.data.sample import DataError, PictureError
 from imtok.data.shards import ShardReader, ShardWriter
@@ -250,3 +253,89 @@ def test_upright_frame(tmp_path):
     Image.fromarray(PHOTO).save(tmp_path / "r.jpg", exif=exif)
     sample = open_source(tmp_path)[0]
     assert (sample.width, sample.height) == (60, 80)
+
+
+def test_another_project_s_columns_are_not_taken_for_ours(tmp_path):
+    frame = pd.DataFrame({"image": [JPEG], "width": [80], "height": [60], "caption": ["a mug"]})
+    frame.to_parquet(tmp_path / "x.parquet")
+    source = open_source(tmp_path)
+    assert isinstance(source, ParquetSource)
+    assert source[0].captions == ["a mug"]
+
+
+def test_broken_rows_of_parquet_are_named_and_the_others_read(tmp_path):
+    path = tmp_path / "x.parquet"
+    table = pa.table({"image": [JPEG] * 4, "caption": [name * 5000 for name in "abcd"]})
+    pq.write_table(table, path, row_group_size=2, compression="snappy", use_dictionary=False)
+    column = pq.read_metadata(path).row_group(0).column(1)
+    data = bytearray(path.read_bytes())
+    start = column.data_page_offset
+    data[start : start + column.total_compressed_size] = bytes([255]) * column.total_compressed_size
+    path.write_bytes(data)
+    source = open_source(path)
+    with pytest.raises(PictureError, match=r"x\.parquet: row group 0: broken Parquet"):
+        source[1]
+    assert source[2].captions == ["c" * 5000]
+
+
+def test_a_broken_neighbour_in_a_tar_costs_one_picture(tmp_path):
+    with tarfile.open(tmp_path / "w.tar", "w") as tar:
+        for name, data in (("a.jpg", JPEG), ("a.json", b"{broken"), ("b.jpg", JPEG)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    source = open_source(tmp_path / "w.tar")
+    with pytest.raises(PictureError, match=r"a\.jpg\.json: not JSON"):
+        source[0]
+    assert source[1].image == JPEG
+
+
+def test_odd_texts_and_names_keep_their_picture(tmp_path):
+    put(tmp_path, "a.jpg")
+    (tmp_path / os.fsdecode(b"th\xe9.jpg")).write_bytes(JPEG)
+    row = {
+        "image": "a.jpg",
+        "caption": "[1] half a smile \ud83d",
+        "label": 0,
+        "source": 5,
+        "words": [{"box": [0, 0, 9, 9]}],
+    }
+    row["words"][0] |= {"score": None, "text": "\ud83d"}
+    absolute = {"image": str(tmp_path / "a.jpg"), "captions": "[not json"}
+    (tmp_path / "t.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(absolute)}\n")
+    first, second = open_source(tmp_path / "t.jsonl")
+    assert (first.captions, first.label, first.source) == (["[1] half a smile \\ud83d"], "0", "5")
+    assert second.captions == ["[not json"]
+    (tmp_path / "t.jsonl").unlink()
+    samples = [first, second, *open_source(tmp_path)]
+    assert samples[3].path == "th\\udce9.jpg"
+    with ShardWriter(str(tmp_path / "shards")) as writer:
+        for sample in samples:
+            writer.write(sample)
+    assert list(open_source(tmp_path / "shards")) == samples
+
+
+def test_a_cell_may_hold_the_words_of_a_page(tmp_path):
+    put(tmp_path, "a.jpg")
+    words = json.dumps([{"box": [0, 0, 9, 9], "text": "word" * 50}] * 1000)
+    with open(tmp_path / "t.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["image", "words"], ["a.jpg", words]])
+    found = open_source(tmp_path)[0].words
+    assert found is not None
+    assert len(found) == 1000
+
+
+def test_addresses_that_nothing_here_can_open(tmp_path):
+    for address, reason in (
+        ("foo://x", "foo"),
+        ("zip://::" + str(tmp_path / "a.jpg"), "cannot be opened"),
+        ("", "empty"),
+    ):
+        put(tmp_path, "a.jpg")
+        with pytest.raises(DataError, match=reason):
+            open_source(address)
+    with pytest.raises(DataError, match=r"foo://x/a\.jpg: cannot be opened"):
+        load_images(["foo://x/a.jpg"], 16)
+    (tmp_path / "t.csv").write_text("image,caption\n")
+    with pytest.raises(DataError, match="no pictures there"):
+        open_source(tmp_path / "t.csv")

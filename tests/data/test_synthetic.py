@@ -173,3 +173,12 @@ def test_synthesize_writes_shards(tmp_path):
         assert [word.text for word in written[row].words or []] == [word.text for word in sample.words or []]
     with pytest.raises(DataError, match="holds shards already"):
         synthesize(str(tmp_path / "s"), count=1)
+
+
+@pytest.mark.parametrize(
+    "nonsense", [{"count": 0}, {"seed": -1}, {"size": 0}, {"size": 8001}, {"samples_per_shard": 0}]
+)
+def test_nonsense_numbers_are_refused(nonsense, tmp_path):
+    with pytest.raises(DataError, match=f"{next(iter(nonsense))}.* must be"):
+        synthesize(str(tmp_path / "out"), **nonsense)
+    assert not (tmp_path / "out").exists()

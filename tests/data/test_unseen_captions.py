@@ -132,3 +132,12 @@ def test_what_is_refused(fresh: str, others: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="no model that writes text"):
         write_unseen_captions(others, str(tmp_path))
+
+
+def test_a_source_that_cannot_be_read_leaves_nothing_behind(fresh: str, others: str, tmp_path: Path) -> None:
+    for source, reason in ((str(tmp_path / "typo"), "no such file or folder"), (fresh, "gave no caption")):
+        with pytest.raises(DataError, match=reason):
+            write_unseen_captions(fresh, source)
+    write_unseen_captions(fresh, others, per_class=1)
+    with pytest.raises(DataError, match="seed must not be negative"):
+        write_unseen_captions(fresh, others, seed=-1)

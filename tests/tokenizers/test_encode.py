@@ -130,3 +130,22 @@ def test_what_is_refused(signs: str, tmp_path: Path) -> None:
 def _signs(folder: Path) -> str:
     synthesize(str(folder / "few"), count=3, seed=5, size=64, word_height=(12.0, 24.0))
     return str(folder / "few")
+
+
+def test_nothing_readable_batches_of_nothing_and_a_lost_part_are_errors(
+    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = untrained(tmp_path, "insighttok-debug")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "text.png").write_text("hello")
+    with pytest.raises(DataError, match="bad: none of the pictures can be read"):
+        encode_pictures(run, tmp_path / "bad", tmp_path / "none", 64)
+    with pytest.raises(ConfigError, match="batch_size = 0"):
+        encode_pictures(run, signs, tmp_path / "codes", 64, batch_size=0)
+    monkeypatch.setattr(encode, "PICTURES_PER_PART", 8)
+    encode_pictures(run, signs, tmp_path / "codes", 64)
+    last = (tmp_path / "codes/part-00002.arrow").read_bytes()
+    (tmp_path / "codes/part-00001.arrow").unlink()
+    with pytest.raises(DataError, match=r"part-00001\.arrow is missing; delete the parts behind it"):
+        encode_pictures(run, signs, tmp_path / "codes", 64)
+    assert (tmp_path / "codes/part-00002.arrow").read_bytes() == last

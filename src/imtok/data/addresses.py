@@ -1,13 +1,32 @@
 """Places of files: a local path or any fsspec address (`memory://x`, `zip://folder::pictures.zip`, `s3://bucket/x`)."""
 
+import json
 from os import PathLike
+from typing import Any
 
 import fsspec
+
+from imtok.data.sample import DataError
+
+
+def locate(address: str | PathLike[str]) -> tuple[Any, str]:
+    """The filesystem of an address, and the place in it.
+
+    Raises:
+        DataError: empty, or no filesystem that is installed has such addresses.
+    """
+    if not str(address):
+        raise DataError("an empty name is no file or folder; is a variable of the shell unset?")
+    try:
+        return fsspec.url_to_fs(str(address))
+    except Exception as error:  # each filesystem has errors of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{address}: cannot be opened ({reason})") from None
 
 
 def list_files(folder: str | PathLike[str], deep: bool = False) -> list[str]:
     """Names of the files in a folder, relative to it and sorted; with `deep` those in sub-folders too."""
-    filesystem, root = fsspec.url_to_fs(str(folder))
+    filesystem, root = locate(folder)
     root = root.rstrip("/")
     found = filesystem.find(root, maxdepth=None if deep else 1)
     return sorted(file[len(root) :].lstrip("/") for file in found)
@@ -15,7 +34,7 @@ def list_files(folder: str | PathLike[str], deep: bool = False) -> list[str]:
 
 def exists(address: str | PathLike[str]) -> bool:
     """Whether there is such a file or folder."""
-    filesystem, place = fsspec.url_to_fs(str(address))
+    filesystem, place = locate(address)
     return filesystem.exists(place)
 
 
@@ -30,3 +49,36 @@ def parent(address: str) -> str:
     """The folder of a file, as an address."""
     head, chain, archive = address.partition("::")
     return f"{head.rpartition('/')[0]}{chain}{archive}"
+
+
+def read_text(address: str | PathLike[str]) -> str | None:
+    """What a text file holds; None where there is no such file."""
+    filesystem, place = locate(address)
+    try:
+        return filesystem.cat_file(place).decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_json(address: str | PathLike[str]) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no such file.
+
+    Raises:
+        DataError: the file holds something else.
+    """
+    try:
+        text = read_text(address)
+        values = None if text is None else json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{address}: not JSON ({error})") from None
+    if text is not None and not isinstance(values, dict):
+        raise DataError(f"{address}: holds a {type(values).__name__}, expected a JSON object")
+    return values
+
+
+def write_text(address: str | PathLike[str], text: str) -> None:
+    """Write a text file under a temporary name and rename it; its folder is created."""
+    filesystem, place = locate(address)
+    filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
+    filesystem.pipe_file(f"{place}.partial", text.encode("utf-8"))
+    filesystem.mv(f"{place}.partial", place)

@@ -5,20 +5,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-import fsspec
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
 from imtok import pretrained
 from imtok.config import FORMAT_VERSION
-from imtok.data.addresses import join, list_files
+from imtok.data.addresses import join, read_json, read_text, write_text
 from imtok.data.captions import Captioner, make_captioner
 from imtok.data.filters import KeepRules
 from imtok.data.pictures import decode
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError, Face, PictureError, Sample, Source, TextRegion, clip_box
-from imtok.data.shards import ShardWriter
+from imtok.data.shards import ShardWriter, holds_shards
 
 TEXT_DETECTOR = "text_detector/ppocrv6"
 FACE_DETECTOR = "face_detector/mtcnn"
@@ -151,13 +150,15 @@ def annotate(
     Unreadable pictures are left out and listed in `skipped.jsonl`.
 
     Args:
-        source: a folder of pictures, a JSONL or CSV beside pictures, WebDataset tars, or Parquet; see `open_source`.
+        source: a folder of pictures, a JSONL or CSV beside pictures, WebDataset tars, or Parquet, local or at an
+            address of fsspec.
         out: folder for the shards, `skipped.jsonl` and `progress.json`.
         text: find words with `text_detector/ppocrv6`; otherwise the source's words stay.
         faces: find faces and landmarks with `face_detector/mtcnn`; otherwise the source's faces stay.
         captions: a JSONL or CSV with an image and a caption column, a template like "a photo of a {label}", or the
             folder of a vision-language model (FOLDER:25 for 25 words).
-        keep: rules for what is written, such as "text|face" "min_side=256"; see `KeepRules`.
+        keep: rules for what is written, which must all hold: text, face, min_word_height=N, min_face=N, min_side=N, or
+            alternatives joined by |, such as "text|face" "min_side=256".
         min_text_score: words that the recognizer is less sure of are dropped.
         min_face_score: faces that the detector is less sure of are dropped.
         samples_per_shard: also how much work a kill can cost.
@@ -166,7 +167,7 @@ def annotate(
         The final counts.
 
     Raises:
-        DataError: the source cannot be opened, or `out` was begun with other settings.
+        DataError: the source cannot be opened, nonsense numbers, or `out` was begun with other settings.
         MissingWeights: a detector is not here.
     """
     settings = {
@@ -179,7 +180,9 @@ def annotate(
         "min_face_score": min_face_score,
         "samples_per_shard": samples_per_shard,
     }
-    rules = KeepRules(keep)
+    if not (0 <= min_text_score <= 1 and 0 <= min_face_score <= 1):
+        raise DataError("min_text_score and min_face_score must be in [0, 1]")
+    rules, pictures = KeepRules(keep), open_source(source)
     annotator = Annotator(
         text_detector=pretrained.load(TEXT_DETECTOR) if text else None,
         face_detector=pretrained.load(FACE_DETECTOR) if faces else None,
@@ -187,7 +190,7 @@ def annotate(
         min_text_score=min_text_score,
         min_face_score=min_face_score,
     )
-    return annotate_source(open_source(source), out, annotator, rules, settings, samples_per_shard)
+    return annotate_source(pictures, out, annotator, rules, settings, samples_per_shard)
 
 
 def annotate_source(
@@ -249,15 +252,14 @@ def _read(source: Source, row: int) -> tuple[Sample, UInt8[np.ndarray, "h w 3"]]
 
 
 def _load_progress(out: str, settings: dict[str, Any], rows: int) -> Progress:
-    text = _read_text(join(out, "progress.json"))
-    if text is None:
-        filesystem, place = fsspec.url_to_fs(out)
-        if filesystem.isdir(place) and any(name.endswith(".parquet") for name in list_files(out)):
+    values = read_json(join(out, "progress.json"))
+    if values is None:
+        if holds_shards(out):
             raise DataError(f"{out}: holds shards of something else; name another folder")
         return Progress(settings=settings, rows=rows)
-    progress = Progress(**json.loads(text))
-    if progress.format_version != FORMAT_VERSION:
+    if values.get("format_version") != FORMAT_VERSION or "settings" not in values:
         raise DataError(f"{out}: begun by another version of imtok; name another folder")
+    progress = Progress(**values)
     if changed := [name for name in settings if progress.settings.get(name) != settings[name]]:
         name = changed[0]
         was, now = progress.settings.get(name), settings[name]
@@ -268,7 +270,7 @@ def _load_progress(out: str, settings: dict[str, Any], rows: int) -> Progress:
 
 
 def _load_skipped(out: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (_read_text(join(out, "skipped.jsonl")) or "").splitlines()]
+    return [json.loads(line) for line in (read_text(join(out, "skipped.jsonl")) or "").splitlines()]
 
 
 def _save(out: str, progress: Progress, skipped: list[dict[str, Any]], next_row: int, shards: int) -> None:
@@ -276,16 +278,5 @@ def _save(out: str, progress: Progress, skipped: list[dict[str, Any]], next_row:
     progress.next_row, progress.shards = next_row, shards
     progress.skipped = len(skipped)
     progress.kept = next_row - progress.dropped - progress.skipped
-    _write_text(join(out, "skipped.jsonl"), "".join(json.dumps(entry) + "\n" for entry in skipped))
-    _write_text(join(out, "progress.json"), json.dumps(asdict(progress), indent=2) + "\n")
-
-
-def _read_text(address: str) -> str | None:
-    filesystem, place = fsspec.url_to_fs(address)
-    return filesystem.cat_file(place).decode("utf-8") if filesystem.isfile(place) else None
-
-
-def _write_text(address: str, text: str) -> None:
-    filesystem, place = fsspec.url_to_fs(address)
-    filesystem.pipe_file(f"{place}.partial", text.encode("utf-8"))
-    filesystem.mv(f"{place}.partial", place)
+    write_text(join(out, "skipped.jsonl"), "".join(json.dumps(entry) + "\n" for entry in skipped))
+    write_text(join(out, "progress.json"), json.dumps(asdict(progress), indent=2) + "\n")

@@ -2,12 +2,35 @@
 
 from typing import Any
 
-import fsspec
 import pyarrow as pa
+
+from imtok.data.addresses import locate
+from imtok.data.sample import DataError
+
+OPEN_FILES = 128
+"""How many to keep open at once: a large set has more parts than a process may have files."""
 
 
 def open_arrow(path: str) -> Any:
-    """An Arrow file's reader: a local file is mapped into memory, a remote one is read as needed."""
-    filesystem, place = fsspec.url_to_fs(path)
+    """An Arrow file's reader: a local file is mapped into memory, a remote one is read as needed.
+
+    Raises:
+        DataError: not an Arrow file, or a truncated one.
+    """
+    filesystem, place = locate(path)
     local = "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,))
-    return pa.ipc.open_file(pa.memory_map(place) if local else filesystem.open(place, "rb"))
+    try:
+        return pa.ipc.open_file(pa.memory_map(place) if local else filesystem.open(place, "rb"))
+    except pa.ArrowInvalid as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{path}: not a readable Arrow file ({reason}); delete it, and call again what wrote it"
+        ) from None
+
+
+def write_arrow(path: str, table: pa.Table, rows: int) -> None:
+    """Write a table under a temporary name and rename it; so many rows are read together."""
+    filesystem, place = locate(path)
+    with filesystem.open(f"{place}.partial", "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=rows)
+    filesystem.mv(f"{place}.partial", place)

@@ -5,8 +5,7 @@ import string
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-import fsspec
-
+from imtok.data.addresses import locate
 from imtok.data.pictures import decode
 from imtok.data.readers import image_of, read_table
 from imtok.data.rows import listed_captions
@@ -31,7 +30,7 @@ def make_captioner(captions: str) -> Captioner:
         DataError: nothing of that kind, or a template that names something else than {label}.
         ConfigError: a folder that holds no such model.
     """
-    filesystem, place = fsspec.url_to_fs(captions)
+    filesystem, place = locate(captions)
     if filesystem.isfile(place):
         return _from_table(captions)
     folder, words = split_word_limit(captions)

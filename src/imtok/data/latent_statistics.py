@@ -7,11 +7,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 
 from imtok.config import FORMAT_VERSION
-from imtok.data.addresses import join
+from imtok.data.addresses import join, locate, read_json, write_text
 from imtok.data.sample import DataError
 from imtok.data.token_shards import TokenShards
 
@@ -45,10 +44,8 @@ def write_statistics(shards: TokenShards) -> LatentStatistics:
         raise DataError(f"{shards.folder}: {'some latents are not finite' if count else 'no latents to measure'}")
     std = np.sqrt(np.maximum(squares / count - np.square(sums / count), 0))
     found = LatentStatistics(mean=tuple((sums / count).tolist()), std=tuple(np.where(std > 1e-8, std, 1.0).tolist()))
-    filesystem, place = fsspec.url_to_fs(join(shards.folder, FILE))
     values = {"format_version": FORMAT_VERSION, "of": _digest(shards), "mean": found.mean, "std": found.std}
-    filesystem.write_text(f"{place}.partial", json.dumps(values) + "\n")
-    filesystem.mv(f"{place}.partial", place)
+    write_text(join(shards.folder, FILE), json.dumps(values) + "\n")
     return found
 
 
@@ -58,8 +55,7 @@ def read_statistics(shards: TokenShards) -> LatentStatistics:
     Raises:
         DataError: nothing yet, or of other latents.
     """
-    filesystem, place = fsspec.url_to_fs(join(shards.folder, FILE))
-    values = json.loads(filesystem.read_text(place)) if filesystem.exists(place) else {}
+    values = read_json(join(shards.folder, FILE)) or {}
     if values.get("format_version") != FORMAT_VERSION or values.get("of") != _digest(shards):
         which = "of other latents than these" if values else "missing"
         raise DataError(f"{shards.folder}/{FILE}: {which}; call imtok encode once more as before, and it measures them")
@@ -69,6 +65,6 @@ def read_statistics(shards: TokenShards) -> LatentStatistics:
 def _digest(shards: TokenShards) -> str:
     digest = hashlib.sha256(json.dumps(shards.manifest.to_json(), sort_keys=True).encode())
     for part in shards.parts:
-        filesystem, place = fsspec.url_to_fs(part)
+        filesystem, place = locate(part)
         digest.update(f"{part.rpartition('/')[2]} {filesystem.size(place)}\n".encode())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Pictures in one .npz file, as ADM's evaluation keeps them: `arr_0`, uint8, (pictures, height, width, 3)."""
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class NpzSource(Source):
             self._seek(self._start + index * size)
             pixels = self._open[1].read(size)  # pyright: ignore[reportOptionalSubscript]
             picture = np.frombuffer(pixels, np.uint8).reshape(self._height, self._width, 3)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{self._path}: broken at picture {index} ({_reason(error)})") from None
         name = f"{Path(self._path).stem}/{index:06d}"
         return Sample(image=encode(picture, "PPM"), path=name, width=self._width, height=self._height)
@@ -79,7 +80,7 @@ def read_arrays(path: str, names: Sequence[str]) -> dict[str, Shaped[np.ndarray,
         opened: Any = fsspec.open(path, "rb")
         with opened as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names if name in arrays.files}
-    except (AttributeError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (AttributeError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: no readable .npz file ({_reason(error)})") from None
 
 

@@ -5,13 +5,13 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from imtok.data.addresses import locate
 from imtok.data.sample import PictureError
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
@@ -38,6 +38,8 @@ _UPRIGHT = {
 }
 """EXIF orientation to the transposition that undoes it."""
 _ORIENTATION_TAG = 274
+_PNG_ORIENTATIONS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+"""Names of the chunks and texts in which a PNG can say how it is to be turned."""
 
 
 def decode(data: bytes, path: str = "picture", max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
@@ -78,7 +80,10 @@ def measure(data: bytes, path: str = "picture", max_pixels: int = MAX_PIXELS) ->
         warnings.simplefilter("ignore")
         image = _open(data, path, max_pixels)
         width, height = image.size
-        turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFF sizes by itself
+        may_turn = image.format != "TIFF"  # Pillow turns TIFF sizes by itself
+        if image.format == "PNG":  # Pillow would decode it all to see what stands behind the pixels
+            may_turn = any(name in data for name in _PNG_ORIENTATIONS)
+        turned = may_turn and _orientation(image) >= 5
         return (height, width) if turned else (width, height)
 
 
@@ -95,9 +100,10 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     Raises:
         PictureError: no such file, or a larger one than `max_bytes`.
     """
+    filesystem, place = locate(path)
     try:
-        with fsspec.open(str(path), "rb") as file:
-            data = file.read(max_bytes + 1)  # pyright: ignore[reportAttributeAccessIssue]
+        with filesystem.open(place, "rb") as file:
+            data = file.read(max_bytes + 1)
     except OSError as error:
         raise PictureError(f"{path}: {error.strerror or _reason(error)}") from None
     if len(data) > max_bytes:

@@ -3,6 +3,7 @@
 import csv
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import PurePosixPath
@@ -10,7 +11,7 @@ from typing import Any
 
 import fsspec
 
-from imtok.data.addresses import join, list_files, parent
+from imtok.data.addresses import join, list_files, locate, parent
 from imtok.data.npz import NpzSource
 from imtok.data.pictures import MAX_BYTES, read_bytes
 from imtok.data.rows import make_sample
@@ -23,7 +24,7 @@ PARQUET_SUFFIXES = (".parquet",)
 TABLE_SUFFIXES = (".jsonl", ".csv")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 IMAGE_COLUMNS = ("image", "file", "file_name", "filename", "path")
-"""Names under which a table may list its pictures, relative to the table's own folder."""
+"""Names under which a table may list its pictures: absolute paths, or relative to the table's own folder."""
 
 
 def open_source(path: str | PathLike[str]) -> Source:
@@ -37,10 +38,16 @@ def open_source(path: str | PathLike[str]) -> Source:
     * any other folder: its pictures, searched in sub-folders too (see `FolderSource`).
 
     Raises:
-        DataError: no such path, nothing readable there, or more than one table in a folder.
+        DataError: no such path, nothing readable there, no pictures, or more than one table in a folder.
     """
-    path = str(path)
-    filesystem, place = fsspec.url_to_fs(path)
+    source = _open(str(path))
+    if not len(source):
+        raise DataError(f"{path}: no pictures there")
+    return source
+
+
+def _open(path: str) -> Source:
+    filesystem, place = locate(path)
     if filesystem.isfile(place):
         return _open_files([path])
     if not filesystem.isdir(place):
@@ -83,8 +90,6 @@ class FolderSource(Source):
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._files = [file for file in list_files(folder, deep=True) if file.lower().endswith(IMAGE_SUFFIXES)]
-        if not self._files:
-            raise DataError(f"{folder}: no pictures there")
         tops = {file.partition("/")[0] if "/" in file else None for file in self._files}
         self._has_classes = None not in tops and len(tops) > 1
 
@@ -115,7 +120,8 @@ class TableSource(Source):
         file = image_of(row)
         if file is None:
             raise PictureError(f"{self._path}:{line}: no column named {', '.join(IMAGE_COLUMNS)}")
-        return make_sample(read_bytes(join(parent(self._path), file)), file, row)
+        place = file if file.startswith("/") else join(parent(self._path), file)
+        return make_sample(read_bytes(place), file, row)
 
 
 class ParquetSource(Source):
@@ -170,7 +176,7 @@ class TarSource(Source):
                 continue
             text = data.decode("utf-8", errors="replace").strip()
             if suffix == "json":
-                row |= _parse_object(text, f"{name}.json")
+                row |= _parse_object(text, f"{name}.json", PictureError)
             else:
                 row |= {"caption" if suffix == "txt" else "label": text}
         if image is None:
@@ -200,6 +206,7 @@ def read_table(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: not UTF-8, or a line that is not a JSON object.
     """
+    csv.field_size_limit(MAX_BYTES)  # a cell may hold the words of a page
     try:
         with fsspec.open(path, "r", encoding="utf-8-sig", newline="") as file:
             if path.lower().endswith(".csv"):
@@ -211,6 +218,8 @@ def read_table(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, _parse_object(line, f"{path}:{number}")
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: not CSV ({error})") from None
 
 
 def _lists_images(path: str) -> bool:
@@ -218,19 +227,19 @@ def _lists_images(path: str) -> bool:
     return image_of(first) is not None
 
 
-def _parse_object(text: str, where: str) -> dict[str, Any]:
+def _parse_object(text: str, where: str, refusal: type[DataError] = DataError) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error})") from None
+        raise refusal(f"{where}: not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise DataError(f"{where}: holds a {type(value).__name__}, expected a JSON object")
+        raise refusal(f"{where}: holds a {type(value).__name__}, expected a JSON object")
     return value
 
 
 def _open_tar(path: str) -> Any:
     """The stream of tar blocks, decompressed on the fly where the name says so."""
-    filesystem, place = fsspec.url_to_fs(path)
+    filesystem, place = locate(path)
     return filesystem.open(place, "rb", compression="infer")
 
 
@@ -245,6 +254,6 @@ def _index_tar(path: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:
                 if member.isreg() and stem and suffix:
                     key = f"{folder}/{stem}" if folder else stem
                     keys.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path}: not a readable tar ({error})") from None
     return list(keys.items())

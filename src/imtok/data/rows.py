@@ -1,5 +1,6 @@
 """A Sample from what a table says of a picture."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,11 +14,13 @@ def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
 
     `words`: objects with `box` and optionally `text`, `quad`, `score`, `ratio`; `faces`: `box` and optionally
     `landmarks`, `score` (or `conf`), `ratio`; `captions`: a list, or `caption`: a string; `label` (or `class`),
-    `source`, `cluster`. Boxes are clipped to the picture; those with nothing left are dropped.
+    `source`, `cluster`. Boxes are clipped to the picture; those with nothing left are dropped. What is not Unicode in a
+    name (bytes of another encoding) or in a text (half a surrogate pair) is written as its number.
 
     Raises:
         PictureError: the picture's header is unreadable, `size` contradicts it, or a word or face is malformed.
     """
+    path = _text(path)
     width, height = measure(image, path)
     try:
         size, words, faces = (_loads(row.get(column)) for column in ("size", "words", "faces"))
@@ -32,9 +35,9 @@ def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
             words=None if words is None else list(_words(words, width, height)),
             faces=None if faces is None else list(_faces(faces, width, height)),
             captions=listed_captions(row),
-            label=None if label in (None, "") else str(label),
-            source=row.get("source") or None,
-            cluster=row.get("cluster") or None,
+            label=None if label in (None, "") else _text(label),
+            source=_text(row["source"]) if row.get("source") else None,
+            cluster=_text(row["cluster"]) if row.get("cluster") else None,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -43,8 +46,11 @@ def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
 
 def listed_captions(row: Mapping[str, Any]) -> list[str]:
     """The captions of a table row: a list (or its JSON text) in `captions`, or one string in either column."""
-    captions = _loads(row.get("captions") or row.get("caption")) or []
-    return [captions] if isinstance(captions, str) else [str(caption) for caption in captions]
+    captions = row.get("captions") or row.get("caption") or []
+    if isinstance(captions, str):
+        with contextlib.suppress(ValueError):  # a text that begins with a bracket
+            captions = _loads(captions)
+    return [_text(captions)] if isinstance(captions, str) else [_text(caption) for caption in captions]
 
 
 def _words(words: Any, width: int, height: int) -> Iterator[TextRegion]:
@@ -52,9 +58,9 @@ def _words(words: Any, width: int, height: int) -> Iterator[TextRegion]:
         if box := clip_box(word["box"], width, height):
             yield TextRegion(
                 box=box,
-                text=str(word.get("text") or ""),
+                text=_text(word.get("text") or ""),
                 quad=_points(word.get("quad"), 4),
-                score=float(word.get("score", 1)),
+                score=_score(word.get("score")),
                 ratio=_ratio(word),
             )
 
@@ -62,8 +68,16 @@ def _words(words: Any, width: int, height: int) -> Iterator[TextRegion]:
 def _faces(faces: Any, width: int, height: int) -> Iterator[Face]:
     for face in faces:
         if box := clip_box(face["box"], width, height):
-            score = float(face.get("score", face.get("conf", 1)))
+            score = _score(face.get("score", face.get("conf")))
             yield Face(box=box, landmarks=_points(face.get("landmarks"), 5), score=score, ratio=_ratio(face))
+
+
+def _text(value: Any) -> str:
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _score(value: Any) -> float:
+    return 1.0 if value is None else float(value)
 
 
 def _ratio(region: Mapping[str, Any]) -> float | None:

@@ -4,6 +4,7 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import accumulate
 from os import PathLike
@@ -15,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imtok.config import FORMAT_VERSION
-from imtok.data.addresses import join, list_files
-from imtok.data.sample import SCHEMA, DataError, Face, Point, Sample, Source, TextRegion
+from imtok.data.addresses import join, list_files, locate
+from imtok.data.sample import SCHEMA, DataError, Face, PictureError, Point, Sample, Source, TextRegion
 
 ROW_GROUP_SIZE = 32
 """Pictures that are read together; small, so that one picture at random costs little."""
@@ -48,6 +49,9 @@ class ShardWriter:
         samples_per_shard: rows of each shard but the last.
         row_group_size: see `ROW_GROUP_SIZE`.
         first_shard: number of the first shard, to go on where another writer stopped.
+
+    Raises:
+        DataError: shards of no samples.
     """
 
     def __init__(
@@ -57,7 +61,9 @@ class ShardWriter:
         row_group_size: int = ROW_GROUP_SIZE,
         first_shard: int = 0,
     ) -> None:
-        self.filesystem, self.folder = fsspec.url_to_fs(str(folder))
+        if samples_per_shard < 1:
+            raise DataError(f"samples_per_shard = {samples_per_shard} must be at least 1")
+        self.filesystem, self.folder = locate(folder)
         self.filesystem.makedirs(self.folder, exist_ok=True)
         self.samples_per_shard = samples_per_shard
         self.row_group_size = row_group_size
@@ -150,16 +156,21 @@ class RowGroups:
         return self._starts[-1]
 
     def read(self, index: int) -> dict[str, Any]:
-        """One row as plain Python values, 0 <= index < len(self)."""
+        """One row as plain Python values, 0 <= index < len(self).
+
+        Raises:
+            PictureError: its group is broken.
+        """
         group = bisect_right(self._starts, index) - 1
         if group not in self._cache:
             shard, number = self._groups[group]
-            with fsspec.open(self.paths[shard], "rb") as file:
+            with _readable(f"{self.paths[shard]}: row group {number}"), fsspec.open(self.paths[shard], "rb") as file:
                 self._cache[group] = pq.ParquetFile(file, metadata=self.footers[shard]).read_row_group(number)
             if len(self._cache) > self._cached_groups:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(group)
-        return self._cache[group].slice(index - self._starts[group], 1).to_pylist()[0]
+        with _readable(f"{self.paths[self._groups[group][0]]}: row {index}"):
+            return self._cache[group].slice(index - self._starts[group], 1).to_pylist()[0]
 
 
 class ShardReader(Source):
@@ -188,7 +199,7 @@ class ShardReader(Source):
     def annotations(self) -> Iterator[Sample]:
         """Every row without its picture (`image` is empty): a quick scan that reads no image bytes."""
         for path, footer in zip(self._rows.paths, self._rows.footers, strict=True):
-            with fsspec.open(path, "rb") as file:
+            with _readable(path), fsspec.open(path, "rb") as file:
                 for batch in pq.ParquetFile(file, metadata=footer).iter_batches(columns=_ANNOTATIONS):
                     yield from map(from_row, batch.to_pylist())
 
@@ -201,7 +212,7 @@ def find_shards(paths: Paths) -> list[str]:
     """
     found = []
     for path in [paths] if isinstance(paths, str | PathLike) else paths:
-        filesystem, place = fsspec.url_to_fs(str(path))
+        filesystem, place = locate(path)
         if filesystem.isfile(place):
             found.append(str(path))
             continue
@@ -210,6 +221,12 @@ def find_shards(paths: Paths) -> list[str]:
             raise DataError(f"{path}: no Parquet shards there")
         found += inside
     return found
+
+
+def holds_shards(folder: str | PathLike[str]) -> bool:
+    """Whether Parquet files lie in a folder; it need not exist."""
+    filesystem, place = locate(folder)
+    return filesystem.isdir(place) and any(name.endswith(".parquet") for name in list_files(folder))
 
 
 def to_row(sample: Sample) -> dict[str, Any]:
@@ -249,12 +266,22 @@ def _points(points: list[list[float]] | None) -> tuple[Point, ...] | None:
 
 
 def is_shard(path: str) -> bool:
-    """Whether a Parquet file has the columns that a Sample cannot do without.
+    """Whether imtok wrote a Parquet file: others may have columns of the same names.
 
     Raises:
         DataError: not a Parquet file.
     """
-    return set(_read_footer(path, ()).schema.to_arrow_schema().names) >= set(REQUIRED)
+    return b"imtok" in (_read_footer(path, ()).metadata or {})
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the file's
+            raise
+        raise PictureError(f"{what}: broken Parquet ({str(error).splitlines()[0]})") from None
 
 
 def _read_footer(path: str, required: tuple[str, ...]) -> pq.FileMetaData:

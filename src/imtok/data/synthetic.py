@@ -1,21 +1,20 @@
 """Rendered signs and paragraphs whose words, boxes, captions and labels are exact."""
 
+import math
 from dataclasses import dataclass
 from typing import cast, get_args
 
-import fsspec
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from imtok.data.addresses import list_files
 from imtok.data.fonts import find_typefaces
 from imtok.data.grounds import Colour, draw_colour, draw_ground, find_photos, with_article
-from imtok.data.pictures import encode
+from imtok.data.pictures import MAX_PIXELS, encode
 from imtok.data.plain_signs import PlainSigns, PlainSplit
 from imtok.data.sample import Box, DataError, Sample, Source, TextRegion, clip_box
-from imtok.data.shards import ShardWriter
+from imtok.data.shards import ShardWriter, holds_shards
 from imtok.data.typesetting import SetWord, bounds, largest_size, set_paragraph, set_rows
 from imtok.data.vocabulary import Split, draw_paragraph, draw_words
 
@@ -68,10 +67,12 @@ def synthesize(
         How many pictures were written.
 
     Raises:
-        DataError: `out` holds shards already, a split of another kind of pictures, or see `SyntheticPictures`.
+        DataError: nonsense numbers, `out` holds shards already, a split of another kind of pictures, or see
+            `SyntheticPictures`.
     """
-    filesystem, place = fsspec.url_to_fs(out)
-    if filesystem.isdir(place) and any(name.endswith(".parquet") for name in list_files(out)):
+    if count < 1 or seed < 0 or not 0 < size * size <= MAX_PIXELS:
+        raise DataError(f"count, seed and size must be at least 1, 0 and 1, and size at most {math.isqrt(MAX_PIXELS)}")
+    if holds_shards(out):
         raise DataError(f"{out}: holds shards already; name another folder")
     pictures: Source
     if plain and not (paragraphs or grounds) and split in get_args(PlainSplit):

@@ -1,18 +1,18 @@
 """What a text encoder says of captions, computed once: a folder beside the pictures' shards.
 
     SHARDS/text_features/ENCODER-LENGTH/manifest.json      which encoder, of which weights, and the longest caption
-    SHARDS/text_features/ENCODER-LENGTH/part-00000.arrow   a caption's hash and its states, in fp16, without padding
+    SHARDS/text_features/ENCODER-LENGTH/part-00000.arrow   a caption's hash and its states, without padding
 
-A part is written under a temporary name and renamed, so that a kill at any moment costs one part.
+States are kept in fp16; a part in which one of them is too large for that, as those of large language models may be, is
+kept in fp32. A part is written under a temporary name and renamed, so that a kill at any moment costs one part.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from os import PathLike
-from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import torch
@@ -20,9 +20,9 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from imtok import pretrained
-from imtok.config import FORMAT_VERSION
-from imtok.data.addresses import join, list_files
-from imtok.data.arrow import open_arrow
+from imtok.config import FORMAT_VERSION, ConfigError
+from imtok.data.addresses import exists, join, list_files, read_json, write_text
+from imtok.data.arrow import OPEN_FILES, open_arrow, write_arrow
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError
 from imtok.layers.collective import best_device
@@ -32,7 +32,6 @@ CAPTIONS_PER_PART = 2048
 _ROWS = 8
 """Captions that are read together."""
 _KEY_BYTES = 16
-_SCHEMA = pa.schema([("key", pa.binary(_KEY_BYTES)), ("states", pa.list_(pa.float16()))])
 
 
 def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) -> str:
@@ -48,10 +47,12 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
         The folder of features.
 
     Raises:
-        ConfigError: a length that the encoder cannot read.
-        DataError: no captions, no text encoder, features by other weights of it, or states that fp16 cannot hold.
+        ConfigError: a length that the encoder cannot read, or batches of nothing.
+        DataError: no captions, no text encoder, features by other weights of it, or states that are not finite.
         MissingWeights: the encoder is not here.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size} must be at least 1")
     network = pretrained.load(encoder)
     if not isinstance(network, TextEncoder):
         raise DataError(f"{encoder}: reads no text; imtok weights lists the text encoders")
@@ -65,24 +66,23 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
         "dim": network.embed_dim,
         "max_tokens": max_tokens,
     }
-    filesystem, place = fsspec.url_to_fs(folder)
-    if not has_features(data, encoder, max_tokens):
-        filesystem.makedirs(place, exist_ok=True)
-        filesystem.write_text(f"{place}/manifest.json.partial", json.dumps(wanted))
-        filesystem.mv(f"{place}/manifest.json.partial", f"{place}/manifest.json")
-    elif json.loads(filesystem.read_text(f"{place}/manifest.json")) != wanted:
+    manifest = join(folder, "manifest.json")
+    if (begun := read_json(manifest)) not in (None, wanted):
         raise DataError(f"{folder}: was begun with other weights of the encoder; delete it to begin anew")
-    there = TextFeatures(folder)
-    captions = [caption for caption in distinct_captions(data) if caption not in there]
-    if not captions and not len(there):
+    captions = list(distinct_captions(data))
+    if not captions:
         raise DataError(f"{data}: none of its pictures has a caption; imtok annotate --captions gives them some")
+    if begun is None:
+        write_text(manifest, json.dumps(wanted))
+    there = TextFeatures(folder)
+    captions = [caption for caption in captions if caption not in there]
     with tqdm(total=len(captions), unit="caption", disable=None) as progress:
         for number, part in enumerate(_cut(captions, CAPTIONS_PER_PART), there.next_part):
-            rows: list[dict[str, Any]] = []
+            states: list[Float[np.ndarray, "_ dim"]] = []
             for texts in _cut(part, batch_size):
-                rows += _rows(network, texts, max_tokens)
+                states += _read(network, texts, max_tokens)
                 progress.update(len(texts))
-            _write(f"{place}/part-{number:05d}.arrow", filesystem, rows)
+            _write(join(folder, f"part-{number:05d}.arrow"), part, states)
     return folder
 
 
@@ -95,18 +95,18 @@ class TextFeatures:
 
     def __init__(self, folder: str | PathLike[str]) -> None:
         self.folder = str(folder)
-        filesystem, place = fsspec.url_to_fs(self.folder)
-        try:
-            self.manifest: dict[str, Any] = json.loads(filesystem.read_text(f"{place}/manifest.json"))
-        except FileNotFoundError:
-            raise DataError(f"{folder}: no text features there; imtok embed makes them") from None
+        manifest = read_json(join(folder, "manifest.json"))
+        if manifest is None:
+            raise DataError(f"{folder}: no text features there; imtok embed makes them")
+        self.manifest = manifest
         if self.manifest.get("format_version") != FORMAT_VERSION:
             raise DataError(f"{folder}: of another format version; install the imtok that wrote it, or a newer one")
         self.parts = [join(folder, name) for name in list_files(folder) if name.endswith(".arrow")]
-        self._readers = [open_arrow(part) for part in self.parts]
+        self._open = lru_cache(OPEN_FILES)(open_arrow)
         self.next_part = 1 + max((int(part[-len("00000.arrow") :][:5]) for part in self.parts), default=-1)
         self._places: dict[bytes, tuple[int, int, int]] = {}  # by a caption's key: part, group of rows, row
-        for number, reader in enumerate(self._readers):
+        for number, part in enumerate(self.parts):
+            reader = self._open(part)
             for group in range(reader.num_record_batches):
                 keys = reader.get_batch(group)["key"].to_pylist()
                 self._places |= {key: (number, group, row) for row, key in enumerate(keys)}
@@ -124,7 +124,7 @@ class TextFeatures:
             KeyError: it is not among them.
         """
         number, group, row = self._places[_key(caption)]
-        values = self._readers[number].get_batch(group)["states"][row].values.to_numpy()
+        values = self._open(self.parts[number]).get_batch(group)["states"][row].values.to_numpy()
         return values.reshape(-1, self.manifest["dim"]).astype(np.float32)
 
 
@@ -135,8 +135,7 @@ def features_folder(data: str | PathLike[str], encoder: str, max_tokens: int) ->
 
 def has_features(data: str | PathLike[str], encoder: str, max_tokens: int) -> bool:
     """Whether there are any."""
-    filesystem, place = fsspec.url_to_fs(features_folder(data, encoder, max_tokens))
-    return bool(filesystem.exists(f"{place}/manifest.json"))
+    return exists(join(features_folder(data, encoder, max_tokens), "manifest.json"))
 
 
 def distinct_captions(data: str | PathLike[str]) -> Iterator[str]:
@@ -154,23 +153,29 @@ def _cut(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 @torch.no_grad()
-def _rows(network: Any, texts: Sequence[str], max_tokens: int) -> list[dict[str, Any]]:
+def _read(network: TextEncoder, texts: Sequence[str], max_tokens: int) -> list[Float[np.ndarray, "_ dim"]]:
+    """The states of some texts, in fp16 where that holds them."""
     states, mask = network.encode(texts, max_tokens)
-    rows = []
-    for text, of_it, there in zip(texts, states.cpu().numpy(), mask.cpu().numpy(), strict=True):
-        with np.errstate(over="ignore"):  # checked below
-            kept = of_it[there].astype(np.float16)
-        if not np.isfinite(kept).all():
-            raise DataError(f"{network.name}: its states of {text[:60]!r} are too large for fp16")
-        rows.append({"key": _key(text), "states": kept.ravel()})
-    return rows
+    return [
+        _narrow(of_it[there], f"{network.name}: its states of {text[:60]!r}")
+        for text, of_it, there in zip(texts, states.cpu().numpy(), mask.cpu().numpy(), strict=True)
+    ]
 
 
-def _write(path: str, filesystem: Any, rows: list[dict[str, Any]]) -> None:
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    with filesystem.open(f"{path}.partial", "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-        writer.write_table(table, max_chunksize=_ROWS)
-    filesystem.mv(f"{path}.partial", path)
+def _narrow(states: Float[np.ndarray, "tokens dim"], what: str) -> Float[np.ndarray, "tokens dim"]:
+    if not np.isfinite(states).all():
+        raise DataError(f"{what} are not finite")
+    return states.astype(np.float16 if np.abs(states).max() <= np.finfo(np.float16).max else np.float32)
+
+
+def _write(path: str, texts: Sequence[str], states: Sequence[Float[np.ndarray, "_ dim"]]) -> None:
+    wide = any(of_it.dtype == np.float32 for of_it in states)
+    number, kind = (np.float32, pa.float32()) if wide else (np.float16, pa.float16())
+    schema = pa.schema([("key", pa.binary(_KEY_BYTES)), ("states", pa.list_(kind))])
+    rows = [
+        {"key": _key(text), "states": of_it.astype(number).ravel()} for text, of_it in zip(texts, states, strict=True)
+    ]
+    write_arrow(path, pa.Table.from_pylist(rows, schema=schema), _ROWS)
 
 
 def _key(caption: str) -> bytes:

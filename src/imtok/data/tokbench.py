@@ -7,7 +7,7 @@ from typing import Any
 
 import fsspec
 
-from imtok.data.addresses import join, list_files, parent
+from imtok.data.addresses import join, list_files, locate, parent
 from imtok.data.pictures import read_bytes
 from imtok.data.rows import make_sample
 from imtok.data.sample import DataError, PictureError, Sample, Source
@@ -57,7 +57,7 @@ def is_tokbench(folder: str) -> bool:
 
 def _files_of(folder: str) -> list[str]:
     place = join(folder, "annotations")
-    filesystem, root = fsspec.url_to_fs(place)
+    filesystem, root = locate(place)
     names = list_files(place) if filesystem.isdir(root) else []
     return [join(place, name) for name in names if name == _FACES or _set_of(name)]
 

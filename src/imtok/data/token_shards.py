@@ -17,19 +17,17 @@ from itertools import accumulate
 from os import PathLike
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Num
 
 from imtok.config import FORMAT_VERSION
-from imtok.data.addresses import join, list_files
-from imtok.data.arrow import open_arrow
+from imtok.data.addresses import join, list_files, read_json, write_text
+from imtok.data.arrow import OPEN_FILES, open_arrow, write_arrow
 from imtok.data.sample import DataError
 
 _ROWS = 32
 """Pictures that are read together."""
-_OPEN_PARTS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,30 +102,28 @@ class TokenWriter:
         manifest: of what will be written.
 
     Raises:
-        DataError: the folder was begun with another tokenizer, other crops or other pictures.
+        DataError: the folder was begun with another tokenizer, other crops or other pictures, or has lost a part.
     """
 
     def __init__(self, folder: str | PathLike[str], manifest: TokenManifest) -> None:
         self.folder, self.manifest = str(folder), manifest
-        self._filesystem, self._place = fsspec.url_to_fs(self.folder)
-        file = f"{self._place}/manifest.json"
-        if self._filesystem.exists(file):
-            begun = json.loads(self._filesystem.read_text(file))
+        file = join(folder, "manifest.json")
+        if (begun := read_json(file)) is not None:
             wanted = json.loads(json.dumps(manifest.to_json()))
             if changed := [name for name in wanted if begun.get(name) != wanted[name]]:
                 name = changed[0]
                 was, now = begun.get(name), wanted[name]
                 raise DataError(f"{folder}: begun with {name} = {was!r}, now it is {now!r}; name another folder")
         else:
-            self._filesystem.makedirs(self._place, exist_ok=True)
-            self._filesystem.write_text(f"{file}.partial", json.dumps(manifest.to_json(), indent=2) + "\n")
-            self._filesystem.mv(f"{file}.partial", file)
+            write_text(file, json.dumps(manifest.to_json(), indent=2) + "\n")
         there = TokenShards(folder)
         self.written, self._next = len(there), len(there.parts)
+        for part, name in zip(there.parts, map(_part_name, range(self._next)), strict=True):
+            if not part.endswith(name):
+                raise DataError(f"{folder}: {name} is missing; delete the parts behind it, and they are made again")
 
     def write(self, rows: Sequence[Tokens]) -> None:
         """Write one part with these pictures."""
-        schema = _schema(self.manifest)
         table = pa.Table.from_pylist(
             [
                 {
@@ -139,12 +135,9 @@ class TokenWriter:
                 }
                 for row in rows
             ],
-            schema=schema,
+            schema=_schema(self.manifest),
         )
-        path = f"{self._place}/part-{self._next:05d}.arrow"
-        with self._filesystem.open(f"{path}.partial", "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            writer.write_table(table, max_chunksize=_ROWS)
-        self._filesystem.mv(f"{path}.partial", path)
+        write_arrow(join(self.folder, _part_name(self._next)), table, _ROWS)
         self._next += 1
         self.written += len(rows)
 
@@ -158,16 +151,14 @@ class TokenShards:
 
     def __init__(self, folder: str | PathLike[str]) -> None:
         self.folder = str(folder)
-        filesystem, place = fsspec.url_to_fs(self.folder)
-        try:
-            values = json.loads(filesystem.read_text(f"{place}/manifest.json"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise DataError(f"{folder}: no token shards there; imtok encode makes them") from None
+        values = read_json(join(folder, "manifest.json"))
+        if values is None:
+            raise DataError(f"{folder}: no token shards there; imtok encode makes them")
         if values.get("format_version") != FORMAT_VERSION or "sha256" not in values or "tokens" not in values:
             raise DataError(f"{folder}: no token shards of this imtok's format")
         self.manifest = TokenManifest.from_json(values)
         self.parts = [join(folder, name) for name in list_files(folder) if name.endswith(".arrow")]
-        self._open = lru_cache(_OPEN_PARTS)(open_arrow)  # a large set has more parts than a process may have files
+        self._open = lru_cache(OPEN_FILES)(open_arrow)
         self._groups: list[tuple[str, int]] = []
         sizes: list[int] = []
         for part in self.parts:
@@ -214,6 +205,10 @@ class TokenShards:
 
     def _batch(self, part: str, group: int) -> Any:
         return self._open(part).get_batch(group)
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}.arrow"
 
 
 def _schema(manifest: TokenManifest) -> pa.Schema:

@@ -15,12 +15,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
-import fsspec
 import numpy as np
 from tqdm import tqdm
 
 from imtok.config import FORMAT_VERSION
-from imtok.data.addresses import join, list_files
+from imtok.data.addresses import join, list_files, locate, read_json, write_text
 from imtok.data.captions import split_word_limit
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError
@@ -52,17 +51,16 @@ def write_unseen_captions(
         The folder of lists.
 
     Raises:
-        DataError: no picture with label and caption, a class for which there is no new caption, or a folder that was
-            begun in another way.
+        DataError: nonsense numbers, no picture with label and caption, a class for which there is no new caption, or a
+            folder that was begun in another way.
         ConfigError: a folder that holds neither a language model nor shards.
     """
-    if per_class < 1 or references < 1:
-        raise DataError("per_class and references must be at least 1")
+    if per_class < 1 or references < 1 or seed < 0:
+        raise DataError("per_class and references must be at least 1, and seed must not be negative")
     known = captions_by_class(data)
     if not known:
         raise DataError(f"{data}: no picture has both a label and a caption; imtok annotate --captions gives captions")
     folder = join(data, FOLDER)
-    filesystem, place = fsspec.url_to_fs(folder)
     settings = {
         "format_version": FORMAT_VERSION,
         "source": source,
@@ -70,26 +68,25 @@ def write_unseen_captions(
         "references": references,
         "seed": seed,
     }
-    manifest = f"{place}/manifest.json"
-    if filesystem.exists(manifest) and json.loads(filesystem.read_text(manifest)) != settings:
+    manifest = join(folder, "manifest.json")
+    if (begun := read_json(manifest)) not in (None, settings):
         raise DataError(f"{folder}: was begun in another way; delete it to begin anew")
-    if not filesystem.exists(manifest):
-        filesystem.makedirs(place, exist_ok=True)
-        filesystem.write_text(f"{manifest}.partial", json.dumps(settings))
-        filesystem.mv(f"{manifest}.partial", manifest)
-    done = set(UnseenCaptions(folder).labels)
-    inventor = _open(source) if set(known) - done else None
+    done = set() if begun is None else set(UnseenCaptions(folder).labels)
+    left = {label: captions for label, captions in sorted(known.items()) if label not in done}
+    if not left:
+        return folder
+    inventor = _open(source)
     every = {caption for captions in known.values() for caption in captions}
-    for label, captions in tqdm(sorted(known.items()), unit="class", disable=None):
-        if inventor is None or label in done:
-            continue
+    for label, captions in tqdm(left.items(), total=len(known), initial=len(done), unit="class", disable=None):
         key = hashlib.blake2b(label.encode(), digest_size=8).hexdigest()  # a new class then changes no other's
         rng = np.random.default_rng((seed, int(key, 16)))
         found = _invent(inventor, label, captions, every, per_class, references, rng)
         if not found:
             raise DataError(f"{label}: {source} gave no caption that no training picture has")
-        filesystem.write_text(f"{place}/part.partial", json.dumps({"label": label, "captions": found}) + "\n")
-        filesystem.mv(f"{place}/part.partial", f"{place}/{key}.json")
+        if begun is None:  # not before something comes of them
+            begun = settings
+            write_text(manifest, json.dumps(settings))
+        write_text(join(folder, f"{key}.json"), json.dumps({"label": label, "captions": found}) + "\n")
     return folder
 
 
@@ -104,11 +101,10 @@ class UnseenCaptions:
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
-        filesystem, place = fsspec.url_to_fs(str(folder))
-        if not filesystem.exists(f"{place}/manifest.json"):
+        if read_json(join(folder, "manifest.json")) is None:
             raise DataError(f"{folder}: no unseen captions there; imtok captions writes them")
         names = [name for name in list_files(folder) if name.endswith(".json") and name != "manifest.json"]
-        lists = [json.loads(filesystem.read_text(f"{place}/{name}")) for name in names]
+        lists = [read_json(join(folder, name)) or {} for name in names]
         self.folder = str(folder)
         self._captions: Mapping[str, list[str]] = {one["label"]: one["captions"] for one in lists}
 
@@ -143,7 +139,7 @@ def copy_unseen_captions(data: str | PathLike[str], folder: Path) -> None:
     UnseenCaptions(source)
     folder.mkdir(parents=True, exist_ok=True)
     for name in list_files(source):
-        filesystem, place = fsspec.url_to_fs(join(source, name))
+        filesystem, place = locate(join(source, name))
         (folder / name).write_bytes(filesystem.read_bytes(place))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from imtok.config import ConfigError, to_dict
+from imtok.config import ConfigError, suggest, to_dict
 from imtok.presets import dit, far, fqgan, insightar, insighttok, kl, textok
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import build, read_config
@@ -44,10 +44,10 @@ def get_run(name: str) -> AnyRunConfig:
     """The preset of this name, of a tokenizer or of a generator.
 
     Raises:
-        ConfigError: there is none; all names are listed.
+        ConfigError: there is none; the nearest names are listed, or all.
     """
     if name not in _PRESETS:
-        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(_PRESETS)}")
+        raise ConfigError(f"no preset is called {name!r}; {suggest(name, _PRESETS)}")
     return _PRESETS[name]()
 
 

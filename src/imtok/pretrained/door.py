@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imtok.config import ConfigError, InputError
+from imtok.config import ConfigError, InputError, suggest
 from imtok.pretrained import hub
 from imtok.pretrained.networks import FrozenNetwork
 from imtok.pretrained.packages import FetchError, cache_folder, fetch_files, find_file, sha256_of
@@ -115,7 +115,7 @@ def status() -> list[WeightStatus]:
 
 def _source(name: str) -> Source:
     if name not in SOURCES:
-        raise ConfigError(f"{name}: no such network; there are {', '.join(sorted(SOURCES))}")
+        raise ConfigError(f"{name}: no such network; {suggest(name, sorted(SOURCES))}")
     return SOURCES[name]
 
 

@@ -14,7 +14,7 @@ from imtok.config import ConfigError
 from imtok.data.latent_statistics import write_statistics
 from imtok.data.pictures import decode, from_uint8
 from imtok.data.readers import open_source
-from imtok.data.sample import PictureError, Sample, Source
+from imtok.data.sample import DataError, PictureError, Sample, Source
 from imtok.data.token_shards import TokenManifest, Tokens, TokenShards, TokenWriter
 from imtok.data.transforms import Crop, centre_crop
 from imtok.layers.collective import best_device
@@ -53,9 +53,11 @@ def encode_pictures(
         batch_size: crops that are encoded together.
 
     Raises:
-        ConfigError: no such tokenizer, or a size that it cannot cut into patches.
-        DataError: the pictures cannot be opened, or `out` was begun with something else.
+        ConfigError: no such tokenizer, a size that it cannot cut into patches, or batches of nothing.
+        DataError: none of the pictures can be read, or `out` was begun with something else.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size} must be at least 1")
     model = load(tokenizer, best_device())
     if resolution < 1 or resolution % model.downsample_factor:
         raise ConfigError(f"{tokenizer}: {resolution} px is no multiple of its patches of {model.downsample_factor} px")
@@ -72,6 +74,8 @@ def encode_pictures(
                 progress.update(len(batch))
             writer.write(part)
     shards = TokenShards(out)
+    if not any(len(shards[row].values) for row in range(len(shards))):
+        raise DataError(f"{source}: none of the pictures can be read")
     if not model.codebook_sizes:
         write_statistics(shards)
     return shards
