@@ -281,7 +281,8 @@ def _readable(what: str) -> Iterator[None]:
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the file's
             raise
-        raise PictureError(f"{what}: broken Parquet ({str(error).splitlines()[0]})") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise PictureError(f"{what}: broken Parquet ({reason})") from None
 
 
 def _read_footer(path: str, required: tuple[str, ...]) -> pq.FileMetaData:
