@@ -55,7 +55,7 @@ def test_status_has_a_row_for_each_network(empty: Path) -> None:
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     for act in (load, lambda name: fetch([name])):
-        with pytest.raises(ConfigError, match=r"perceptual/vgg19: no such network; there are .*perceptual/vgg16"):
+        with pytest.raises(ConfigError, match=r"perceptual/vgg19: no such network; did you mean perceptual/vgg16"):
             act("perceptual/vgg19")
 
 
