@@ -242,6 +242,7 @@ def test_neighbours_and_captions_are_found_where_the_features_hold_them(needs) -
     assert branches.caption_probe(silent, repeated, first=3) == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_the_nano_recipe_runs_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:
     """From raw pictures to two evaluated tokenizers, with three steps where the recipe takes thousands."""
     for network in (

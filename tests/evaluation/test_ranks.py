@@ -59,6 +59,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, places: dict[str, lis
     assert same_files(one, two) == ["items.jsonl", "metrics.json", "report.html"]
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all_and_is_said_once(tmp_path: Path, places: dict[str, list[str]], needs) -> None:
     """Whoever has it, wherever; and after five of them the processes still know of each other."""
     for network in ("vision/efficientnet_lite0", "text_detector/ppocrv6", "text_judge/easyocr"):
