@@ -31,11 +31,7 @@ def render(out: Path, resolution: int) -> Path:
     """Signs to train on and to look at, as OUT/train and OUT/combinations; what is there already stays."""
     counts: dict[PlainSplit, int] = {"train": SIGNS, "combinations": HELD_OUT}
     for split, count in counts.items():
-        done = out / f"{split}.complete"
-        if not done.exists():
-            shutil.rmtree(out / split, ignore_errors=True)
-            synthesize(str(out / split), count=count, size=resolution, plain=True, split=split)
-            done.touch()
+        synthesize(str(out / split), count=count, size=resolution, plain=True, split=split)
     return out
 
 

@@ -82,6 +82,10 @@ def test_options_are_no_way_in_for_code(tmp_path: Path) -> None:
     torch.save({"model": {}, "args": argparse.Namespace(path=Payload(marker))}, tmp_path / "evil.pt")
     with pytest.raises(ConfigError, match="refused: holds more than tensors"):
         load_tensors(tmp_path / "evil.pt")
+    for content in ("<!DOCTYPE html><html>", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"):
+        (tmp_path / "page.pt").write_text(content)  # downloads that went wrong
+        with pytest.raises(ConfigError, match="not a readable checkpoint; is it a web page, or a pointer"):
+            load_tensors(tmp_path / "page.pt")
     assert not marker.exists()
 
 

@@ -16,6 +16,7 @@ from imtok.checkpoints import RunFolder
 from imtok.cli import VERBS, main
 from imtok.config import to_dict
 from imtok.evaluation.evaluate import METRICS
+from imtok.tokenizers.text import Reader
 
 
 def test_help_answers_at_once_and_without_torch() -> None:
@@ -124,6 +125,37 @@ def test_reconstruct_shows_each_branch_alone(tmp_path: Path, capsys: pytest.Capt
     checkpoint = str(Path(__file__).parent / "tokenizers/reference/insighttok_tiny.pt")
     assert main(["reconstruct", checkpoint, *arguments]) == 2
     assert "has no branches to show" in capsys.readouterr().err
+
+
+def test_reconstruct_finds_captions_by_the_table_s_own_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = presets.get("textok-debug")
+    run = RunFolder(tmp_path / "run")
+    run.write_config(to_dict(config))
+    run.write_model(presets.create_tokenizer("textok-debug").weights())
+    (tmp_path / "set/sub").mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"set/sub/{name}.png")
+    told = []
+    monkeypatch.setattr(Reader, "read", lambda self, captions, labels: told.append(captions) or None)
+    (tmp_path / "set/c.jsonl").write_text('{"image": "sub/a.png", "caption": "a dog"}\n')
+    arguments = ["reconstruct", str(run.path), str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--captions"]
+    assert main([*arguments, str(tmp_path / "set/c.jsonl")]) == 0
+    assert told == [["a dog"], [None]]
+    (tmp_path / "set/c.jsonl").write_text('{"image": "other/a.jpg", "caption": "a dog"}\n')
+    capsys.readouterr()
+    assert main([*arguments, str(tmp_path / "set/c.jsonl")]) == 2
+    assert "has captions of none of the 2 pictures" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(argv: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, "doctor", stopped)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "imtok doctor: stopped\n"
 
 
 def test_presets_prints_one_resolved(capsys: pytest.CaptureFixture[str]) -> None:

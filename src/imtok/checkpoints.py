@@ -25,7 +25,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from imtok.config import FORMAT_VERSION, ConfigError, read_json
+from imtok.config import FORMAT_VERSION, ConfigError, first_line, read_json
+
+_PICKLED = (b"PK", b"\x80")
+"""How PyTorch's checkpoints begin: a zip archive with a pickle in it, or the pickle itself."""
 
 
 class RunFolder:
@@ -165,12 +168,17 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # a plain container
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
+        with path.open("rb") as file:
+            if not file.read(2).startswith(_PICKLED):
+                raise ConfigError(
+                    f"{path}: not a readable checkpoint; is it a web page, or a pointer to a large file?"
+                ) from None
         raise ConfigError(
             f"{path}: refused: holds more than tensors, and untrusted code is never run; if you trust it, "
             "load it with torch yourself and save its state dict alone"
         ) from None
     except Exception as error:  # torch's reader may stumble over a broken file in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"{path}: not a readable checkpoint ({reason})") from None
     for key in ("ema", "model", "state_dict"):
         inside = state.get(key) if isinstance(state, dict) else None

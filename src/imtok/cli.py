@@ -105,7 +105,7 @@ def train(argv: Sequence[str]) -> None:
             out: run folder.
             config: every setting of the preset.
             validation: shards with held-out pictures.
-            resume: go on with the run in `out`.
+            resume: go on with the run in `out`; where there is none yet, begin it.
             init_from: a run, shipped tokenizer or another project's checkpoint to start from.
         """
         try:
@@ -484,6 +484,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"imtok {argv[0]}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print(f"imtok {argv[0]}: stopped", file=sys.stderr)
         return 130
     return 0
 

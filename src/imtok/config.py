@@ -24,6 +24,11 @@ class ConfigError(InputError):
     """A configuration that cannot be meant; the message names the field and what to do."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of some library says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def suggest(name: str, names: Iterable[str]) -> str:
     """What may have been meant instead of a name that nothing has: the nearest ones, or all of them."""
     names = list(names)

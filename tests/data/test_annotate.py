@@ -20,7 +20,7 @@ from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator, annotat
 from imtok.data.filters import KeepRules
 from imtok.data.pictures import decode, encode
 from imtok.data.readers import open_source
-from imtok.data.sample import DataError
+from imtok.data.sample import DataError, Sample
 from imtok.data.shards import ShardReader
 from imtok.data.synthetic import SyntheticPictures
 
@@ -123,12 +123,19 @@ def test_a_detector_that_fails_on_a_picture_is_reported(tmp_path):
                 raise RuntimeError("no such kernel\nand a trace")
             return []
 
+    def captioner(sample: Sample) -> list[str]:
+        if sample.path == "003.png":
+            raise RuntimeError("out of memory")
+        return ["a picture"]
+
     make_pictures(tmp_path / "in", 4)
     source = open_source(str(tmp_path / "in"))
-    annotate_source(source, str(tmp_path / "out"), Annotator(text_detector=Fails()), KeepRules(()), {})
-    assert [entry["reason"] for entry in skipped_rows(tmp_path / "out")][1] == (
-        "002.png: the text detector failed (no such kernel)"
-    )
+    annotator = Annotator(text_detector=Fails(), captioner=captioner)
+    annotate_source(source, str(tmp_path / "out"), annotator, KeepRules(()), {})
+    assert [entry["reason"] for entry in skipped_rows(tmp_path / "out")][1:] == [
+        "002.png: the text detector failed (no such kernel)",
+        "003.png: the captioner failed (out of memory)",
+    ]
 
 
 def test_nothing_readable_is_an_error(tmp_path):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from imtok.data.captions import make_captioner
+from imtok.data.captions import make_captioner, split_word_limit
 from imtok.data.sample import DataError, Sample
 
 
@@ -32,7 +32,9 @@ def test_table(tmp_path):
     assert make_captioner(str(tmp_path / "c.csv"))(sample()) == ["one, only"]
 
 
-@pytest.mark.parametrize("captions", ["gone.jsonl", "a {colour} {label}", "a {label", "{}", "no field"])
+@pytest.mark.parametrize(
+    "captions", ["gone.jsonl", "a {colour} {label}", "a {label", "{}", "a {label:d}", "{label!x}", "no field"]
+)
 def test_neither(captions):
     with pytest.raises(DataError, match=r"captions|caption template"):
         make_captioner(captions)
@@ -42,3 +44,11 @@ def test_table_without_images(tmp_path):
     (tmp_path / "c.csv").write_text("name,caption\na,b\n")
     with pytest.raises(DataError, match=r"c\.csv:2: names no image"):
         make_captioner(str(tmp_path / "c.csv"))
+
+
+def test_word_limits() -> None:
+    assert split_word_limit("models/llava:25") == ("models/llava", 25)
+    assert split_word_limit("models/llava") == ("models/llava", 75)
+    assert split_word_limit("models/llava:²") == ("models/llava:²", 75)  # a digit, but no number
+    with pytest.raises(DataError, match="captions of no words"):
+        split_word_limit("models/llava:0")

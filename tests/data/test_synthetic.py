@@ -165,14 +165,39 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
 
 
 def test_synthesize_writes_shards(tmp_path):
-    assert synthesize(str(tmp_path / "s"), count=25, seed=1, samples_per_shard=10) == 25
-    assert len(list((tmp_path / "s").iterdir())) == 3
+    out = str(tmp_path / "s")
+    assert synthesize(out, count=25, seed=1, samples_per_shard=10) == 25
+    assert len(list((tmp_path / "s").glob("*.parquet"))) == 3
     written = ShardReader(tmp_path / "s")
     for row, sample in enumerate(SyntheticPictures(25, seed=1)):
         assert written[row].image == sample.image
         assert [word.text for word in written[row].words or []] == [word.text for word in sample.words or []]
-    with pytest.raises(DataError, match="holds shards already"):
-        synthesize(str(tmp_path / "s"), count=1)
+    for other in ({"count": 1}, {"count": 25, "seed": 2}, {"count": 25, "seed": 1, "word_height": (20.0, 30.0)}):
+        with pytest.raises(DataError, match=r"begun with .* name another folder"):
+            synthesize(out, samples_per_shard=10, **{"seed": 1, **other})
+
+
+def test_synthesize_goes_on_where_it_was(tmp_path, monkeypatch):
+    out = tmp_path / "s"
+    settings = {"count": 25, "seed": 1, "size": 64, "word_height": (12.0, 24.0), "samples_per_shard": 10}
+    drawn, read = [], SyntheticPictures.read
+
+    def killed(self: SyntheticPictures, index: int) -> Sample:
+        drawn.append(index)
+        if drawn == list(range(15)):
+            raise KeyboardInterrupt
+        return read(self, index)
+
+    monkeypatch.setattr(SyntheticPictures, "read", killed)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(str(out), **settings)
+    assert synthesize(str(out), **settings) == 25
+    assert drawn == [*range(15), *range(10, 25)]
+    synthesize(str(tmp_path / "whole"), **settings)
+    for file in (tmp_path / "whole").glob("*.parquet"):
+        assert file.read_bytes() == (out / file.name).read_bytes()
+    assert synthesize(str(out), **settings) == 25
+    assert len(drawn) == 30 + 25
 
 
 @pytest.mark.parametrize(

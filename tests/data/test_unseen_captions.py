@@ -1,5 +1,6 @@
 """New captions of every class: none that a training picture has, whoever writes them, whatever happens in between."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,19 @@ def test_captions_of_other_pictures(fresh: str, others: str, capsys: pytest.Capt
 def test_no_caption_of_a_training_picture_is_taken(fresh: str) -> None:
     with pytest.raises(DataError, match="gave no caption that no training picture has"):
         write_unseen_captions(fresh, fresh)
+
+
+def test_few_new_ones_among_many_old_ones_are_found(fresh: str, tmp_path: Path, capfd) -> None:
+    label = next(iter(captions_by_class(fresh)))
+    with ShardWriter(str(tmp_path / "mixed")) as writer:
+        for other, captions in captions_by_class(fresh).items():
+            (picture,) = SyntheticPictures(1, seed=9, size=48, word_height=(10.0, 20.0))
+            told = [*captions * 30, "a new one", "another"] if other == label else [*captions, "a new one", "another"]
+            writer.write(dataclasses.replace(picture, label=other, captions=told))
+    lists = UnseenCaptions(write_unseen_captions(fresh, str(tmp_path / "mixed"), per_class=5, references=1))
+    assert {lists.draw(label, seed) for seed in range(20)} == {"a new one", "another"}
+    said = capfd.readouterr()
+    assert f"{label}: {tmp_path}/mixed gave only 2 new captions of 5" in said.out + said.err
 
 
 def test_a_kill_costs_one_class(fresh: str, others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ def _assert_steps_agree(model: AutoregressiveGenerator, codes: torch.Tensor, con
     """Step by step, with a cache, the logits are those of all places at once."""
     expected = model(codes, conditions)
     session = model.begin(conditions)
+    cache = model.head.new_cache(len(conditions))
     for token in range(model.tokens):
         seen: list[torch.Tensor] = []
 
@@ -28,7 +29,7 @@ def _assert_steps_agree(model: AutoregressiveGenerator, codes: torch.Tensor, con
             seen.append(logits)
             return codes[:, token, index]
 
-        model.head.draw(session.hidden, model.embedding, pick)
+        model.head.draw(session.hidden, model.embedding, pick, cache)
         for index, logits in enumerate(seen):
             assert torch.allclose(logits, expected[index][:, token], atol=1e-5)
         if token + 1 < model.tokens:

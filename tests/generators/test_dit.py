@@ -27,6 +27,9 @@ class Words(Reader):
         super().__init__(config)
         self.padding, self.junk = padding, junk
 
+    def check(self, caption) -> None:
+        pass
+
     def read(self, captions, labels) -> Text:
         tokens = [0 if caption is None else len(caption.split()) for caption in captions]
         states = torch.full((len(tokens), max([1, *tokens]) + self.padding, self.config.dim), self.junk)

@@ -169,7 +169,17 @@ def test_unknown_classes_and_senseless_configs_are_refused() -> None:
         ({"codebook_sizes": ()}, "one positive size or more"),
         ({"num_heads": 3}, "3 heads cannot share 32 channels"),
         ({"classes": ("a",)}, "1 classes are named, num_classes is 3"),
+        ({"num_heads": 0}, "must be at least 1"),
+        ({"dim": 0}, "must be at least 1"),
         ({"dropout": 1.0}, r"must be in \[0, 1\)"),
     ):
         with pytest.raises(ConfigError, match=message):
             dataclasses.replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize("head", ["mlp", "factorized"])
+def test_drawing_in_inference_mode_leaves_nothing_behind(head: HeadKind) -> None:
+    model = small(2, head)
+    with torch.inference_mode():
+        inside = model.sample(["0", "1"], [1, 2])
+    assert torch.equal(model.sample(["0", "1"], [1, 2]), inside)

@@ -11,7 +11,7 @@ from imtok.config import ConfigError
 from imtok.generators import catalog
 from imtok.generators.heads import HeadKind
 from imtok.generators.insightar import InsightAR, InsightARConfig
-from imtok.generators.prompts import ByteReader
+from imtok.generators.prompts import ByteReader, ModelReader
 from imtok.generators.sampling import SamplingConfig
 
 LLAMA = {
@@ -148,8 +148,56 @@ def test_what_cannot_be_meant_is_refused() -> None:
         ({**LLAMA, "vocab_size": -3}, "no language model can be made of this"),
         ({"model_type": "vit"}, "has no embeddings of text tokens"),
         ({"model_type": "bert", **small_bert}, "looks at what comes later"),
+        ({"model_type": "t5", "d_model": 32, "d_ff": 32, "num_layers": 1, "num_heads": 2}, "takes no position_ids"),
+        ({"model_type": "clip_text_model", **small_bert}, "takes no inputs_embeds"),
         ({**LLAMA, "max_position_embeddings": 20}, "prompt and picture have 21 tokens, this llama sees 20"),
         ({**LLAMA, "model_type": "mistral", "sliding_window": 8}, "this mistral sees 8 of them"),
     ):
         with pytest.raises(ConfigError, match=message):
             InsightAR(dataclasses.replace(SMALL, architecture=architecture), ByteReader(4))
+
+
+WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+OTHERS = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
+    "opt": {**WIDTHS, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "gpt_neox": WIDTHS,
+    "mistral": {**WIDTHS, "num_key_value_heads": 1, "sliding_window": None},
+    "qwen2": {**WIDTHS, "num_key_value_heads": 1},
+    "gemma": {**WIDTHS, "num_key_value_heads": 1, "head_dim": 16},
+    "falcon": WIDTHS,
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@torch.no_grad()
+def test_other_kinds_of_language_models(kind: str, assert_steps_agree) -> None:
+    """However they keep positions: step by step as all at once, and what is padded does not matter."""
+    model = small(architecture={"model_type": kind, "vocab_size": 257, **OTHERS[kind]})
+    codes = some_codes(model)
+    assert_steps_agree(model, codes, PROMPTS)
+    alone, together = model(codes[1:2], PROMPTS[1:2]), model(codes, PROMPTS)
+    assert all(torch.allclose(a[0], b[1], atol=1e-5) for a, b in zip(alone, together, strict=True))
+
+
+def test_a_prompt_that_is_cut_keeps_the_end_of_its_format() -> None:
+    class Tokenizer:
+        chat_template = "there is one"
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            return {"input_ids": [ord(letter) for letter in text]}
+
+        def apply_chat_template(self, said: list[dict[str, str]], **options: bool) -> str:
+            return f"[{said[0]['content']}]:"
+
+        def decode(self, ids: list[int]) -> str:
+            return "".join(map(chr, ids))
+
+    reader = ModelReader(Tokenizer(), chat=True, max_tokens=8)
+    ids, there = reader.read(["a red sign", "sea"])
+    assert ["".join(map(chr, row[seen].tolist())) for row, seen in zip(ids, there, strict=True)] == [
+        "[a red]:",
+        "[sea]:",
+    ]
+    with pytest.raises(ConfigError, match="13 tokens, the model reads 8"):
+        reader.check("a red sign")

@@ -99,3 +99,18 @@ def test_a_size_that_does_not_fit_is_refused():
         StyleDiscriminatorConfig(resolution=100, channel_multipliers=(1, 1, 1))
     with pytest.raises(ValueError, match=r"wants 32 px, not \(64, 64\)"):
         build_discriminator(SMALL[1])(torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_smallest_picture_is_the_smallest(layers: int) -> None:
+    config = PatchDiscriminatorConfig(base_channels=16, num_layers=layers)
+    judge = PatchDiscriminator(config)
+    assert judge(torch.zeros(1, 3, config.smallest, config.smallest)).shape == (1, 1, 1, 1)
+    with pytest.raises((RuntimeError, ValueError)):
+        judge(torch.zeros(1, 3, config.smallest - 1, config.smallest - 1))
+
+
+@pytest.mark.parametrize("wrong", [{"base_channels": 24}, {"base_channels": 0}, {"num_layers": 0}])
+def test_a_patch_discriminator_that_cannot_be_built_is_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match="multiple of 16, num_layers 1 or more"):
+        PatchDiscriminatorConfig(**wrong)

@@ -8,8 +8,13 @@ import pytest
 import torch
 from skimage import data
 from transformers import (
+    BertTokenizerFast,
     CLIPImageProcessor,
     CLIPVisionConfig,
+    GitConfig,
+    GitForCausalLM,
+    GitProcessor,
+    GitVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -112,3 +117,17 @@ def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no model that writes captions of pictures"):
         make_captioner(str(tmp_path))
+
+
+def test_a_model_without_prompts_is_refused(tmp_path: Path) -> None:
+    """Such as GIT and BLIP, which the library counts among those that take a picture and a text."""
+    tokenizer = BertTokenizerFast(
+        vocab={word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])}
+    )
+    size = {"height": 32, "width": 32}
+    GitProcessor(CLIPImageProcessor(size=size, crop_size=size), tokenizer).save_pretrained(tmp_path / "git")
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = GitVisionConfig(**small, image_size=32, patch_size=16)
+    GitForCausalLM(GitConfig(vision_config=vision.to_dict(), vocab_size=9, **small)).save_pretrained(tmp_path / "git")
+    with pytest.raises(ConfigError, match="its GitProcessor takes no prompt beside a picture"):
+        load_captioner(tmp_path / "git")

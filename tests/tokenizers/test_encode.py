@@ -1,10 +1,13 @@
 """Pictures to token shards: the same codes as the tokenizer's, whatever interrupts the work."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import CenterCrop, TenCrop
 
 from imtok import presets
 from imtok.checkpoints import RunFolder
@@ -99,7 +102,10 @@ def test_ten_crops_and_no_mirrored_words(tmp_path: Path) -> None:
     assert len(plain) == 10
     assert [crop.side for crop in plain] == pytest.approx([100.0] * 10)
     places = [place for crop in plain[:5] for place in (crop.left, crop.top)]
-    assert places == pytest.approx([0, 0, 32, 0, 0, 10, 32, 10, 16, 5])
+    assert places == pytest.approx([11, 0, 21, 0, 11, 10, 21, 10, 16, 5])
+    theirs = TenCrop(100)(CenterCrop(110)(Image.fromarray(picture)))  # in another order
+    ours = [dataclasses.replace(crop, resolution=100).pixels(picture) for crop in plain]
+    assert {crop.tobytes() for crop in ours} == {other.tobytes() for other in theirs}
     assert np.array_equal(plain[7].pixels(picture), plain[2].pixels(picture)[:, ::-1])
     words = [TextRegion(box=(0.0, 0.0, 9.0, 9.0), text="a")]
     assert len(crops_of(Sample(**known, words=words), "ten", 50)) == 5

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import T5Config, T5EncoderModel
+from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from imtok import pretrained
 from imtok.config import ConfigError
@@ -227,5 +227,28 @@ def test_a_folder_that_is_no_t5_is_refused(t5: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"not a whole T5 encoder; encoder.final_layer_norm.weight is missing"):
         load_t5(t5)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="not a T5 in transformers' layout"):
+    with pytest.raises(ConfigError, match="no T5 in transformers' layout"):
         load_t5(tmp_path / "empty")
+
+
+def test_what_looks_like_a_t5_is_refused(t5: Path) -> None:
+    """UMT5 has position biases in every block, and a T5 would do without them and say nothing."""
+    config = UMT5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=50)
+    UMT5EncoderModel(config).save_pretrained(t5)
+    with pytest.raises(ConfigError, match="but of the type umt5"):
+        load_t5(t5)
+    (t5 / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds an adapter"):
+        load_t5(t5)
+
+
+def test_a_caption_is_checked_for_its_length(needs, shards: str) -> None:
+    reader = Reader(dataclasses.replace(MINILM, max_tokens=8))
+    reader.check(None)
+    reader.check("a sign that says it all")  # six words between the frame's two tokens
+    with pytest.raises(ConfigError, match=r"9 tokens, the model hears 8; shorten it"):
+        reader.check("a sign that says it all twice")
+    states, _ = reader.read(["a sign that says it all twice"], [None])  # in training it is cut
+    assert states.shape[1] == 8
+    labels = TextConfig(encoder=LABELS, dim=1, classes=("a",))
+    Reader(labels).check("any words " * 100)  # a class is no text

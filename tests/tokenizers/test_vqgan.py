@@ -105,6 +105,9 @@ def test_weights_that_do_not_fit_are_refused_by_name() -> None:
 def test_bad_configs_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         tiny(patch_size=0)
+    for wrong in ({"groups": 0}, {"latent_channels": 0}, {"channel_multipliers": (1, 0)}):
+        with pytest.raises(ConfigError, match="all sizes must be at least 1"):
+            VQGANConfig(**wrong)
     with pytest.raises(ConfigError, match="16 channels cannot be split into 3 groups"):
         tiny(groups=3)
     with pytest.raises(ConfigError, match="kanals: no such setting"):

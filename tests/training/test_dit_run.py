@@ -44,6 +44,9 @@ class Letters(TextEncoder):
     def check_length(self, max_tokens: int) -> None:
         """Any will do."""
 
+    def length(self, text: str) -> int:
+        return len(text.split())
+
     def encode(self, texts, max_tokens=128):
         words = [text.split()[:max_tokens] for text in texts]
         length = max(map(len, words))
@@ -218,6 +221,8 @@ def test_by_text_the_prompt_is_the_tokenizer_s_caption_too(home: Path, tmp_path:
     assert pipeline.narrator is not None
     assert pipeline.narrator.reader is pipeline.generator.reader  # one encoder for both
     prompts = ["a red sign that says OPEN", "a dog"]
+    with pytest.raises(ConfigError, match="shorten it"):
+        pipeline.generate(prompts="a red sign " * 100)
     images = pipeline.generate(prompts=prompts, seed=1)
     assert images.shape == (2, 3, 64, 64)
     told = Letters().encode(prompts, 16)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModel
 
 import imtok
 from imtok import presets
@@ -16,8 +17,10 @@ from imtok.checkpoints import RunFolder, load_tensors
 from imtok.cli import main
 from imtok.config import ConfigError
 from imtok.data.pictures import decode
+from imtok.data.sample import DataError
 from imtok.data.token_loader import TokenLoader
 from imtok.data.token_shards import TokenShards
+from imtok.generators.generate import read_prompts
 from imtok.tokenizers.encode import encode_pictures
 from imtok.training.launch import train
 from imtok.training.run import GeneratorRunConfig
@@ -73,8 +76,12 @@ def test_it_opens_anywhere_with_its_tokenizer(
     images = pipeline.generate([label, 1, None], seed=4, guidance_scale=1.5)
     assert images.shape == (3, 3, 64, 64)
     assert images.abs().max() <= 1
-    again = pipeline.generate([1], seeds=[5], guidance_scale=1.5)
-    assert torch.allclose(again[0], images[1], atol=1e-5)
+    for one in ([1], 1, torch.tensor([1]), [np.int64(1)], pipeline.generator.config.classes[1]):
+        again = pipeline.generate(one, seeds=[5], guidance_scale=1.5)
+        assert torch.allclose(again[0], images[1], atol=1e-5)
+    for seeds, message in (([1, 2], "2 seeds for 1 pictures"), ([2**64], "at most 64 bits")):
+        with pytest.raises(ConfigError, match=message):
+            pipeline.generate([1], seeds=seeds)
     flags = ["--labels", label, "1", "--count", "2", "--seed", "3", "--guidance-scale", "1.5", "--batch-size", "3"]
     assert main(["generate", str(elsewhere), "--out", str(tmp_path / "out"), *flags]) == 0
     files = sorted((tmp_path / "out").glob("*.png"))
@@ -184,6 +191,12 @@ def test_a_language_model_learns_in_two_stages_and_goes_on_to_the_same_bits(
     config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, **changes))
     run = train(config, str(home / "codes"), tmp_path / "run", validation=str(home / "codes"))
     killed(home, config, tmp_path / "killed", monkeypatch, at=10)  # in the second stage
+    first = dataclasses.replace(config.training, phases=config.training.phases[:1])  # trains adapter and head alone
+    early = train(dataclasses.replace(config, training=first), str(home / "codes"), tmp_path / "early")
+    kept = load_tensors(early / "model.safetensors")
+    began_with = AutoModel.from_pretrained(tmp_path / "lm").state_dict()
+    assert began_with
+    assert all(torch.equal(kept[f"language_model.{name}"], tensor) for name, tensor in began_with.items())
     shutil.rmtree(tmp_path / "lm")  # it is wanted only to begin with
     train(config, str(home / "codes"), tmp_path / "killed", validation=str(home / "codes"), resume=True)
     ours, theirs = (load_tensors(folder / "model.safetensors") for folder in (tmp_path / "killed", run))
@@ -234,3 +247,15 @@ def test_batches_depend_on_seed_and_step_alone(home: Path) -> None:
     epoch = [path for step in range(4) for path in whole.batch(step).paths]
     assert len(set(epoch)) == 24
     assert not torch.equal(whole.batch(0).tokens, TokenLoader(shards, batch_size=6, seed=4).batch(0).tokens)
+
+
+def test_prompts_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "marked.txt").write_bytes("\ufeffa red sign\n\n  \nthe sea\n".encode())
+    assert read_prompts([str(tmp_path / "marked.txt")]) == ["a red sign", "the sea"]
+    (tmp_path / "TABLE.JSONL").write_text('{"image": "a.png", "caption": "a dog"}\n{"prompt": "a cat"}\n')
+    assert read_prompts([str(tmp_path / "TABLE.JSONL")]) == ["a dog", "a cat"]
+    assert read_prompts(["what prompts.txt says", "b.txt"]) == ["what prompts.txt says", "b.txt"]
+    (tmp_path / "latin.txt").write_bytes("café\n".encode("latin-1"))
+    for name, message in (("latin.txt", "not UTF-8"), ("gone.txt", "no such file of prompts")):
+        with pytest.raises(DataError, match=message):
+            read_prompts([str(tmp_path / name)])

@@ -23,6 +23,7 @@ from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import embed
 from imtok.evaluation.evaluate import evaluate
+from imtok.losses.discriminators import PatchDiscriminatorConfig
 from imtok.pretrained import MissingWeights
 from imtok.tokenizers import VQGAN, load
 from imtok.tokenizers.text import Reader
@@ -136,6 +137,13 @@ def test_a_discriminator_for_another_size_is_refused_before_the_first_step(signs
     crop = dataclasses.replace(config.data.crop, resolution=32)
     with pytest.raises(ConfigError, match="made for 64 px, the pictures have 32"):
         train(dataclasses.replace(config, data=dataclasses.replace(config.data, crop=crop)), signs, tmp_path / "run")
+
+
+def test_pictures_too_small_for_the_discriminator_are_refused_before_the_first_step(signs: str, tmp_path: Path) -> None:
+    config = small_run()
+    judge = PatchDiscriminatorConfig(base_channels=16, num_layers=5)
+    with pytest.raises(ConfigError, match="judges pictures of 96 px or more, these have 64"):
+        train(dataclasses.replace(config, discriminator=judge), signs, tmp_path / "run")
 
 
 def test_a_size_that_no_patches_fit_is_refused_before_the_first_step(signs: str, tmp_path: Path) -> None:

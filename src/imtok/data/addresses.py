@@ -6,6 +6,7 @@ from typing import Any
 
 import fsspec
 
+from imtok.config import first_line
 from imtok.data.sample import DataError
 
 
@@ -20,7 +21,7 @@ def locate(address: str | PathLike[str]) -> tuple[Any, str]:
     try:
         return fsspec.url_to_fs(str(address))
     except Exception as error:  # each filesystem has errors of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(f"{address}: cannot be opened ({reason})") from None
 
 

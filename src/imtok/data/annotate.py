@@ -1,7 +1,7 @@
 """Offline annotation: pictures in, shards with words, faces and captions out; can be killed and resumed at any time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from imtok import pretrained
-from imtok.config import FORMAT_VERSION
+from imtok.config import FORMAT_VERSION, InputError, first_line
 from imtok.data.addresses import join, read_json, read_text, write_text
 from imtok.data.captions import Captioner, make_captioner
 from imtok.data.filters import KeepRules
@@ -63,16 +63,16 @@ class Annotator:
         """The sample with what was found in its pixels.
 
         Raises:
-            PictureError: a detector failed on them.
+            PictureError: a detector or the captioner failed on them.
         """
         if self.text_detector is not None:
-            lines = _detect("text", self.text_detector, sample, picture)
+            lines = _ask("text detector", self.text_detector.detect, sample, picture)
             sample = replace(sample, words=self._words(lines, sample))
         if self.face_detector is not None:
-            found = _detect("face", self.face_detector, sample, picture)
+            found = _ask("face detector", self.face_detector.detect, sample, picture)
             sample = replace(sample, faces=self._faces(found, sample))
         if self.captioner is not None:
-            sample = replace(sample, captions=self.captioner(sample))
+            sample = replace(sample, captions=_ask("captioner", self.captioner, sample, sample))
         return sample
 
     def _words(self, lines: Sequence[Any], sample: Sample) -> list[TextRegion]:
@@ -94,12 +94,13 @@ class Annotator:
         return faces
 
 
-def _detect(what: str, detector: Any, sample: Sample, picture: UInt8[np.ndarray, "h w 3"]) -> Any:
+def _ask(whom: str, network: Callable[[Any], Any], sample: Sample, given: Any) -> Any:
     try:
-        return detector.detect(picture)
+        return network(given)
+    except InputError:
+        raise
     except Exception as error:  # one odd picture must not end a run of days, whatever the runtime raised
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise PictureError(f"{sample.path}: the {what} detector failed ({reason[0]})") from error
+        raise PictureError(f"{sample.path}: the {whom} failed ({first_line(error)})") from error
 
 
 @dataclass(kw_only=True)
@@ -219,7 +220,7 @@ def annotate_source(
     first = progress.next_row
     with (
         ShardWriter(out, samples_per_shard, first_shard=progress.shards) as writer,
-        tqdm(desc="annotate", total=progress.rows, initial=first, unit=" pictures", disable=None) as bar,
+        tqdm(total=progress.rows, initial=first, unit=" pictures", disable=None) as bar,
     ):
         _save(out, progress, skipped, first, progress.shards)
         for row in range(first, progress.rows):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from imtok.config import first_line
 from imtok.data.addresses import locate
 from imtok.data.sample import DataError
 
@@ -22,7 +23,7 @@ def open_arrow(path: str) -> Any:
     try:
         return pa.ipc.open_file(pa.memory_map(place) if local else filesystem.open(place, "rb"))
     except pa.ArrowInvalid as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"{path}: not a readable Arrow file ({reason}); delete it, and call again what wrote it"
         ) from None

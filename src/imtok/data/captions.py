@@ -1,7 +1,6 @@
 """Captions for pictures that have none of their own: from a table, a template, or a vision-language model."""
 
 import os
-import string
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -36,27 +35,32 @@ def make_captioner(captions: str) -> Captioner:
     folder, words = split_word_limit(captions)
     if os.path.isdir(folder):  # Path.is_dir minds long names, and templates can be long
         return _from_model(Path(folder), words)
-    try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(captions) if field is not None}
-    except ValueError as error:
-        raise DataError(f"caption template {captions!r}: {error}") from None
-    if fields != {"label"}:
+    start, field, end = captions.partition("{label}")
+    if not field or set("{}") & set(start + end):
         raise DataError(
-            f"captions {captions!r}: no file, no model's folder, no template with {{label}} alone in braces"
+            f"captions {captions!r}: no file, no model's folder, no template with {{label}} once and no other brace"
         )
 
     def from_template(sample: Sample) -> list[str]:
         if sample.captions or sample.label is None:
             return sample.captions
-        return [captions.format(label=sample.label.replace("_", " "))]
+        return [start + sample.label.replace("_", " ") + end]
 
     return from_template
 
 
 def split_word_limit(model: str) -> tuple[str, int]:
-    """`MODEL:25` into a model's place and its words; 75 where none are given (TexTok, section 4.1)."""
+    """`MODEL:25` into a model's place and its words; 75 where none are given (TexTok, section 4.1).
+
+    Raises:
+        DataError: no words at all.
+    """
     place, _, words = model.rpartition(":")
-    return (place, int(words)) if words.isdigit() else (model, 75)
+    if not words.isdecimal():
+        return model, 75
+    if int(words) < 1:
+        raise DataError(f"{model}: captions of no words")
+    return place, int(words)
 
 
 def _from_model(folder: Path, max_words: int) -> Captioner:

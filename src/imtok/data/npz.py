@@ -10,6 +10,7 @@ import fsspec
 import numpy as np
 from jaxtyping import Shaped
 
+from imtok.config import first_line
 from imtok.data.pictures import Picture, encode
 from imtok.data.sample import DataError, Sample, Source
 
@@ -156,4 +157,4 @@ class NpzWriter:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip("'\"").splitlines() or [type(error).__name__])[0]
+    return first_line(error).strip("'\"")

@@ -15,7 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imtok.config import FORMAT_VERSION
+from imtok.config import FORMAT_VERSION, first_line
 from imtok.data.addresses import join, list_files, locate
 from imtok.data.sample import SCHEMA, DataError, Face, PictureError, Point, Sample, Source, TextRegion
 
@@ -281,7 +281,7 @@ def _readable(what: str) -> Iterator[None]:
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the file's
             raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise PictureError(f"{what}: broken Parquet ({reason})") from None
 
 
@@ -290,7 +290,7 @@ def _read_footer(path: str, required: tuple[str, ...]) -> pq.FileMetaData:
         with fsspec.open(path, "rb") as file:
             footer = pq.read_metadata(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
     names = footer.schema.to_arrow_schema().names
     if missing := [column for column in required if column not in names]:
         raise DataError(f"{path}: has no column {missing[0]!r}; imtok annotate makes shards of most collections")

@@ -7,14 +7,14 @@ from typing import cast, get_args
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter
-from tqdm import tqdm
 
+from imtok.data.annotate import Annotator, annotate_source
+from imtok.data.filters import KeepRules
 from imtok.data.fonts import find_typefaces
 from imtok.data.grounds import Colour, draw_colour, draw_ground, find_photos, with_article
 from imtok.data.pictures import MAX_PIXELS, encode
 from imtok.data.plain_signs import PlainSigns, PlainSplit
 from imtok.data.sample import Box, DataError, Sample, Source, TextRegion, clip_box
-from imtok.data.shards import ShardWriter, holds_shards
 from imtok.data.typesetting import SetWord, bounds, largest_size, set_paragraph, set_rows
 from imtok.data.vocabulary import Split, draw_paragraph, draw_words
 
@@ -49,8 +49,10 @@ def synthesize(
 ) -> int:
     """Write rendered pictures with exact word boxes, captions and labels as shards.
 
+    Killed at any moment and called again, it goes on after the last finished shard and ends with the same files.
+
     Args:
-        out: folder; must not hold shards yet.
+        out: folder.
         count: number of pictures.
         seed: another seed, other pictures.
         size: side of the square pictures in pixels; paragraphs need about 256 to be legible.
@@ -61,19 +63,19 @@ def synthesize(
         word_height: smallest and largest height of a sign's words in pixels, unless it is plain.
         grounds: folder of photographs for signs to stand on, instead of scikit-image's textures.
         fonts: folder of TrueType or OpenType files to use instead of the installed typefaces.
-        samples_per_shard: pictures per file.
+        samples_per_shard: pictures per file; also how much work a kill can cost.
 
     Returns:
-        How many pictures were written.
+        How many pictures there are.
 
     Raises:
-        DataError: nonsense numbers, `out` holds shards already, a split of another kind of pictures, or see
+        DataError: nonsense numbers, `out` holds other pictures, a split of another kind of pictures, or see
             `SyntheticPictures`.
     """
+    settings = {name: value for name, value in locals().items() if name not in ("out", "count")}
+    settings["word_height"] = list(word_height)  # as JSON has it
     if count < 1 or seed < 0 or not 0 < size * size <= MAX_PIXELS:
         raise DataError(f"count, seed and size must be at least 1, 0 and 1, and size at most {math.isqrt(MAX_PIXELS)}")
-    if holds_shards(out):
-        raise DataError(f"{out}: holds shards already; name another folder")
     pictures: Source
     if plain and not (paragraphs or grounds) and split in get_args(PlainSplit):
         pictures = PlainSigns(count, seed=seed, size=size, split=cast(PlainSplit, split), fonts=fonts)
@@ -91,10 +93,7 @@ def synthesize(
     else:
         kind = "paragraphs" if paragraphs else f"signs{' on photographs' if grounds else ''} of the split {split}"
         raise DataError(f"there are no {'plain ' if plain else ''}{kind}; see imtok synthesize --help")
-    with ShardWriter(out, samples_per_shard) as writer:
-        for sample in tqdm(pictures, desc="synthesize", unit=" pictures", disable=None):
-            writer.write(sample)
-    return count
+    return annotate_source(pictures, out, Annotator(), KeepRules(()), settings, samples_per_shard).kept
 
 
 class SyntheticPictures(Source):

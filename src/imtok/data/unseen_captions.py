@@ -75,14 +75,16 @@ def write_unseen_captions(
     left = {label: captions for label, captions in sorted(known.items()) if label not in done}
     if not left:
         return folder
-    inventor = _open(source)
     every = {caption for captions in known.values() for caption in captions}
+    inventor = _open(source, every)
     for label, captions in tqdm(left.items(), total=len(known), initial=len(done), unit="class", disable=None):
         key = hashlib.blake2b(label.encode(), digest_size=8).hexdigest()  # a new class then changes no other's
         rng = np.random.default_rng((seed, int(key, 16)))
         found = _invent(inventor, label, captions, every, per_class, references, rng)
         if not found:
             raise DataError(f"{label}: {source} gave no caption that no training picture has")
+        if len(found) < per_class:
+            tqdm.write(f"{label}: {source} gave only {len(found)} new captions of {per_class}")
         if begun is None:  # not before something comes of them
             begun = settings
             write_text(manifest, json.dumps(settings))
@@ -175,11 +177,11 @@ def _invent(
     return list(new)
 
 
-def _open(source: str) -> Inventor:
+def _open(source: str, every: Collection[str]) -> Inventor:
     folder, words = split_word_limit(source)
     if os.path.isdir(folder) and (Path(folder) / "config.json").is_file():
         writer = load_writer(Path(folder), words)
         return writer.write
     others = captions_by_class(source)
-    left: dict[str, Iterator[str]] = {label: iter(captions) for label, captions in others.items()}
+    left = {label: (one for one in captions if one not in every) for label, captions in others.items()}
     return lambda label, shown, seed: next(left.get(label, iter(())), None)

@@ -1,6 +1,7 @@
 """Pictures through a tokenizer and back, at their own size."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from imtok.data.captions import make_captioner
 from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
 from imtok.data.readers import IMAGE_SUFFIXES
 from imtok.data.sample import DataError, Sample
+from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load
 from imtok.tokenizers.text import Reader, Text
@@ -37,7 +39,7 @@ def reconstruct(
 
     Raises:
         ConfigError: no such tokenizer, one codebook where branches are wanted, captions for a tokenizer that hears of
-            none, no picture, two pictures of one name, or an original that would be overwritten.
+            none, or of other pictures, no picture, two pictures of one name, or an original that would be overwritten.
         MissingWeights: the network that reads the captions is not here.
     """
     files = list(find_pictures(images))
@@ -50,21 +52,22 @@ def reconstruct(
         )
     if any((out / f"{name}.png").resolve() == file.resolve() for name, file in zip(names, files, strict=True)):
         raise ConfigError(f"{out}: holds the pictures themselves; reconstructions there would overwrite them")
-    model = load(tokenizer)
+    model = load(tokenizer, best_device())
     if branches and len(model.codebook_sizes) < 2:
         raise ConfigError(f"{tokenizer}: has no branches to show; it is not a tokenizer of several codebooks")
     if captions is not None and model.hears is None:
         raise ConfigError(f"{tokenizer}: hears of no captions; leave --captions out")
-    told = None if captions is None else Told(model, captions)
+    told = [None] * len(files) if captions is None else captions_of(files, captions)
+    reader = None if captions is None or model.hears is None else Reader(model.hears, device=best_device())
     written = []
     (out / "side_by_side").mkdir(parents=True, exist_ok=True)
-    for file in tqdm(files, unit="picture", disable=None):
+    for file, caption in zip(tqdm(files, unit="picture", disable=None), told, strict=True):
         try:
             picture = decode(read_bytes(file), str(file))
         except DataError as error:
             tqdm.write(f"left out: {error}")
             continue
-        text = None if told is None else told.of(file)
+        text = None if reader is None else reader.read([caption], [caption])
         drawn = reconstruct_picture(model, picture, text)
         written.append(out / f"{file.stem}.png")
         written[-1].write_bytes(encode(drawn))
@@ -73,31 +76,28 @@ def reconstruct(
     return written
 
 
-class Told:
-    """The captions that a user gives with pictures, read for a tokenizer.
+def captions_of(files: Sequence[Path], captions: str) -> list[str | None]:
+    """What a user says of pictures.
 
     Args:
-        tokenizer: hears of captions.
-        captions: a table (.jsonl or .csv), or one caption for all pictures.
+        files: the pictures.
+        captions: a table (.jsonl or .csv) that names them by path, as given or seen from the table, or by file name;
+            or one caption for all.
 
     Raises:
+        ConfigError: the table names none of them.
         DataError: the table cannot be read.
     """
-
-    def __init__(self, tokenizer: Tokenizer, captions: str) -> None:
-        assert tokenizer.hears is not None
-        self._reader = Reader(tokenizer.hears, device=next(tokenizer.parameters()).device)
-        table = captions.endswith((".jsonl", ".csv"))
-        self._captioner = make_captioner(captions) if table else None
-        self._caption = captions
-
-    def of(self, file: Path) -> Text:
-        """What the tokenizer is told of a picture; where there is no caption, nothing."""
-        found = [self._caption]
-        if self._captioner is not None:
-            found = self._captioner(Sample(image=b"", path=str(file), width=1, height=1))
-        caption = found[0] if found else None
-        return self._reader.read([caption], [caption])
+    if not captions.endswith((".jsonl", ".csv")):
+        return [captions] * len(files)
+    captioner, found = make_captioner(captions), list[str | None]()
+    for file in files:
+        names = (str(file), os.path.relpath(file, Path(captions).parent))
+        listed = (captioner(Sample(image=b"", path=name, width=1, height=1)) for name in names)
+        found.append(next((those[0] for those in listed if those), None))
+    if not any(found):
+        raise ConfigError(f"{captions}: has captions of none of the {len(files)} pictures")
+    return found
 
 
 def reconstruct_picture(tokenizer: Tokenizer, picture: Picture, text: Text | None = None) -> Picture:

@@ -110,6 +110,7 @@ class AutoregressiveGenerator(Generator):
         noise = draw_noise(list(seeds), self.tokens, len(self.codebook_sizes))
         guided = settings.guided
         session = self.begin([*conditions, *([None] * len(conditions) if guided else [])])
+        cache = self.head.new_cache(len(session.hidden))
         codes = torch.empty(noise.shape, dtype=torch.long, device=device)
         for token in range(self.tokens):
 
@@ -119,7 +120,7 @@ class AutoregressiveGenerator(Generator):
                 found = pick_code(logits.cpu(), noise[:, token, codebook], settings).to(device)
                 return torch.cat([found, found]) if guided else found
 
-            drawn = self.head.draw(session.hidden, self.embedding, pick)
+            drawn = self.head.draw(session.hidden, self.embedding, pick, cache)
             codes[:, token] = drawn[: len(codes)]
             if token + 1 < self.tokens:
                 session.advance(drawn)

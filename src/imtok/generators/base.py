@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
@@ -13,6 +14,12 @@ from imtok.tokenizers.text import Reader, TextConfig
 
 Conditions = Sequence[str | None]
 """What each picture shall show: a class or a prompt; None: anything."""
+
+
+def withhold(conditions: Conditions, share: float) -> list[str | None]:
+    """Conditions of which a random share has become None, for classifier-free guidance."""
+    without = (torch.rand(len(conditions)) < share).tolist()
+    return [None if out else condition for condition, out in zip(conditions, without, strict=True)]
 
 
 class Generator(Model, ABC):

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.config import ConfigError
+from imtok.generators.base import withhold
 
 
 class ClassEmbedding(nn.Embedding):
@@ -30,9 +31,9 @@ class ClassEmbedding(nn.Embedding):
         Raises:
             ConfigError: an unknown class.
         """
-        rows = torch.tensor([self.index(name) for name in classes])
-        if self.training and self.dropout:
-            rows[torch.rand(len(rows)) < self.dropout] = self.num_classes
+        rows = torch.tensor(
+            [self.index(name) for name in (withhold(classes, self.dropout) if self.training else classes)]
+        )
         return self(rows.to(self.weight.device))
 
     def index(self, name: str | None) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from imtok.config import ConfigError, config
-from imtok.generators.base import Conditions, Generator
+from imtok.generators.base import Conditions, Generator, withhold
 from imtok.generators.classes import ClassEmbedding
 from imtok.generators.diffusion import DenoisingConfig, Diffusion, DiffusionConfig, draw_noise, guide
 from imtok.layers.modulated import Block, LastLayer, TimeEmbedding, sine_positions
@@ -151,14 +151,17 @@ class DiT(Generator):
         assert self.reader is not None
         assert self.text_in is not None
         if self.training:
-            withheld = torch.rand(len(conditions)) < self.config.dropout
-            conditions = [None if out else text for text, out in zip(conditions, withheld.tolist(), strict=True)]
+            conditions = withhold(conditions, self.config.dropout)
         states, mask = self.reader.read(conditions, [None] * len(conditions))
         device = self.latents_in.weight.device
         return self.text_in(states.to(device)), mask.to(device)
 
     def resolve(self, condition: str | None) -> str | None:
-        return condition if self.class_embedding is None else self.class_embedding.name(condition)
+        if self.class_embedding is not None:
+            return self.class_embedding.name(condition)
+        assert self.reader is not None
+        self.reader.check(condition)
+        return condition
 
     def normalize(self, latents: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
         """Latents as the network sees them."""

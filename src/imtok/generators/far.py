@@ -42,13 +42,13 @@ class FARConfig:
             raise ConfigError(f"far: codebook_sizes = {self.codebook_sizes} must be one positive size or more")
         if not self.token_shape or min(self.token_shape) < 1:
             raise ConfigError(f"far: token_shape = {self.token_shape} must be positive")
+        if min(self.num_classes, self.dim, self.depth, self.num_heads, self.head_depth) < 1:
+            raise ConfigError("far: num_classes, dim, depth, num_heads and head_depth must be at least 1")
         if self.dim % self.num_heads or self.dim // self.num_heads % (2 * len(self.token_shape)):
             raise ConfigError(
                 f"far: {self.num_heads} heads cannot share {self.dim} channels, in pairs along each of "
                 f"{len(self.token_shape)} axes"
             )
-        if min(self.num_classes, self.depth, self.head_depth) < 1:
-            raise ConfigError("far: num_classes, depth and head_depth must be at least 1")
         if self.classes and len(self.classes) != self.num_classes:
             raise ConfigError(f"far: {len(self.classes)} classes are named, num_classes is {self.num_classes}")
         if not (0 <= self.dropout < 1 and 0 <= self.label_dropout < 1):

@@ -15,6 +15,7 @@ from imtok.config import ConfigError
 from imtok.data.pictures import to_uint8
 from imtok.data.readers import read_table
 from imtok.data.rows import listed_captions
+from imtok.data.sample import DataError
 from imtok.generators.catalog import load, weights_hash
 from imtok.layers.collective import best_device
 
@@ -86,13 +87,24 @@ def generate(
 
 
 def read_prompts(prompts: Sequence[str]) -> list[str]:
-    """The texts themselves, or those of a file: a line each, or the captions or prompts of a JSONL or CSV table."""
-    if len(prompts) != 1 or not os.path.isfile(prompts[0]):  # Path.is_file minds long names, and prompts can be long
+    """The texts themselves, or those of a file: a line each, or the captions or prompts of a JSONL or CSV table.
+
+    Raises:
+        DataError: a file that is not there, or whose text is not UTF-8.
+    """
+    first, kinds = prompts[0] if prompts else "", (".txt", ".jsonl", ".csv")
+    if len(prompts) != 1 or not os.path.isfile(first):  # Path.is_file minds long names, and prompts can be long
+        if len(prompts) == 1 and len(first.split()) == 1 and first.lower().endswith(kinds):
+            raise DataError(f"{first}: no such file of prompts")
         return list(prompts)
-    if prompts[0].endswith((".jsonl", ".csv")):
-        rows = (row for _, row in read_table(prompts[0]))
+    if first.lower().endswith(kinds[1:]):
+        rows = (row for _, row in read_table(first))
         return [text for row in rows for text in ([row["prompt"]] if row.get("prompt") else listed_captions(row))]
-    return [line for line in Path(prompts[0]).read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = Path(first).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{first}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _is_made(file: Path, note: str) -> bool:

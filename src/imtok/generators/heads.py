@@ -47,9 +47,13 @@ class Head(nn.Module, ABC):
             embedded: the codes there, of which a factorized head tells those of the first codebooks to the later ones.
         """
 
+    def new_cache(self, rows: int) -> Cache | None:
+        """What `draw` wants for so many rows, for one place after the other."""
+        return None
+
     @abstractmethod
     def draw(
-        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick
+        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: Cache | None
     ) -> Int[Tensor, "rows codebooks"]:
         """The codes of one place, codebook by codebook."""
 
@@ -72,7 +76,7 @@ class ParallelHead(Head):
         return tuple(classify(hidden) for classify in self.classifiers)
 
     def draw(
-        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick
+        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: Cache | None
     ) -> Int[Tensor, "rows codebooks"]:
         codes = [pick(classify(hidden), index) for index, classify in enumerate(self.classifiers)]
         return torch.stack(codes, dim=1)
@@ -89,7 +93,9 @@ class FactorizedHead(Head):
         self.classifiers = nn.ModuleList(_classifier(dim, size) for size in codebook_sizes)
         places = torch.arange(float(len(codebook_sizes)))[:, None]
         self.positions = RotaryPositions(places, dim // num_heads)
-        self._cache: Cache | None = None
+
+    def new_cache(self, rows: int) -> Cache:
+        return Cache(self.decoder, rows, len(self.classifiers))
 
     def forward(
         self,
@@ -102,9 +108,10 @@ class FactorizedHead(Head):
         return tuple(classify(known[:, :, index]) for index, classify in enumerate(self.classifiers))
 
     def draw(
-        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick
+        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: Cache | None
     ) -> Int[Tensor, "rows codebooks"]:
-        cache = self._emptied_cache(len(hidden))
+        assert cache is not None
+        cache.clear()
         codes: list[Tensor] = []
         told = hidden
         for index, classify in enumerate(self.classifiers):
@@ -112,16 +119,6 @@ class FactorizedHead(Head):
             codes.append(pick(classify(known), index))
             told = embedding.tables[index](codes[-1])
         return torch.stack(codes, dim=1)
-
-    def _emptied_cache(self, rows: int) -> Cache:
-        """One for all places of a batch: made anew only when the batch has another size."""
-        weight = self.decoder.norm.weight
-        cache = self._cache
-        like = cache is not None and (cache.keys.dtype, cache.keys.device) == (weight.dtype, weight.device)
-        if cache is None or not like or cache.keys.shape[1] != rows:
-            cache = self._cache = Cache(self.decoder, rows, len(self.classifiers))
-        cache.clear()
-        return cache
 
 
 def build_head(

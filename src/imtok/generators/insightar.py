@@ -8,13 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from imtok.config import ConfigError, config
+from imtok.config import ConfigError, config, first_line
 from imtok.generators.autoregressive import AutoregressiveGenerator, Session
-from imtok.generators.base import Conditions
+from imtok.generators.base import Conditions, withhold
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
 from imtok.generators.prompts import PromptFormat, PromptReader
 from imtok.layers.decoder import Block
-from imtok.pretrained.language import first_line
 from imtok.tokenizers.base import Tokenizer
 
 _START_STD = 0.02
@@ -112,9 +111,7 @@ class InsightAR(AutoregressiveGenerator):
     def prompt(self, conditions: Conditions) -> tuple[Float[Tensor, "batch length dim"], Bool[Tensor, "batch length"]]:
         """Embedded prompts and which places are there; long ones are cut, and in training some are left empty."""
         if self.training:
-            dropped = torch.rand(len(conditions)) < self.config.prompt_dropout
-            pairs = zip(conditions, dropped.tolist(), strict=True)
-            conditions = [None if without else prompt for prompt, without in pairs]
+            conditions = withhold(conditions, self.config.prompt_dropout)
         ids, there = self.prompt_reader.read(conditions)
         embed, device = self.language_model.get_input_embeddings(), self.start_of_image.device
         return embed(ids.to(device)), there.to(device)
@@ -191,7 +188,7 @@ def _language_model(architecture: dict[str, Any], tokens: int) -> Any:
     """An untrained language model without its head, for so many tokens.
 
     Raises:
-        ConfigError: the library knows no such model, or it is not causal, too short, or without input embeddings.
+        ConfigError: the library knows no such model, or it is not causal, too short, or lacks an input that is needed.
     """
     from transformers import AutoConfig, AutoModel
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -208,6 +205,9 @@ def _language_model(architecture: dict[str, Any], tokens: int) -> Any:
         raise ConfigError(f"insightar: a {kind} has no embeddings of text tokens to read prompts with")
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(shape, "is_decoder", False):
         raise ConfigError(f"insightar: a {kind} looks at what comes later; a causal language model is wanted")
+    missing = {"inputs_embeds", "position_ids"} - inspect.signature(model.forward).parameters.keys()
+    if missing:
+        raise ConfigError(f"insightar: a {kind} takes no {min(missing)}, which prompts and pictures come in by")
     longest = min(length for length in _spans(shape) if length)
     if longest < tokens:
         raise ConfigError(f"insightar: prompt and picture have {tokens} tokens, this {kind} sees {longest} of them")

@@ -33,6 +33,17 @@ class Narrator:
         """
         self.reader.prepare(itertools.chain(captions, () if self.unseen is None else self.unseen.captions()))
 
+    def check(self, conditions: Conditions) -> None:
+        """Whether prompts are heard to their ends.
+
+        Raises:
+            ConfigError: one is too long.
+            MissingWeights: the text encoder is not here.
+        """
+        if self.unseen is None:
+            for condition in conditions:
+                self.reader.check(condition)
+
     def tell(self, conditions: Conditions, seeds: Sequence[int]) -> Text:
         """What is told of pictures; of a picture of anything, nothing.
 

@@ -1,6 +1,6 @@
 """A generator and its tokenizer: labels or prompts in, pictures out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,8 @@ class ImageGenerator:
 
     def generate(
         self,
-        labels: Sequence[str | int | None] | None = None,
-        prompts: Sequence[str] | None = None,
+        labels: str | int | Iterable[Any] | None = None,
+        prompts: str | Sequence[str] | None = None,
         *,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
@@ -51,8 +51,9 @@ class ImageGenerator:
         A picture depends on its condition, its seed and the settings, not on what else is drawn with it.
 
         Args:
-            labels: classes by name or number, for a class-conditional generator; None: any.
-            prompts: for a generator that reads text.
+            labels: classes by name or number, for a class-conditional generator, or one; numbers may be an array or
+                tensor, and a None among them is any class.
+            prompts: for a generator that reads text, or one.
             seed: of the first picture; the others have the numbers after it.
             seeds: one for each picture instead.
             progress: hears every now and then which share of the work has been done since.
@@ -60,11 +61,15 @@ class ImageGenerator:
                 preset's.
 
         Raises:
-            ConfigError: labels for a generator of prompts or the other way round, an unknown class, or a setting that
-                does not exist.
+            ConfigError: labels for a generator of prompts or the other way round, an unknown class, too long
+                a prompt, seeds that do not fit, or a setting that does not exist.
         """
         conditions = self.conditions(labels, prompts)
         numbers = list(range(seed, seed + len(conditions))) if seeds is None else list(seeds)
+        if len(numbers) != len(conditions):
+            raise ConfigError(f"{len(numbers)} seeds for {len(conditions)} pictures; give one for each")
+        if not all(-(2**63) <= number < 2**64 for number in numbers):
+            raise ConfigError("seeds have at most 64 bits")
         tokens = self.generator.sample(conditions, numbers, self.settings(**sampling), progress)
         return self.draw(tokens, self.narrator and self.narrator.tell(conditions, numbers))
 
@@ -75,7 +80,9 @@ class ImageGenerator:
         images = decode(tokens, text, self.grid_size)
         return images[:, :, : self.resolution, : self.resolution].clamp(-1, 1)
 
-    def conditions(self, labels: Sequence[str | int | None] | None, prompts: Sequence[str] | None) -> list[str | None]:
+    def conditions(
+        self, labels: str | int | Iterable[Any] | None, prompts: str | Sequence[str] | None
+    ) -> list[str | None]:
         """What is to be drawn, as the generator is told.
 
         Raises:
@@ -86,7 +93,10 @@ class ImageGenerator:
         others = [name for name, values in given.items() if values is not None and name != wanted]
         if others or given[wanted] is None:
             raise ConfigError(f"this generator listens to {wanted}{f', not to {others[0]}' if others else ''}")
-        return [self.generator.resolve(None if value is None else str(value)) for value in given[wanted] or ()]
+        conditions = [self.generator.resolve(value) for value in _listed(given[wanted])]
+        if self.narrator is not None:
+            self.narrator.check(conditions)
+        return conditions
 
     def settings(self, **changes: Any) -> Settings:
         """The preset's settings with some changed.
@@ -97,3 +107,11 @@ class ImageGenerator:
         settings = self.sampling.changed(**changes)
         self.generator.check_sampling(settings)
         return settings
+
+
+def _listed(values: Any) -> list[str | None]:
+    """Labels or prompts as texts: one alone, several, or numbers in an array or tensor."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    several: Sequence[Any] = [values] if isinstance(values, str | int) else values
+    plain = [value.item() if hasattr(value, "item") else value for value in several]
+    return [None if value is None else str(value) for value in plain]

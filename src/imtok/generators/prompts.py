@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from imtok.config import ConfigError
-from imtok.pretrained.language import first_line
+from imtok.config import ConfigError, first_line
 
 PromptFormat = Literal["bytes", "plain", "chat"]
 
@@ -46,9 +45,13 @@ class PromptReader(ABC):
                 f"prompt {prompt[:40]!r}…: {length} tokens, the model reads {self.max_tokens}; shorten it"
             )
 
+    def cut_ids(self, prompt: str) -> list[int]:
+        """The ids of a prompt, or of as much of it as there is room for."""
+        return self.ids(prompt)[: self.max_tokens]
+
     def read(self, prompts: Sequence[str | None]) -> Prompts:
-        """The first `max_tokens` ids of each prompt; None is the empty one."""
-        found = [self.ids(prompt or "")[: self.max_tokens] for prompt in prompts]
+        """The ids of each prompt, long ones cut; None is the empty one."""
+        found = [self.cut_ids(prompt or "") for prompt in prompts]
         length = max(map(len, found), default=1)
         padded = torch.tensor([[0] * (length - len(ids)) + ids for ids in found]).view(len(found), length)
         there = torch.tensor([[False] * (length - len(ids)) + [True] * len(ids) for ids in found])
@@ -88,6 +91,13 @@ class ModelReader(PromptReader):
         said = [{"role": "user", "content": prompt}]
         text = self._tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes them itself
+
+    def cut_ids(self, prompt: str) -> list[int]:
+        found = self.ids(prompt)
+        if self._chat and (excess := len(found) - self.max_tokens) > 0:  # what the format ends with must stay
+            words = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            found = self.ids(self._tokenizer.decode(words[:-excess]))
+        return found[: self.max_tokens]
 
 
 def open_reader(prompt_format: PromptFormat, max_tokens: int, home: Path | None) -> PromptReader:

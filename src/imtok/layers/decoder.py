@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 _START_STD = 0.02
 _EPSILON = 1e-5
 _BASE = 10_000.0
+_HIDDEN_STEP = 256
+"""SwiGLU has 8/3 dim hidden channels, rounded up to a multiple of this."""
 
 Rotation = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]
 """Cosines and sines of the angles by which pairs of channels are turned, tokens x half a head's channels."""
@@ -57,10 +59,7 @@ class Attention(nn.Module):
             cache.keys[layer, :, :, past:now] = k
             cache.values[layer, :, :, past:now] = v
             k, v = cache.keys[layer, :, :, :now], cache.values[layer, :, :, :now]
-        seen = None
-        if tokens > 1 and k.shape[2] > tokens:
-            seen = torch.ones(tokens, k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - tokens)
-        found = F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None and tokens > 1)
+        found = F.scaled_dot_product_attention(q, k, v, is_causal=tokens > 1)
         return self.dropout(self.out(found.transpose(1, 2).reshape(batch, tokens, dim)))
 
 
@@ -102,16 +101,15 @@ class Decoder(nn.Module):
         dim: channels.
         depth: blocks.
         num_heads: of attention.
-        multiple_of: SwiGLU has 8/3 dim hidden channels, rounded up to a multiple of this.
         dropout: of what each half of a block adds, in training.
     """
 
     checkpointing = False
 
-    def __init__(self, dim: int, depth: int, num_heads: int, multiple_of: int = 256, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, depth: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dim, self.num_heads = dim, num_heads
-        hidden = -(-int(8 * dim / 3) // multiple_of) * multiple_of
+        hidden = -(-int(8 * dim / 3) // _HIDDEN_STEP) * _HIDDEN_STEP
         self.blocks = nn.ModuleList(Block(dim, num_heads, hidden, dropout) for _ in range(depth))
         self.norm = nn.RMSNorm(dim, _EPSILON)
         for module in self.modules():
@@ -124,7 +122,7 @@ class Decoder(nn.Module):
         """Every token after it has seen those before it.
 
         Args:
-            x: the tokens; with a cache, those that come next.
+            x: the tokens; with a cache, the one that comes next, or the first few.
             rotation: of these tokens' positions.
             cache: of the tokens before; these are added.
         """

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.layers.collective import sum_over_ranks
-from imtok.losses.precision import widen
+from imtok.layers.precision import widen
 
 AdversarialKind = Literal["hinge", "non_saturating"]
 

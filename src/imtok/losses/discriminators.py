@@ -24,6 +24,15 @@ class PatchDiscriminatorConfig:
     num_layers: int = 3
     """Convolutions of stride 2."""
 
+    def __post_init__(self) -> None:
+        if self.base_channels < 1 or self.num_layers < 1 or self.base_channels % 16:
+            raise ConfigError("discriminator: base_channels must be a multiple of 16, num_layers 1 or more")
+
+    @property
+    def smallest(self) -> int:
+        """Side in pixels of the smallest pictures that it can judge."""
+        return 3 * 2**self.num_layers
+
 
 @config
 class StyleDiscriminatorConfig:
@@ -88,7 +97,7 @@ class PatchDiscriminator(nn.Module):
         """Logits, one per patch; large means real.
 
         Args:
-            images: in [-1, 1], at least 24 pixels on each side at three layers.
+            images: in [-1, 1], with sides of the config's `smallest` or more.
         """
         return self.layers(images)
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from imtok.losses.precision import widen
+from imtok.layers.precision import widen
 from imtok.pretrained.networks import FeatureNetwork
 
 _TINY_ENERGY = 1e-6

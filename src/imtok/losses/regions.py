@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imtok.config import config
 from imtok.layers.crops import Regions, align_faces, crop_regions
-from imtok.losses.precision import widen
+from imtok.layers.precision import widen
 from imtok.losses.reconstruction import feature_pairs
 from imtok.pretrained.networks import FeatureNetwork
 

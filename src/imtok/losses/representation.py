@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.collective import gather_over_ranks, rank
+from imtok.layers.precision import widen
 from imtok.layers.transformer import Block, GridPositions
-from imtok.losses.precision import widen
 
 _START_STD = 0.02
 

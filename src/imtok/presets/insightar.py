@@ -36,8 +36,8 @@ _HEAD = ("adapter", "head", "embedding", "start_of_image")
 def insightar_7b() -> GeneratorRunConfig:
     """InsightAR, 7B over InsightTok's codes at 512 px (InsightTok, section 3.3 and appendix E.2).
 
-    Paper: 150M pictures; T-NED of long texts 95.83 %, MagFace 23.33 (Table 2). Not trained here. How many steps the
-    second stage's one epoch takes follows from the batch: 150M / 512.
+    Paper: 150M pictures; guidance 5 and top-k 4,096 (appendix F.2); T-NED of long texts 95.83 %, MagFace 23.33 (Table
+    2). Not trained here. How many steps the second stage's one epoch takes follows from the batch: 150M / 512.
 
     Its weights are cut up among the processes that torchrun starts; on a single device `--training.no-shard-weights`.
     """

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from imtok.config import ConfigError
 from imtok.layers.collective import best_device
 from imtok.pretrained.transformers_folder import open_model
 
@@ -71,4 +72,6 @@ def load_captioner(folder: Path, max_words: int = 75) -> PictureCaptioner:
     """
     what = "model that writes captions of pictures"
     model, processor = open_model(folder, "AutoModelForImageTextToText", "AutoProcessor", what)
+    if not (getattr(processor, "chat_template", None) or hasattr(processor, "image_token")):
+        raise ConfigError(f"{folder}: its {type(processor).__name__} takes no prompt beside a picture")
     return PictureCaptioner(model.to(best_device()), processor, max_words)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from imtok.config import ConfigError
+from imtok.config import ConfigError, first_line
 
 PREFIX = "hf://"
 
@@ -30,5 +30,5 @@ def find_hub_file(address: str, download: bool = False) -> Path | None:
         return Path(hf_hub_download(f"{owner}/{name}", path, revision=revision or None, local_files_only=not download))
     except LocalEntryNotFoundError as error:
         if download:
-            raise OSError(f"{address} could not be downloaded: {str(error).splitlines()[0]}") from None
+            raise OSError(f"{address} could not be downloaded: {first_line(error)}") from None
         return None

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
 from torch import Tensor
 
-from imtok.config import ConfigError
+from imtok.config import ConfigError, first_line
 from imtok.pretrained.networks import FrozenNetwork, load_named
+from imtok.pretrained.transformers_folder import open_part
 
 
 class TextEncoder(FrozenNetwork):
@@ -41,6 +41,11 @@ class TextEncoder(FrozenNetwork):
         if max_tokens < least or (self.longest is not None and max_tokens > self.longest):
             most = "" if self.longest is None else f" and at most {self.longest}"
             raise ConfigError(f"{self.name}: reads at least {least}{most} tokens of a text, not {max_tokens}")
+
+    def length(self, text: str) -> int:
+        """Tokens of a text, with those that frame it."""
+        self.tokenizer.no_truncation()
+        return len(self.tokenizer.encode(text).ids)
 
     def encode(
         self, texts: Sequence[str], max_tokens: int = 128
@@ -93,25 +98,17 @@ def load_t5(folder: Path) -> TextEncoder:
     Raises:
         ConfigError: something else is in it, or something is missing; one line.
     """
-    from transformers import T5Config, T5EncoderModel
-
-    try:
-        config = T5Config.from_pretrained(folder, local_files_only=True)
-        model, found = T5EncoderModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            folder, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"{folder}: not a T5 in transformers' layout ({first_line(error)})") from None
+    what = "T5 in transformers' layout"
+    config = open_part("AutoConfig", folder, what)
+    if config.model_type not in ("t5", "mt5"):  # UMT5's weights would fit, without its position biases
+        raise ConfigError(f"{folder}: no {what}, but of the type {config.model_type}")
+    weights = {"dtype": "auto", "use_safetensors": True, "output_loading_info": True}
+    model, found = open_part("T5EncoderModel", folder, what, **weights)
     if found["missing_keys"]:
         raise ConfigError(f"{folder}: not a whole T5 encoder; {sorted(found['missing_keys'])[0]} is missing")
     if model.dtype == torch.float16:
         model = model.float()
     return TextEncoder(model, _read_tokenizer(folder / "tokenizer.json"), config.d_model)
-
-
-def first_line(error: Exception) -> str:
-    """What an error of some library says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _read_tokenizer(file: Path) -> Any:

@@ -5,8 +5,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from imtok.config import ConfigError
-from imtok.pretrained.language import first_line
+from imtok.config import ConfigError, first_line
 
 
 def open_model(place: str | Path, model: str, reader: str, what: str) -> tuple[Any, Any]:
@@ -21,16 +20,30 @@ def open_model(place: str | Path, model: str, reader: str, what: str) -> tuple[A
     Raises:
         ConfigError: something else is there, or nothing; one line.
     """
+    found = open_part(reader, place, what)
+    return open_part(model, place, what, dtype="auto", use_safetensors=True), found
+
+
+def open_part(part: str, place: str | Path, what: str, **options: Any) -> Any:
+    """What one class of the library makes of a folder.
+
+    Args:
+        part: the class.
+        place: see `open_model`.
+        what: likewise.
+        options: for its `from_pretrained`.
+
+    Raises:
+        ConfigError: see `open_model`.
+    """
     try:
         import transformers
     except ImportError:
         raise ConfigError(f"{place}: to open it, `pip install 'imtok[networks]'`") from None
     if (Path(place) / "adapter_config.json").exists():  # it could name further files to load
         raise ConfigError(f"{place}: holds an adapter; give a folder with the whole model")
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        found = getattr(transformers, reader).from_pretrained(place, **local)
-        opened = getattr(transformers, model).from_pretrained(place, dtype="auto", use_safetensors=True, **local)
+        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        return getattr(transformers, part).from_pretrained(place, **local, **options)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ConfigError(f"{place}: no {what} ({first_line(error)})") from None
-    return opened, found

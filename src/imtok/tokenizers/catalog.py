@@ -90,7 +90,10 @@ def load(source: str, device: str | torch.device = "cpu") -> Tokenizer:
         return load_model(path).to(device).eval()
     if path.is_dir():
         run = RunFolder(path)
-        config = read_config(run.read_config().get("tokenizer", {}), f"{run.config_file}: tokenizer")
+        values = run.read_config()
+        if _SECTION not in values:
+            raise ConfigError(f"{source}: holds no tokenizer, but another kind of model")
+        config = read_config(values.get("tokenizer", {}), f"{run.config_file}: tokenizer")
         weights = run.read_model()
     else:
         config, weights = foreign.convert(load_tensors(path), str(path))

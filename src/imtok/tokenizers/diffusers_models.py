@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imtok.checkpoints import check_fit, load_tensors
-from imtok.config import ConfigError, config, read_json
+from imtok.config import ConfigError, config, first_line, read_json
 from imtok.tokenizers.base import Tokenizer, grid_from_tokens
 from imtok.tokenizers.continuous import Continuous, ContinuousConfig
 from imtok.tokenizers.text import Text
@@ -138,7 +138,7 @@ def _build(folder: Path, name: str, settings: dict[str, Any]) -> Any:
     try:
         return kind.from_config(settings)
     except Exception as error:  # the class may stumble over wrong settings in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"{folder / 'config.json'}: describes no {name} ({reason})") from None
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.collective import rank, sum_over_ranks, world_size
+from imtok.layers.precision import widen
 from imtok.tokenizers.quantization import Quantized, Quantizer, nearest_codes
 
 _POOL_ROWS = 1 << 16
@@ -71,14 +72,14 @@ class EMAVectorQuantizer(Quantizer):
 
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
-            z = z.to(torch.promote_types(z.dtype, torch.float32))
+            z, codebook = widen(z), widen(self.codebook)
             if self.config.normalize:
                 z = F.normalize(z, dim=-1)
             flat = z.detach().flatten(0, 1)  # vectors, d
-            codes = nearest_codes(flat, self.codebook, self.config.normalize)
-            quantized = F.embedding(codes, self.codebook).view_as(z)
+            codes = nearest_codes(flat, codebook, self.config.normalize)
+            quantized = F.embedding(codes, codebook).view_as(z)
             if not self.training:
-                return Quantized(quantized, codes.view(*z.shape[:2], 1))
+                return Quantized(quantized.to(self.codebook), codes.view(*z.shape[:2], 1))
             if torch.is_grad_enabled() and not self.frozen:
                 self._gather(flat, codes)
             losses = {} if self.bypass else {"commitment": F.mse_loss(z, quantized)}

@@ -1,6 +1,7 @@
 """Pictures to token shards: every crop through the tokenizer once, so that a generator never sees pixels."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import Literal
@@ -24,8 +25,8 @@ from imtok.tokenizers.catalog import files_of, load, locate, shipped
 from imtok.tokenizers.text import Reader
 
 CropRule = Literal["centre", "ten"]
-"""The largest centred square; or five squares of 1 / 1.1 of its side (corners and centre), and their mirror images
-where the picture has no words (FAR's ten crops)."""
+"""The largest centred square; or five squares in it of 1 / 1.1 of its side (corners and centre), and their mirror
+images where the picture has no words (FAR's ten crops)."""
 TEN_CROP_MARGIN = 1.1
 PICTURES_PER_PART = 1024
 
@@ -62,7 +63,8 @@ def encode_pictures(
     if resolution < 1 or resolution % model.downsample_factor:
         raise ConfigError(f"{tokenizer}: {resolution} px is no multiple of its patches of {model.downsample_factor} px")
     pictures = open_source(source)
-    manifest = describe(model, tokenizer, str(source), resolution, crops, len(pictures))
+    place = os.path.abspath(source) if os.path.exists(source) else str(source)
+    manifest = describe(model, tokenizer, place, resolution, crops, len(pictures))
     writer = TokenWriter(out, manifest)
     reader = None if model.hears is None else Reader(model.hears, [source], best_device())
     with tqdm(total=len(pictures), initial=writer.written, unit="picture", disable=None) as progress:
@@ -119,9 +121,9 @@ def crops_of(sample: Sample, rule: CropRule, resolution: int) -> list[Crop]:
     if rule == "centre":
         return [middle]
     side = middle.side / TEN_CROP_MARGIN
-    right, bottom = sample.width - side, sample.height - side
-    places = [(0.0, 0.0), (right, 0.0), (0.0, bottom), (right, bottom), (right / 2, bottom / 2)]
-    plain = [Crop(left=left, top=top, side=side, resolution=resolution) for left, top in places]
+    left, top, room = middle.left, middle.top, middle.side - side
+    places = [(0.0, 0.0), (room, 0.0), (0.0, room), (room, room), (room / 2, room / 2)]
+    plain = [Crop(left=left + x, top=top + y, side=side, resolution=resolution) for x, y in places]
     return plain if sample.words else plain + [dataclasses.replace(crop, flip=True) for crop in plain]
 
 

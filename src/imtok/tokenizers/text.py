@@ -158,6 +158,20 @@ class Reader:
                 mask[row, : len(of_it)] = True
         return states.to(self.device), mask.to(self.device)
 
+    def check(self, caption: str | None) -> None:
+        """Whether a caption that nobody has stored is read to its end.
+
+        Raises:
+            ConfigError: it is too long.
+            MissingWeights: the encoder is not here.
+        """
+        if caption is None or self.config.told == "labels" or self._look_up(caption) is not None:
+            return
+        if (length := self._load().length(caption)) > self.config.max_tokens:
+            raise ConfigError(
+                f"text {caption[:40]!r}…: {length} tokens, the model hears {self.config.max_tokens}; shorten it"
+            )
+
     def bits(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Iterator[float]:
         """Information in what the decoder is told of each picture: 8 bits a byte of UTF-8, or log2 of the classes.
 

@@ -39,10 +39,11 @@ class TexTokConfig:
     def __post_init__(self) -> None:
         if min(self.patch_size, self.grid_size, self.dim, self.depth, self.num_heads) < 1:
             raise ConfigError("textok: all sizes must be positive")
-        alone = isinstance(self.quantizer, ContinuousConfig) and self.text is not None
+        alone = isinstance(self.quantizer, ContinuousConfig) and self.text is not None and "decoder" in self.text.where
         if self.num_latent_tokens < (0 if alone else 1):
             raise ConfigError(
-                f"textok: num_latent_tokens = {self.num_latent_tokens}; at least 1, or 0 for continuous tokens and text"
+                f"textok: num_latent_tokens = {self.num_latent_tokens}; at least 1, or 0 for continuous tokens and "
+                "a decoder that hears text"
             )
         if self.dim % self.num_heads:
             raise ConfigError(f"textok: {self.num_heads} heads do not divide {self.dim} channels")
@@ -119,7 +120,7 @@ class Half(nn.Module):
         states, mask = text
         if states.shape[2] != self.text_in.in_features:
             raise ValueError(f"text states of {states.shape[2]} channels, expected {self.text_in.in_features}")
-        words = self.text_in(states)
+        words = self.text_in(states.to(self.text_in.weight))
         if not self.in_context:
             return self.transformer(tokens, context=(words, mask))
         there = torch.cat([mask.new_ones(tokens.shape[:2]), mask], dim=1)

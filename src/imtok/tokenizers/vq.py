@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from imtok.config import ConfigError, config
 from imtok.layers.collective import sum_over_ranks
+from imtok.layers.precision import widen
 from imtok.tokenizers.quantization import Quantized, Quantizer, nearest_codes
 
 _TINY_SHARE = 1e-20
@@ -55,13 +56,13 @@ class VectorQuantizer(Quantizer):
 
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
-            z = self._on_sphere(z.to(torch.promote_types(z.dtype, torch.float32)))
-            codebook = self._on_sphere(self.codebook)
+            z = self._on_sphere(widen(z))
+            codebook = self._on_sphere(widen(self.codebook))
             flat = z.flatten(0, 1)  # vectors, dim
             codes = nearest_codes(flat.detach(), codebook.detach(), self.config.normalize)
             quantized = F.embedding(codes, codebook).view_as(z)
             if not self.training:
-                return Quantized(quantized, codes.view(*z.shape[:2], 1))
+                return Quantized(quantized.to(self.codebook), codes.view(*z.shape[:2], 1))
             if torch.is_grad_enabled():
                 self._count(codes)
             losses = {"codebook": F.mse_loss(quantized, z.detach())}
@@ -73,7 +74,7 @@ class VectorQuantizer(Quantizer):
             return Quantized(latents, codes.view(*z.shape[:2], 1), losses)
 
     def lookup(self, codes: Int[Tensor, "batch tokens 1"]) -> Float[Tensor, "batch tokens dim"]:
-        return self._on_sphere(F.embedding(codes.squeeze(-1), self.codebook))
+        return self._on_sphere(widen(F.embedding(codes.squeeze(-1), self.codebook))).to(self.codebook)
 
     def _on_sphere(self, vectors: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
         return F.normalize(vectors, dim=-1) if self.config.normalize else vectors

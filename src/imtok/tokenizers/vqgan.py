@@ -55,10 +55,9 @@ class VQGANConfig:
     """Gives every branch of a factorized quantizer features of its own; None: all branches share the encoder's."""
 
     def __post_init__(self) -> None:
-        if not self.channel_multipliers or min(self.channels, self.residual_blocks, self.patch_size) < 1:
-            raise ConfigError(
-                "vqgan: channels, residual_blocks and patch_size must be at least 1, channel_multipliers not empty"
-            )
+        sizes = (self.channels, self.residual_blocks, self.latent_channels, self.patch_size, self.groups)
+        if not self.channel_multipliers or min(*sizes, *self.channel_multipliers) < 1:
+            raise ConfigError("vqgan: all sizes must be at least 1, and channel_multipliers not empty")
         widths = [self.channels * multiplier for multiplier in self.channel_multipliers]
         for width in widths:
             if width % self.groups:

@@ -81,7 +81,8 @@ def train(
             generator token shards (see `imtok encode`).
         out: run folder.
         validation: held-out pictures for previews and the evaluation; without them previews show training pictures.
-        resume: go on with the run in `out`, which must have the same settings and as many pictures.
+        resume: go on with the run in `out`, which must have the same settings and as many pictures; where there is none
+            yet, begin it.
         init_from: start from this run, shipped tokenizer or other project's checkpoint instead of from scratch.
 
     Returns:

@@ -1,5 +1,6 @@
 """Numbers of a run: metrics.jsonl, a progress line, and TensorBoard or W&B by choice."""
 
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -103,12 +104,21 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """A W&B run named after the run folder. Not exercised by our tests: it needs an account."""
+    """A W&B run named after the run folder; RUN/wandb_id says which one a resumed run goes on with.
+
+    Not exercised by our tests: it is not installed with imtok.
+    """
 
     def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
         import wandb  # pyright: ignore[reportMissingImports]
 
-        self._run = wandb.init(project="imtok", name=folder.path.name, config=dict(config), resume="allow")
+        file = folder.path / "wandb_id"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(secrets.token_hex(8))
+        self._run = wandb.init(
+            project="imtok", name=folder.path.name, id=file.read_text(), config=dict(config), resume="allow"
+        )
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         self._run.log(dict(numbers), step=step)

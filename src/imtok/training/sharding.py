@@ -21,10 +21,9 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from imtok.checkpoints import RunFolder
-from imtok.config import ConfigError
+from imtok.config import ConfigError, first_line
 from imtok.layers.collective import rank, wait_for_all, world_size
 from imtok.layers.model import Model
-from imtok.pretrained.language import first_line
 from imtok.training import state
 
 

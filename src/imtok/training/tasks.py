@@ -14,7 +14,7 @@ from imtok.config import ConfigError
 from imtok.data.loader import Batch
 from imtok.layers.model import Model
 from imtok.losses.adversarial import LeCAM, discriminator_loss, generator_loss, r1_penalty
-from imtok.losses.discriminators import StyleDiscriminator, build_discriminator
+from imtok.losses.discriminators import PatchDiscriminatorConfig, StyleDiscriminatorConfig, build_discriminator
 from imtok.losses.reconstruction import l1, l2, ocr_perceptual, perceptual_distance
 from imtok.losses.regions import face_loss, text_loss
 from imtok.losses.representation import RepresentationHead, RepresentationTarget, representation_loss
@@ -145,11 +145,13 @@ class TokenizerTask(Task):
         for term, network in networks.items():
             if _weighed(term, settings, phases):
                 self._networks[term] = pretrained.load(network).to(device)
-        plays, judge = _weighed("adversarial", settings, phases), self.discriminator
-        if plays and isinstance(judge, StyleDiscriminator) and judge.resolution != side:
+        plays, wanted = _weighed("adversarial", settings, phases), self.config.discriminator
+        if plays and isinstance(wanted, StyleDiscriminatorConfig) and wanted.resolution != side:
             raise ConfigError(
-                f"discriminator: made for {judge.resolution} px, the pictures have {side}; set its resolution"
+                f"discriminator: made for {wanted.resolution} px, the pictures have {side}; set its resolution"
             )
+        if plays and isinstance(wanted, PatchDiscriminatorConfig) and side < wanted.smallest:
+            raise ConfigError(f"discriminator: judges pictures of {wanted.smallest} px or more, these have {side}")
         for term, there in self._optional_terms().items():
             if _weighed(term, settings, phases) and not there:
                 raise ConfigError(f"losses: {term}_weight is set, but {_WHY_ABSENT[term]}")

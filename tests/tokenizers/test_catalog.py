@@ -1,0 +1,33 @@
+"""Every kind of tokenizer in half precision, as users of other libraries load theirs."""
+
+import pytest
+import torch
+
+from imtok import presets
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError, to_dict
+from imtok.tokenizers.catalog import load
+
+
+@pytest.mark.parametrize("preset", ["insighttok-debug", "fqgan-debug", "kl-nano", "textok-debug"])
+@torch.no_grad()
+def test_in_bf16_codes_decode_to_what_latents_decode_to(preset: str) -> None:
+    torch.manual_seed(0)
+    tokenizer = presets.create_tokenizer(preset).eval().to(torch.bfloat16)
+    side = presets.get(preset).data.crop.resolution
+    images = torch.rand(2, 3, side, side, dtype=torch.bfloat16) * 2 - 1
+    text = None
+    if tokenizer.hears is not None:  # what a frozen encoder says is in fp32
+        text = torch.randn(2, 4, tokenizer.hears.dim), torch.ones(2, 4, dtype=torch.bool)
+    encoding = tokenizer.encode(images, text)
+    decoded = tokenizer.decode(encoding.latents, text, encoding.grid_size)
+    assert decoded.dtype == encoding.latents.dtype == torch.bfloat16
+    if encoding.codes is not None:
+        assert torch.equal(tokenizer.decode_codes(encoding.codes, text, encoding.grid_size), decoded)
+
+
+@pytest.mark.parametrize("tokenizer", [None, {"name": "tokenizer", "sha256": ""}])
+def test_a_generator_s_run_is_no_tokenizer(tokenizer: object, tmp_path) -> None:
+    RunFolder(tmp_path).write_config({"generator": to_dict(presets.get_generator("far-debug")), "tokenizer": tokenizer})
+    with pytest.raises(ConfigError, match="holds no tokenizer, but another kind of model"):
+        load(str(tmp_path))
