@@ -95,10 +95,10 @@ def fitted(config: AnyConfig, shards: TokenShards) -> AnyConfig:
         DataError: latents that nobody has measured.
     """
     manifest = shards.manifest
-    if bool(manifest.codebook_sizes) == isinstance(config, DiTConfig):
-        kinds = ["codes", "latents of a continuous tokenizer"]
-        wanted, there = kinds[:: -1 if isinstance(config, DiTConfig) else 1]
-        raise ConfigError(f"{shards.folder}: holds {there}; this generator wants {wanted}")
+    wants_codes = not isinstance(config, DiTConfig)
+    if wants_codes != bool(manifest.codebook_sizes):
+        kinds = {True: "codes", False: "latents of a continuous tokenizer"}
+        raise ConfigError(f"{shards.folder}: holds {kinds[not wants_codes]}; this generator wants {kinds[wants_codes]}")
     shape = manifest.grid_size if manifest.tokens_on_grid else (manifest.tokens,)
     changes: dict[str, Any] = {"token_shape": shape}
     if isinstance(config, DiTConfig):

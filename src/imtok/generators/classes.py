@@ -31,9 +31,9 @@ class ClassEmbedding(nn.Embedding):
         Raises:
             ConfigError: an unknown class.
         """
-        rows = torch.tensor(
-            [self.index(name) for name in (withhold(classes, self.dropout) if self.training else classes)]
-        )
+        if self.training:
+            classes = withhold(classes, self.dropout)
+        rows = torch.tensor([self.index(name) for name in classes])
         return self(rows.to(self.weight.device))
 
     def index(self, name: str | None) -> int:
