@@ -13,7 +13,7 @@ has none; one row more, a single codebook behind an adapter, tells the two apart
 
 Those at equal bits need the shards of nano.py, with their words and faces; InsightTok's losses are on in half of them.
 Every further codebook there brings its adapter along; nothing is disentangled. The tokenizer that imtok ships learns
-from the same shards, last.
+from the same shards, last, in two rounds.
 
 The paper's columns are printed beside ours. They are another model at another scale, trained with perceptual and
 adversarial losses that nothing here has: only the order can be compared.
@@ -48,6 +48,8 @@ EQUAL_BITS_STEPS = 280
 BATCH = 8
 """Small, so that twenty minutes of one core hold some hundred steps; a contrastive loss has seven negatives then."""
 SHIPPED = "fqgan-dual-nano"
+ROUNDS = 2
+"""Of the shipped one: each goes on from the weights of the one before, with a schedule and pictures of its own."""
 PRETRAINED = Path(__file__).parent / "nano_pretraining"
 EQUAL_BITS = {"1-codebook": (4096,), "2-codebooks": (64, 64), "3-codebooks": (16, 16, 16)}
 
@@ -127,8 +129,10 @@ def main(
         carry_out(runs, begin, (AT_EQUAL_BITS,), data / "shards", out / "equal-bits", seeds[:1])
     if data is not None and (not only or SHIPPED in only):
         config = presets.get(f"{SHIPPED}-finetune")
-        start = with_pretrained_blocks(config, 0, out / "starts" / SHIPPED)
-        ship(run(config, data / "shards", out / SHIPPED, start), out / "shipped" / SHIPPED)
+        trained = with_pretrained_blocks(config, 0, out / "starts" / SHIPPED)
+        for seed in range(ROUNDS):
+            trained = run(seeded(config, seed), data / "shards", out / name_of(SHIPPED, seed), trained)
+        ship(trained, out / "shipped" / SHIPPED)
 
 
 def of_the_paper() -> dict[str, RunConfig]:
