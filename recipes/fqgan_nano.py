@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from ablation import Column, Row, Table, carry_out, check_names, name_of, only_these
+from ablation import Column, Row, Table, carry_out, check_names, name_of, only_these, seeded
 from nano import run, ship
 from nano_data import prepare
 

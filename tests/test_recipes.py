@@ -483,6 +483,23 @@ def captioned(tmp_path: Path) -> str:
     return str(tmp_path / "captioned")
 
 
+def test_the_shipped_fqgan_goes_on_from_its_first_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds, shipped = [], []
+
+    def run(config, shards: Path, out: Path, start: Path) -> Path:
+        rounds.append((config.training.seed, start, out))
+        return out
+
+    monkeypatch.setattr(fqgan_nano, "run", run)
+    monkeypatch.setattr(fqgan_nano, "ship", lambda trained, out: shipped.append(trained))
+    fqgan_nano.main((), tmp_path, data=tmp_path / "nano", only=("fqgan-dual-nano",))
+    (first, start, there), (second, again, last) = rounds
+    assert (first, second) == (0, 1)
+    assert RunFolder(start).read_model().keys() == presets.create_tokenizer("fqgan-dual-nano").weights().keys()
+    assert again == there
+    assert shipped == [last]
+
+
 @pytest.mark.slow
 def test_fqgan_nano_from_pictures_to_tables_and_branches(tmp_path: Path, few, captioned: str) -> None:
     out = tmp_path / "out"
