@@ -89,7 +89,10 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-12)).item()
 
 
-@pytest.mark.parametrize(("preset", "micro"), [("insighttok-debug", 4), ("insighttok-debug", 2), ("fqgan-debug", 4)])
+@pytest.mark.parametrize(
+    ("preset", "micro"),
+    [("insighttok-debug", 2), ("fqgan-debug", 4), pytest.param("insighttok-debug", 4, marks=pytest.mark.slow)],
+)
 def test_gradients_and_codebooks_equal_one_process(signs: str, tmp_path: Path, preset: str, micro: int) -> None:
     (one,) = run(tmp_path / "one", signs, 1, "float32", 1, micro=8, preset=preset)
     first, second = run(tmp_path / "two", signs, 2, "float32", 1, micro, preset)
