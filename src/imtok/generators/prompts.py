@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from imtok.config import ConfigError, first_line
+from imtok.config import ConfigError
+from imtok.pretrained.transformers_folder import open_part
 
 PromptFormat = Literal["bytes", "plain", "chat"]
 
@@ -113,15 +114,8 @@ def open_reader(prompt_format: PromptFormat, max_tokens: int, home: Path | None)
     """
     if prompt_format == "bytes":
         return ByteReader(max_tokens)
-    from transformers import AutoTokenizer
-
     if home is None:
         raise ConfigError(f"prompts: the format {prompt_format} needs a language model's tokenizer")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ConfigError(
-            f"{home}: no tokenizer of a language model ({first_line(error)}); --generator.language-model names one to "
-            "begin with"
-        ) from None
+    what = "tokenizer of a language model; --generator.language-model names one to begin with"
+    tokenizer = open_part("AutoTokenizer", home, what)
     return ModelReader(tokenizer, prompt_format == "chat", max_tokens)
