@@ -125,6 +125,7 @@ def test_the_page_needs_nothing_from_outside_and_every_picture_has_words(tmp_pat
             path="x.png",
             original=picture,
             drawn=dict.fromkeys(found.tokenizers, picture),
+            told={"a": "a <b>red</b> sign"},
             words=[word],
             faces=[face],
         )
@@ -153,6 +154,7 @@ def test_the_page_needs_nothing_from_outside_and_every_picture_has_words(tmp_pat
     assert len(images) == 4 + 4 + 4 + 3  # the pictures, a word, a face, a case
     assert all(re.search(r'alt="[^"]+"', image) for image in images)
     assert "<i>" not in page  # texts of others are escaped
+    assert "a, told “a &lt;b&gt;red&lt;/b&gt; sign”" in page
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(drawings) == 1
     assert 'role="img"' in drawings[0]

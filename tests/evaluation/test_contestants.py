@@ -1,5 +1,6 @@
 """Wrong captions: every picture hears of another one, in whatever batches they come."""
 
+import html
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,12 @@ def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -
     (comparison,) = found.comparisons
     assert (comparison.tokenizer, comparison.baseline) == ("hearing, wrong captions", "hearing")
     assert comparison.difference != 0  # an untrained tokenizer is swayed already
+    labels = {sample.path: sample.label for sample in open_source(signs)}  # of which alone it hears
+    right, wrong = ({one.path: one.told[name] for one in found.examples} for name in found.tokenizers)
+    assert right == labels
+    assert all(wrong[path] in set(labels.values()) - {right[path]} for path in labels)
+    page = html.unescape((tmp_path / "out/report.html").read_text())
+    assert all(f"hearing, told “{label}”" in page for label in labels.values())
     assert len({sample.label for sample in open_source(signs)}) > 1
 
 

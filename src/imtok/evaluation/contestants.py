@@ -65,13 +65,15 @@ class Reconstruction:
         picture: it.
         codes: where there are any.
         bits_per_pixel: where that is known.
-        caption_bits: likewise, of what the tokenizer was told.
+        told: the caption or class that the tokenizer heard, if any.
+        caption_bits: where that is known, of what it was told.
         file: where it was read from.
     """
 
     picture: Picture
     codes: Int[Tensor, "tokens codebooks"] | None = None
     bits_per_pixel: float | None = None
+    told: str | None = None
     caption_bits: float | None = None
     file: File | None = None
 
@@ -137,10 +139,12 @@ class TokenizerContestant(Contestant):
     @torch.no_grad()
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         images, text = from_uint8(np.stack(pictures)).to(self.device), None
-        told: Sequence[float | None] = [None] * len(pictures)
+        told: Sequence[str | None] = [None] * len(pictures)
+        told_bits: Sequence[float | None] = [None] * len(pictures)
         if self.reader is not None:
             captions, labels = zip(*self.hear(samples), strict=True)
-            text, told = self.reader.read(captions, labels), list(self.reader.bits(captions, labels))
+            text, told_bits = self.reader.read(captions, labels), list(self.reader.bits(captions, labels))
+            told = [caption or label for caption, label in zip(captions, labels, strict=True)]
         encoding = self.tokenizer.encode(images, text)
         height, width = encoding.image_size
         decoded = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
@@ -151,7 +155,10 @@ class TokenizerContestant(Contestant):
         drawn = to_uint8(decoded[:, :, :height, :width])
         rate = bits_per_pixel(encoding.latents.shape[1], self.tokenizer.bits_per_token, height, width)
         codes = [None] * len(drawn) if encoding.codes is None else encoding.codes.cpu()
-        return [Reconstruction(one, of_it, rate, bits) for one, of_it, bits in zip(drawn, codes, told, strict=True)]
+        return [
+            Reconstruction(one, of_it, rate, said, bits)
+            for one, of_it, said, bits in zip(drawn, codes, told, told_bits, strict=True)
+        ]
 
     def hear(self, samples: Sequence[Sample]) -> Sequence[Known]:
         """What it is told of pictures."""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from imtok.config import InputError
-from imtok.data.pictures import Picture
 from imtok.data.sample import Source
 from imtok.evaluation.cases import Case, CaseKeeper
 from imtok.evaluation.contestants import Contestant, File
@@ -47,8 +46,8 @@ class _Found:
     items: list[dict[str, Any]]
     cases: list[Case]
     """That go beyond those found before."""
-    examples: dict[int, tuple[str, Picture, dict[str, Picture]]]
-    """By row: path, original and reconstructions."""
+    examples: dict[int, Example]
+    """By row."""
     files: list[tuple[str, File, str]]
     """By whom each was read, and for which original."""
     failed: dict[str, InputError | OSError]
@@ -119,7 +118,7 @@ def evaluate_set(
             items=[{"data": name} | item for item in items],
             cases=[case for case in longer.cases() if case not in before],
             examples={
-                shown.row: (shown.sample.path, shown.original, {who: d[i].restored for who, d in drawn.items()})
+                shown.row: _example(name, shown, {who: several[i] for who, several in drawn.items()}, items)
                 for i, shown in enumerate(batch)
                 if shown.row in wanted
             },
@@ -173,18 +172,25 @@ def evaluate_set(
         if competitors[0] in measured
         else [],
         examples=[
-            Example(
-                data=name,
-                path=path,
-                original=original,
-                drawn={who: picture for who, picture in drawn.items() if who not in failed},
-                words=[item for item in items if item["row"] == row and item["kind"] == "word"],
-                faces=[item for item in items if item["row"] == row and item["kind"] == "face"],
-            )
-            for row, (path, original, drawn) in examples.items()
+            replace(one, drawn={who: picture for who, picture in one.drawn.items() if who not in failed})
+            for one in examples.values()
         ],
         cases=[case for case in keeper.cases() if failed.isdisjoint((case.tokenizer, case.baseline))],
         items=items,
+    )
+
+
+def _example(data: str, shown: Shown, drawn: Mapping[str, Drawn], items: Sequence[dict[str, Any]]) -> Example:
+    """A picture with what everybody made of it."""
+    of_it = [item for item in items if item["row"] == shown.row]
+    return Example(
+        data=data,
+        path=shown.sample.path,
+        original=shown.original,
+        drawn={who: one.restored for who, one in drawn.items()},
+        told={who: one.made.told for who, one in drawn.items() if one.made.told is not None},
+        words=[item for item in of_it if item["kind"] == "word"],
+        faces=[item for item in of_it if item["kind"] == "face"],
     )
 
 

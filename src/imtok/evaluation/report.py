@@ -86,7 +86,7 @@ def _gallery(evaluation: Evaluation, data: str) -> Iterator[dict[str, Any]]:
             pictures = {"original": example.original, **drawn}
             yield {
                 "path": example.path,
-                "pictures": [(name, _embed(picture)) for name, picture in pictures.items()],
+                "pictures": [(name, _embed(picture), example.told.get(name)) for name, picture in pictures.items()],
                 "crops": [
                     _figures(item, {name: crop_of(item, picture) for name, picture in pictures.items()})
                     for item in (*example.words[:_CROPS], *example.faces[:_CROPS])

@@ -152,12 +152,17 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One picture of a set for the report, with every tokenizer's reconstruction and what was read and measured."""
+    """One picture of a set for the report, with every tokenizer's reconstruction and what was read and measured.
+
+    Attributes:
+        told: what those that hear of captions were told.
+    """
 
     data: str
     path: str
     original: Picture
     drawn: dict[str, Picture]
+    told: dict[str, str]
     words: list[dict[str, Any]]
     faces: list[dict[str, Any]]
 
