@@ -1,5 +1,7 @@
 import argparse
 import json
+import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,11 @@ def test_options_are_no_way_in_for_code(tmp_path: Path) -> None:
     torch.save({"model": {}, "args": argparse.Namespace(path=Payload(marker))}, tmp_path / "evil.pt")
     with pytest.raises(ConfigError, match="refused: holds more than tensors"):
         load_tensors(tmp_path / "evil.pt")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": Payload(marker)}, protocol=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConfigError, match=r"evil\.pkl: [^\n]*$"):
+            load_tensors(tmp_path / "evil.pkl")
     for content in ("<!DOCTYPE html><html>", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"):
         (tmp_path / "page.pt").write_text(content)  # downloads that went wrong
         with pytest.raises(ConfigError, match="not a readable checkpoint; is it a web page, or a pointer"):

@@ -1,8 +1,11 @@
 """The whole way from pictures to metrics.json and report.html, with an untrained tokenizer and real networks."""
 
+import contextlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,16 +19,20 @@ from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError, to_dict
 from imtok.data.pictures import centre_crop, decode, encode
-from imtok.data.sample import Face, Sample, TextRegion
+from imtok.data.sample import Face, Sample, Samples, TextRegion
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.evaluation.contestants import FolderContestant, open_contestant, self_checks
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.fit import CentreCrop, SquareFit
+from imtok.evaluation.meters import Shown
+from imtok.evaluation.ranks import together
 from imtok.evaluation.reconstruct import reconstruct
+from imtok.evaluation.sets import Pictures
 from imtok.evaluation.teachers import teachers_of
 from imtok.evaluation.text import same_letters
 from imtok.pretrained import FeatureNetwork
+from imtok.tokenizers.catalog import build
 
 PIXELS = ("psnr", "ssim", "bits_per_pixel", "codebook_usage", "codebook_perplexity")
 
@@ -274,8 +281,10 @@ def test_checks_do_what_they_say() -> None:
         ({"metrics": ["mse"]}, "no metric is called 'mse'; there are psnr"),
         ({"metrics": ["fid"]}, "vision/inception is missing"),
         ({"tokenizers": []}, "name at least one tokenizer"),
-        ({"tokenizers": ["RUN", "RUN"]}, "two tokenizers are called untrained"),
+        ({"tokenizers": ["RUN", "RUN"]}, "untrained; rename a folder"),
         ({"tokenizers": ["absent"]}, "absent: no such run folder"),
+        ({"tokenizers": ["absent@0.2"]}, "absent@0.2: there is no folder absent"),
+        ({"metrics": []}, "and one metric"),
         ({"data": "absent"}, "absent: no such file or folder"),
         ({"tokenizers": ["EMPTY"]}, "neither a run folder"),
         ({"size": 8}, "size must be 16 or more"),
@@ -320,14 +329,63 @@ def test_a_folder_must_fit_its_originals(tmp_path: Path) -> None:
     original = np.zeros((20, 24, 3), dtype=np.uint8)
     with pytest.raises(ConfigError, match="has 20 x 20 pixels, its original 24 x 20"):
         folder.reconstruct([original], [sample_of("deep/a.jpg")])
-    with pytest.raises(ConfigError, match=r"holds no reconstruction of b.jpg; there should be a b\.png"):
-        folder.reconstruct([original], [sample_of("b.jpg")])
+    to_come = SimpleNamespace(samples=lambda: map(sample_of, ("deep/a.jpg", "b.jpg", "c.jpg")), prepared=list)
+    with pytest.raises(
+        ConfigError, match=r"reconstruction of b.jpg \(and 1 more are missing\); there should be a b\.png"
+    ):
+        folder.begin(to_come)
     square = np.zeros((20, 20, 3), dtype=np.uint8)
     (found,) = folder.reconstruct([square], [sample_of("deep/a.jpg")])
     assert found.file is not None
     folder.add(found.file, "deep/a.jpg")
+    for suffix in ("webp", "jpg"):
+        (tmp_path / f"a.{suffix}").write_bytes(encode(square + 9))
+    both = open_contestant(str(tmp_path))
+    (of_the_same_format,) = both.reconstruct([square], [sample_of("deep/a.webp")])
+    assert of_the_same_format.picture.max() == 9
+    with pytest.raises(ConfigError, match=r"is it the reconstruction of deep/a\.bmp, or is a\.\w+\? Remove one"):
+        both.reconstruct([square], [sample_of("deep/a.bmp")])
+    with pytest.raises(ConfigError, match="@0: the rate is a number of bits per pixel"):
+        open_contestant(f"{tmp_path}@0")
     with pytest.raises(ConfigError, match=r"is it the reconstruction of deep/a\.jpg or of other/a\.jpg"):
         folder.add(found.file, "other/a.jpg")
+
+
+def test_names_tell_contestants_apart(tmp_path: Path) -> None:
+    for name in ("photos", "a/original", "identity"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.png").write_bytes(encode(np.full((32, 32, 3), len(name), dtype=np.uint8)))
+    for place in ("one", "two"):
+        run = RunFolder(tmp_path / place / "run")
+        config = presets.get("insighttok-debug")
+        run.write_config(to_dict(config))
+        run.write_model(build(config.tokenizer).weights())
+    runs = [str(tmp_path / place / "run") for place in ("one", "two")]
+    found = evaluate([*runs, "jpeg:30"], tmp_path / "photos", metrics=["psnr"])
+    assert list(found.tokenizers)[:3] == [*runs, "jpeg:30"]
+    assert found.tokenizers[runs[0]]["teachers"]
+    assert found.tokenizers["jpeg:30"]["teachers"] == []
+    with contextlib.chdir(tmp_path / "a"):
+        with pytest.raises(ConfigError, match="two tokenizers are called original; rename a folder"):
+            evaluate("original", "../photos", metrics=["psnr"])
+        found = evaluate("../a/original", "../photos", tmp_path / "out", metrics=["psnr"], checks=False)
+    assert found.tokenizers["../a/original"]["teachers"] is None
+    page = (tmp_path / "out/report.html").read_text()
+    assert "What ../a/original was trained with is not known" in page
+
+
+def test_large_originals_come_few_at_a_time(tmp_path: Path) -> None:
+    pictures = [encode(np.zeros((1024, 1024, 3), dtype=np.uint8), "JPEG")] * 10
+    samples = Samples([replace(sample_of(f"{index}.jpg"), image=one) for index, one in enumerate(pictures)])
+    held = []
+
+    def look(batch: list[Shown]) -> None:
+        held.append(sum(one.original[..., 0].size for one in batch))
+
+    with together() as ranks:
+        list(Pictures("large", samples, SquareFit(32), None).in_turn(look, ranks))
+    assert max(held) == 4 * 1024 * 1024
+    assert sum(held) == 10 * 1024 * 1024
 
 
 def test_unreadable_pictures_are_counted_and_left_out(tmp_path: Path, run: str) -> None:

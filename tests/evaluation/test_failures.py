@@ -11,6 +11,8 @@ from PIL import Image
 
 from imtok.cli import main
 from imtok.data.pictures import decode, encode
+from imtok.data.readers import FolderSource
+from imtok.data.sample import Sample
 from imtok.evaluation.evaluate import evaluate
 
 CHECKPOINT = Path(__file__).parents[1] / "tokenizers/reference/insighttok_tiny.pt"
@@ -48,9 +50,9 @@ def test_the_rest_is_measured_as_if_nothing_had_failed(places: Path, capsys: pyt
         ("torn.npz", {"data": "torn.npz"}, "torn.npz: "),
         ("broken.pt", {"tokenizer": "broken.pt"}, "broken.pt: "),
         ("fid", {"metric": "fid"}, "vision/inception is missing"),
-        ("nan.pt on photos", {"tokenizer": "nan.pt", "data": "photos"}, "nan.pt: answers NaN to 00.png"),
-        ("drawn on photos", {"tokenizer": "drawn", "data": "photos"}, "drawn: holds no reconstruction of 20.png"),
-        ("nan.pt on more", {"tokenizer": "nan.pt", "data": "more"}, "nan.pt: answers NaN to 01.png"),
+        ("drawn on photos", {"tokenizer": "drawn", "data": "photos"}, "drawn: holds no reconstruction of 20.png;"),
+        ("nan.pt on photos", {"tokenizer": "nan.pt", "data": "photos"}, "nan.pt: answers NaN or infinity to 00.png"),
+        ("nan.pt on more", {"tokenizer": "nan.pt", "data": "more"}, "nan.pt: answers NaN or infinity to 01.png"),
     ]
     page = html.unescape((places / "out/report.html").read_text())
     for line, failure, (what, names, why) in zip(lines, written["failed"], reasons, strict=True):
@@ -70,6 +72,53 @@ def test_the_rest_is_measured_as_if_nothing_had_failed(places: Path, capsys: pyt
     assert [one for one in written["comparisons"] if one["data"] == "photos"] == alone["comparisons"]
     items = [(places / folder / "items.jsonl").read_text().splitlines() for folder in ("out", "alone")]
     assert items[0][:12] == items[1]
+
+
+def test_what_was_found_is_written_before_another_set_ends_all(
+    places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = FolderSource.read
+
+    def read_until(self: FolderSource, index: int) -> Sample:
+        sample = read(self, index)
+        if sample.path == "11.png":  # of the second set
+            raise KeyboardInterrupt
+        return sample
+
+    monkeypatch.setattr(FolderSource, "read", read_until)
+    assert main(["evaluate", "jpeg:30", "--data", "photos", "more", "--out", "out", "--metrics", "psnr"]) == 130
+    written = json.loads((places / "out/metrics.json").read_text())
+    assert [one["name"] for one in written["data"]] == ["photos"]
+    assert written["results"][0]["metrics"]["psnr"]["count"] == 12
+    assert len((places / "out/items.jsonl").read_text().splitlines()) == 12
+    assert not (places / "out/report.html").exists()
+
+
+def test_metrics_without_anything_to_measure_are_missed(places: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "jpeg:30", "--data", "photos", "--out", "out", "--metrics", "psnr", "codebook_usage"])
+    assert ended.value.code == 2
+    written = json.loads((places / "out/metrics.json").read_text())
+    assert written["failed"] == [{"metric": "codebook_usage", "why": "nothing to measure it on"}]
+    assert written["results"][0]["metrics"].keys() == {"psnr"}
+
+
+def test_where_several_cannot_be_opened_each_says_why(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (places / "page.pt").write_text("<html>")
+    assert main(["evaluate", "page.pt", "broken.pt", "--data", "photos", "--out", "out", "--no-checks"]) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("without broken.pt: broken.pt: ")
+    assert said.err.startswith("imtok evaluate: page.pt: ")
+
+
+def test_a_picture_too_large_for_a_format_costs_that_format_alone(places: Path) -> None:
+    (places / "long").mkdir()
+    (places / "long/a.png").write_bytes(encode(np.zeros((16, 16384, 3), np.uint8)))
+    found = evaluate(["jpeg:30", "webp:30"], "long", metrics=["psnr"], checks=False)
+    (failure,) = found.failed
+    assert (failure.tokenizer, failure.data) == ("webp:30", "long")
+    assert failure.why.startswith("WEBP: cannot write 16384 x 16 pixels")
+    assert [result.tokenizer for result in found.results] == ["jpeg:30"]
 
 
 def test_where_the_first_one_fails_nothing_is_compared(places: Path) -> None:
@@ -92,7 +141,8 @@ def test_a_set_ends_where_only_checks_are_left(places: Path) -> None:
         (["jpeg:30"], ["photos", "absent"], "absent: no such file or folder"),
         (["broken.pt"], ["photos"], "broken.pt: "),
         (["jpeg:30"], ["torn.npz"], "torn.npz: "),
-        (["drawn", "nan.pt"], ["photos"], "drawn: holds no reconstruction of 20.png"),
+        (["nan.pt", "drawn"], ["photos"], "nan.pt: answers NaN or infinity to 00.png"),
+        (["nan.pt"], ["photos"], "nan.pt: answers NaN or infinity to 00.png"),
     ],
 )
 def test_wrong_names_and_nothing_left_end_all(

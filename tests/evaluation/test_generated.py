@@ -22,6 +22,7 @@ from imtok.data.pictures import centre_crop, decode, encode
 from imtok.data.sample import DataError, Sample
 from imtok.evaluation import generated
 from imtok.evaluation.asked import Requests, quoted
+from imtok.evaluation.evaluate import METRICS as OF_RECONSTRUCTIONS
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.generated import METRICS, SET_METRICS, evaluate_generated
 from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated
@@ -184,6 +185,13 @@ def test_files_batches_and_given_statistics_change_nothing(
         evaluate_generated(drawn, reference=tmp_path / "torn.npz", metrics=["fid"])
 
 
+def test_statistics_are_of_pictures_of_the_same_size(only_tiny: None, drawn: Path, tmp_path: Path) -> None:
+    main(["pack", str(write(tmp_path / "large", 8, seed=3, size=48)), str(tmp_path / "large.npz"), "--statistics"])
+    found = evaluate_generated(drawn, reference=tmp_path / "large.npz", metrics=["fid", "inception_score"], size=32)
+    assert found.failed["fid"].endswith("large.npz: its statistics are of 48 x 48 pixels, the pictures are not")
+    assert found.metrics.keys() == {"inception_score"}
+
+
 def test_what_stood_for_the_reference_is_written_down(only_tiny: None, drawn: Path, real: Path, tmp_path: Path) -> None:
     """Statistics are compared with while the pictures beside them are counted and not looked at."""
     file, out = tmp_path / "a b.npz", tmp_path / "out"
@@ -233,7 +241,8 @@ def test_reconstructions_have_the_same_numbers_in_the_other_command(
         (drawn / f"{index:02}.png").write_bytes(encode(decode(encode(centre_crop(wide, 32), "JPEG", quality=10))))
     common = ["--data", str(photos), "--size", "32", "--fit", "crop", "--protocol", "imagenet-val-reconstruction"]
     assert main(["evaluate", str(drawn), *common, "--out", str(tmp_path / "out")]) == 0
-    assert "on photos: 50 pictures, 50000 are wanted\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "on photos: 50 pictures, 50000 are wanted; pictures of 32 x 32 pixels, 256 x 256 are wanted\n" in said
     written = json.loads((tmp_path / "out/metrics.json").read_text())
     assert written["preprocessing"] == "centred square, bicubic with antialiasing, 32 px"
     scores = {result["tokenizer"]: result["metrics"] for result in written["results"]}
@@ -246,7 +255,7 @@ def test_reconstructions_have_the_same_numbers_in_the_other_command(
     padded = evaluate("jpeg:10", photos, size=32, metrics=["fid"], count=8, protocol="imagenet-val-reconstruction")
     assert "--fit crop crops them" in capsys.readouterr().out
     assert "are not cropped to centred squares" in str(padded)
-    assert "inception_score was not measured; 8 pictures" in str(padded)
+    assert "inception_score was not measured; psnr was not measured; 8 pictures" in str(padded)
 
 
 def test_what_fails_is_said_and_the_rest_is_kept(
@@ -281,6 +290,9 @@ def test_sizes_must_be_one(only_tiny: None, drawn: Path, real: Path, tmp_path: P
     cropped = evaluate_generated(drawn, reference=large, metrics=["fid"], size=32)
     assert cropped.metrics["fid"].value is not None
     assert cropped.preprocessing == "reference: centred square, bicubic with antialiasing, 32 px"
+    measured = evaluate_generated(drawn, reference=large)  # which alone says what is wanted
+    of_the_stand_in = SET_METRICS["vision/efficientnet_lite0"]
+    assert measured.failed.keys() == {name for name, kind in of_the_stand_in.items() if kind != "classes"}
     mixed = tmp_path / "mixed"
     write(mixed / "a", 3, seed=4)
     write(mixed / "b", 3, seed=5, size=40)
@@ -291,10 +303,10 @@ def test_too_few_pictures_and_none(only_tiny: None, drawn: Path, real: Path, tmp
     one, three = write(tmp_path / "one", 1, seed=6), write(tmp_path / "three", 3, seed=7)
     found = evaluate_generated(one, reference=real, metrics=["fid", "recall", "inception_score", "precision"])
     assert found.failed["fid"] == "needs two pictures or more, got 1"
-    assert found.failed["recall"] == "3 neighbours need 4 pictures or more, got 1"
+    assert found.failed["recall"] == "recall needs 4 pictures or more in the set, got 1"
     assert found.metrics["inception_score"].value == pytest.approx(1)
     found = evaluate_generated(drawn, reference=three, metrics=["precision", "fid"])
-    assert found.failed == {"precision": "3 neighbours need 4 pictures or more, got 3"}
+    assert found.failed == {"precision": "precision needs 4 pictures or more in the reference, got 3"}
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "a.png").write_bytes(b"not a picture")
@@ -497,7 +509,7 @@ def test_face_norms_are_lengths_of_all_faces() -> None:
     assert found.items is not None
     assert found.items.values.tolist() == pytest.approx([5, 10, 5])
     assert found.items.groups.tolist() == [0, 0, 2]
-    assert found.note == "3 faces in 2 of 3 pictures"
+    assert found.note == "3 faces in 2 of 3 pictures; the mean of their means is 6.25"
     assert (found.network, found.sha256) == ("face_detector/fake + face_quality/magface", "4 + 3")
     with pytest.raises(ConfigError, match="no face was found in 0 pictures"):
         FaceNormMeter(Detector(), Embedder(), "magface").measure("magface")
@@ -545,19 +557,38 @@ def test_a_judge_that_taught_the_tokenizer_is_marked(only_tiny: None, tmp_path: 
 
 def test_protocols_measure_what_there_is_and_say_what_differs(only_tiny: None, drawn: Path, real: Path) -> None:
     for protocol in PROTOCOLS.values():
-        assert set(protocol.metrics) <= set(METRICS)
+        assert set(protocol.metrics) <= {*METRICS, *OF_RECONSTRUCTIONS}
     found = evaluate_generated(drawn, reference=real, protocol="imagenet-val-reconstruction")
     assert found.metrics.keys() == {"fid", "inception_score"}
-    assert found.deviations == ["60 pictures, 50000 are wanted", "50 pictures of the reference, 50000 are wanted"]
+    assert found.deviations == [
+        "psnr was not measured",
+        "60 pictures, 50000 are wanted",
+        "50 pictures of the reference, 50000 are wanted",
+        "pictures of 32 x 32 pixels, 256 x 256 are wanted",
+    ]
     assert "not the numbers of the protocol" in str(found)
     quotes = PROTOCOLS["quotes"]
-    counts = {"pictures": 200, "reference_pictures": None, "prompts": 200}
+    adm = PROTOCOLS["imagenet-generation"]
+    counts = {"pictures": 50_000, "reference_pictures": 10_000, "prompts": 0, "texts": (), "metrics": adm.metrics}
+    assert deviations(adm, sizes={(512, 512)}, statistics=("spatial", "frechet"), **counts) == []
+    assert deviations(adm, sizes={(256, 256), (256, 300)}, statistics=("frechet",), **counts) == [
+        "pictures of 256 x 256 pixels and others, 256 x 256 or 512 x 512 are wanted",
+        "the reference lacks the statistics of the whole set (mu, sigma, mu_s, sigma_s)",
+    ]
+    counts = {"pictures": 200, "sizes": {(9, 9)}, "reference_pictures": None, "prompts": 200}
     assert deviations(quotes, metrics=("rendered_text_ned",), texts=("x" * 100, "x" * 300), **counts) == []
     assert deviations(quotes, metrics=(), texts=("x" * 99,), **counts) == [
         "rendered_text_ned was not measured",
         "1 texts have fewer than 100 or more than 300 characters",
     ]
-    crowds = {"metrics": ("magface",), "pictures": 300, "reference_pictures": None, "prompts": 15, "texts": ()}
+    crowds = {
+        "metrics": ("magface",),
+        "pictures": 300,
+        "sizes": (),
+        "reference_pictures": None,
+        "prompts": 15,
+        "texts": (),
+    }
     assert deviations(PROTOCOLS["crowds"], pictures_of_prompts=(20,) * 15, **crowds) == []
     uneven = (20,) * 13 + (19, 21)  # as many pictures and prompts as are wanted
     assert deviations(PROTOCOLS["crowds"], pictures_of_prompts=uneven, **crowds) == [

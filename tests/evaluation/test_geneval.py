@@ -125,3 +125,16 @@ def test_the_whole_is_the_mean_of_the_tasks() -> None:
     with pytest.raises(ConfigError, match="is no line of its prompts") as refused:
         score_geneval([({"tag": "counting"}, cat)], Recorded(), Colours())
     assert "\n" not in str(refused.value)
+    for clause in ({"class": "cat"}, {"class": "cat", "count": 1, "position": ["above", 0]}, {"class": 3, "count": 1}):
+        with pytest.raises(ConfigError, match="is no line of its prompts"):
+            score_geneval([({"tag": "position", "prompt": "a cat", "include": [clause]}, cat)], Recorded(), Colours())
+
+
+def test_errors_of_somebody_s_judge_are_not_taken_for_the_prompt_s() -> None:
+    class Broken:
+        def colour(self, crop: np.ndarray, name: str) -> str:
+            return {}["a bug"]
+
+    wanted = {"tag": "colors", "prompt": "a red cat", "include": [{"class": "cat", "count": 1, "color": "red"}]}
+    with pytest.raises(KeyError, match="a bug"):
+        judge(wanted, np.zeros((8, 8, 3), np.uint8), [seen("cat")], Broken())

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from imtok.evaluation.meters import Measurement
+from imtok.evaluation.results import Comparison, score_of
 from imtok.evaluation.statistics import MIN_GROUPS, MIN_ITEMS, Items, interval, paired_difference
 
 
@@ -118,3 +120,26 @@ def test_few_groups_give_no_interval() -> None:
     assert np.isnan(interval(one).low)
     assert np.isnan(paired_difference(one, one).high)
     assert np.isfinite(interval(items(np.arange(40.0), groups=np.arange(40) % MIN_GROUPS)).low)
+
+
+def test_what_is_not_finite_stays_out_of_every_mean() -> None:
+    values = np.repeat([1.0, np.nan, 3.0, 5.0, np.inf], MIN_ITEMS)
+    faces = items(values, buckets=np.repeat([0, 0, 0, 1, 1], MIN_ITEMS), names=2)
+    score = score_of(Measurement(items=faces, note="rule"), frozenset())
+    expected = {"value": 2.0, "count": 2 * MIN_ITEMS}, {"value": 5.0, "count": MIN_ITEMS}
+    assert score.buckets == {"bucket 0": expected[0], "bucket 1": expected[1]}
+    assert (score.value, score.count) == (3.5, 3 * MIN_ITEMS)
+    assert score.note == f"rule; {2 * MIN_ITEMS} that are not finite are left out"
+
+
+def test_less_is_better_where_the_label_says_so() -> None:
+    def fell(metric: str) -> Comparison:
+        of = {"tokenizer": "b", "baseline": "a", "data": "x", "count": 9}
+        return Comparison(metric=metric, difference=-0.1, low=-0.2, high=-0.05, **of)
+
+    assert [fell(metric).better for metric in ("lpips", "vgg16_distance", "psnr", "face_similarity")] == [
+        True,
+        True,
+        False,
+        False,
+    ]

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imtok.config import ConfigError
 from imtok.pretrained import Reading
 from imtok.pretrained.readers import TesseractReader
 
@@ -51,8 +52,16 @@ def test_tesseracts_table_is_understood(tmp_path: Path, draw_word) -> None:
     header = r"level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext\n"
     place = r"1\t1\t1\t1\t1\t0\t0\t9\t9"
     rows = rf"4\t{place}\t-1\t\n5\t{place}\t90\tgood\n5\t{place}\t70\tday\n"
-    program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf '{header}{rows}'\n")
+    languages = '[ "$1" = --list-langs ] && printf "List of available languages (1):\\neng\\n" && exit\n'
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\n{languages}printf '{header}{rows}'\n")
     program.chmod(0o755)
     assert TesseractReader(program).read([draw_word("good day")]) == [Reading("good day", 0.8)]
-    program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf '{header}'\n")
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\n{languages}printf '{header}'\n")
     assert TesseractReader(program).read([draw_word("")]) == [Reading("", 0.0)]
+    reader = TesseractReader(program)
+    program.write_text("#!/bin/sh\ncat > /dev/null\necho 'Error opening data file eng.traineddata' >&2\nexit 1\n")
+    with pytest.raises(ConfigError, match=r"tesseract: failed \(Error opening data file eng.traineddata\)"):
+        reader.read([draw_word("good day")])
+    program.write_text("#!/bin/sh\nprintf 'List of available languages (1):\\ndeu\\n'\n")
+    with pytest.raises(ConfigError, match="has no English model"):
+        TesseractReader(program)

@@ -149,6 +149,14 @@ def test_what_only_training_needs_is_left_out_by_name() -> None:
     assert convert(state | more, "x.pt")[1].keys() == convert(state, "x.pt")[1].keys()
 
 
+def test_names_that_wrappers_have_changed_are_understood() -> None:
+    state = fqgan_state("fqgan_dual")
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}
+    config, weights = convert(wrapped, "x.pt")
+    assert config == convert(state, "x.pt")[0]
+    assert weights.keys() == convert(state, "x.pt")[1].keys()
+
+
 def taming_state() -> dict[str, torch.Tensor]:
     """The names of a taming-transformers VQGAN: those of InsightTok, without EMA statistics, with a loss network."""
     state = torch.load(REFERENCE / "insighttok_tiny.pt", weights_only=True)["model"]

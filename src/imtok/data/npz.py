@@ -79,7 +79,7 @@ def read_arrays(path: str, names: Sequence[str]) -> dict[str, Shaped[np.ndarray,
     """
     try:
         opened: Any = fsspec.open(path, "rb")
-        with opened as file, np.load(file, allow_pickle=False) as arrays:
+        with opened as file, zipfile.ZipFile(file), np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names if name in arrays.files}
     except (AttributeError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: no readable .npz file ({_reason(error)})") from None
@@ -157,4 +157,4 @@ class NpzWriter:
 
 
 def _reason(error: Exception) -> str:
-    return first_line(error).strip("'\"")
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)

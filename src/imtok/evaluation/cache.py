@@ -4,13 +4,11 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
+from imtok.evaluation.repeat import versions
 from imtok.pretrained.packages import cache_folder
 
 LIMIT = 512 * 2**20
@@ -106,6 +104,6 @@ def key_of(judge: str, sha256: str, image: bytes, regions: Sequence[Any]) -> str
     """
     if not sha256:
         return None
-    software = [version("imtok"), REVISION, torch.__version__]
+    software = [REVISION, versions()]  # of what decodes and cuts the picture, too
     asked = [judge, sha256, hashlib.sha256(image).hexdigest(), regions, software]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

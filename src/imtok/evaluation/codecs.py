@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from imtok.config import ConfigError
+from imtok.config import ConfigError, first_line
 from imtok.data.pictures import Picture, decode, encode
 
 
@@ -26,8 +26,16 @@ class Codec:
     options: dict[str, int]
 
     def compress(self, picture: Picture, quality: int) -> tuple[Picture, float]:
-        """What is left of a picture, and the bits of its file per pixel."""
-        data = encode(picture, self.format, quality=quality, **self.options)
+        """What is left of a picture, and the bits of its file per pixel.
+
+        Raises:
+            ConfigError: larger than the format can be.
+        """
+        try:
+            data = encode(picture, self.format, quality=quality, **self.options)
+        except (OSError, ValueError) as error:
+            height, width = picture.shape[:2]
+            raise ConfigError(f"{self.format}: cannot write {width} x {height} pixels ({first_line(error)})") from None
         return decode(data), len(data) * 8 / picture[..., 0].size
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -84,7 +85,7 @@ class Contestant(ABC):
     Attributes:
         name: in tables and files.
         codebook_sizes: of a discrete tokenizer; empty otherwise.
-        teachers: names of the networks that it was trained with, as far as that is known.
+        teachers: names of the networks that it was trained with; None where that is not known.
         is_check: whether it is a model-free check and no competitor.
         at_own_size: whether it wants each picture at its own size, whatever the evaluation's.
         sha256: of its weights, or of the hashes of the files that were read so far; None where there are none.
@@ -93,7 +94,7 @@ class Contestant(ABC):
 
     name: str
     codebook_sizes: tuple[int, ...] = ()
-    teachers: frozenset[str] = frozenset()
+    teachers: frozenset[str] | None = None
     is_check = False
     at_own_size = False
     sha256: str | None = None
@@ -127,7 +128,7 @@ class TokenizerContestant(Contestant):
         self,
         name: str,
         tokenizer: Tokenizer,
-        teachers: frozenset[str] = frozenset(),
+        teachers: frozenset[str] | None = None,
         data: Sequence[str | PathLike[str]] = (),
         sha256: str | None = None,
     ) -> None:
@@ -148,9 +149,10 @@ class TokenizerContestant(Contestant):
         encoding = self.tokenizer.encode(images, text)
         height, width = encoding.image_size
         decoded = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
-        if decoded.isnan().any():
+        if not decoded.isfinite().all():
             raise ConfigError(
-                f"{self.name}: answers NaN to {samples[0].path} or one of its neighbours; its weights are broken"
+                f"{self.name}: answers NaN or infinity to {samples[0].path} or one of its neighbours; its weights are "
+                "broken"
             )
         drawn = to_uint8(decoded[:, :, :height, :width])
         rate = bits_per_pixel(encoding.latents.shape[1], self.tokenizer.bits_per_token, height, width)
@@ -184,18 +186,29 @@ class FolderContestant(Contestant):
     rate: float | None = None
     at_own_size = True
     name: str = field(init=False)
-    _files: dict[str, Path] = field(init=False)
+    _files: dict[str, list[Path]] = field(init=False)
     _taken: dict[Path, str] = field(init=False, default_factory=dict)
     _hash: Any = field(init=False, default_factory=hashlib.sha256)
 
     def __post_init__(self) -> None:
         self.name = str(self.folder)
         self.rate_note = None if self.rate is None else "as stated on the command line"
-        self._files = {}
+        if self.rate == 0:
+            raise ConfigError(f"{self.folder}@0: the rate is a number of bits per pixel, such as {self.folder}@0.25")
+        self._files = defaultdict(list)
         for file in find_pictures([self.folder]):
-            self._files[_without_suffix(file.relative_to(self.folder).as_posix())] = file
+            self._files[_without_suffix(file.relative_to(self.folder).as_posix())].append(file)
         if not self._files:
             raise ConfigError(f"{self.folder}: neither a run folder (it has no config.json) nor a folder of pictures")
+
+    def begin(self, pictures: PicturesToCome) -> None:
+        missing = [path for path in (sample.path for sample in pictures.samples()) if not self._named(path)]
+        if missing:
+            more = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+            name = PurePosixPath(_without_suffix(missing[0])).name
+            raise ConfigError(
+                f"{self.folder}: holds no reconstruction of {missing[0]}{more}; there should be a {name}.png"
+            )
 
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         return [self._read(picture, sample.path) for picture, sample in zip(pictures, samples, strict=True)]
@@ -209,11 +222,12 @@ class FolderContestant(Contestant):
         self.sha256 = self._hash.hexdigest()
 
     def _read(self, original: Picture, path: str) -> Reconstruction:
-        stem = _without_suffix(path)
-        name = PurePosixPath(stem).name
-        file = self._files.get(stem) or self._files.get(name)
-        if file is None:
-            raise ConfigError(f"{self.folder}: holds no reconstruction of {path}; there should be a {name}.png")
+        named = self._named(path)
+        if len(named) > 1:  # originals may differ in nothing but their format
+            named = [file for file in named if file.suffix == PurePosixPath(path).suffix] or named
+        if len(named) > 1:
+            raise ConfigError(f"{named[0]}: is it the reconstruction of {path}, or is {named[1].name}? Remove one")
+        file = named[0]
         data = read_bytes(file)
         picture = decode(data, str(file))
         if picture.shape != original.shape:
@@ -222,6 +236,11 @@ class FolderContestant(Contestant):
         read = File(file, hashlib.sha256(data).digest())
         return Reconstruction(picture, bits_per_pixel=self.rate, file=read)
 
+    def _named(self, path: str) -> list[Path]:
+        """Files that may be the reconstruction of an original."""
+        stem = _without_suffix(path)
+        return self._files.get(stem) or self._files.get(PurePosixPath(stem).name) or []
+
 
 @dataclass
 class CodecContestant(Contestant):
@@ -229,6 +248,7 @@ class CodecContestant(Contestant):
 
     name: str
     setting: Setting
+    teachers = frozenset[str]()
     rate_note: str | None = field(init=False, default=None)
     _present: Setting = field(init=False)
 
@@ -248,6 +268,7 @@ class SelfCheck(Contestant):
 
     name: str
     damage: Callable[[Picture], Picture]
+    teachers = frozenset[str]()
     is_check = True
 
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
@@ -269,6 +290,9 @@ def check_name(source: str) -> None:
     Raises:
         ConfigError: no codec, run, folder or file does; or a codec has no such setting.
     """
+    stated = _STATED_RATE.fullmatch(source)
+    if stated is not None and not Path(source).exists() and not Path(stated[1]).is_dir() and not read_setting(source):
+        raise ConfigError(f"{source}: there is no folder {stated[1]}")
     if read_setting(source) is None and _stated(source) is None and not Path(source).exists():
         locate(source)
 

@@ -1,7 +1,7 @@
 """Any tokenizers on any pictures: numbers with intervals, differences between tokenizers, and a report to look at."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -57,7 +57,7 @@ METRICS = (
     "face_similarity",
 )
 TEXT_JUDGE, FACE_JUDGE = "text_judge/easyocr", "face_judge/dlib"
-_PROTOCOLS = {"text": TextJudge, "face": FaceJudge}
+_JUDGES = {"text": TextJudge, "face": FaceJudge}
 _ON_DEVICE = ("perceptual", "lpips", "frechet", "inception")
 """Networks that look at whole pictures; the judges of words and faces read on the CPU."""
 
@@ -122,8 +122,8 @@ def evaluate(
             metrics = published.metrics
         if unknown := [name for name in metrics or () if name not in METRICS]:
             raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
-        if not sources or not places:
-            raise ConfigError("name at least one tokenizer and one set of pictures")
+        if not sources or not places or (metrics is not None and not metrics):
+            raise ConfigError("name at least one tokenizer, one set of pictures and one metric")
         if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
             raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
         fitted = make_fit(size, fit)
@@ -134,27 +134,17 @@ def evaluate(
             Path(out).mkdir(parents=True, exist_ok=True)
         told = () if isinstance(places, Mapping) else places
         opened = [(str(source), ranks.agree(partial(open_contestant, data=told), str(source))) for source in sources]
-        contestants: list[Contestant] = [contestant for _, contestant in failures.survivors("tokenizer", opened)]
+        contestants = _told_apart(failures.survivors("tokenizer", opened))
         if wrong_captions:
             contestants += [WrongCaptions(c) for c in contestants if isinstance(c, TokenizerContestant) and c.reader]
         if checks:
             contestants += self_checks()
-        names = [contestant.name for contestant in contestants]
-        if len(set(names)) < len(names):
-            raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
         networks, lost = load_networks(metrics, text_judge, face_judge, ranks)
         wanted = None
         if metrics is not None:
             wanted = [metric for metric, _ in failures.survivors("metric", [(one, lost.get(one)) for one in metrics])]
         if "inception" in networks and isinstance(fitted, SquareFit):
             say("fid and inception_score of padded squares are not the papers': --fit crop crops them")
-        with Cache(default_file() if cache else None) as answers:
-            meters = partial(_meters, networks, face_buckets, answers)
-
-            def measure(name: str, source: Source) -> Part:
-                return evaluate_set(name, source, contestants, wanted, meters, fitted, count, failures, ranks)
-
-            parts = _each(sets, measure, failures)
         options = {
             "metrics": metrics,
             "size": size,
@@ -171,26 +161,64 @@ def evaluate(
         if not isinstance(places, Mapping):  # sets in memory have no command
             given = {name: value for name, value in options.items() if value is not None}
             repeat = {"command": command_line([str(source) for source in sources], [str(p) for p in places], given)}
-        evaluation = Evaluation(
-            tokenizers={c.name: _about(c) for c in contestants},
-            sets=[part.data for part in parts],
-            results=[result for part in parts for result in part.results],
-            comparisons=[comparison for part in parts for comparison in part.comparisons],
-            preprocessing=fitted.rule if size is None else f"{fitted.rule}, {size} px",
-            examples=[example for part in parts for example in part.examples],
-            repeat=repeat | {"versions": versions()},
-            cases=[case for part in parts for case in part.cases],
-            protocol=protocol,
-            deviations={} if published is None else {p.data.name: _deviations(published, p, fitted) for p in parts},
-            failed=failures.met,
-        )
-        if out is not None and rank() == 0:
-            write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
-            write_text(
-                Path(out) / "items.jsonl", "".join(json.dumps(item) + "\n" for part in parts for item in part.items)
+
+        def evaluation() -> Evaluation:
+            return Evaluation(
+                tokenizers={c.name: _about(c) for c in contestants},
+                sets=[part.data for part in parts],
+                results=[result for part in parts for result in part.results],
+                comparisons=[comparison for part in parts for comparison in part.comparisons],
+                preprocessing=fitted.rule if size is None else f"{fitted.rule}, {size} px",
+                examples=[example for part in parts for example in part.examples],
+                repeat=repeat | {"versions": versions()},
+                cases=[case for part in parts for case in part.cases],
+                protocol=protocol,
+                deviations={} if published is None else {p.data.name: _deviations(published, p, fitted) for p in parts},
+                failed=failures.met,
             )
-            write_report(evaluation, Path(out) / "report.html")
-    return evaluation
+
+        parts: list[Part] = []
+        with Cache(default_file() if cache else None) as answers:
+            meters = partial(_meters, networks, face_buckets, answers)
+
+            def measure(name: str, source: Source) -> Part:
+                return evaluate_set(name, source, contestants, wanted, meters, fitted, count, failures, ranks)
+
+            for part in _each(sets, measure, failures):
+                parts.append(part)
+                if out is not None and rank() == 0:  # so that nothing is lost if a later set ends all
+                    _write(evaluation(), parts, Path(out))
+        measured = {metric.rstrip("_0123456789") for part in parts for r in part.results for metric in r.metrics}
+        for metric in wanted or ():
+            if metric.rstrip("_0123456789") not in measured:
+                failures.add("nothing to measure it on", metric=metric)
+        found = evaluation()
+        if out is not None and rank() == 0:
+            _write(found, parts, Path(out))
+            write_report(found, Path(out) / "report.html")
+    return found
+
+
+def _write(evaluation: Evaluation, parts: Sequence[Part], out: Path) -> None:
+    """What was found so far."""
+    write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
+    write_text(out / "items.jsonl", "".join(json.dumps(item) + "\n" for part in parts for item in part.items))
+
+
+def _told_apart(opened: Sequence[tuple[str, Contestant]]) -> list[Contestant]:
+    """Contestants whose names differ: where that is not so, they are called as they were named.
+
+    Raises:
+        ConfigError: even those are alike, or something else in the report is called so.
+    """
+    names = ["original", *(check.name for check in self_checks()), *(contestant.name for _, contestant in opened)]
+    for source, contestant in opened:
+        if names.count(contestant.name) > 1:
+            contestant.name = source
+    names[-len(opened) :] = [contestant.name for _, contestant in opened]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
+    return [contestant for _, contestant in opened]
 
 
 def _open_sets(places: Sequence[str | PathLike[str]], failures: Failures, ranks: Ranks) -> dict[str, Source]:
@@ -198,17 +226,19 @@ def _open_sets(places: Sequence[str | PathLike[str]], failures: Failures, ranks:
     return dict(failures.survivors("data", opened))
 
 
-def _each(sets: Mapping[str, Source], measure: Callable[[str, Source], Part], failures: Failures) -> list[Part]:
+def _each(sets: Mapping[str, Source], measure: Callable[[str, Source], Part], failures: Failures) -> Iterator[Part]:
     """What the sets contribute, but for those that fail; the last one's error where all do."""
-    parts: list[Part] = []
+    left = len(sets)
     for number, (name, source) in enumerate(sets.items(), 1):
         try:
-            parts.append(measure(name, source))
+            part = measure(name, source)
         except (InputError, OSError) as error:
-            if not parts and number == len(sets):
+            left -= 1
+            if not left and number == len(sets):
                 raise
             failures.add(error, data=name)
-    return parts
+        else:
+            yield part
 
 
 def _of_reconstructions(protocol: str) -> Protocol:
@@ -227,6 +257,7 @@ def _deviations(protocol: Protocol, part: Part, fit: OwnSize) -> list[str]:
             protocol,
             metrics=tuple({metric for result in part.results for metric in result.metrics}),
             pictures=part.data.pictures,
+            sizes=part.sizes,
             reference_pictures=protocol.reference_pictures,
             prompts=0,
             texts=(),
@@ -235,7 +266,8 @@ def _deviations(protocol: Protocol, part: Part, fit: OwnSize) -> list[str]:
 
 
 def _about(contestant: Contestant) -> dict[str, Any]:
-    about: dict[str, Any] = {"teachers": sorted(contestant.teachers), "is_check": contestant.is_check}
+    teachers = None if contestant.teachers is None else sorted(contestant.teachers)
+    about: dict[str, Any] = {"teachers": teachers, "is_check": contestant.is_check}
     return about if contestant.sha256 is None else about | {"sha256": contestant.sha256}
 
 
@@ -267,7 +299,7 @@ def load_networks(
             networks[use] = outcome(found)
             if use in _ON_DEVICE:
                 networks[use].to(best_device())
-            if not isinstance(networks[use], _PROTOCOLS.get(use, object)):
+            if not isinstance(networks[use], _JUDGES.get(use, object)):
                 raise ConfigError(f"{network}: cannot judge {use}s; see imtok weights for the {use} judges")
         elif metrics is not None:
             lost |= dict.fromkeys(served, found)

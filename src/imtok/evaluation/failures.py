@@ -12,7 +12,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A tokenizer, a set, or a tokenizer on one set; or a metric, whose network is missing.
+    """A tokenizer, a set, a metric (whose network is missing), or a tokenizer or metric on one set.
 
     Attributes:
         why: in a line.
@@ -42,9 +42,9 @@ class Failures:
         self._metrics = metrics
         self.met: list[Failure] = []
 
-    def add(self, error: Exception, *, tokenizer: str | None = None, data: str | None = None) -> None:
-        """A tokenizer or a set, or a tokenizer on one set, has met an error."""
-        self._add(Failure(why=str(error), tokenizer=tokenizer, data=data))
+    def add(self, error: Exception | str, **what: str) -> None:
+        """A tokenizer or a set, or a tokenizer or a metric on one set, has met an error."""
+        self._add(Failure(why=str(error), **what))
 
     def lose(self, metrics: Sequence[str], error: Exception) -> None:
         """Some metrics have met an error; those that were lost before keep their first one."""
@@ -71,10 +71,11 @@ class Failures:
             OSError: likewise.
         """
         errors = [(name, one) for name, one in attempts if isinstance(one, InputError | OSError)]
-        if errors and len(errors) == len(attempts):
-            raise errors[0][1]
-        for name, error in errors:
+        nothing_left = bool(errors) and len(errors) == len(attempts)
+        for name, error in errors[nothing_left:]:
             self._add(Failure(**{"why": str(error), kind: name}))
+        if nothing_left:
+            raise errors[0][1]
         return [(name, one) for name, one in attempts if not isinstance(one, InputError | OSError)]
 
     def _add(self, failure: Failure) -> None:

@@ -112,7 +112,7 @@ def evaluate_generated(
     with together() as ranks:
         published = None if protocol is None else get_protocol(protocol)
         if metrics is None and published is not None:
-            metrics = published.metrics
+            metrics = [name for name in published.metrics if name in METRICS]
         if unknown := [name for name in metrics or () if name not in METRICS]:
             raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
         if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
@@ -120,13 +120,18 @@ def evaluate_generated(
         requests = Requests(prompts, words)
         looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
         compared = None if reference is None else open_reference(str(reference))
+        if out is not None:
+            Path(out).mkdir(parents=True, exist_ok=True)
         wanted = _at_hand(reference is not None, clip is not None) if metrics is None else tuple(dict.fromkeys(metrics))
+        asked_for = (
+            wanted if metrics is not None else _asked_for(reference is not None, bool(words), bool(clip or prompts))
+        )
         failures = Failures(wanted)
         meters = _open_meters(wanted, looked.total, compared, clip, text_judge, failures)
         asked = _look(looked, requests, meters, failures, ranks)
-        of_reference = None if compared is None else _compare_with(compared, size, meters, failures, ranks)
+        of_reference = None if compared is None else _compare_with(compared, looked, size, meters, failures, ranks)
         teachers = teachers_behind_all(one.run for one in asked)
-        scores = _measure(meters, teachers or frozenset(), failures)
+        scores = _measure(meters, teachers, failures)
         differences = []
         if published is not None:
             of_prompts = Counter(one.group for one in asked if one.group)
@@ -134,17 +139,19 @@ def evaluate_generated(
                 published,
                 metrics=tuple(scores),
                 pictures=looked.seen,
+                sizes=looked.sizes,
                 reference_pictures=None if of_reference is None else (of_reference.looked_at or of_reference).pictures,
                 prompts=len(of_prompts),
                 pictures_of_prompts=tuple(of_prompts.values()),
                 texts=tuple(one.text for one in asked if one.text),
+                statistics=() if compared is None else tuple(compared.statistics),
             )
         evaluation = GeneratedEvaluation(
             pictures=_about(looked, str(pictures), len({one.group or index for index, one in enumerate(asked)})),
             reference=of_reference,
             preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
             metrics=scores,
-            failed={} if metrics is None else {one.metric: one.why for one in failures.met if one.metric},
+            failed={one.metric: one.why for one in failures.met if one.metric in asked_for},
             protocol=protocol,
             deviations=differences,
             teachers=None if teachers is None else sorted(teachers),
@@ -156,7 +163,6 @@ def evaluate_generated(
             },
         )
         if out is not None and rank() == 0:
-            Path(out).mkdir(parents=True, exist_ok=True)
             items = [item for meter in meters for item in meter.items()]
             write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
             write_text(Path(out) / "items.jsonl", "".join(json.dumps(item) + "\n" for item in items))
@@ -171,6 +177,16 @@ def _at_hand(has_reference: bool, has_clip: bool) -> tuple[str, ...]:
     clip = ClipMeter.metrics if has_clip or CLIP_NETWORK in present else ()
     face = "magface" if FACE_METRICS["magface"] in present else "face_norm_mobilefacenet"
     return (*sets, *clip, *RenderedTextMeter.metrics, face)
+
+
+def _asked_for(has_reference: bool, has_words: bool, has_prompts: bool) -> tuple[str, ...]:
+    """What somebody misses if it fails, having given what it needs."""
+    sets = [name for names in SET_METRICS.values() for name, kind in names.items() if kind != "classes"]
+    return (
+        *(sets if has_reference else ()),
+        *(RenderedTextMeter.metrics if has_words else ()),
+        *(ClipMeter.metrics if has_prompts else ()),
+    )
 
 
 def _open_meters(
@@ -241,7 +257,12 @@ def _look(
 
 
 def _compare_with(
-    reference: Reference, size: int | None, meters: Sequence[GeneratedMeter[Any]], failures: Failures, ranks: Ranks
+    reference: Reference,
+    drawn: Pictures,
+    size: int | None,
+    meters: Sequence[GeneratedMeter[Any]],
+    failures: Failures,
+    ranks: Ranks,
 ) -> ComparedWith:
     """Likewise the pictures of the reference, where meters want them; what needs none goes on without it."""
     found = ComparedWith(
@@ -251,7 +272,14 @@ def _compare_with(
         statistics=sorted(reference.statistics),
         looked_at=None,
     )
-    curious = [meter for meter in meters if isinstance(meter, SetMeter) and meter.compared]
+    eyes = [meter for meter in meters if isinstance(meter, SetMeter)]
+    if reference.statistics and reference.source is not None and len(reference.source):
+        sample = reference.source[0]
+        if drawn.sizes != {(sample.width, sample.height)}:
+            size_of_it = f"{sample.width} x {sample.height}"
+            error = ConfigError(f"{reference.name}: its statistics are of {size_of_it} pixels, the pictures are not")
+            failures.lose([metric for meter in eyes for metric in meter.by_statistics], error)
+    curious = [meter for meter in eyes if meter.compared]
     if not curious or reference.source is None:
         return found
     fit = OwnSize() if size is None else CentreCrop(size)
@@ -270,7 +298,9 @@ def _compare_with(
     return replace(found, looked_at=_about(looked, reference.name, looked.groups))
 
 
-def _measure(meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str], failures: Failures) -> dict[str, Score]:
+def _measure(
+    meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str] | None, failures: Failures
+) -> dict[str, Score]:
     found: dict[str, Score] = {}
     for meter in meters:
         for metric in meter.metrics:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -108,7 +109,10 @@ class ClipMeter(GeneratedMeter[list[tuple[float, bool] | None]]):
 
     def measure(self, metric: str) -> Measurement:
         if not self._scores:
-            raise ConfigError("no picture has a prompt; give --prompts TABLE with columns file and prompt")
+            raise ConfigError(
+                "no picture has a prompt: neither does --prompts TABLE (columns file and prompt) name one of these "
+                "pictures, nor is one noted in their files"
+            )
         note = f"{self.network.size}; {self._without} pictures without a prompt, {self._cut} prompts cut"
         items = make_items(self._scores, self._groups)
         return Measurement(items=items, network=self.network.name, sha256=self.network.sha256, note=note)
@@ -117,7 +121,8 @@ class ClipMeter(GeneratedMeter[list[tuple[float, bool] | None]]):
 class FaceNormMeter(GeneratedMeter[list[list[dict[str, Any]]]]):
     """Length of the vectors of all faces that are detected (InsightTok, F.2.1, after MagFace, Meng et al. 2021).
 
-    The mean is over faces; how InsightTok weighs pictures with many of them is not stated.
+    The mean is over faces. "Averaged over 300 generated images" can also be read as a mean of the pictures' own means;
+    that stands in the note.
 
     Args:
         detector: of the role `face_detector`.
@@ -131,7 +136,8 @@ class FaceNormMeter(GeneratedMeter[list[list[dict[str, Any]]]]):
         self._annotator = Annotator(face_detector=detector)
         self._norms: list[float] = []
         self._groups: list[int] = []
-        self._pictures, self._with_faces = 0, 0
+        self._pictures = 0
+        self._means: list[float] = []  # of each picture with faces
         self._items: list[dict[str, Any]] = []
 
     def look(self, batch: Sequence[Generated]) -> list[list[dict[str, Any]]]:
@@ -150,21 +156,23 @@ class FaceNormMeter(GeneratedMeter[list[list[dict[str, Any]]]]):
 
     def add(self, found: list[list[dict[str, Any]]], groups: Sequence[int]) -> None:
         for faces, group in zip(found, groups, strict=True):
-            self._norms += [face[self.metrics[0]] for face in faces]
+            norms = [face[self.metrics[0]] for face in faces]
+            self._norms += norms
             self._groups += [group] * len(faces)
             self._items += faces
             self._pictures += 1
-            self._with_faces += bool(faces)
+            self._means += [fmean(norms)] if norms else []
 
     def measure(self, metric: str) -> Measurement:
         if not self._norms:
             raise ConfigError(f"no face was found in {self._pictures} pictures")
         networks = (self.detector, self.network)
+        by_picture = f"the mean of their means is {fmean(self._means):.4g}"
         return Measurement(
             items=make_items(self._norms, self._groups),
             network=" + ".join(network.name for network in networks),
             sha256=" + ".join(network.sha256 for network in networks),
-            note=f"{len(self._norms)} faces in {self._with_faces} of {self._pictures} pictures",
+            note=f"{len(self._norms)} faces in {len(self._means)} of {self._pictures} pictures; {by_picture}",
         )
 
     def items(self) -> list[dict[str, Any]]:

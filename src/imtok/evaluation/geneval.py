@@ -138,22 +138,19 @@ def judge(
     Raises:
         ConfigError: a line that is none of GenEval's.
     """
-    try:
-        task, prompt = str(wanted["tag"]), str(wanted["prompt"])
-        least = COUNTING_CONFIDENCE if task == "counting" else CONFIDENCE
-        seen = certain(detections, least)
-        reasons: list[str] = []
-        groups: list[list[Detection] | None] = []  # of each clause the objects that fulfil it
-        for clause in wanted["include"]:
-            found = seen.get(clause["class"], [])[: clause["count"]]
-            reason = _miss(clause, found, groups, picture, colours)
-            reasons += [reason] if reason else []
-            groups.append(None if reason else found)
-        for clause in wanted.get("exclude", []):
-            if (count := len(seen.get(clause["class"], []))) >= clause["count"]:
-                reasons.append(f"{count} {clause['class']}, fewer than {clause['count']} are wanted")
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ConfigError(f"GenEval: {dict(wanted)} is no line of its prompts ({error!r})") from None
+    _check(wanted)
+    task, prompt = wanted["tag"], wanted["prompt"]
+    seen = certain(detections, COUNTING_CONFIDENCE if task == "counting" else CONFIDENCE)
+    reasons: list[str] = []
+    groups: list[list[Detection] | None] = []  # of each clause the objects that fulfil it
+    for clause in wanted["include"]:
+        found = seen.get(clause["class"], [])[: clause["count"]]
+        reason = _miss(clause, found, groups, picture, colours)
+        reasons += [reason] if reason else []
+        groups.append(None if reason else found)
+    for clause in wanted.get("exclude", []):
+        if (count := len(seen.get(clause["class"], []))) >= clause["count"]:
+            reasons.append(f"{count} {clause['class']}, fewer than {clause['count']} are wanted")
     return Verdict(task, prompt, not reasons, tuple(reasons))
 
 
@@ -191,6 +188,25 @@ def crop_object(picture: Picture, found: Detection) -> Picture:
     x0, y0, x1, y1 = (round(value) for value in found.box)
     left, top = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
     return picture[top : max(y1, top + 1), left : max(x1, left + 1)]
+
+
+def _check(wanted: Mapping[str, Any]) -> None:
+    """Before anybody's judges are asked: is this a line of GenEval's file?
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        clauses = [*wanted["include"], *wanted.get("exclude", [])]
+        right = all(isinstance(wanted[name], str) for name in ("tag", "prompt"))
+        right &= all(isinstance(one["class"], str) and isinstance(one["count"], int) for one in clauses)
+        for place, (_, target) in ((i, one["position"]) for i, one in enumerate(clauses) if "position" in one):
+            right &= target in range(place)  # objects of an earlier clause
+        why = "" if right else " (a value of another kind)"
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        right, why = False, f" ({error!r})"
+    if not right:
+        raise ConfigError(f"GenEval: {dict(wanted)} is no line of its prompts{why}")
 
 
 def _miss(

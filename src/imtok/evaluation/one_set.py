@@ -35,6 +35,8 @@ class Part:
     examples: list[Example]
     cases: list[Case]
     items: list[dict[str, Any]]
+    sizes: Collection[tuple[int, int]]
+    """Widths and heights of the pictures as they enter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +179,7 @@ def evaluate_set(
         ],
         cases=[case for case in keeper.cases() if failed.isdisjoint((case.tokenizer, case.baseline))],
         items=items,
+        sizes=pictures.sizes,
     )
 
 

@@ -1,5 +1,7 @@
 """Published protocols by name: what is measured, on how many pictures, against which reference."""
 
+from collections.abc import Collection
+
 from imtok.config import ConfigError, config
 
 
@@ -13,10 +15,14 @@ class Protocol:
     """As `imtok evaluate` and `imtok evaluate-generated` call them."""
     pictures: int
     """How many are looked at."""
+    sizes: tuple[int, ...] = ()
+    """Of the pictures' sides, in pixels: one of these."""
     reference: str | None = None
     """In words; the files are the user's own."""
     reference_pictures: int | None = None
     """How many of them."""
+    statistics: tuple[str, ...] = ()
+    """That the reference must bring along."""
     prompts: int | None = None
     """Different ones."""
     pictures_per_prompt: int | None = None
@@ -29,16 +35,18 @@ _SET_METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
 
 PROTOCOLS: dict[str, Protocol] = {
     "imagenet-val-reconstruction": Protocol(
-        source="rFID of InsightTok (appendix F.1) and FQGAN (section 4.1, with the inception score)",
-        metrics=("fid", "inception_score"),
+        source="rFID and PSNR of InsightTok (appendix F.1) and FQGAN (section 4.1, with the inception score)",
+        metrics=("fid", "inception_score", "psnr"),
         pictures=50_000,
+        sizes=(256,),
         reference="ImageNet-1K's validation pictures, resized and cropped like the reconstructions; not ADM's .npz",
         reference_pictures=50_000,
     ),
     "imagenet-train-reconstruction": Protocol(
-        source="rFID and rIS of TexTok (section 4.2)",
-        metrics=("fid", "inception_score"),
+        source="rFID, rIS, PSNR, SSIM and LPIPS of TexTok (section 4.2)",
+        metrics=("fid", "inception_score", "psnr", "ssim", "lpips"),
         pictures=50_000,
+        sizes=(256, 512),
         reference="the 50,000 training pictures of ImageNet-1K that were reconstructed; which ones is not stated",
         reference_pictures=50_000,
     ),
@@ -46,8 +54,10 @@ PROTOCOLS: dict[str, Protocol] = {
         source="ADM's suite, as in TexTok (section 4.2) and FQGAN (section 4.1)",
         metrics=_SET_METRICS,
         pictures=50_000,
+        sizes=(256, 512),
         reference="ADM's VIRTUAL_imagenet256_labeled.npz (or 512): statistics of the training set and 10,000 pictures",
         reference_pictures=10_000,
+        statistics=("frechet", "spatial"),
     ),
     "imagenet-captions": Protocol(
         source="text-to-image of TexTok (section 4.2)",
@@ -89,10 +99,12 @@ def deviations(
     *,
     metrics: tuple[str, ...],
     pictures: int,
+    sizes: Collection[tuple[int, int]],
     reference_pictures: int | None,
     prompts: int,
     texts: tuple[str, ...],
     pictures_of_prompts: tuple[int, ...] = (),
+    statistics: Collection[str] = (),
 ) -> list[str]:
     """What differs from a protocol, so that the numbers are not those that it means; a line each.
 
@@ -100,10 +112,12 @@ def deviations(
         protocol: it.
         metrics: what was measured.
         pictures: how many were.
+        sizes: their widths and heights.
         reference_pictures: of the reference; None without one.
         prompts: different ones (or texts) that the pictures were asked for.
         texts: that should be seen.
         pictures_of_prompts: how many there are of each different prompt.
+        statistics: that the reference brings along.
     """
     found = [f"{metric} was not measured" for metric in protocol.metrics if metric not in metrics]
     pairs = [
@@ -112,6 +126,14 @@ def deviations(
         ("different prompts", prompts, protocol.prompts),
     ]
     found += [f"{have} {what}, {want} are wanted" for what, have, want in pairs if want is not None and have != want]
+    if protocol.sizes and not set(sizes) <= {(side, side) for side in protocol.sizes}:
+        (width, height), *others = sorted(sizes)
+        wanted_sizes = " or ".join(f"{side} x {side}" for side in protocol.sizes)
+        found.append(
+            f"pictures of {width} x {height} pixels{' and others' if others else ''}, {wanted_sizes} are wanted"
+        )
+    if not set(protocol.statistics) <= set(statistics):
+        found.append("the reference lacks the statistics of the whole set (mu, sigma, mu_s, sigma_s)")
     wanted = protocol.pictures_per_prompt
     if wanted is not None and (uneven := sum(count != wanted for count in pictures_of_prompts)):
         found.append(f"{uneven} prompts have more or fewer than {wanted} pictures")

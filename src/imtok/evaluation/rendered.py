@@ -88,8 +88,8 @@ class RenderedTextMeter(GeneratedMeter[list[dict[str, Any] | None]]):
     def measure(self, metric: str) -> Measurement:
         if not self._items:
             raise ConfigError(
-                "no picture has a text to show; give --words TABLE with columns file and text, or quote it "
-                "in the prompts"
+                "no picture has a text to show: neither does --words TABLE (columns file and text) name one of these "
+                "pictures, nor does a prompt quote anything"
             )
         key = {"rendered_text_ned": "ned", "rendered_word_accuracy": "found"}.get(metric, "found_alnum")
         pairs = [

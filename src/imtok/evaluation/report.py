@@ -52,6 +52,7 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
             for data in evaluation.sets
         ],
         frame=charts,
+        unknown=[name for name, about in evaluation.tokenizers.items() if about["teachers"] is None],
         extremes=_extremes(evaluation),
         networks=_networks(evaluation.results),
         notes=_notes(evaluation),

@@ -49,6 +49,8 @@ LABELS = {
 }
 """What a reader sees in place of a metric's name, and what it means."""
 
+LOWER_IS_BETTER = frozenset(name for name, (_, meaning) in LABELS.items() if "lower is better" in meaning)
+
 PUBLISHED = {
     ("text_accuracy", "text_judge/parseq"): ("T-ACC", "words still read, to the letter"),
     ("text_ned", "text_judge/parseq"): ("T-NED", "1 - edit distance over length"),
@@ -61,7 +63,7 @@ class Score:
     """One metric of one tokenizer on one set.
 
     Attributes:
-        value: None where it is infinite: the PSNR of equal pictures.
+        value: None where it is not finite: the PSNR of equal pictures.
         low: of the bootstrap interval; None for metrics that it would bias, and with too few groups.
         high: likewise.
         count: pictures, words or faces behind it.
@@ -87,28 +89,28 @@ class Score:
     note: str | None = None
 
 
-def score_of(measurement: Measurement, teachers: frozenset[str]) -> Score:
+def score_of(measurement: Measurement, teachers: frozenset[str] | None) -> Score:
     """A measurement with its interval.
 
     Args:
         measurement: of one metric.
-        teachers: the networks that whatever was measured had been trained through.
+        teachers: the networks that whatever was measured had been trained through; None where that is not known.
     """
     network = measurement.network
-    taught = network is not None and not teachers.isdisjoint(network.split(" + "))
+    taught = network is not None and not (teachers or frozenset()).isdisjoint(network.split(" + "))
     about = {"network": network, "sha256": measurement.sha256, "taught": taught, "note": measurement.note}
     items = measurement.items
     if items is None:
         return Score(value=measurement.value, count=measurement.count, parts=measurement.parts or None, **about)
-    buckets = None
-    if len(items.bucket_names) > 1:
-        columns = zip(items.bucket_names, items.bucket_means(), items.bucket_sizes().tolist(), strict=True)
-        buckets = {bucket: {"value": mean, "count": size} for bucket, mean, size in columns}
     finite = items.where(np.isfinite(items.values))
     if not len(finite):
         return Score(value=None, count=len(items), **about)
     if len(finite) < len(items):
-        about["note"] = f"{about['note']}; {len(items) - len(finite)} equal pictures are left out"
+        about["note"] = f"{about['note']}; {len(items) - len(finite)} that are not finite are left out"
+    buckets = None
+    if len(finite.bucket_names) > 1:
+        columns = zip(finite.bucket_names, finite.bucket_means(), finite.bucket_sizes().tolist(), strict=True)
+        buckets = {bucket: {"value": mean, "count": size} for bucket, mean, size in columns}
     found = interval(finite)
     return Score(
         value=found.value,
@@ -148,6 +150,11 @@ class Comparison:
     def counts(self) -> bool:
         """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def better(self) -> bool:
+        """Whether the tokenizer is better than the first one, as far as that counts."""
+        return (self.difference > 0) != (self.metric in LOWER_IS_BETTER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +196,8 @@ class Evaluation:
     """Everything that came out; `metrics.json` is this without the examples and cases.
 
     Attributes:
-        tokenizers: of each contestant its teachers, whether it is a check, and the hash of its weights.
+        tokenizers: of each contestant its teachers (None where they are not known), whether it is a check, and the hash
+            of its weights.
         repeat: the command (of sets in memory there is none) and the versions of the software.
         cases: what the contestants draw best and worst beside the first.
         protocol: of what publication, by name.

@@ -202,6 +202,11 @@ class SetMeter(GeneratedMeter[Features]):
         """The metrics for which it has to see the pictures of a reference."""
         return tuple(name for name, kind in self._kinds.items() if kind not in {"classes", *self._given})
 
+    @property
+    def by_statistics(self) -> tuple[str, ...]:
+        """Those for which somebody's statistics stand for these pictures."""
+        return tuple(name for name, kind in self._kinds.items() if kind in self._given)
+
     def look(self, batch: Sequence[Generated]) -> Features:
         return self.describe([one.picture for one in batch], batch[0].sample.path)
 
@@ -267,6 +272,8 @@ class SetMeter(GeneratedMeter[Features]):
     def _frechet(self, kind: str) -> tuple[float, list[float], int, str]:
         reference = self._given.get(kind, self._reference[kind])
         if isinstance(reference, FeatureStatistics):
+            if not reference.count:
+                raise ValueError("the reference has no pictures, and no statistics of this network and kind")
             if reference.count < 2:
                 raise ValueError(f"the reference needs two pictures or more, got {reference.count}")
             of = f"{reference.count} reference pictures"
@@ -289,6 +296,9 @@ class SetMeter(GeneratedMeter[Features]):
             raise ValueError("needs the pictures of a reference, not only its statistics")
         # Kept for the whole call only: the largest thing here.
         ours, theirs = (torch.cat(found).to(self._device) for found in (self._features, self._reference_features))
+        balls, whose = (theirs, "the reference") if kind == "precision" else (ours, "the set")
+        if len(balls) <= NEIGHBOURS:
+            raise ValueError(f"{kind} needs {NEIGHBOURS + 1} pictures or more in {whose}, got {len(balls)}")
         quarter_of = torch.tensor(self._quarter_of, device=self._device)
         note = f"k = {NEIGHBOURS}; against {len(theirs)} reference pictures; parts: quarters of the pictures"
         if kind == "precision":

@@ -21,8 +21,10 @@ Found = TypeVar("Found")
 
 MIN_SIDE = 16
 """Smaller pictures are left out: SSIM's window and VGG16's last layer need so much."""
-_BATCH, _BATCH_PIXELS = 16, 2**20
-"""At most so many pictures and pixels are held together."""
+_BATCH = 16
+"""At most so many pictures are held together,"""
+_ENTERING, _ORIGINAL = 2**20, 2**22
+"""and at most so many pixels, as they enter and of originals, to which each contestant's reconstruction is restored."""
 
 
 def name_sets(data: Sequence[str | PathLike[str]]) -> dict[str, str]:
@@ -40,7 +42,14 @@ def name_sets(data: Sequence[str | PathLike[str]]) -> dict[str, str]:
 
 
 class Pictures:
-    """The readable pictures of a set in batches of one size, and what has been counted of them."""
+    """The readable pictures of a set in batches of one size, and what has been counted of them.
+
+    Attributes:
+        total: how many there are, readable or not.
+        seen: of them so far.
+        unreadable: likewise.
+        sizes: widths and heights of those that were seen, as they enter.
+    """
 
     def __init__(self, name: str, source: Source, fit: OwnSize, count: int | None) -> None:
         total = len(source) if count is None else min(count, len(source))
@@ -49,6 +58,7 @@ class Pictures:
         self._groups: dict[str, int] = {}
         self._hash, self._paths_hash = hashlib.sha256(), hashlib.sha256()
         self.total, self.seen, self.unreadable = total, 0, 0
+        self.sizes: set[tuple[int, int]] = set()
 
     @property
     def groups(self) -> int:
@@ -125,7 +135,7 @@ class Pictures:
     def _batches(self, rows: Sequence[int], count: "_Count") -> Iterator[list[Shown]]:
         """The readable ones of some pictures in batches of one prepared size; `count` notes what comes by."""
         batch: list[Shown] = []
-        most = _BATCH
+        full = 0.0
         for row in rows:
             try:
                 sample, original, prepared, content = self._read(row)
@@ -135,11 +145,13 @@ class Pictures:
             count.digests.append(hashlib.sha256(sample.image).digest())
             count.paths.append(sample.path)
             count.clusters.append(sample.cluster or sample.path)
-            if batch and (len(batch) == most or batch[0].prepared.shape != prepared.shape):
+            count.sizes.add((prepared.shape[1], prepared.shape[0]))
+            share = max(prepared[..., 0].size / _ENTERING, original[..., 0].size / _ORIGINAL)
+            if batch and (full + share > 1 or batch[0].prepared.shape != prepared.shape):
                 yield batch
-                batch = []
+                batch, full = [], 0.0
             batch.append(Shown(row=row, sample=sample, original=original, prepared=prepared, content=content))
-            most = max(1, min(_BATCH, _BATCH_PIXELS // prepared[..., 0].size))
+            full += share
         if batch:
             yield batch
 
@@ -150,6 +162,7 @@ class Pictures:
             self._paths_hash.update(f"{path}\n".encode())
         for line in count.unreadable:
             say(f"left out: {line}")
+        self.sizes |= count.sizes
         self.seen += len(count.paths)
         self.unreadable += len(count.unreadable)
         return [self._groups.setdefault(cluster, len(self._groups)) for cluster in count.clusters]
@@ -164,5 +177,7 @@ class _Count:
     paths: list[str] = field(default_factory=list)
     clusters: list[str] = field(default_factory=list)
     """What a bootstrap draws together."""
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    """Widths and heights."""
     unreadable: list[str] = field(default_factory=list)
     """A line for each of the others."""

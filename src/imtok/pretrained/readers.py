@@ -1,5 +1,6 @@
 """Judges that read words: EasyOCR's CRNN and Tesseract. Neither shares a family or training data with PP-OCR."""
 
+import hashlib
 import io
 import math
 import os
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imtok.checkpoints import load_tensors
+from imtok.config import ConfigError
 from imtok.pretrained.networks import FrozenNetwork
 from imtok.pretrained.packages import sha256_of
 
@@ -106,7 +108,10 @@ class TesseractReader:
 
     Attributes:
         name: role/name, set by the door.
-        sha256: of eng.traineddata where it can be found.
+        sha256: of what the program says of its version and of eng.traineddata; "" where that cannot be found.
+
+    Raises:
+        ConfigError: the program fails, or has no English model.
     """
 
     name: str = ""
@@ -115,8 +120,12 @@ class TesseractReader:
     def __init__(self, program: Path) -> None:
         self.program = program
         listing = self._run(["--list-langs"], b"")  # List of available languages in "/usr/share/.../tessdata/" (2):
+        if "eng" not in listing.split():
+            raise ConfigError(f"{program}: has no English model; install tesseract-ocr-eng or its like")
         data = Path(listing.partition('"')[2].partition('"')[0]) / "eng.traineddata"
-        self.sha256 = sha256_of(data) if data.is_file() else ""
+        if data.is_file():
+            both = self._run(["--version"], b"") + sha256_of(data)
+            self.sha256 = hashlib.sha256(both.encode()).hexdigest()
 
     def read(self, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Reading]:
         """Read RGB crops of one word or line each."""
@@ -139,6 +148,9 @@ class TesseractReader:
     def _run(self, arguments: list[str], data: bytes) -> str:
         environment = os.environ | {"OMP_THREAD_LIMIT": "1"}  # its threads only get into each other's way on one word
         result = subprocess.run([str(self.program), *arguments], input=data, capture_output=True, env=environment)
+        if result.returncode:
+            reason = (result.stderr.decode(errors="replace").strip().splitlines() or ["no reason is given"])[0]
+            raise ConfigError(f"{self.program}: failed ({reason})")
         return result.stdout.decode("utf-8", errors="replace")
 
 

@@ -23,6 +23,8 @@ _TRAINING_ONLY = re.compile(
     r"|quantize\w*\.(codebook_used|cluster_size|embed_avg)$"  # counters and running statistics of a codebook
 )
 """Names of what is no part of the tokenizer."""
+_WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
+"""What DistributedDataParallel and torch.compile put before a name."""
 
 
 def convert(tensors: Tensors, where: str) -> tuple[VQGANConfig, dict[str, Tensor]]:
@@ -53,6 +55,7 @@ def convert(tensors: Tensors, where: str) -> tuple[VQGANConfig, dict[str, Tensor
 
 
 def _convert(tensors: Tensors) -> tuple[VQGANConfig, dict[str, Tensor]]:
+    tensors = {_WRAPPED.sub("", name): tensor for name, tensor in tensors.items()}
     kept = {name: tensor for name, tensor in tensors.items() if not _TRAINING_ONLY.match(name)}
     branches = [match[1] for name in kept if (match := re.fullmatch(r"quantize_(\w+)\.embedding\.weight", name))]
     if branches:
