@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import fsspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data as skimage_data
 
@@ -136,6 +137,38 @@ def test_a_detector_that_fails_on_a_picture_is_reported(tmp_path):
         "002.png: the text detector failed (no such kernel)",
         "003.png: the captioner failed (out of memory)",
     ]
+
+
+def test_a_machine_that_fails_costs_no_picture(tmp_path):
+    class Breaks:
+        def __init__(self, after: int, error: Exception) -> None:
+            self.calls, self.after, self.error = 0, after, error
+
+        def detect(self, image):
+            self.calls += 1
+            if self.calls > self.after:
+                raise self.error
+            return []
+
+    make_pictures(tmp_path / "in", 50)
+    source = open_source(str(tmp_path / "in"))
+    no_memory = torch.OutOfMemoryError("no memory")
+    for name, error in {"kernel": RuntimeError("no kernel"), "gpu": no_memory, "host": MemoryError()}.items():
+        out = str(tmp_path / name)
+        with pytest.raises(DataError, match=r"\d\.png: the text detector (failed|ran out)"):
+            annotate_source(source, out, Annotator(text_detector=Breaks(11, error)), KeepRules(()), {}, 4)
+        assert annotate_source(source, out, Annotator(text_detector=FakeText()), KeepRules(()), {}, 4).kept == 40
+        assert [entry["row"] for entry in skipped_rows(tmp_path / name)] == list(range(0, 50, 5))
+
+
+def test_a_first_call_that_failed_may_be_corrected(tmp_path):
+    make_pictures(tmp_path / "in", 12)
+    source, out = str(tmp_path / "in"), str(tmp_path / "out")
+    with pytest.raises(DataError, match="add --text"):
+        annotate(source, out, keep=("text",))
+    assert annotate(source, out, text=True, keep=("text",)).kept == 9
+    with pytest.raises(DataError, match="begun with"):
+        annotate(source, out)
 
 
 def test_nothing_readable_is_an_error(tmp_path):
