@@ -17,7 +17,7 @@ from PIL import Image
 from skimage import data as skimage_data
 
 from imtok.data import annotate as module
-from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator, annotate, annotate_source
+from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator, annotate, annotate_source, check_finished
 from imtok.data.filters import KeepRules
 from imtok.data.pictures import decode, encode
 from imtok.data.readers import open_source
@@ -161,6 +161,15 @@ def test_a_machine_that_fails_costs_no_picture(tmp_path):
         assert [entry["row"] for entry in skipped_rows(tmp_path / name)] == list(range(0, 50, 5))
 
 
+def test_torchrun_is_refused(tmp_path, monkeypatch):
+    make_pictures(tmp_path / "in", 2)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DataError, match="call it once, without torchrun"):
+        annotate(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_first_call_that_failed_may_be_corrected(tmp_path):
     make_pictures(tmp_path / "in", 12)
     source, out = str(tmp_path / "in"), str(tmp_path / "out")
@@ -236,7 +245,10 @@ def test_sigkill_and_resume(tmp_path):
         child.send_signal(signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
     assert 0 < json.loads((tmp_path / "out" / "progress.json").read_text())["next_row"] < 100
+    with pytest.raises(DataError, match=r"out: \d+ of 100 pictures are done"):
+        check_finished(tmp_path / "out")
     subprocess.run(run, check=True, **quiet)
+    check_finished(tmp_path / "out")
     subprocess.run([*run[:-1], str(tmp_path / "whole")], check=True, **quiet)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert len(ShardReader(tmp_path / "out")) == 80

@@ -1,8 +1,10 @@
 """Offline annotation: pictures in, shards with words, faces and captions out; can be killed and resumed at any time."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -225,9 +227,12 @@ def annotate_source(
         samples_per_shard: see `annotate`.
 
     Raises:
-        DataError: `out` was begun with other settings, not one picture could be read, or the machine rather than the
-            pictures failed (no memory, `MAX_FAILURES` in a row); then none of those is taken for done.
+        DataError: torchrun started several of it, `out` was begun with other settings, not one picture could be read,
+            or the machine rather than the pictures failed (no memory, `MAX_FAILURES` in a row); then none of those is
+            taken for done.
     """
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DataError(f"{out}: several processes would write the same shards; call it once, without torchrun")
     progress = _load_progress(out, settings, len(source))
     skipped = [entry for entry in _load_skipped(out) if entry["row"] < progress.next_row]
     first, failures = progress.next_row, 0
@@ -259,6 +264,18 @@ def annotate_source(
     if progress.rows and progress.skipped == progress.rows:
         raise DataError(f"none of {progress.rows} pictures could be annotated; first: {skipped[0]['reason']}")
     return progress
+
+
+def check_finished(folder: str | PathLike[str]) -> None:
+    """Whether all pictures are there, if `annotate` or `synthesize` has filled a folder of shards.
+
+    Raises:
+        DataError: it has not finished.
+    """
+    values = (read_json(join(folder, "progress.json")) if holds_shards(folder) else None) or {}
+    done, rows = values.get("next_row", 0), values.get("rows", 0)
+    if done < rows:
+        raise DataError(f"{folder}: {done} of {rows} pictures are done; call what writes it again, so that it finishes")
 
 
 def _read(source: Source, row: int) -> tuple[Sample, UInt8[np.ndarray, "h w 3"]]:
