@@ -75,7 +75,7 @@ def train(
     """Train a tokenizer or a generator through all its phases.
 
     Ctrl-C or SIGTERM ends after the current step, saved, with KeyboardInterrupt. Under torchrun, all processes call
-    this alike.
+    this alike; it kills them 30 seconds after a signal, saved or not.
 
     Args:
         config: the run; a preset or a changed one.
@@ -91,7 +91,7 @@ def train(
         The run folder.
 
     Raises:
-        ConfigError: something does not fit; one line.
+        ConfigError: something does not fit, `out` holds something else, or another process trains there; one line.
         DataError: the data cannot be read, or `imtok annotate` has not finished them.
         MissingWeights: a network that a later phase needs is not here.
         TrainingStopped: the run has gone wrong.
