@@ -1,6 +1,7 @@
 import argparse
 import json
 import pickle
+import resource
 import warnings
 from pathlib import Path
 
@@ -34,12 +35,49 @@ def test_a_state_that_a_kill_left_half_written_is_passed_over(tmp_path: Path) ->
     assert [p.name for p in (tmp_path / "resume").iterdir()] == ["step-00000009"]
 
 
+def test_what_a_user_keeps_in_the_folder_stays(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.check_vacant()
+    (tmp_path / "run/resume").mkdir(parents=True)
+    (tmp_path / "run/resume/cv.txt").write_text("mine")
+    run.begin()
+    for step in (5, 9):
+        run.write_resume(step, {"a": torch.zeros(1)}, {})
+    run.begin()
+    assert sorted(p.name for p in (tmp_path / "run/resume").iterdir()) == ["cv.txt", "step-00000000.tmp"]
+    run.write_model({"a": torch.zeros(1)})
+    run.check_vacant()  # a start that a kill has cut short may be repeated
+    (tmp_path / "run/resume/step-00000000.tmp").rmdir()
+    with pytest.raises(ConfigError, match=r"holds a model.safetensors of something else; name another folder"):
+        run.check_vacant()
+
+
+def test_one_process_at_a_time_trains_into_a_folder(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).held(), pytest.raises(ConfigError, match="another process"), RunFolder(tmp_path).held():
+        pass
+    with RunFolder(tmp_path).held():
+        pass
+
+
+def test_a_full_disk_is_said_and_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write_model({"a": torch.ones(1)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"model\.safetensors: cannot be written"):
+            run.write_model({"a": torch.ones(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.read_model()["a"].tolist() == [1]
+
+
 def test_metrics_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for step in (1, 2, 3):
         run.append_metrics({"step": step})
     with run.metrics_file.open("a") as file:
-        file.write('{"step": 4, "l')
+        file.write('[1]\n{"l1": 2}\n"step"\n{"step": 4, "l')
     run.truncate_metrics(2)
     assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [1, 2]
 

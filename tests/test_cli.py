@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import imtok
@@ -78,6 +79,9 @@ def test_the_help_of_evaluate_names_what_it_takes(capsys: pytest.CaptureFixture[
         (["annotate", "FOLDER", "OUT", "--min-text-score", "nan"], "must be in [0, 1]"),
         (["annotate", "FOLDER", "OUT", "--samples-per-shard", "0"], "samples_per_shard = 0"),
         (["synthesize", "OUT", "--seed", "-1"], "count, seed and size"),
+        (["synthesize", "OUT", "--word-height", "24", "inf"], "word height 24 to inf"),
+        (["demo", "--signs", "-5"], "signs = -5 must be at least 1"),
+        (["weights", "fetch", "hf://a b/c d/x"], "hf://a b/c d/x: no address of the hub"),
         (["train"], "which preset?"),
         (["train", "insighttok-mega", "--data", "x", "--out", "y"], "no preset is called 'insighttok-mega'"),
         (["train", "insighttok-debug", "--data", "absent", "--out", "OUT"], "absent"),
@@ -94,6 +98,17 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     assert main([places.get(argument, argument) for argument in arguments]) == 2
     said = capsys.readouterr().err
     assert message in said
+    assert said.count("\n") == 1
+
+
+def test_no_memory_names_the_way_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nand more")
+
+    monkeypatch.setattr("imtok.training.launch.train", full)
+    assert main(["train", "insighttok-debug", "--data", "x", "--out", "y"]) == 2
+    said = capsys.readouterr().err
+    assert "9 GiB.; a smaller --training.micro-batch-size" in said
     assert said.count("\n") == 1
 
 

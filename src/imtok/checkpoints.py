@@ -4,6 +4,7 @@
     RUN/model.safetensors     weights for inference (the EMA weights where there are any)
     RUN/metrics.jsonl         one line per logged step
     RUN/previews/             pictures
+    RUN/lock                  empty; held by the process that trains
     RUN/resume/step-00001234/ everything that exact resume needs: state.safetensors (or each rank's share of it) and
                               state.json
 
@@ -16,7 +17,8 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from imtok.config import FORMAT_VERSION, ConfigError, first_line, read_json
@@ -82,13 +85,15 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All logged lines; a last line that a kill cut short is left out."""
+        """All logged lines; a line that a kill cut short, or that is none of ours, is left out."""
         records = []
         for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.exists() else []:
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
         return records
 
     def truncate_metrics(self, step: int) -> None:
@@ -113,8 +118,9 @@ class RunFolder:
     def begin_resume(self, step: int) -> Path:
         """An empty folder for the tensors of the state after `step`, under a temporary name until `finish_resume`."""
         temporary = self.unfinished(step)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        temporary.mkdir(parents=True, exist_ok=True)
+        for file in temporary.iterdir():  # the folder stays: a start knows by it that what lies here is its own
+            file.unlink()
         return temporary
 
     def finish_resume(self, step: int, values: Mapping[str, Any]) -> None:
@@ -122,13 +128,49 @@ class RunFolder:
         temporary, target = self.unfinished(step), self.resume_folder(step)
         write_text(temporary / "state.json", json.dumps({"format_version": FORMAT_VERSION, "step": step, **values}))
         temporary.rename(target)
-        for other in target.parent.iterdir():
-            if other != target:
-                shutil.rmtree(other, ignore_errors=True)
+        self._delete_states(but=target)
 
-    def clear_resume(self) -> None:
-        """Delete saved states: what a start that was cut short has left behind."""
-        shutil.rmtree(self.path / "resume", ignore_errors=True)
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training into this folder meanwhile; a process that dies lets go of it.
+
+        Raises:
+            ConfigError: another one is at it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigError(f"{self.path}: another process is training into it; let it end first") from None
+        except NotImplementedError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def check_vacant(self) -> None:
+        """Whether a run may be started here: what a start that was cut short has left behind may be overwritten.
+
+        Raises:
+            ConfigError: weights of something else.
+        """
+        if self.model_file.exists() and not self._states():
+            raise ConfigError(f"{self.path}: holds a model.safetensors of something else; name another folder")
+
+    def begin(self) -> None:
+        """Delete the states that a start that was cut short has left behind."""
+        self._delete_states(but=self.begin_resume(0))
+
+    def _states(self) -> list[Path]:
+        """Whole and unfinished ones, in order."""
+        return sorted((self.path / "resume").glob("step-*"))
+
+    def _delete_states(self, but: Path) -> None:
+        for other in self._states():
+            if other != but:
+                shutil.rmtree(other, ignore_errors=True)
 
     def read_resume(self) -> tuple[Path, dict[str, Any]]:
         """The newest whole state: the folder with its tensors, and its values (with `step`).
@@ -136,7 +178,7 @@ class RunFolder:
         Raises:
             ConfigError: there is none.
         """
-        states = sorted(p for p in (self.path / "resume").glob("step-*") if not p.name.endswith(".tmp"))
+        states = [state for state in self._states() if not state.name.endswith(".tmp")]
         if not states:
             raise ConfigError(f"{self.path}: has no saved state in resume/ to go on from; start a new run")
         return states[-1], read_json(states[-1] / "state.json")
@@ -212,10 +254,17 @@ def check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file under a temporary name and rename it."""
+    """Write a safetensors file under a temporary name and rename it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(plain, temporary, metadata={"format": "pt"})
+    try:
+        safetensors.torch.save_file(plain, temporary, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({first_line(error)})") from None
     temporary.replace(path)
 
 

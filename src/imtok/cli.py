@@ -77,8 +77,10 @@ def captions(argv: Sequence[str]) -> None:
 
 def train(argv: Sequence[str]) -> None:
     """Train a preset, changed by flags: imtok train PRESET --data SHARDS --out RUN [--training.steps 200 …]."""
+    from torch import OutOfMemoryError
+
     from imtok import presets
-    from imtok.config import ConfigError
+    from imtok.config import ConfigError, first_line
     from imtok.training.launch import train
     from imtok.training.trainer import TrainingStopped
 
@@ -113,6 +115,9 @@ def train(argv: Sequence[str]) -> None:
         except TrainingStopped as stopped:
             print(f"imtok train: {stopped}", file=sys.stderr)
             sys.exit(3)
+        except OutOfMemoryError as error:
+            reason = first_line(error)
+            raise ConfigError(f"{reason}; a smaller --training.micro-batch-size needs less memory") from None
 
     _call(run, argv[1:], f"train {argv[0]}")
 

@@ -34,9 +34,11 @@ def demo(out: Path = Path("out/demo"), signs: int = 48) -> Evaluation:
         signs: how many rendered signs, with words and typefaces that are on no sign of the training split.
 
     Raises:
-        ConfigError: no tokenizer is shipped.
+        ConfigError: no tokenizer is shipped, or no signs are wanted.
         MissingWeights: a detector is not here.
     """
+    if signs < 1:
+        raise ConfigError(f"signs = {signs} must be at least 1")
     if not shipped():
         raise ConfigError("no trained tokenizer comes with this imtok; train one and use imtok evaluate")
     groups: dict[str, Source] = {

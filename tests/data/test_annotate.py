@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import fsspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data as skimage_data
 
 from imtok.data import annotate as module
-from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator, annotate, annotate_source
+from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator, annotate, annotate_source, check_finished
 from imtok.data.filters import KeepRules
 from imtok.data.pictures import decode, encode
 from imtok.data.readers import open_source
@@ -138,6 +139,47 @@ def test_a_detector_that_fails_on_a_picture_is_reported(tmp_path):
     ]
 
 
+def test_a_machine_that_fails_costs_no_picture(tmp_path):
+    class Breaks:
+        def __init__(self, after: int, error: Exception) -> None:
+            self.calls, self.after, self.error = 0, after, error
+
+        def detect(self, image):
+            self.calls += 1
+            if self.calls > self.after:
+                raise self.error
+            return []
+
+    make_pictures(tmp_path / "in", 50)
+    source = open_source(str(tmp_path / "in"))
+    no_memory = torch.OutOfMemoryError("no memory")
+    for name, error in {"kernel": RuntimeError("no kernel"), "gpu": no_memory, "host": MemoryError()}.items():
+        out = str(tmp_path / name)
+        with pytest.raises(DataError, match=r"\d\.png: the text detector (failed|ran out)"):
+            annotate_source(source, out, Annotator(text_detector=Breaks(11, error)), KeepRules(()), {}, 4)
+        assert annotate_source(source, out, Annotator(text_detector=FakeText()), KeepRules(()), {}, 4).kept == 40
+        assert [entry["row"] for entry in skipped_rows(tmp_path / name)] == list(range(0, 50, 5))
+
+
+def test_torchrun_is_refused(tmp_path, monkeypatch):
+    make_pictures(tmp_path / "in", 2)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DataError, match="call it once, without torchrun"):
+        annotate(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_first_call_that_failed_may_be_corrected(tmp_path):
+    make_pictures(tmp_path / "in", 12)
+    source, out = str(tmp_path / "in"), str(tmp_path / "out")
+    with pytest.raises(DataError, match="add --text"):
+        annotate(source, out, keep=("text",))
+    assert annotate(source, out, text=True, keep=("text",)).kept == 9
+    with pytest.raises(DataError, match="begun with"):
+        annotate(source, out)
+
+
 def test_nothing_readable_is_an_error(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"")
@@ -203,7 +245,10 @@ def test_sigkill_and_resume(tmp_path):
         child.send_signal(signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
     assert 0 < json.loads((tmp_path / "out" / "progress.json").read_text())["next_row"] < 100
+    with pytest.raises(DataError, match=r"out: \d+ of 100 pictures are done"):
+        check_finished(tmp_path / "out")
     subprocess.run(run, check=True, **quiet)
+    check_finished(tmp_path / "out")
     subprocess.run([*run[:-1], str(tmp_path / "whole")], check=True, **quiet)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert len(ShardReader(tmp_path / "out")) == 80

@@ -44,10 +44,15 @@ def test_without_packages_pillows_own_face_serves(monkeypatch):
         assert face.has_lower_case
 
 
-def test_a_folder_of_ones_own(tmp_path):
+def test_a_folder_of_ones_own(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"no \.ttf or \.otf"):
         find_typefaces(str(tmp_path))
     default = ImageFont.load_default(10)
     (tmp_path / "mine.ttf").write_bytes(default.font_bytes)
     (face,) = find_typefaces(str(tmp_path), "test")
+    with monkeypatch.context() as patch:
+        patch.setattr(fonts, "_in_folder", lambda folder: [Typeface(family=name, path="x.ttf") for name in "AB"])
+        patch.setattr(fonts, "in_split", lambda family, split: split == "train")
+        with pytest.raises(DataError, match="none of its families falls into the split test"):
+            find_typefaces(str(tmp_path), "test")
     assert face == Typeface(family=default.getname()[0], path=str(tmp_path / "mine.ttf"))

@@ -1,9 +1,14 @@
 """The loader: batches as a function of the step, slices for ranks, mixing, and what becomes of words and faces."""
 
 import dataclasses
+import io
 import json
 import logging
+import tarfile
+import threading
+import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ import torch
 from imtok.config import ConfigError
 from imtok.data.loader import Batch, DataConfig, Loader, fixed_batches
 from imtok.data.pictures import encode
+from imtok.data.readers import open_source
 from imtok.data.sample import Face, Sample, Source, TextRegion
 from imtok.data.shards import ShardWriter
 from imtok.data.transforms import CropConfig
@@ -121,6 +127,43 @@ def test_threads_change_nothing(mixed):
     for step, _ in threaded.batches(4):  # endless, and left early
         if step == 6:
             break
+
+
+def as_tar(folder: Path, samples: list[Sample]) -> Source:
+    with tarfile.open(folder / "x.tar", "w") as tar:
+        for sample in samples:
+            info = tarfile.TarInfo(sample.path)
+            info.size = len(sample.image)
+            tar.addfile(info, io.BytesIO(sample.image))
+    return open_source(folder)
+
+
+def as_shards(folder: Path, samples: list[Sample]) -> Source:
+    with ShardWriter(str(folder), row_group_size=1) as writer:
+        for sample in samples:
+            writer.write(sample)
+    return open_source(folder)
+
+
+@pytest.mark.parametrize("write", [as_tar, as_shards])
+def test_looking_at_the_source_meanwhile_changes_nothing(tmp_path, monkeypatch, write):
+    """As a preview does while the loader's threads read ahead."""
+    samples = [picture(i) for i in range(40)]
+    source, memory = write(tmp_path, samples), Memory(samples)
+    read, alone = type(source).read, threading.Lock()
+
+    def read_slowly(self, index: int) -> Sample:
+        assert alone.acquire(blocking=False), "two threads read at a time"
+        time.sleep(0.001)
+        sample = read(self, index)
+        alone.release()
+        return sample
+
+    monkeypatch.setattr(type(source), "read", read_slowly)
+    (look,) = fixed_batches(memory, SMALL, count=4, batch_size=4)
+    for step, batch in Loader(source, dataclasses.replace(SMALL, num_workers=2), batch_size=4).batches(0, 8):
+        assert torch.equal(next(fixed_batches(source, SMALL, count=4, batch_size=4)).images, look.images)
+        assert torch.equal(batch.images, Loader(memory, SMALL, batch_size=4).batch(step).images)
 
 
 def test_an_epoch_shows_each_picture_once_and_the_next_one_crops_anew(mixed):
@@ -261,6 +304,14 @@ def test_fixed_batches_are_centre_crops_spread_over_the_data(mixed):
     expected = torch.tensor([14.0, 12, 26, 27]) * 32 / 40  # 40 x 40 pixels from x = 10 on, onto 32 x 32
     torch.testing.assert_close(boxes, expected.expand_as(boxes))
     assert sum(map(len, fixed_batches(mixed, SMALL, count=1000, batch_size=64))) == 90
+
+
+def test_fixed_batches_go_on_to_the_next_readable_picture(mixed):
+    broken = [dataclasses.replace(picture(i), image=b"no picture") for i in range(12)]
+    samples = [picture(i) if i in (2, 4, 10, 11) else broken[i] for i in range(12)]
+    (batch,) = fixed_batches(Memory(samples), SMALL, count=4, batch_size=8)  # places 0, 3, 6 and 9
+    assert batch.paths == ["2.png", "4.png", "10.png"]
+    assert list(fixed_batches(Memory(broken), SMALL, count=4, batch_size=8)) == []
 
 
 def test_shards_and_folders_load_alike(tmp_path, mixed):

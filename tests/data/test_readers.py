@@ -1,4 +1,6 @@
 import csv
+import errno
+import gzip
 import io
 import json
 import os
@@ -58,6 +60,17 @@ def test_bad_picture_leaves_the_others_readable(tmp_path):
     with pytest.raises(PictureError, match=r"b\.jpg: not a picture"):
         source[1]
     assert source[2].path == "c.jpg"
+
+
+def test_a_disk_that_fails_is_no_bad_picture(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    put(tmp_path, "a.jpg")
+    source = open_source(tmp_path)
+    monkeypatch.setattr(type(fsspec.filesystem("file")), "open", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        source[0]
 
 
 QUAD = [[0, 3], [20, 3], [20, 15], [0, 15]]
@@ -130,6 +143,13 @@ def test_csv_beside_images(tmp_path):
         ({"image": "a.jpg", "words": [{"box": [1, 2, float("nan"), 3]}]}, "not finite"),
         ({"image": "a.jpg", "faces": [{"box": [1, 2, 3, 4], "landmarks": [[1, 2]]}]}, "1 points, expected 5"),
         ({"image": "a.jpg", "words": "[{"}, "malformed"),
+        ({"image": "a.jpg", "words": [{"box": [0, 0, 10**400, 9]}]}, "malformed"),
+        ({"image": "a.jpg", "size": [float("inf"), 60]}, "malformed"),
+        ({"image": "a.jpg", "words": "[" * 100_000}, "malformed"),
+        ({"image": "a.jpg", "faces": [{"box": [1, 2, 3, 4], "landmarks": [[1, float("nan")]] * 5}]}, "not finite"),
+        ({"image": "a.jpg", "words": [{"box": [1, 2, 3, 4], "quad": [[1, float("inf")]] * 4}]}, "not finite"),
+        ({"image": "a\0.jpg"}, "null byte"),
+        ({"image": "a" * 300}, "name too long"),
         ({"image": "gone.jpg"}, "No such file"),
         ({"picture": "a.jpg"}, "no column named"),
     ],
@@ -145,6 +165,10 @@ def test_bad_tables_are_named(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"image": "a.jpg"}\n{"image": \n')
     with pytest.raises(DataError, match=r"t\.jsonl:2: not JSON"):
         open_source(tmp_path / "t.jsonl")
+    for hostile in ("[" * 100_000, '{"image": "a.jpg", "label": ' + "9" * 5000 + "}"):
+        (tmp_path / "t.jsonl").write_text(f'{{"image": "a.jpg"}}\n{hostile}\n')
+        with pytest.raises(DataError, match=r"t\.jsonl:2: not JSON"):
+            open_source(tmp_path / "t.jsonl")
     (tmp_path / "t.jsonl").write_text("[1]\n")
     with pytest.raises(DataError, match=r"t\.jsonl:1: holds a list"):
         open_source(tmp_path / "t.jsonl")
@@ -201,6 +225,22 @@ def test_broken_tar_is_named(tmp_path):
     (tmp_path / "w.tar").write_bytes(b"not a tar" * 200)
     with pytest.raises(DataError, match=r"w\.tar: not a readable tar"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_that_ends_too_soon_is_named(tmp_path, mode):
+    make_tar(tmp_path / "whole.tar")
+    with tarfile.open(tmp_path / "whole.tar") as tar:
+        header = tar.getmembers()[4].offset
+    whole = (tmp_path / "whole.tar").read_bytes()
+    flipped = bytearray(whole)
+    flipped[header + 3] ^= 1
+    (tmp_path / "whole.tar").unlink()
+    path = tmp_path / ("w.tar" if mode == "w" else "w.tar.gz")
+    for data in (whole[:header], whole[: header + 100], whole[: header + 512], bytes(flipped)):
+        path.write_bytes(data if mode == "w" else gzip.compress(data))
+        with pytest.raises(DataError, match=r"w\.tar[^\n]*(cut off or damaged|not a readable tar)"):
+            open_source(tmp_path)
 
 
 def test_own_and_foreign_parquet(tmp_path):
@@ -302,10 +342,11 @@ def test_odd_texts_and_names_keep_their_picture(tmp_path):
     }
     row["words"][0] |= {"score": None, "text": "\ud83d"}
     absolute = {"image": str(tmp_path / "a.jpg"), "captions": "[not json"}
-    (tmp_path / "t.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(absolute)}\n")
-    first, second = open_source(tmp_path / "t.jsonl")
+    unknown = {"image": "a.jpg", "captions": [None, "known"]}
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in (row, absolute, unknown)))
+    first, second, third = open_source(tmp_path / "t.jsonl")
     assert (first.captions, first.label, first.source) == (["[1] half a smile \\ud83d"], "0", "5")
-    assert second.captions == ["[not json"]
+    assert (second.captions, third.captions) == (["[not json"], ["known"])
     (tmp_path / "t.jsonl").unlink()
     samples = [first, second, *open_source(tmp_path)]
     assert samples[3].path == "th\\udce9.jpg"

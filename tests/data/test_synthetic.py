@@ -158,6 +158,8 @@ def test_works_without_any_font_package(monkeypatch):
 def test_what_cannot_be_drawn_is_refused(tmp_path):
     with pytest.raises(DataError, match="word height 50 to 20"):
         SyntheticPictures(1, word_height=(50.0, 20.0))
+    with pytest.raises(DataError, match="word height 24 to inf"):
+        SyntheticPictures(1, word_height=(24.0, float("inf")))
     with pytest.raises(DataError, match="no words 100 pixels high fit in pictures of 64"):
         SyntheticPictures(1, size=64, word_height=(100.0, 120.0))[0]
     with pytest.raises(DataError, match="a paragraph cannot be read in pictures of 48"):

@@ -184,7 +184,15 @@ def test_a_flipped_crop_is_the_mirror_image():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"scale": (0.9, 0.5)}, {"scale": (0.0, 1.0)}, {"resolution": 0}, {"word_height": (48.0, 24.0)}]
+    "settings",
+    [
+        {"scale": (0.9, 0.5)},
+        {"scale": (0.0, 1.0)},
+        {"resolution": 0},
+        {"word_height": (48.0, 24.0)},
+        {"max_enlargement": 0.0},
+        {"max_enlargement": float("nan")},
+    ],
 )
 def test_settings_that_cannot_be_meant(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):

@@ -54,3 +54,5 @@ def test_without_a_copy_the_hub_is_asked_only_on_request(monkeypatch: pytest.Mon
 def test_a_broken_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="expected hf://owner/repository/path"):
         find_hub_file(address)
+    with pytest.raises(ConfigError, match=r"^hf://a b/c d/x: no address of the hub \([^\n]*\)$"):
+        find_hub_file("hf://a b/c d/x")

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import os
+import random
 import sys
 import tarfile
 import zipfile
@@ -87,6 +88,18 @@ def test_npm_brings_the_file_into_the_cache(serve_tarball, cache: Path) -> None:
     found = find_file(TARBALL, pinned())
     assert found is not None
     assert files_in(cache) == [found]
+
+
+@pytest.mark.parametrize("fate", ["truncated", "damaged"])
+def test_a_broken_tarball_is_one_line(serve_tarball, tmp_path: Path, cache: Path, fate: str) -> None:
+    content = random.Random(0).randbytes(100_000)
+    serve_tarball({"model/net.bin": content})
+    packed = bytearray((tmp_path / "packed").read_bytes())
+    packed[len(packed) // 2 :] = b"" if fate == "truncated" else bytes([0b110]) * (len(packed) - len(packed) // 2)
+    (tmp_path / "packed").write_bytes(packed)
+    with pytest.raises(FetchError, match=r"^imtok-test-weights-1\.0\.0\.tgz does not hold model/net\.bin [^\n]+$"):
+        fetch_files(TARBALL, (pinned(content),))
+    assert files_in(cache) == []
 
 
 @pytest.mark.parametrize("content", [b"tampered" * 1000, WEIGHTS[:-1], WEIGHTS * 1000], ids=["other", "short", "bomb"])

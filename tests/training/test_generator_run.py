@@ -18,8 +18,8 @@ from imtok.cli import main
 from imtok.config import ConfigError
 from imtok.data.pictures import decode
 from imtok.data.sample import DataError
-from imtok.data.token_loader import TokenLoader
-from imtok.data.token_shards import TokenShards
+from imtok.data.token_loader import TokenLoader, fixed_token_batches
+from imtok.data.token_shards import Tokens, TokenShards
 from imtok.generators.generate import read_prompts
 from imtok.tokenizers.encode import encode_pictures
 from imtok.training.launch import train
@@ -247,6 +247,18 @@ def test_batches_depend_on_seed_and_step_alone(home: Path) -> None:
     epoch = [path for step in range(4) for path in whole.batch(step).paths]
     assert len(set(epoch)) == 24
     assert not torch.equal(whole.batch(0).tokens, TokenLoader(shards, batch_size=6, seed=4).batch(0).tokens)
+
+
+def test_fixed_batches_go_on_to_the_next_picture_with_crops(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards, read = TokenShards(home / "codes"), TokenShards.__getitem__
+
+    def without_every_sixth(self: TokenShards, index: int) -> Tokens:
+        picture = read(self, index)
+        return dataclasses.replace(picture, values=picture.values[: index % 6])
+
+    monkeypatch.setattr(TokenShards, "__getitem__", without_every_sixth)
+    (batch,) = fixed_token_batches(shards, count=4, batch_size=8)
+    assert batch.paths == [shards[row].path for row in (1, 7, 13, 19)]
 
 
 def test_prompts_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

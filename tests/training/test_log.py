@@ -21,14 +21,23 @@ def test_lines_hold_means_since_the_line_before(tmp_path: Path) -> None:
 def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    writer = create_writer("tensorboard", RunFolder(tmp_path), {})
-    assert writer is not None
-    writer.write(3, {"l1": 0.25})
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("l1")] == [(3, 0.25)]
+    def written() -> list[tuple[int, float]]:
+        events = EventAccumulator(str(tmp_path / "tensorboard"))
+        events.Reload()
+        return [(event.step, event.value) for event in events.Scalars("l1")]
+
+    def write(start: int, *numbers: tuple[int, dict[str, float]]) -> None:
+        writer = create_writer("tensorboard", RunFolder(tmp_path), {}, start)
+        assert writer is not None
+        for step, values in numbers:
+            writer.write(step, values)
+
+    write(0, (3, {"l1": 0.25}), (5, {"l1": 0.5}))
+    assert written() == [(3, 0.25), (5, 0.5)]
+    write(4, (5, {"l1": 0.75}), (6, {"l1": 1.0}), (8, {"l1": 9.0}), (6, {}), (8, {"l1": 2.0}))  # resumed, rolled back
+    assert written() == [(3, 0.25), (5, 0.75), (6, 1.0), (8, 2.0)]
 
 
 def test_a_logger_that_is_not_installed_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"wandb is not installed; pip install wandb, or use none"):
-        create_writer("wandb", RunFolder(tmp_path), {})
+        create_writer("wandb", RunFolder(tmp_path), {}, 0)

@@ -1,10 +1,13 @@
+import traceback
+
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError
-from imtok.training import state
+from imtok.training import sharding, state
 from imtok.training.sharding import read_state
 
 
@@ -26,6 +29,17 @@ def test_a_state_comes_back_before_the_optimizer_has_made_a_step(tmp_path):
     assert torch.equal(fresh.weight, module.weight)
     assert optimizer.state[fresh.bias]["step"] == 1
     assert torch.allclose(optimizer.state[fresh.bias]["exp_avg"], torch.full((2,), 0.1))  # a tenth of a gradient of 1
+
+
+def test_a_full_disk_of_one_rank_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise CheckpointException(
+            "write", {1: (OSError("No space left on device\nand a trace"), traceback.StackSummary())}
+        )
+
+    monkeypatch.setattr(sharding, "save", full)
+    with pytest.raises(OSError, match=r"step-00000003: cannot be written \(No space left on device\)$"):
+        sharding.write_resume(RunFolder(tmp_path), 3, {}, {})
 
 
 def test_a_state_that_does_not_fit_or_is_broken_is_refused_in_a_line(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from imtok import presets, pretrained
+from imtok.config import ConfigError
 from imtok.data.loader import Batch
 from imtok.layers.crops import Regions
 from imtok.losses.adversarial import r1_penalty
@@ -49,6 +50,20 @@ def test_terms_of_weight_zero_are_not_computed_and_load_no_network(monkeypatch: 
     with pytest.raises(pretrained.MissingWeights):
         plain.prepare([Phase(name="text", steps=1, weights={"text": 1.0})], torch.device("cpu"))
     assert asked == ["text_features/ppocrv6"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason"),
+    [
+        (Phase(name="x", steps=1, trains=("quantizer",)), "trains quantizer, in which the optimizer finds nothing"),
+        (Phase(name="x", steps=1, trains=()), "trains no part"),
+        (Phase(name="x", steps=1, trains=("decoder",), weights={"l1": 0.0}), "no loss that it weighs trains decoder"),
+        (Phase(name="x", steps=1, weights={"l1": 0.0, "commitment": 0.0}), "no loss that it weighs trains encoder"),
+    ],
+)
+def test_a_phase_in_which_nothing_can_train_is_refused_beforehand(phase: Phase, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"phase x: .*{reason}"):
+        task().prepare([Phase(name="first", steps=1), phase], torch.device("cpu"))
 
 
 def gradients(of: TokenizerTask, player: str) -> list[Tensor | None]:

@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +23,7 @@ from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError, from_dict, to_dict
 from imtok.data.readers import open_source
-from imtok.data.sample import Samples
+from imtok.data.sample import DataError, Sample, Samples
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import embed
@@ -30,7 +35,7 @@ from imtok.tokenizers.text import Reader
 from imtok.training import tasks
 from imtok.training.launch import train
 from imtok.training.log import TrainingLog
-from imtok.training.run import LossConfig, Phase, RunConfig, TrainingConfig
+from imtok.training.run import LossConfig, OptimizerConfig, Phase, RunConfig, TrainingConfig, WatchdogConfig
 from imtok.training.trainer import Trainer, TrainingStopped
 from imtok.training.validation import Validation
 
@@ -282,8 +287,59 @@ def test_sigterm_saves_after_the_step_at_hand(signs: str, tmp_path: Path) -> Non
         _, said = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in said  # the caller must not take the run for finished
-    assert list((out / "resume").glob("step-*"))
-    assert (out / "model.safetensors").exists()
+    last = RunFolder(out).read_metrics()[-1]["step"]
+    assert 0 < last < 500
+    assert [folder.name for folder in (out / "resume").iterdir()] == [f"step-{last:08d}"]
+    state, saved = load_file(out / f"resume/step-{last:08d}/state.safetensors"), load_file(out / "model.safetensors")
+    assert [name for name in saved if not torch.equal(saved[name], state[f"module.average.module.{name}"])] == []
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_stop_in_the_last_step_is_none(
+    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    @contextmanager
+    def asked_at_once(trainer: Trainer) -> Iterator[None]:
+        trainer._asked_to_stop = True
+        yield
+
+    monkeypatch.setattr(Trainer, "_stoppable", asked_at_once)
+    config = small_run(phases=(Phase(name="all", steps=steps),), preview_every=0)
+    with nullcontext() if steps == 1 else pytest.raises(KeyboardInterrupt):
+        train(config, signs, tmp_path / "run")
+    assert (tmp_path / "run/resume/step-00000001").is_dir()
+
+
+def test_signals_are_left_alone_outside_of_the_main_thread() -> None:
+    def enter() -> None:
+        with Trainer._stoppable(SimpleNamespace()):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(enter).result()
+
+
+def test_weights_of_something_else_are_not_overwritten(signs: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"holds a model.safetensors of something else"):
+        train(small_run(), signs, tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
+
+
+def test_half_finished_shards_are_refused(signs: str, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(signs, shards)
+    progress = json.loads((shards / "progress.json").read_text())
+    (shards / "progress.json").write_text(json.dumps(progress | {"next_row": 20}))
+    for data, validation in ((str(shards), None), (signs, str(shards))):
+        with pytest.raises(DataError, match="20 of 24 pictures are done"):
+            train(small_run(), data, tmp_path / "run", validation)
+
+
+def test_pictures_to_look_at_must_be_readable() -> None:
+    bad = Sample(image=b"no picture", path="bad.png", width=64, height=64)
+    with pytest.raises(ConfigError, match="none of the 2 pictures to look at while training can be read"):
+        Validation(small_run(), Samples([bad] * 2), held_out=True)
 
 
 def test_a_started_run_is_not_overwritten_and_resumes_only_with_the_same_settings(signs: str, tmp_path: Path) -> None:
@@ -391,6 +447,11 @@ def test_resume_may_change_how_steps_are_computed_and_nothing_else(signs: str, t
     synthesize(str(tmp_path / "others"), count=5, size=64, word_height=(12.0, 24.0))
     with pytest.raises(ConfigError, match="was started on 24 pictures, these are 5"):
         train(small_run(phases=phases), str(tmp_path / "others"), out, resume=True)
+    state = out / "resume/step-00000001/state.json"
+    values = json.loads(state.read_text())
+    state.write_text(json.dumps({name: value for name, value in values.items() if name != "pictures"}))
+    with pytest.raises(ConfigError, match=r"state\.json: has no pictures; the state is damaged"):
+        train(small_run(phases=phases), signs, out, resume=True)
 
 
 def test_what_a_later_phase_lacks_is_said_at_once(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,10 +487,43 @@ def test_bad_settings_are_refused() -> None:
         Phase(name="x", steps=1, weights={"txt": 1.0})
     with pytest.raises(ConfigError, match="less than one step for each"):
         TrainingConfig(phases=(Phase(name="a", steps=5),) * 3, steps=2)
-    bad = {"micro_batch_size": -1, "evaluation_pictures": 0, "save_every": -1, "ema_decay": 1.0, "max_grad_norm": 0.0}
-    for name, value in bad.items():
+    nan, inf = float("nan"), float("inf")
+    bad = [
+        ("micro_batch_size", -1),
+        ("global_batch_size", 0),
+        ("evaluation_pictures", 0),
+        ("save_every", -1),
+        ("ema_decay", 1.0),
+        ("max_grad_norm", 0.0),
+        ("max_grad_norm", nan),
+        ("threads", -1),
+        ("seed", -1),
+        ("seed", 99999999999999999999),
+    ]
+    for name, value in bad:
         with pytest.raises(ConfigError, match=f"training: .*{name}"):
             TrainingConfig(phases=(Phase(name="a", steps=5),), **{name: value})
+    for name, value in (
+        ("learning_rate", -1.0),
+        ("learning_rate", inf),
+        ("betas", (1.5, 0.9)),
+        ("betas", (0.5, nan)),
+        ("weight_decay", -1.0),
+        ("warmup_share", 7.0),
+        ("final_share", nan),
+    ):
+        with pytest.raises(ConfigError, match=f"optimizer: .*{name}"):
+            OptimizerConfig(**{name: value})
+    for name, value in (
+        ("patience", 0),
+        ("max_rollbacks", -1),
+        ("min_codebook_used", nan),
+        ("min_discriminator_loss", inf),
+    ):
+        with pytest.raises(ConfigError, match=f"watchdog: .*{name}"):
+            WatchdogConfig(**{name: value})
+    with pytest.raises(ConfigError, match=r"phase x: learning_rate = 0\.0 must be positive"):
+        Phase(name="x", steps=1, learning_rate=0.0)
     with pytest.raises(ConfigError, match="r1_every = 0 must be at least 1"):
         LossConfig(r1_every=0)
     with pytest.raises(ConfigError, match="no preset is called 'insighttok-mega'"):

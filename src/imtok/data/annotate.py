@@ -1,11 +1,14 @@
 """Offline annotation: pictures in, shards with words, faces and captions out; can be killed and resumed at any time."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from tqdm import tqdm
 
@@ -19,6 +22,8 @@ from imtok.data.readers import open_source
 from imtok.data.sample import DataError, Face, PictureError, Sample, Source, TextRegion, clip_box
 from imtok.data.shards import ShardWriter, holds_shards
 
+MAX_FAILURES = 16
+"""Pictures in a row on which networks may fail; after so many it is not the pictures."""
 TEXT_DETECTOR = "text_detector/ppocrv6"
 FACE_DETECTOR = "face_detector/mtcnn"
 
@@ -63,7 +68,8 @@ class Annotator:
         """The sample with what was found in its pixels.
 
         Raises:
-            PictureError: a detector or the captioner failed on them.
+            NetworkFailed: a detector or the captioner failed on them.
+            DataError: it ran out of memory.
         """
         if self.text_detector is not None:
             lines = _ask("text detector", self.text_detector.detect, sample, picture)
@@ -94,13 +100,19 @@ class Annotator:
         return faces
 
 
+class NetworkFailed(PictureError):
+    """A detector or the captioner failed on a picture: because of the picture, or because the machine is ill."""
+
+
 def _ask(whom: str, network: Callable[[Any], Any], sample: Sample, given: Any) -> Any:
     try:
         return network(given)
     except InputError:
         raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise DataError(f"{sample.path}: the {whom} ran out of memory ({first_line(error)})") from error
     except Exception as error:  # one odd picture must not end a run of days, whatever the runtime raised
-        raise PictureError(f"{sample.path}: the {whom} failed ({first_line(error)})") from error
+        raise NetworkFailed(f"{sample.path}: the {whom} failed ({first_line(error)})") from error
 
 
 @dataclass(kw_only=True)
@@ -147,8 +159,9 @@ def annotate(
 ) -> Progress:
     """Write the pictures of a source as shards, with what detectors found in them.
 
-    Killed at any moment and called again, it goes on after the last finished shard and ends with the same files.
-    Unreadable pictures are left out and listed in `skipped.jsonl`.
+    Killed at any moment and called again, it goes on after the last finished shard and ends with the same files; before
+    the first one, it may also be called with other settings. Unreadable pictures are left out and listed in
+    `skipped.jsonl`; when the machine fails rather than a picture, it stops.
 
     Args:
         source: a folder of pictures, a JSONL or CSV beside pictures, WebDataset tars, or Parquet, local or at an
@@ -162,7 +175,8 @@ def annotate(
             alternatives joined by |, such as "text|face" "min_side=256".
         min_text_score: words that the recognizer is less sure of are dropped.
         min_face_score: faces that the detector is less sure of are dropped.
-        samples_per_shard: also how much work a kill can cost.
+        samples_per_shard: what is kept after the last full shard is done again after a kill, with all that `keep` has
+            dropped since.
 
     Returns:
         The final counts.
@@ -213,11 +227,15 @@ def annotate_source(
         samples_per_shard: see `annotate`.
 
     Raises:
-        DataError: `out` was begun with other settings, or not one picture could be read.
+        DataError: torchrun started several of it, `out` was begun with other settings, not one picture could be read,
+            or the machine rather than the pictures failed (no memory, `MAX_FAILURES` in a row); then none of those is
+            taken for done.
     """
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DataError(f"{out}: several processes would write the same shards; call it once, without torchrun")
     progress = _load_progress(out, settings, len(source))
     skipped = [entry for entry in _load_skipped(out) if entry["row"] < progress.next_row]
-    first = progress.next_row
+    first, failures = progress.next_row, 0
     with (
         ShardWriter(out, samples_per_shard, first_shard=progress.shards) as writer,
         tqdm(total=progress.rows, initial=first, unit=" pictures", disable=None) as bar,
@@ -229,7 +247,12 @@ def annotate_source(
                 sample = annotator.annotate(sample, picture)
             except PictureError as error:
                 skipped.append({"row": row, "reason": str(error)})
+                failures += isinstance(error, NetworkFailed)
+                if failures == MAX_FAILURES:
+                    reason = f"{error}, as on {failures} pictures in a row; they will be looked at again"
+                    raise DataError(reason) from error
             else:
+                failures = 0
                 if not rules(sample, picture):
                     progress.dropped += 1
                 elif writer.write(sample):
@@ -241,6 +264,18 @@ def annotate_source(
     if progress.rows and progress.skipped == progress.rows:
         raise DataError(f"none of {progress.rows} pictures could be annotated; first: {skipped[0]['reason']}")
     return progress
+
+
+def check_finished(folder: str | PathLike[str]) -> None:
+    """Whether all pictures are there, if `annotate` or `synthesize` has filled a folder of shards.
+
+    Raises:
+        DataError: it has not finished.
+    """
+    values = (read_json(join(folder, "progress.json")) if holds_shards(folder) else None) or {}
+    done, rows = values.get("next_row", 0), values.get("rows", 0)
+    if done < rows:
+        raise DataError(f"{folder}: {done} of {rows} pictures are done; call what writes it again, so that it finishes")
 
 
 def _read(source: Source, row: int) -> tuple[Sample, UInt8[np.ndarray, "h w 3"]]:
@@ -261,7 +296,10 @@ def _load_progress(out: str, settings: dict[str, Any], rows: int) -> Progress:
     if values.get("format_version") != FORMAT_VERSION or "settings" not in values:
         raise DataError(f"{out}: begun by another version of imtok; name another folder")
     progress = Progress(**values)
-    if changed := [name for name in settings if progress.settings.get(name) != settings[name]]:
+    changed = [name for name in settings if progress.settings.get(name) != settings[name]]
+    if (changed or progress.rows != rows) and not (progress.shards or holds_shards(out)):  # nothing to be lost
+        return Progress(settings=settings, rows=rows)
+    if changed:
         name = changed[0]
         was, now = progress.settings.get(name), settings[name]
         raise DataError(f"{out}: begun with {name} = {was!r}, now it is {now!r}; name another folder")

@@ -56,13 +56,17 @@ def find_typefaces(folder: str | None = None, split: Split = "train") -> list[Ty
         split: "train", "test", or "all". With a single family there is nothing to hold out: every split has it.
 
     Raises:
-        DataError: a folder without fonts.
+        DataError: a folder without fonts, or without any in the split.
     """
     faces = sorted(_in_folder(folder) if folder else _installed(), key=_order)
     if folder and not faces:
         raise DataError(f"{folder}: no .ttf or .otf files there")
     if len({face.family for face in faces}) > 1:
         faces = [face for face in faces if in_split(face.family, split)]
+    if folder and not faces:
+        raise DataError(
+            f"{folder}: none of its families falls into the split {split}; add families, or use another split"
+        )
     return faces or [Typeface(family="Aileron", path=None)]
 
 

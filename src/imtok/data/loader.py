@@ -6,7 +6,6 @@ The global batch of a step is cut into equal, contiguous slices, one per rank: t
 import hashlib
 import itertools
 import logging
-import threading
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from imtok.config import ConfigError, config
-from imtok.data.order import shuffled_index, split_slot
+from imtok.data.order import shuffled_index, split_slot, stretches
 from imtok.data.pictures import decode, from_uint8
 from imtok.data.readers import open_source
 from imtok.data.sample import Face, PictureError, Sample, Source, TextRegion
@@ -141,7 +140,6 @@ class Loader:
             raise ConfigError(f"{data}: no pictures to train on")
         self.config, self.seed = config, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self._reading = threading.Lock()
         self._unreadable: set[str] = set()
         self._share = Fraction(0)
         self._rows: tuple[Sequence[int], Sequence[int]] = range(len(self.source)), []  # plain, with regions
@@ -185,8 +183,7 @@ class Loader:
             row = int(rows[(index + attempt) % len(rows)])
             rng = np.random.default_rng((self.seed, 2 + stream, epoch, row))  # 0 and 1 are the orders'
             try:
-                with self._reading:  # readers keep caches and open files
-                    sample = self.source[row]
+                sample = self.source[row]
                 return _example(sample, random_crop(sample, self.config.crop, rng), self.config, rng)
             except PictureError as error:
                 if str(error) not in self._unreadable:
@@ -200,7 +197,7 @@ def fixed_batches(
 ) -> Iterator[Batch]:
     """Centre crops of at most `count` pictures, spread evenly over the data: always the same, for evaluation.
 
-    Pictures that cannot be read are left out, and named in the log.
+    A picture that cannot be read is replaced by the next one before the next place, and named in the log.
 
     Args:
         data: as for `Loader`.
@@ -210,16 +207,17 @@ def fixed_batches(
     """
     source = open_source(data) if isinstance(data, str | PathLike) else data
     count = min(count, len(source))
-    rows = [index * len(source) // count for index in range(count)]
     config = replace(config, drop_regions=0.0, drop_captions=0.0)
     examples = []
-    for row in rows:
-        try:
-            sample = source[row]
-            crop = centre_crop(sample.width, sample.height, config.crop.resolution)
-            examples.append(_example(sample, crop, config, np.random.default_rng(row)))
-        except PictureError as error:
-            _logger.warning("left out: %s", error)
+    for rows in stretches(len(source), count):
+        for row in rows:
+            try:
+                sample = source[row]
+                crop = centre_crop(sample.width, sample.height, config.crop.resolution)
+                examples.append(_example(sample, crop, config, np.random.default_rng(row)))
+                break
+            except PictureError as error:
+                _logger.warning("left out: %s", error)
         if len(examples) == batch_size:
             yield _collate(examples)
             examples = []

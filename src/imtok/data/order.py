@@ -4,6 +4,8 @@ Every epoch shows each picture once. Blocks of neighbours are permuted, and a wi
 stays nearly sequential, and only one window is computed at a time, however many rows there are.
 """
 
+import itertools
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 
@@ -34,6 +36,12 @@ def shuffled_index(seed: tuple[int, ...], count: int, position: int) -> tuple[in
     epoch, offset = divmod(position, count)
     window, place = divmod(offset, WINDOW * BLOCK)
     return epoch, int(_window(seed, count, epoch, window)[place])
+
+
+def stretches(length: int, count: int) -> Iterator[range]:
+    """Rows cut into `count` stretches of nearly the same length, in order."""
+    starts = [index * length // count for index in range(count)]
+    return itertools.starmap(range, itertools.pairwise([*starts, length]))
 
 
 @lru_cache(maxsize=8)

@@ -1,5 +1,6 @@
 """The one place where bytes become pixels and pixels become bytes."""
 
+import errno
 import io
 import warnings
 from collections.abc import Iterable, Sequence
@@ -98,14 +99,19 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a file, local or at any fsspec address.
 
     Raises:
-        PictureError: no such file, or a larger one than `max_bytes`.
+        PictureError: no such file, one that may not be read, or a larger one than `max_bytes`.
+        OSError: the disk or the network failed, which says nothing about the picture.
     """
     filesystem, place = locate(path)
     try:
         with filesystem.open(place, "rb") as file:
             data = file.read(max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError) as error:
+        raise PictureError(f"{path}: {_reason(error)}") from None
     except OSError as error:
-        raise PictureError(f"{path}: {error.strerror or _reason(error)}") from None
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        raise PictureError(f"{path}: {_reason(error)}") from None
     if len(data) > max_bytes:
         raise PictureError(f"{path}: larger than {max_bytes} bytes")
     return data
@@ -228,4 +234,5 @@ def _high_byte(values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    said = getattr(error, "strerror", None) or str(error)
+    return " ".join(said.split()) or type(error).__name__

@@ -230,7 +230,7 @@ def _lists_images(path: str) -> bool:
 def _parse_object(text: str, where: str, refusal: type[DataError] = DataError) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise refusal(f"{where}: not JSON ({error})") from None
     if not isinstance(value, dict):
         raise refusal(f"{where}: holds a {type(value).__name__}, expected a JSON object")
@@ -254,6 +254,9 @@ def _index_tar(path: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:
                 if member.isreg() and stem and suffix:
                     key = f"{folder}/{stem}" if folder else stem
                     keys.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
+            file.seek(tar.offset)  # tarfile takes a damaged or missing header for the end
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise DataError(f"{path}: the tar is cut off or damaged after {tar.offset} bytes")
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path}: not a readable tar ({error})") from None
     return list(keys.items())

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
             source=_text(row["source"]) if row.get("source") else None,
             cluster=_text(row["cluster"]) if row.get("cluster") else None,
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise PictureError(f"{path}: malformed annotation ({reason})") from None
 
@@ -48,9 +49,13 @@ def listed_captions(row: Mapping[str, Any]) -> list[str]:
     """The captions of a table row: a list (or its JSON text) in `captions`, or one string in either column."""
     captions = row.get("captions") or row.get("caption") or []
     if isinstance(captions, str):
-        with contextlib.suppress(ValueError):  # a text that begins with a bracket
+        with contextlib.suppress(ValueError, RecursionError):  # a text that begins with a bracket
             captions = _loads(captions)
-    return [_text(captions)] if isinstance(captions, str) else [_text(caption) for caption in captions]
+    return (
+        [_text(captions)]
+        if isinstance(captions, str)
+        else [_text(caption) for caption in captions if caption is not None]
+    )
 
 
 def _words(words: Any, width: int, height: int) -> Iterator[TextRegion]:
@@ -89,7 +94,10 @@ def _points(points: Any, count: int) -> tuple[tuple[float, float], ...] | None:
         return None
     if len(points) != count:
         raise ValueError(f"{len(points)} points, expected {count}")
-    return tuple((float(x), float(y)) for x, y in points)
+    pairs = tuple((float(x), float(y)) for x, y in points)
+    if not all(math.isfinite(value) for pair in pairs for value in pair):
+        raise ValueError(f"points {points} are not finite")
+    return pairs
 
 
 def _loads(value: Any) -> Any:

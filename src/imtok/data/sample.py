@@ -1,6 +1,7 @@
 """One picture and what is known about it: the schema that lies on disk and travels through the data code."""
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -103,8 +104,13 @@ class Sample:
 class Source(ABC):
     """A random-access sequence of Samples; reading a bad picture raises PictureError and the others stay readable.
 
+    Threads may share it: rows are read one at a time, since readers keep caches and open files.
+
     It is no `Sequence[Sample]`: a type checker at run time would read one of its pictures at every call.
     """
+
+    _reading = threading.RLock()
+    """One for all sources: so it is no part of their state, and a source may read from another."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -119,19 +125,20 @@ class Source(ABC):
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
-            return [self.read(i) for i in range(*index.indices(len(self)))]
+            return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        return self.read(index % len(self))
+        with self._reading:
+            return self.read(index % len(self))
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self.read(index) for index in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
     def annotations(self) -> Iterator[Sample]:
         """Every row's Sample, without image bytes where they can be spared; of a bad picture, an empty one."""
         for index in range(len(self)):
             try:
-                yield self.read(index)
+                yield self[index]
             except PictureError:  # it will be named when its turn comes
                 yield Sample(image=b"", path="", width=0, height=0)
 

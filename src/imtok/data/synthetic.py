@@ -129,7 +129,7 @@ class SyntheticPictures(Source):
         fonts: str | None = None,
     ) -> None:
         low, high = word_height
-        if not (paragraphs or 4 <= low <= high):
+        if not (paragraphs or 4 <= low <= high < math.inf):
             raise DataError(f"word height {low:g} to {high:g}: the smallest must be 4 or more, the largest no smaller")
         self._count = count
         self.seed = seed

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from imtok import pretrained
 from imtok.config import FORMAT_VERSION, ConfigError
 from imtok.data.addresses import exists, join, list_files, read_json, write_text
+from imtok.data.annotate import check_finished
 from imtok.data.arrow import OPEN_FILES, open_arrow, write_arrow
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError
@@ -48,7 +49,8 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
 
     Raises:
         ConfigError: a length that the encoder cannot read, or batches of nothing.
-        DataError: no captions, no text encoder, features by other weights of it, or states that are not finite.
+        DataError: unfinished shards, no captions, no text encoder, features by other weights of it, or states that are
+            not finite.
         MissingWeights: the encoder is not here.
     """
     if batch_size < 1:
@@ -66,6 +68,7 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
         "dim": network.embed_dim,
         "max_tokens": max_tokens,
     }
+    check_finished(data)
     manifest = join(folder, "manifest.json")
     if (begun := read_json(manifest)) not in (None, wanted):
         raise DataError(f"{folder}: was begun with other weights of the encoder; delete it to begin anew")

@@ -10,7 +10,7 @@ from jaxtyping import Num
 from torch import Tensor
 
 from imtok.config import ConfigError
-from imtok.data.order import shuffled_index
+from imtok.data.order import shuffled_index, stretches
 from imtok.data.sample import DataError
 from imtok.data.token_shards import Tokens, TokenShards
 
@@ -97,14 +97,19 @@ class TokenLoader:
 def fixed_token_batches(shards: TokenShards, *, count: int, batch_size: int) -> Iterator[TokenBatch]:
     """At most `count` pictures, spread evenly over the shards, with their first crop and caption: always the same.
 
+    One without crops is replaced by the next one before the next place.
+
     Args:
         shards: of held-out pictures.
         count: how many.
         batch_size: the last batch may be smaller.
     """
     count = min(count, len(shards))
-    pictures = (shards[index * len(shards) // count] for index in range(count))
-    examples = [_example(picture, None) for picture in pictures if len(picture.values)]
+    found = (
+        next((picture for row in rows if len((picture := shards[row]).values)), None)
+        for rows in stretches(len(shards), count)
+    )
+    examples = [_example(picture, None) for picture in found if picture is not None]
     for start in range(0, len(examples), batch_size):
         yield _collate(examples[start : start + batch_size])
 

@@ -50,6 +50,8 @@ class CropConfig:
         for name, sizes in (("word_height", self.word_height), ("face_size", self.face_size)):
             if sizes is not None and not 0 < sizes[0] <= sizes[1]:
                 raise ConfigError(f"crop: {name} = {sizes} must be rising and positive")
+        if not self.max_enlargement > 0:
+            raise ConfigError(f"crop: max_enlargement = {self.max_enlargement} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)

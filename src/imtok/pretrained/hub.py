@@ -19,7 +19,7 @@ def find_hub_file(address: str, download: bool = False) -> Path | None:
         OSError: the download failed.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     owner, _, rest = address.removeprefix(PREFIX).partition("/")
     repository, _, path = rest.partition("/")
@@ -28,6 +28,8 @@ def find_hub_file(address: str, download: bool = False) -> Path | None:
         raise ConfigError(f"{address}: expected hf://owner/repository/path, optionally with @revision")
     try:
         return Path(hf_hub_download(f"{owner}/{name}", path, revision=revision or None, local_files_only=not download))
+    except HFValidationError as error:
+        raise ConfigError(f"{address}: no address of the hub ({first_line(error)})") from None
     except LocalEntryNotFoundError as error:
         if download:
             raise OSError(f"{address} could not be downloaded: {first_line(error)}") from None

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ def _open_member(archive: Path, path: str) -> Iterator[Readable]:
                 if member is None:
                     raise KeyError(path)
                 yield member
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
+    except (KeyError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
         raise FetchError(f"{archive.name} does not hold {path} ({error})") from None
 
 

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from imtok.config import ConfigError
+from imtok.data.annotate import check_finished
 from imtok.data.latent_statistics import write_statistics
 from imtok.data.pictures import decode, from_uint8
 from imtok.data.readers import open_source
@@ -55,13 +56,14 @@ def encode_pictures(
 
     Raises:
         ConfigError: no such tokenizer, a size that it cannot cut into patches, or batches of nothing.
-        DataError: none of the pictures can be read, or `out` was begun with something else.
+        DataError: `source` is not finished, none of the pictures can be read, or `out` was begun with something else.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size} must be at least 1")
     model = load(tokenizer, best_device())
     if resolution < 1 or resolution % model.downsample_factor:
         raise ConfigError(f"{tokenizer}: {resolution} px is no multiple of its patches of {model.downsample_factor} px")
+    check_finished(source)
     pictures = open_source(source)
     place = os.path.abspath(source) if os.path.exists(source) else str(source)
     manifest = describe(model, tokenizer, place, resolution, crops, len(pictures))

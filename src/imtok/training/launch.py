@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, from_dict, to_dict
+from imtok.data.annotate import check_finished
 from imtok.data.readers import open_source
 from imtok.data.token_shards import TokenShards
 from imtok.generators.catalog import (
@@ -73,7 +75,7 @@ def train(
     """Train a tokenizer or a generator through all its phases.
 
     Ctrl-C or SIGTERM ends after the current step, saved, with KeyboardInterrupt. Under torchrun, all processes call
-    this alike.
+    this alike; it kills them 30 seconds after a signal, saved or not.
 
     Args:
         config: the run; a preset or a changed one.
@@ -89,13 +91,16 @@ def train(
         The run folder.
 
     Raises:
-        ConfigError: something does not fit; one line.
+        ConfigError: something does not fit, `out` holds something else, or another process trains there; one line.
+        DataError: the data cannot be read, or `imtok annotate` has not finished them.
         MissingWeights: a network that a later phase needs is not here.
         TrainingStopped: the run has gone wrong.
     """
     folder = RunFolder(out)
     with process_group() as device:
         started = folder.exists()
+        if not started:
+            folder.check_vacant()
         wait_for_all()  # the first rank creates it
         if started and not resume:
             raise ConfigError(f"{out}: already holds a run; give --resume to go on with it, or another folder")
@@ -106,7 +111,8 @@ def train(
             trainer = _generator_trainer(config, data, folder, validation, begin, device)
         else:
             trainer = _tokenizer_trainer(config, data, folder, validation, begin, device)
-        trainer.run(resume=started)
+        with folder.held() if rank() == 0 else nullcontext():
+            trainer.run(resume=started)
     return folder.path
 
 
@@ -126,6 +132,8 @@ def _tokenizer_trainer(
     task.reader = reader
     if begin:
         start_from(task, begin)
+    for shards in (data, validation or data):
+        check_finished(shards)
     source = open_source(data)
     shown = source if validation is None else open_source(validation)
     looks = Validation(config, shown, held_out=validation is not None, reader=task.reader)

@@ -75,8 +75,14 @@ class TrainingLog:
         self.bar.close()
 
 
-def create_writer(kind: str, folder: RunFolder, config: Mapping[str, Any]) -> Writer | None:
+def create_writer(kind: str, folder: RunFolder, config: Mapping[str, Any], start: int) -> Writer | None:
     """TensorBoard or W&B, as chosen.
+
+    Args:
+        kind: which.
+        folder: of the run.
+        config: its settings.
+        start: finished steps; what has been written of later ones is void.
 
     Raises:
         ConfigError: it is not installed.
@@ -84,20 +90,28 @@ def create_writer(kind: str, folder: RunFolder, config: Mapping[str, Any]) -> Wr
     if kind == "none":
         return None
     try:
-        return TensorBoardWriter(folder) if kind == "tensorboard" else WandbWriter(folder, config)
+        return TensorBoardWriter(folder, start) if kind == "tensorboard" else WandbWriter(folder, config)
     except ImportError:
         raise ConfigError(f"training.logger: {kind} is not installed; pip install {kind}, or use none") from None
 
 
 class TensorBoardWriter:
-    """Event files in RUN/tensorboard."""
+    """Event files in RUN/tensorboard; a new one begins where a run goes on from an earlier step."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, start: int) -> None:
+        self._folder = str(folder.path / "tensorboard")
+        self._begin(start)
+
+    def _begin(self, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder.path / "tensorboard"))
+        self._step, self._writer = step, SummaryWriter(self._folder, purge_step=step + 1)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        if step < self._step:  # rolled back
+            self._writer.close()
+            self._begin(step)
+        self._step = step
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -119,6 +133,7 @@ class WandbWriter:
         self._run = wandb.init(
             project="imtok", name=folder.path.name, id=file.read_text(), config=dict(config), resume="allow"
         )
+        self._run.define_metric("*", step_metric="step")  # W&B's own step cannot go back as a resumed run's does
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        self._run.log(dict(numbers), step=step)
+        self._run.log({"step": step, **numbers})

@@ -1,6 +1,7 @@
 """What a training run is, as data: RunConfig and its sections."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from imtok.config import ConfigError, config
@@ -102,6 +103,8 @@ class Phase:
             raise ConfigError(f"phase {self.name}: no loss term is called {', '.join(sorted(unknown))}")
         if self.steps < 1 or not 0 <= (self.region_share or 0) <= 1:
             raise ConfigError(f"phase {self.name}: steps must be at least 1 and region_share in [0, 1]")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"phase {self.name}: learning_rate = {self.learning_rate} must be positive")
 
     def trains_part(self, name: str) -> bool:
         """Whether a part of the model trains."""
@@ -125,6 +128,14 @@ class OptimizerConfig:
     final_share: float = 0.0
     """The cosine ends at this share of the learning rate."""
 
+    def __post_init__(self) -> None:
+        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
+            raise ConfigError("optimizer: learning_rate must be positive and weight_decay must not be negative")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optimizer: betas = {self.betas} must be in [0, 1)")
+        if not (0 <= self.warmup_share <= 1 and 0 <= self.final_share <= 1):
+            raise ConfigError("optimizer: warmup_share and final_share must be in [0, 1]")
+
 
 @config
 class WatchdogConfig:
@@ -139,6 +150,12 @@ class WatchdogConfig:
     """Share of the codes that a step uses, of those that it could use; below it, the codebook has collapsed."""
     min_discriminator_loss: float = 0.01
     """A discriminator below this has won: it sees through every picture and teaches nothing."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 1 or self.max_rollbacks < 0:
+            raise ConfigError("watchdog: patience must be at least 1, and max_rollbacks must not be negative")
+        if not (0 <= self.min_codebook_used <= 1 and 0 <= self.min_discriminator_loss < math.inf):
+            raise ConfigError("watchdog: min_codebook_used must be in [0, 1], min_discriminator_loss not negative")
 
 
 @config
@@ -179,7 +196,10 @@ class TrainingConfig:
         if not self.phases:
             raise ConfigError("training: at least one phase is needed")
         least: dict[str, int] = {
+            "global_batch_size": 1,
             "micro_batch_size": 1,
+            "seed": 0,
+            "threads": 1,
             "log_every": 1,
             "save_every": 0,
             "preview_every": 0,
@@ -190,7 +210,9 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ConfigError(f"training: {name} = {value} must be at least {bound}")
-        if self.max_grad_norm <= 0 or not 0 <= (self.ema_decay or 0) < 1:
+        if self.seed >= 2**63:
+            raise ConfigError(f"training: seed = {self.seed} must be below 2^63")
+        if not self.max_grad_norm > 0 or not 0 <= (self.ema_decay or 0) < 1:
             raise ConfigError("training: max_grad_norm must be positive and ema_decay in [0, 1)")
         if self.steps is not None and self.steps < len(self.phases):
             raise ConfigError(f"training: steps = {self.steps} is less than one step for each of the phases")

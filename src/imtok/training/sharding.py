@@ -62,7 +62,11 @@ def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_resume(folder: RunFolder, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """`RunFolder.write_resume`, for all ranks together: each writes its shares."""
+    """`RunFolder.write_resume`, for all ranks together: each writes its shares.
+
+    Raises:
+        OSError: some rank cannot write.
+    """
     there = folder.resume_folder(step).exists()
     wait_for_all()  # nobody may look only when it has been written
     if there:
@@ -71,7 +75,10 @@ def write_resume(folder: RunFolder, step: int, tensors: Mapping[str, Tensor], va
         folder.begin_resume(step)
     wait_for_all()
     writer = HuggingFaceStorageWriter(str(folder.unfinished(step)), save_distributed=True)
-    save(dict(tensors), storage_writer=writer)
+    try:
+        save(dict(tensors), storage_writer=writer)
+    except CheckpointException as error:
+        raise OSError(f"{folder.resume_folder(step)}: cannot be written ({_reason(error)})") from None
     if rank() == 0:
         folder.finish_resume(step, values)
 
@@ -99,7 +106,11 @@ def read_state(
             load(dict(tensors), storage_reader=reader)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{folder}: not a state that this run can go on from ({first_line(error)})") from None
-    except CheckpointException as error:  # no Exception: it holds those of all ranks
-        reason = str(next(iter(error.failures.values()))[0]).partition("\n")[0]
-        raise ConfigError(f"{folder}: not a state that this run can go on from ({reason})") from None
+    except CheckpointException as error:
+        raise ConfigError(f"{folder}: not a state that this run can go on from ({_reason(error)})") from None
     return tensors
+
+
+def _reason(error: CheckpointException) -> str:
+    """What the first rank that failed says; the error itself is no Exception, but holds those of all ranks."""
+    return str(next(iter(error.failures.values()))[0]).partition("\n")[0]

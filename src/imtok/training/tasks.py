@@ -35,6 +35,8 @@ _WHY_ABSENT = {
     "representation": "losses.representation.targets is empty",
 }
 """Losses of the codes that not every tokenizer has, each with the reason why one lacks it."""
+_OF_PICTURES = frozenset({"l1", "l2", "perceptual", "text", "face", "ocr", "adversarial"})
+"""Losses of what is drawn, which train every part."""
 
 
 class Task(nn.Module, ABC):
@@ -155,6 +157,11 @@ class TokenizerTask(Task):
         for term, there in self._optional_terms().items():
             if _weighed(term, settings, phases) and not there:
                 raise ConfigError(f"losses: {term}_weight is set, but {_WHY_ABSENT[term]}")
+        for phase in phases:
+            weighed = {term for term, weight in {**settings.weights(), **phase.weights}.items() if weight}
+            codes = phase.trains_part("encoder") or phase.trains_part("quantizer")
+            if not weighed & (_OF_PICTURES | self._owed() if codes else _OF_PICTURES):
+                raise ConfigError(f"phase {phase.name}: no loss that it weighs trains {', '.join(phase.trains)}")
         if _weighed("representation", settings, phases):
             self._targets = [_load_target(target).to(device) for target in settings.representation.targets]
         self.to(device)
@@ -209,10 +216,12 @@ class TokenizerTask(Task):
 
     def _optional_terms(self) -> dict[str, bool]:
         """Which of the losses that not every tokenizer has this one has."""
-        owed = frozenset[str]().union(*(quantizer.loss_names for quantizer in self._quantizers()))
-        return {term: term in owed for term in ("kl", "entropy", "disentangle")} | {
-            "representation": len(self.heads) > 0
-        }
+        return {term: term in self._owed() for term in _WHY_ABSENT}
+
+    def _owed(self) -> frozenset[str]:
+        """The losses of this tokenizer's codes, which train what comes before the decoder."""
+        predicted = {"representation"} if len(self.heads) else set[str]()
+        return frozenset(predicted).union(*(quantizer.loss_names for quantizer in self._quantizers()))
 
     def _representation_heads(self) -> Iterator[RepresentationHead]:
         """A head for each target, as wide as it, if any phase wants them; they train with the tokenizer and are no part
@@ -279,10 +288,10 @@ def parts_of(model: Model) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
 
 
 def check_parts(model: Model, phases: Sequence[Phase]) -> None:
-    """Whether the parts that phases train are parts of a model.
+    """Whether the parts that phases train are parts of a model, and something in them trains.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: one is not, or nothing does.
     """
     there = [name for name, _ in parts_of(model)]
     for phase in phases:
@@ -291,6 +300,10 @@ def check_parts(model: Model, phases: Sequence[Phase]) -> None:
                 f"phase {phase.name}: trains {unknown[0]!r}, which is no part of this model; there are "
                 f"{', '.join(there)}, all"
             )
+        parts = (part for name, part in parts_of(model) if phase.trains_part(name))
+        if not any(isinstance(part, nn.Parameter) or any(True for _ in part.parameters()) for part in parts):
+            trains = ", ".join(phase.trains) or "no part"
+            raise ConfigError(f"phase {phase.name}: trains {trains}, in which the optimizer finds nothing to train")
 
 
 def _weighed(term: str, settings: LossConfig, phases: Sequence[Phase]) -> bool:

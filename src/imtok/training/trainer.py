@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -91,12 +92,13 @@ class Trainer:
             KeyboardInterrupt: it was asked to stop, and has saved its state.
             TrainingStopped: the watchdog stopped it.
         """
-        writer = create_writer(self.settings.logger, self.folder, to_dict(self.config)) if rank() == 0 else None
         if resume:
             self._restore()
-        else:
+        logger = self.settings.logger if rank() == 0 else "none"
+        writer = create_writer(logger, self.folder, to_dict(self.config), self.step)
+        if not resume:
             if rank() == 0:
-                self.folder.clear_resume()
+                self.folder.begin()
             self._save()
             if rank() == 0:  # the config comes last: a folder that has one can be resumed
                 self.folder.write_config(to_dict(self.config))
@@ -106,7 +108,7 @@ class Trainer:
             with self._stoppable():
                 while self.step < self.total and not self._stopping:
                     self._run_phase()
-                if self._stopping:
+                if self.step < self.total:
                     self._save()
                     wait_for_all()  # a rank that leaves early has its launcher stop the one that saves
                     self.log.say(f"stopped after step {self.step}; go on with --resume")
@@ -238,6 +240,8 @@ class Trainer:
     def _restore(self) -> None:
         """Back to the last saved state."""
         place, values = self.folder.read_resume()
+        if missing := {"step", "symptoms", "rollbacks", "pictures"} - values.keys():
+            raise ConfigError(f"{place / 'state.json'}: has no {min(missing)}; the state is damaged")
         if values["pictures"] != len(self.feed):
             raise ConfigError(
                 f"{self.folder.path}: was started on {values['pictures']} pictures, these are {len(self.feed)}"
@@ -277,14 +281,18 @@ class Trainer:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second Ctrl-C interrupts at once."""
+        """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second Ctrl-C interrupts at once.
+
+        Only Python's main thread hears of signals; elsewhere nothing asks.
+        """
 
         def ask(signum: int, frame: Any) -> None:
             if self._asked_to_stop and signum == signal.SIGINT:
                 raise KeyboardInterrupt
             self._asked_to_stop = True
 
-        signals = (signal.SIGINT, signal.SIGTERM)
+        heard = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if heard else ()
         before = {number: signal.signal(number, ask) for number in signals}
         try:
             yield

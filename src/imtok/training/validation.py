@@ -27,12 +27,12 @@ class Validation:
         reader: tells a tokenizer that hears of captions what they say.
 
     Raises:
-        ConfigError: no pictures.
+        ConfigError: no readable pictures.
     """
 
     def __init__(self, config: RunConfig, data: Source, held_out: bool, reader: Reader | None = None) -> None:
-        if not len(data):
-            raise ConfigError("no pictures to look at: the validation data are empty")
+        if next(fixed_batches(data, config.data, count=1, batch_size=1), None) is None:
+            raise ConfigError(f"none of the {len(data)} pictures to look at while training can be read")
         self.config, self.data, self.held_out, self.reader = config, data, held_out, reader
 
     @torch.no_grad()
