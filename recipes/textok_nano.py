@@ -46,9 +46,8 @@ from imtok.tokenizers.text import TextConfig
 from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.run import Phase, RunConfig
 
-STEPS = 1800
-BATCH = 8
-"""Small, so that twenty minutes of one core hold so many steps."""
+STEPS = 2400
+"""As many as twenty minutes of one core hold."""
 TOKENS = (8, 16, 32)
 """In place of the paper's 32, 64 and 128."""
 KINDS = ("seen-words", "signs")
@@ -179,9 +178,9 @@ def configs() -> dict[str, RunConfig]:
 
 
 def short(config: RunConfig) -> RunConfig:
-    """As many steps as all runs of the queue, in as small batches."""
+    """As many steps as all runs of the queue."""
     phases = (Phase(name="train", steps=STEPS),)
-    training = dataclasses.replace(config.training, phases=phases, global_batch_size=BATCH)
+    training = dataclasses.replace(config.training, phases=phases)
     return dataclasses.replace(config, training=training)
 
 

@@ -110,6 +110,30 @@ def test_the_number_of_tokens_changes_only_the_bottleneck() -> None:
     assert changed == {"encoder.image_tokens", "decoder.positions"}
 
 
+@pytest.mark.parametrize(("tokens", "rows"), [(16, 4), (8, 2), (32, 4), (7, 1)])
+def test_tokens_begin_near_what_they_will_stand_for(tokens: int, rows: int) -> None:
+    """The token whose part of the picture a patch lies in is the most like it, and is looked at most."""
+    tokenizer = small(num_latent_tokens=tokens, grid_size=8 if tokens > 7 else 7, dim=64)
+    side = tokenizer.config.grid_size
+    columns = tokens // rows
+    down, across = (torch.arange(side) * parts // side for parts in (rows, columns))
+    expected = (down[:, None] * columns + across).flatten()
+    for half, places, table in (
+        (tokenizer.encoder, tokenizer.encoder.image_tokens, tokenizer.encoder.positions.table),
+        (tokenizer.decoder, tokenizer.decoder.positions, tokenizer.decoder.patch_tokens.table),
+    ):
+        assert torch.equal((table @ places.T).argmax(1), expected)
+        for block in half.transformer.blocks:
+            queries, keys, values = block.attention.qkv.weight.chunk(3)
+            assert torch.equal(queries, keys)
+            assert not torch.equal(keys, values)
+        attention = half.transformer.blocks[0].attention
+        both = torch.nn.functional.layer_norm(torch.cat([table, places]), (64,))
+        queries, keys, _ = attention.qkv(both).unflatten(1, (3, attention.num_heads, -1)).permute(1, 2, 0, 3)
+        weights = (queries @ keys.mT / keys.shape[-1] ** 0.5).softmax(-1).mean(0)[: side**2, side**2 :]
+        assert weights[torch.arange(side**2), expected].mean() > 2 * weights.mean()
+
+
 def test_without_tokens_the_caption_alone_makes_the_picture() -> None:
     tokenizer = small(num_latent_tokens=0)
     drawn = through(tokenizer, captions())

@@ -112,12 +112,18 @@ class Transformer(nn.Module):
 
 
 class GridPositions(nn.Module):
-    """A learned vector for each place of a square grid, resized (bicubic) to other grids."""
+    """A learned vector for each place of a square grid, resized (bicubic) to other grids.
 
-    def __init__(self, side: int, dim: int) -> None:
+    Args:
+        side: of the grid.
+        dim: of the vectors.
+        start: what they begin with; None: small random numbers.
+    """
+
+    def __init__(self, side: int, dim: int, start: Float[Tensor, "places dim"] | None = None) -> None:
         super().__init__()
         self.side = side
-        self.table = nn.Parameter(torch.randn(side * side, dim) * _START_STD)
+        self.table = nn.Parameter(torch.randn(side * side, dim) * _START_STD if start is None else start)
 
     def forward(self, grid_size: tuple[int, int]) -> Float[Tensor, "tokens dim"]:
         """The positions of a grid, row by row.
