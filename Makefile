@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
-# One thread a worker: two workers on two cores take little more than half the time of one after the other.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider -n auto --maxprocesses 8 --dist loadfile
+# One thread a worker: two workers on two cores take little more than half the time of one after the other. Files go to
+# them in the order of tests/conftest.py: those that take longest first, so that none is left alone at the end.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all check clean
 

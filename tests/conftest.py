@@ -10,6 +10,16 @@ import torch
 
 from imtok import pretrained
 
+LONGEST = ("training", "evaluation", "data", "losses", "test_demo.py", "test_readme.py")
+"""Folders and files of tests that start processes or look through many networks."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole files of the longest first, in the order in which processes take them."""
+    places = [item.path.relative_to(Path(__file__).parent).parts[0] for item in items]
+    order = sorted(range(len(items)), key=lambda i: (*LONGEST, places[i]).index(places[i]))
+    items[:] = [items[i] for i in order]
+
 
 @cache
 def _load(name: str) -> Any:

@@ -48,10 +48,11 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, places: dict[str, lis
     (tmp_path / "drawn/17.png").unlink()  # what is left is alike too
     metrics = ["psnr", "fd_efficientnet_lite0", "bits_per_pixel", "text_ned"]
     one, two = tmp_path / "one", tmp_path / "two"
-    evaluate(places["tokenizers"], places["data"], one, metrics=metrics, wrong_captions=True, cache=False)
+    how = {"wrong_captions": True, "checks": False, "cache": False}
+    evaluate(places["tokenizers"], places["data"], one, metrics=metrics, **how)
     done = on_two_ranks(
         *("-m", "imtok", "evaluate", *places["tokenizers"], "--data", *places["data"], "--out", str(two)),
-        *("--metrics", *metrics, "--wrong-captions", "--no-cache"),
+        *("--metrics", *metrics, "--wrong-captions", "--no-checks", "--no-cache"),
     )
     assert done.stdout.count("Report:") == 1, done.stderr
     assert done.stdout.count("drawn on photos: ") == done.stdout.count("without ") == 1

@@ -236,7 +236,8 @@ def test_killed_and_resumed_run_ends_in_the_same_bits(
 ) -> None:
     if not preset.startswith("insighttok"):
         needs("text_encoder/minilm")
-    config = small_run(preset, save_every=2, preview_every=0, evaluate_every=0, threads=1, precision="bf16")
+    once = {"preview_every": 0, "evaluate_every": 0}
+    config = small_run(preset, save_every=2, threads=1, precision="bf16", global_batch_size=2, **once)
     straight = train(config, signs, tmp_path / "straight")
     out = tmp_path / "killed"
     with subprocess.Popen(run_command(config, signs, out), stderr=subprocess.PIPE) as process:
