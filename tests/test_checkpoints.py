@@ -1,4 +1,5 @@
 import argparse
+import errno
 import json
 import pickle
 import resource
@@ -140,3 +141,16 @@ def test_files_that_hold_no_tensors_are_refused_in_one_line(name: str, tmp_path:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConfigError, match=rf"^[^\n]*{name}: [^\n]*$"):
             load_tensors(tmp_path / name)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOLCK, "No locks available")])
+def test_a_file_system_without_locks_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def acquire(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("imtok.checkpoints.FileLock.acquire", acquire)
+    with RunFolder(tmp_path).held():
+        (tmp_path / "config.json").write_text("{}")
+    assert (tmp_path / "config.json").exists()

@@ -143,7 +143,7 @@ class RunFolder:
             lock.acquire()
         except Timeout:
             raise ConfigError(f"{self.path}: another process is training into it; let it end first") from None
-        except NotImplementedError:  # a file system without locks
+        except (NotImplementedError, OSError):  # a file system without locks (NFS, Lustre): nobody is kept out
             pass
         try:
             yield
