@@ -33,7 +33,7 @@ def test_pictures_of_one_path_do_not_hear_of_themselves() -> None:
         def prepared(self) -> list[np.ndarray]:
             return []
 
-    wrong = WrongCaptions(TokenizerContestant("a", build(presets.get("textok-debug").tokenizer)))
+    wrong = WrongCaptions(TokenizerContestant("a", build(presets.get("textok-debug").tokenizer), frozenset()))
     wrong.begin(Set())
     assert [caption for caption, _ in wrong.hear(samples)] == ["dog", "cat"]
 

@@ -29,7 +29,7 @@ from imtok.evaluation.meters import Shown
 from imtok.evaluation.ranks import together
 from imtok.evaluation.reconstruct import reconstruct
 from imtok.evaluation.sets import Pictures
-from imtok.evaluation.teachers import teachers_of
+from imtok.evaluation.teachers import UNKNOWN, teachers_of
 from imtok.evaluation.text import same_letters
 from imtok.pretrained import FeatureNetwork
 from imtok.tokenizers.catalog import build
@@ -369,9 +369,9 @@ def test_names_tell_contestants_apart(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="two tokenizers are called original; rename a folder"):
             evaluate("original", "../photos", metrics=["psnr"])
         found = evaluate("../a/original", "../photos", tmp_path / "out", metrics=["psnr"], checks=False)
-    assert found.tokenizers["../a/original"]["teachers"] is None
+    assert found.tokenizers["../a/original"]["teachers"] == [UNKNOWN]
     page = (tmp_path / "out/report.html").read_text()
-    assert "What ../a/original was trained with is not known" in page
+    assert "Not everything that ../a/original was trained with is known" in page
 
 
 def test_large_originals_come_few_at_a_time(tmp_path: Path) -> None:

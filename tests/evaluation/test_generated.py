@@ -29,7 +29,7 @@ from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generate
 from imtok.evaluation.protocols import PROTOCOLS, deviations
 from imtok.evaluation.rendered import RenderedTextMeter, found_words, plain, read_picture, reading_order
 from imtok.evaluation.results import LABELS
-from imtok.evaluation.teachers import teachers_behind
+from imtok.evaluation.teachers import UNKNOWN, teachers_behind
 from imtok.pretrained import DescribingNetwork, Description, DetectedLine, FrozenNetwork, MissingWeights, Reading
 from imtok.pretrained.clip import CLIP
 
@@ -542,8 +542,8 @@ def test_a_judge_that_taught_the_tokenizer_is_marked(only_tiny: None, tmp_path: 
         place.mkdir()
         (place / "config.json").write_text(json.dumps(config))
     assert teachers_behind(str(run)) == {NETWORK}
-    assert teachers_behind(str(tmp_path / "elsewhere")) is None
-    assert "text_features/ppocrv6" not in (teachers_behind("vqgan-nano") or ())  # no generator
+    assert teachers_behind(str(tmp_path / "elsewhere")) == {UNKNOWN}
+    assert teachers_behind("insighttok-nano") == {UNKNOWN}  # no generator
     folder = tmp_path / "drawn"
     folder.mkdir()
     note(folder, "0.png", "a dog", str(run))
@@ -552,7 +552,7 @@ def test_a_judge_that_taught_the_tokenizer_is_marked(only_tiny: None, tmp_path: 
     assert found.metrics["inception_score"].taught
     assert "no evidence" in str(found)
     note(folder, "1.png", "a dog", "elsewhere")
-    assert evaluate_generated(folder, metrics=["inception_score"]).teachers is None
+    assert evaluate_generated(folder, metrics=["inception_score"]).teachers == [UNKNOWN, NETWORK]
 
 
 def test_protocols_measure_what_there_is_and_say_what_differs(only_tiny: None, drawn: Path, real: Path) -> None:

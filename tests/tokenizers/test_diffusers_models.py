@@ -24,6 +24,7 @@ from imtok.config import ConfigError
 from imtok.data.pictures import decode, read_bytes
 from imtok.data.token_shards import TokenShards
 from imtok.evaluation.contestants import FolderContestant, open_contestant
+from imtok.evaluation.teachers import UNKNOWN, teachers_behind
 from imtok.generators import catalog as generators
 from imtok.pretrained.packages import sha256_of
 from imtok.tokenizers.encode import encode_pictures, hash_of
@@ -128,7 +129,9 @@ def test_every_verb_takes_the_folder(folders: dict[str, Path], name: str, photos
     assert decode(read_bytes(out / "eye.png"), "eye").shape == (50, 38, 3)
     scored = ["--data", str(photos), "--metrics", "psnr", "bits_per_pixel", "--out", str(out)]
     assert main(["evaluate", folder, *scored, "--no-checks"]) == 0
-    rows = json.loads((out / "metrics.json").read_text())["results"]
+    found = json.loads((out / "metrics.json").read_text())
+    assert found["tokenizers"][name]["teachers"] == [UNKNOWN]
+    rows = found["results"]
     tokens, bits = math.ceil(50 / 4) * math.ceil(38 / 4), {"vq": 5, "kl": 32 * 4}[name]
     assert [row["tokenizer"] for row in rows] == [name]
     assert rows[0]["metrics"]["bits_per_pixel"]["value"] == pytest.approx(tokens * bits / (38 * 50))
@@ -141,6 +144,8 @@ def test_every_verb_takes_the_folder(folders: dict[str, Path], name: str, photos
     run = RunFolder(tmp_path / "generator")
     generators.carry_tokenizer(shards.manifest, run)
     place = generators.place_of(generators.reference(shards.manifest), run)
+    run.write_config({"tokenizer": {"name": generators.reference(shards.manifest).name}})
+    assert teachers_behind(str(run.path)) == {UNKNOWN}
     assert imtok.load_tokenizer(place).encode(images(32, 32)).latents.shape[1] == 64
 
 

@@ -28,6 +28,7 @@ from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import embed
 from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.teachers import UNKNOWN, teachers_of_weights
 from imtok.losses.discriminators import PatchDiscriminatorConfig
 from imtok.pretrained import MissingWeights
 from imtok.tokenizers import VQGAN, load
@@ -388,6 +389,7 @@ def test_fine_tuning_starts_from_another_projects_checkpoint(signs: str, tmp_pat
     tuned, original = load(str(out)).weights(), foreign.weights()
     changed = {name.split(".")[0] for name in original if not torch.equal(original[name], tuned[name])}
     assert changed == {"decoder"}
+    assert teachers_of_weights(out) == {UNKNOWN}
     with pytest.raises(ConfigError, match=r"--init-from .*has tokenizer\.channel_multipliers\.1 = 1, this run 2"):
         train(small_run(phases=phases), signs, tmp_path / "other", init_from=str(checkpoint))
     with pytest.raises(ConfigError, match=r"--init-from .* is of the kind vqgan, this run's tokenizer textok"):
@@ -474,6 +476,18 @@ def test_fine_tuning_does_not_redraw_the_codebook(signs: str, tmp_path: Path) ->
     second = train(small_run(phases=phases), signs, tmp_path / "third", init_from=str(first))
     before, after = (load_file(run / "model.safetensors")["quantizer.codebook"] for run in (first, second))
     assert (before * after).sum(1).mean() > 0.9
+
+
+def test_what_taught_the_first_weights_is_remembered(signs: str, tmp_path: Path) -> None:
+    first = train(small_run(), signs, tmp_path / "first")
+    taught = RunFolder(first).read_config()
+    taught["losses"]["ocr_weight"] = 1.0
+    RunFolder(first).write_config(taught)
+    config = small_run(phases=(Phase(name="all", steps=2),))
+    second = train(config, signs, tmp_path / "second", init_from=str(first))
+    train(config, signs, second, resume=True)
+    third = train(config, signs, tmp_path / "third", init_from=str(second))
+    assert teachers_of_weights(third) == {"text_features/craft"}
 
 
 def test_steps_scale_all_phases() -> None:

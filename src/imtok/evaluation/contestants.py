@@ -24,7 +24,7 @@ from imtok.data.sample import Sample
 from imtok.evaluation.codecs import Setting, read_setting
 from imtok.evaluation.metrics import bits_per_pixel
 from imtok.evaluation.reconstruct import find_pictures
-from imtok.evaluation.teachers import teachers_of
+from imtok.evaluation.teachers import UNKNOWN, teachers_of_weights
 from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load, locate, shipped
@@ -85,7 +85,7 @@ class Contestant(ABC):
     Attributes:
         name: in tables and files.
         codebook_sizes: of a discrete tokenizer; empty otherwise.
-        teachers: names of the networks that it was trained with; None where that is not known.
+        teachers: names of the networks that it was trained with; `UNKNOWN` stands for those that nobody here knows.
         is_check: whether it is a model-free check and no competitor.
         at_own_size: whether it wants each picture at its own size, whatever the evaluation's.
         sha256: of its weights, or of the hashes of the files that were read so far; None where there are none.
@@ -94,7 +94,7 @@ class Contestant(ABC):
 
     name: str
     codebook_sizes: tuple[int, ...] = ()
-    teachers: frozenset[str] | None = None
+    teachers: frozenset[str] = frozenset({UNKNOWN})
     is_check = False
     at_own_size = False
     sha256: str | None = None
@@ -128,7 +128,7 @@ class TokenizerContestant(Contestant):
         self,
         name: str,
         tokenizer: Tokenizer,
-        teachers: frozenset[str] | None = None,
+        teachers: frozenset[str],
         data: Sequence[str | PathLike[str]] = (),
         sha256: str | None = None,
     ) -> None:
@@ -316,14 +316,10 @@ def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Co
     if stated is not None:
         return FolderContestant(*stated)
     path = locate(source)
-    if path.is_dir():
-        run = RunFolder(path)
-        if not run.exists():
-            return FolderContestant(path)
-        name = source if source in shipped() else Path(source).resolve().name
-        tokenizer = load(source, best_device())
-        return TokenizerContestant(name, tokenizer, teachers_of(run.read_config()), data, hash_of(source))
-    return TokenizerContestant(path.name, load(source, best_device()), sha256=hash_of(source))
+    if path.is_dir() and not RunFolder(path).exists():
+        return FolderContestant(path)
+    name = path.name if path.is_file() else source if source in shipped() else Path(source).resolve().name
+    return TokenizerContestant(name, load(source, best_device()), teachers_of_weights(path), data, hash_of(source))
 
 
 def _stated(source: str) -> tuple[Path, float] | None:

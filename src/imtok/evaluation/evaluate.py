@@ -266,8 +266,7 @@ def _deviations(protocol: Protocol, part: Part, fit: OwnSize) -> list[str]:
 
 
 def _about(contestant: Contestant) -> dict[str, Any]:
-    teachers = None if contestant.teachers is None else sorted(contestant.teachers)
-    about: dict[str, Any] = {"teachers": teachers, "is_check": contestant.is_check}
+    about: dict[str, Any] = {"teachers": sorted(contestant.teachers), "is_check": contestant.is_check}
     return about if contestant.sha256 is None else about | {"sha256": contestant.sha256}
 
 

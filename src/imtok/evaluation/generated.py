@@ -154,7 +154,7 @@ def evaluate_generated(
             failed={one.metric: one.why for one in failures.met if one.metric in asked_for},
             protocol=protocol,
             deviations=differences,
-            teachers=None if teachers is None else sorted(teachers),
+            teachers=sorted(teachers),
             repeat={
                 "command": generated_command_line(
                     str(pictures), {name: value for name, value in options.items() if value is not None}
@@ -298,9 +298,7 @@ def _compare_with(
     return replace(found, looked_at=_about(looked, reference.name, looked.groups))
 
 
-def _measure(
-    meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str] | None, failures: Failures
-) -> dict[str, Score]:
+def _measure(meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str], failures: Failures) -> dict[str, Score]:
     found: dict[str, Score] = {}
     for meter in meters:
         for metric in meter.metrics:

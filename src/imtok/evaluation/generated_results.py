@@ -40,7 +40,8 @@ class GeneratedEvaluation:
         failed: metrics that were asked for and could not be measured, and why.
         protocol: of what publication, by name.
         deviations: what differs from it.
-        teachers: networks that the generator's tokenizer was trained through; None where that is not known.
+        teachers: networks that the generator's tokenizer was trained through; "unknown" stands for those that
+            nobody here knows.
         repeat: the command and the versions of the software.
     """
 
@@ -51,7 +52,7 @@ class GeneratedEvaluation:
     failed: dict[str, str] = field(default_factory=dict)
     protocol: str | None = None
     deviations: list[str] = field(default_factory=list)
-    teachers: list[str] | None = None
+    teachers: list[str] = field(default_factory=list)
     repeat: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:

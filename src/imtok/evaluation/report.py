@@ -17,6 +17,7 @@ from imtok.evaluation.cases import crop_of
 from imtok.evaluation.charts import draw_charts, without_rate
 from imtok.evaluation.results import Evaluation, Result, Score, labels_of, show_interval, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS, RESAMPLES
+from imtok.evaluation.teachers import UNKNOWN
 from imtok.evaluation.text import letters
 
 _WIDEST = 384
@@ -52,7 +53,7 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
             for data in evaluation.sets
         ],
         frame=charts,
-        unknown=[name for name, about in evaluation.tokenizers.items() if about["teachers"] is None],
+        unknown=[name for name, about in evaluation.tokenizers.items() if UNKNOWN in about["teachers"]],
         extremes=_extremes(evaluation),
         networks=_networks(evaluation.results),
         notes=_notes(evaluation),

@@ -89,15 +89,15 @@ class Score:
     note: str | None = None
 
 
-def score_of(measurement: Measurement, teachers: frozenset[str] | None) -> Score:
+def score_of(measurement: Measurement, teachers: frozenset[str]) -> Score:
     """A measurement with its interval.
 
     Args:
         measurement: of one metric.
-        teachers: the networks that whatever was measured had been trained through; None where that is not known.
+        teachers: the networks that whatever was measured had been trained through.
     """
     network = measurement.network
-    taught = network is not None and not (teachers or frozenset()).isdisjoint(network.split(" + "))
+    taught = network is not None and not teachers.isdisjoint(network.split(" + "))
     about = {"network": network, "sha256": measurement.sha256, "taught": taught, "note": measurement.note}
     items = measurement.items
     if items is None:
@@ -196,8 +196,8 @@ class Evaluation:
     """Everything that came out; `metrics.json` is this without the examples and cases.
 
     Attributes:
-        tokenizers: of each contestant its teachers (None where they are not known), whether it is a check, and the hash
-            of its weights.
+        tokenizers: of each contestant its teachers ("unknown" stands for those that nobody here knows), whether it is a
+            check, and the hash of its weights.
         repeat: the command (of sets in memory there is none) and the versions of the software.
         cases: what the contestants draw best and worst beside the first.
         protocol: of what publication, by name.

@@ -1,15 +1,23 @@
 """The networks that a tokenizer was trained through: a number that one of them gives is no evidence."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from imtok.checkpoints import RunFolder, shipped_runs
 from imtok.config import ConfigError
 from imtok.tokenizers.catalog import locate, shipped
+from imtok.tokenizers.diffusers_models import find_model
+
+UNKNOWN = "unknown"
+"""Stands among the teachers for those that nobody here knows."""
 
 
 def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
-    """The networks behind the losses that a run's config gives a weight in some phase, such as `perceptual/vgg16`."""
+    """The networks behind the losses that a run's config gives a weight in some phase, such as `perceptual/vgg16`.
+
+    So are those that had taught the weights which it began with.
+    """
     losses = config.get("losses", {})
     phases = config.get("training", {}).get("phases", [])
     networks = {
@@ -21,22 +29,27 @@ def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
     }
     weights = [{t: losses.get(f"{t}_weight", 0) for t in networks} | phase.get("weights", {}) for phase in phases]
     taught = [network for term, found in networks.items() for network in found if any(w[term] for w in weights)]
-    return frozenset(network for network in taught if network)
+    return frozenset(network for network in taught if network) | frozenset(config.get("earlier_teachers", ()))
 
 
-def teachers_behind(run: str) -> frozenset[str] | None:
-    """The networks that the tokenizer of a generator's run was trained through; None where the run is not here."""
+def teachers_of_weights(path: Path) -> frozenset[str]:
+    """The networks that a tokenizer was trained through: `UNKNOWN` where it lies in no run folder of ours."""
+    run = RunFolder(path)
+    ours = run.exists() and find_model(path) is None
+    return teachers_of(run.read_config()) if ours else frozenset({UNKNOWN})
+
+
+def teachers_behind(run: str) -> frozenset[str]:
+    """The networks that the tokenizer of a generator's run was trained through; `UNKNOWN` if the run is not here."""
     home = RunFolder(shipped_runs("generator").get(run, run))
     try:
         name = home.read_config()["tokenizer"]["name"]
-        tokenizer = locate(name) if name in shipped() else home.path / name
-        return teachers_of(RunFolder(tokenizer).read_config())
+        return teachers_of_weights(locate(name) if name in shipped() else home.path / name)
     except (ConfigError, KeyError, TypeError):
-        return None
+        return frozenset({UNKNOWN})
 
 
-def teachers_behind_all(runs: Iterable[str | None]) -> frozenset[str] | None:
-    """Those of pictures drawn by some generators; None where there are no pictures, or one's generator is not known."""
-    found = [None if run is None else teachers_behind(run) for run in dict.fromkeys(runs)]
-    known = [teachers for teachers in found if teachers is not None]
-    return frozenset().union(*known) if known and len(known) == len(found) else None
+def teachers_behind_all(runs: Iterable[str | None]) -> frozenset[str]:
+    """Those of pictures drawn by some generators; `UNKNOWN` is among them if one's generator is not known."""
+    unknown = frozenset({UNKNOWN})
+    return frozenset().union(*(unknown if run is None else teachers_behind(run) for run in dict.fromkeys(runs)))

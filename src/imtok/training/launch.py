@@ -14,6 +14,7 @@ from imtok.config import ConfigError, from_dict, to_dict
 from imtok.data.annotate import check_finished
 from imtok.data.readers import open_source
 from imtok.data.token_shards import TokenShards
+from imtok.evaluation.teachers import teachers_of_weights
 from imtok.generators.catalog import (
     carry_prompts,
     carry_tokenizer,
@@ -26,7 +27,7 @@ from imtok.generators.dit import DiTConfig
 from imtok.generators.insightar import InsightAR, InsightARConfig
 from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
 from imtok.layers.collective import has_process_group, process_group, rank, wait_for_all
-from imtok.tokenizers.catalog import load
+from imtok.tokenizers.catalog import load, locate
 from imtok.tokenizers.encode import hash_of
 from imtok.tokenizers.text import Reader
 from imtok.tokenizers.textok import TexTokConfig
@@ -125,7 +126,10 @@ def _tokenizer_trainer(
         reader.prepare()
         tokenizer = dataclasses.replace(config.tokenizer, text=reader.config)
         config = dataclasses.replace(config, tokenizer=tokenizer)
+    if begin:
+        config = dataclasses.replace(config, earlier_teachers=tuple(sorted(teachers_of_weights(locate(begin)))))
     if (saved := _saved(config, folder)) is not None:
+        config = dataclasses.replace(config, earlier_teachers=saved.earlier_teachers)
         check_same_run(config, saved, folder)
     torch.manual_seed(config.training.seed)  # whatever has been drawn so far, such as an encoder's weights
     task = TokenizerTask(config)

@@ -241,6 +241,8 @@ class RunConfig:
     discriminator: DiscriminatorConfig = PatchDiscriminatorConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig
+    earlier_teachers: tuple[str, ...] = ()
+    """Networks that had taught the weights of `--init-from`, which a run writes down itself: they are no judges."""
 
 
 @config
