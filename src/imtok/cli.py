@@ -18,7 +18,7 @@ def demo(argv: Sequence[str]) -> None:
     """Send bundled pictures through every shipped tokenizer, read the words back, print a table."""
     from imtok.demo import demo
 
-    if _call(demo, argv, "demo").failed:
+    if any(found.failed for found in _call(demo, argv, "demo")):
         sys.exit(2)  # why has been said
 
 

@@ -1,4 +1,7 @@
-"""Pictures that come with installed packages, and signs, through every shipped tokenizer: can one still read them?"""
+"""Pictures that come with installed packages, and signs, through every shipped tokenizer: can one still read them?
+
+Those that turn a whole picture into a few tokens, and may hear its caption, see small signs with captions instead.
+"""
 
 from pathlib import Path
 
@@ -10,28 +13,33 @@ from imtok import pretrained
 from imtok.config import ConfigError
 from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator
 from imtok.data.pictures import encode
+from imtok.data.plain_signs import PlainSigns
 from imtok.data.sample import Sample, Samples, Source
 from imtok.data.synthetic import SyntheticPictures
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.results import Evaluation, markdown_table
-from imtok.tokenizers import shipped
+from imtok.tokenizers import load, shipped
 
 _PHOTOS = ("astronaut", "chelsea", "coffee")
 _PHOTO_SIDE = 384
 _PAGE_ENLARGEMENT = 3
 """The page's letters are 10 pixels high; a small tokenizer sees nothing below 24."""
 _METRICS = ("bits_per_pixel", "psnr", "text_accuracy", "text_ned", "text_accuracy_alnum", "face_similarity")
+_CAPTIONED_METRICS = ("bits_per_pixel_with_caption", "bits_per_pixel", "psnr", "text_accuracy", "text_ned")
 
 
-def demo(out: Path = Path("out/demo"), signs: int = 48) -> Evaluation:
-    """Send the demo's pictures through every shipped tokenizer, print a table, and write a report.
+def demo(out: Path = Path("out/demo"), signs: int = 48) -> list[Evaluation]:
+    """Send the demo's pictures through every shipped tokenizer, print tables, and write reports.
 
     The words are read by EasyOCR's recognizer and the faces compared by dlib's network; no shipped tokenizer was
-    trained with either.
+    trained with either. Tokenizers that hear captions are also told those of other signs.
 
     Args:
-        out: folder for `report.html`, `metrics.json` and `items.jsonl`.
-        signs: how many rendered signs, with words and typefaces that are on no sign of the training split.
+        out: folder for `report.html`, `metrics.json` and `items.jsonl`, and for the same three in `captions/`.
+        signs: how many rendered signs of each kind; none is of the training splits.
+
+    Returns:
+        One evaluation of the tokenizers with a grid of tokens, and one of the others, where there are any.
 
     Raises:
         ConfigError: no tokenizer is shipped, or no signs are wanted.
@@ -41,19 +49,35 @@ def demo(out: Path = Path("out/demo"), signs: int = 48) -> Evaluation:
         raise ConfigError(f"signs = {signs} must be at least 1")
     if not shipped():
         raise ConfigError("no trained tokenizer comes with this imtok; train one and use imtok evaluate")
-    groups: dict[str, Source] = {
-        "signs": SyntheticPictures(signs, seed=2026, size=128, split="test"),
-        "page of text": Samples([bundled_page()]),
-        "photos": Samples(bundled_photos()),
-    }
-    found = evaluate(_plain_first(shipped()), groups, out, metrics=_METRICS, checks=False)
-    print(f"{markdown_table(found.results)}\n\nPictures, words and faces side by side: {out / 'report.html'}")
+    on_grid = {name: load(name).tokens_on_grid for name in sorted(shipped(), key=_plain_first)}
+    found = []
+    if grids := [name for name in on_grid if on_grid[name]]:
+        pictures: dict[str, Source] = {
+            "signs": SyntheticPictures(signs, seed=2026, size=128, split="test"),
+            "page of text": Samples([bundled_page()]),
+            "photos": Samples(bundled_photos()),
+        }
+        found.append(evaluate(grids, pictures, out, metrics=_METRICS, checks=False))
+        print(f"{markdown_table(found[-1].results)}\n\nPictures, words and faces side by side: {out / 'report.html'}")
+    if others := [name for name in on_grid if not on_grid[name]]:
+        known, new = (
+            PlainSigns(signs, seed=2026, size=64, split=split, labels=("animal", "food"), steady=True)
+            for split in ("combinations", "words")
+        )
+        captioned: dict[str, Source] = {
+            "signs of known words": known,
+            "signs of new words": new,
+        }
+        place = out / "captions"
+        heard = evaluate(others, captioned, place, metrics=_CAPTIONED_METRICS, checks=False, wrong_captions=True)
+        found.append(heard)
+        print(f"\n{markdown_table(heard.results)}\n\nWith right and wrong captions: {place / 'report.html'}")
     return found
 
 
-def _plain_first(names: list[str]) -> list[str]:
-    """The VQGAN leads, so that the others are compared with it."""
-    return sorted(names, key=lambda name: (not name.startswith("vqgan"), name))
+def _plain_first(name: str) -> tuple[bool, str]:
+    """What the others are compared with leads: the VQGAN, and the baseline that hears of no caption."""
+    return not name.startswith(("vqgan", "baseline")), name
 
 
 def bundled_photos() -> list[Sample]:

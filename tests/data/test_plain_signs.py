@@ -58,16 +58,29 @@ def test_same_seed_same_signs():
 
 
 def test_on_the_command_line(tmp_path):
-    synthesize(str(tmp_path / "signs"), count=3, plain=True, split="combinations", seed=2)
-    assert list(ShardReader(str(tmp_path / "signs"))) == list(PlainSigns(3, seed=2, split="combinations"))
+    synthesize(str(tmp_path / "signs"), count=3, plain=True, split="combinations", seed=2, labels=("food",))
+    expected = PlainSigns(3, seed=2, split="combinations", labels=["food"])
+    assert list(ShardReader(str(tmp_path / "signs"))) == list(expected)
+
+
+def test_words_of_some_kinds_alone():
+    assert {sign.label for sign in PlainSigns(60, labels=["animal", "food"])} == {"animal", "food"}
+    with pytest.raises(DataError, match="no kind of words is called 'paragraph'; there are street, shop"):
+        PlainSigns(1, labels=["animal", "paragraph"])
 
 
 @pytest.mark.parametrize(
-    ("plain", "paragraphs", "split"), [(True, False, "test"), (False, False, "words"), (True, True, "train")]
+    "asked",
+    [
+        {"plain": True, "split": "test"},
+        {"split": "words"},
+        {"plain": True, "paragraphs": True},
+        {"labels": ("animal",)},
+    ],
 )
-def test_what_there_is_not(tmp_path, plain, paragraphs, split):
+def test_what_there_is_not(tmp_path, asked):
     with pytest.raises(DataError, match=r"there are no .*imtok synthesize --help"):
-        synthesize(str(tmp_path / "none"), count=3, plain=plain, paragraphs=paragraphs, split=split)
+        synthesize(str(tmp_path / "none"), count=3, **asked)
     assert not (tmp_path / "none").exists()
 
 

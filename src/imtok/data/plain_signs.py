@@ -1,5 +1,6 @@
 """Plain signs for generators: one upright word on one colour, and a prompt that leaves little open."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from imtok.data.grounds import Colour, draw_colour, with_article
 from imtok.data.pictures import encode
 from imtok.data.sample import Box, DataError, Sample, Source, TextRegion
 from imtok.data.typesetting import bounds, set_rows
-from imtok.data.vocabulary import draw_words, in_split
+from imtok.data.vocabulary import WORD_LABELS, draw_words, in_split
 
 PlainSplit = Literal["train", "combinations", "words"]
 """`combinations` of a word and a colour, and `words`, that `train` never shows: a fifth of each, chosen by hash. The
@@ -29,6 +30,7 @@ _ATTEMPTS = 1000
 _BOLD = (None, 700)
 _WIDTH, _HEIGHT = 0.9, (0.25, 0.4)
 """Largest width and the heights of a word, as shares of the picture's side; long words are lower."""
+_STEADY_HEIGHT = 0.33
 _JITTER = 0.03
 _INKS = (Colour("white", (246, 246, 242)), Colour("black", (24, 24, 28)))
 
@@ -44,18 +46,34 @@ class PlainSigns(Source):
         size: side of the square pictures in pixels.
         split: which words and combinations.
         fonts: folder of TrueType or OpenType files to use instead of the installed narrow typefaces.
+        labels: kinds of words; None: all.
+        steady: every word stands in the middle and is as high as the others where it has the width, so that a caption
+            leaves little open but the typeface.
 
     Raises:
-        DataError: pictures too small for letters, a folder without fonts, or typefaces without letters.
+        DataError: pictures too small for letters, an unknown label, a folder without fonts, or typefaces without
+            letters.
     """
 
     def __init__(
-        self, count: int, *, seed: int = 0, size: int = 128, split: PlainSplit = "train", fonts: str | None = None
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        size: int = 128,
+        split: PlainSplit = "train",
+        fonts: str | None = None,
+        labels: Sequence[str] | None = None,
+        steady: bool = False,
     ) -> None:
         if size < SMALLEST:
             raise DataError(f"signs of {size} pixels are too small for letters; {SMALLEST} is the least")
-        self._count, self.seed, self.size = count, seed, size
+        if unknown := set(labels or ()) - set(WORD_LABELS):
+            raise DataError(f"no kind of words is called {min(unknown)!r}; there are {', '.join(WORD_LABELS)}")
+        self._count, self.seed, self.size, self.labels = count, seed, size, tuple(labels or WORD_LABELS)
+        self._heights, self._jitter = ((_STEADY_HEIGHT,) * 2, 0.0) if steady else (_HEIGHT, _JITTER)
         self.split: PlainSplit = split
+        self._shows_example = split == "train" and EXAMPLE[0] in self.labels
         faces = find_typefaces(fonts, "all")
         narrow = [face for face in faces if face.family in FAMILIES and face.weight in _BOLD]
         self.typefaces = faces if fonts else narrow or find_typefaces(None, "train")
@@ -65,7 +83,7 @@ class PlainSigns(Source):
 
     def read(self, index: int) -> Sample:
         rng = np.random.default_rng((self.seed, index))
-        label, text, board = self._say(rng, example=self.split == "train" and index % _EXAMPLE_EVERY == 0)
+        label, text, board = self._say(rng, example=self._shows_example and index % _EXAMPLE_EVERY == 0)
         ink = max(_INKS, key=board.contrast)
         canvas = Image.new("RGB", (self.size, self.size), board.rgb)
         box = self._draw(rng, canvas, text, ink)
@@ -85,7 +103,7 @@ class PlainSigns(Source):
     def _say(self, rng: np.random.Generator, example: bool) -> tuple[str, str, Colour]:
         """A label, a word of it and a colour that belong to the split; some typeface has the letters."""
         for _ in range(_ATTEMPTS):
-            label, (word,) = draw_words(rng, 1, "test" if self.split == "words" else "train")
+            label, (word,) = draw_words(rng, 1, "test" if self.split == "words" else "train", self.labels)
             if word.upper() == EXAMPLE[1]:
                 continue
             label, text = EXAMPLE if example else (label, word.upper())
@@ -102,13 +120,13 @@ class PlainSigns(Source):
             face = self.typefaces[rng.integers(len(self.typefaces))]
             if face.draws(text):
                 break
-        height = self.size * rng.uniform(*_HEIGHT)
+        height = self.size * rng.uniform(*self._heights)
         (word,) = set_rows(face, [[text]], height)
         width = bounds([word])[2]
         if width > self.size * _WIDTH:
             (word,) = set_rows(face, [[text]], height * self.size * _WIDTH / width - 1)
         left, top, right, bottom = bounds([word])
-        across, down = rng.uniform(-_JITTER, _JITTER, 2) * self.size
+        across, down = rng.uniform(-self._jitter, self._jitter, 2) * self.size
         placed = word.moved(
             round((self.size - right - left) / 2 + across), round((self.size - bottom - top) / 2 + down)
         )

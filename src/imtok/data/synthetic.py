@@ -42,6 +42,7 @@ def synthesize(
     paragraphs: bool = False,
     plain: bool = False,
     split: Split | PlainSplit = "train",
+    labels: tuple[str, ...] = (),
     word_height: tuple[float, float] = (24.0, 48.0),
     grounds: str | None = None,
     fonts: str | None = None,
@@ -60,6 +61,7 @@ def synthesize(
         plain: one upright word on one colour, for generators.
         split: "train" and "test" share no word and no typeface family; of plain signs "train", "combinations" and
             "words" (see `PlainSplit`).
+        labels: kinds of words on plain signs, such as "animal"; all, if none are named.
         word_height: smallest and largest height of a sign's words in pixels, unless it is plain.
         grounds: folder of photographs for signs to stand on, instead of scikit-image's textures.
         fonts: folder of TrueType or OpenType files to use instead of the installed typefaces.
@@ -73,13 +75,15 @@ def synthesize(
             `SyntheticPictures`.
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "count")}
-    settings["word_height"] = list(word_height)  # as JSON has it
+    settings |= {"word_height": list(word_height), "labels": list(labels)}  # as JSON has them
     if count < 1 or seed < 0 or not 0 < size * size <= MAX_PIXELS:
         raise DataError(f"count, seed and size must be at least 1, 0 and 1, and size at most {math.isqrt(MAX_PIXELS)}")
     pictures: Source
     if plain and not (paragraphs or grounds) and split in get_args(PlainSplit):
-        pictures = PlainSigns(count, seed=seed, size=size, split=cast(PlainSplit, split), fonts=fonts)
-    elif not plain and split in get_args(Split):
+        pictures = PlainSigns(
+            count, seed=seed, size=size, split=cast(PlainSplit, split), fonts=fonts, labels=labels or None
+        )
+    elif not (plain or labels) and split in get_args(Split):
         pictures = SyntheticPictures(
             count,
             seed=seed,
@@ -92,7 +96,8 @@ def synthesize(
         )
     else:
         kind = "paragraphs" if paragraphs else f"signs{' on photographs' if grounds else ''} of the split {split}"
-        raise DataError(f"there are no {'plain ' if plain else ''}{kind}; see imtok synthesize --help")
+        kinds = f" with words of chosen kinds ({', '.join(labels)})" if labels else ""
+        raise DataError(f"there are no {'plain ' if plain else ''}{kind}{kinds}; see imtok synthesize --help")
     return annotate_source(pictures, out, Annotator(), KeepRules(()), settings, samples_per_shard).kept
 
 

@@ -1,6 +1,7 @@
 """What rendered signs and paragraphs say, with a held-out share of the words."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
@@ -85,7 +86,9 @@ _VERBS = """
     buy send bring catch throw lift hold light
 """
 
-LABELS = (*_WORDS_BY_LABEL, "number", "price", "time", "plate", "paragraph")
+WORD_LABELS = (*_WORDS_BY_LABEL, "number", "price", "time", "plate")
+"""Kinds of words."""
+LABELS = (*WORD_LABELS, "paragraph")
 """What a rendered picture can be labelled with."""
 
 
@@ -104,9 +107,11 @@ def words_by_label(split: Split = "all") -> dict[str, list[str]]:
     return {label: _members(words, split) for label, words in _WORDS_BY_LABEL.items()}
 
 
-def draw_words(rng: np.random.Generator, count: int, split: Split = "train") -> tuple[str, list[str]]:
-    """A label and `count` words of its kind, in one of the usual spellings (STOP, Stop, stop)."""
-    label = LABELS[rng.integers(len(LABELS) - 1)]
+def draw_words(
+    rng: np.random.Generator, count: int, split: Split = "train", labels: Sequence[str] = WORD_LABELS
+) -> tuple[str, list[str]]:
+    """One of some labels, and `count` words of its kind in one of the usual spellings (STOP, Stop, stop)."""
+    label = labels[rng.integers(len(labels))]
     if label in _WORDS_BY_LABEL:
         words = _members(_WORDS_BY_LABEL[label], split)
         words = [words[i] for i in rng.choice(len(words), count, replace=False)]

@@ -7,9 +7,28 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 _START_STD = 0.02
+_SHORT = 512
+"""In tokens."""
 
 Context = tuple[Float[Tensor, "batch context dim"], Bool[Tensor, "batch context"]]
 """What tokens may look at beside themselves, and which of it is there."""
+
+
+def attend(
+    q: Float[Tensor, "batch heads tokens channels"],
+    k: Float[Tensor, "batch heads context channels"],
+    v: Float[Tensor, "batch heads context channels"],
+    seen: Bool[Tensor, "batch 1 1 context"] | None,
+) -> Float[Tensor, "batch heads tokens channels"]:
+    """What the tokens find where `seen` is True, or everywhere.
+
+    On a CPU short sequences are compared in fp32 whatever the precision: there torch's gradient in bf16 takes longer
+    (benchmarks/attention_precision.py).
+    """
+    if q.device.type != "cpu" or k.shape[2] > _SHORT:
+        return F.scaled_dot_product_attention(q, k, v, seen)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), seen)
 
 
 class Attention(nn.Module):
@@ -27,7 +46,7 @@ class Attention(nn.Module):
         """Attend to the tokens where `mask` is True, or to all; each row needs one."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # batch, heads, tokens, d
         seen = None if mask is None else mask[:, None, None]
-        return self.out(F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, seen).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -46,7 +65,7 @@ class CrossAttention(nn.Module):
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # batch, heads, tokens, d
         k, v = self.kv(states).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         seen = (mask | ~some[:, None])[:, None, None]  # a softmax over nothing is NaN
-        found = F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(2)
+        found = attend(q, k, v, seen).transpose(1, 2).flatten(2)
         return torch.where(some[:, None, None], self.out(found), 0.0)
 
 

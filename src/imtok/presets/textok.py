@@ -86,7 +86,7 @@ def textok_nano() -> RunConfig:
             grid_size=8,
             dim=128,
             depth=3,
-            num_heads=4,
+            num_heads=8,
             text=MINILM,
         ),
         losses=LossConfig(l1_weight=0.0, l2_weight=1.0, perceptual_weight=0.0, adversarial_weight=0.0),
@@ -99,7 +99,7 @@ def textok_nano() -> RunConfig:
                 learning_rate=3e-3, betas=(0.9, 0.95), weight_decay=0.0, warmup_share=0.01, final_share=0.05
             ),
             ema_decay=0.999,
-            precision="fp32",
+            precision="bf16",
             save_every=250,
             preview_every=500,
             evaluate_every=1000,

@@ -64,8 +64,9 @@ class TexTok(Tokenizer):
     a picture is encoded and decoded as by a tokenizer that knows no text.
 
     Deviation: image tokens begin as the places of a coarse grid, not at random, patches at sines and cosines of theirs,
-    and queries and keys alike (Trockman & Kolter 2023): so tokens look first at what is near them. All of it is learned
-    from there on. Begun at random, a small tokenizer spends thousands of steps on finding out where things are.
+    and in the first half of the heads queries and keys alike (Trockman & Kolter 2023): these look first at what is
+    near, the others at everything, the caption too. All of it is learned from there on. Begun at random, a small
+    tokenizer spends thousands of steps on finding out where things are.
     """
 
     tokens_on_grid = False
@@ -84,9 +85,10 @@ class TexTok(Tokenizer):
         for module in self.modules():
             if isinstance(module, Attention):
                 queries, keys, values = module.qkv.weight.data.chunk(3)  # each a map of its own
-                nn.init.xavier_uniform_(queries)
-                nn.init.xavier_uniform_(values)
-                keys.copy_(queries)
+                for part in (queries, keys, values):
+                    nn.init.xavier_uniform_(part)
+                near = (module.num_heads + 1) // 2 * (config.dim // module.num_heads)
+                keys[:near] = queries[:near]
 
     def vectors(
         self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
