@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from nano_data import plain_signs
+
 from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.data.pictures import decode, encode, to_uint8
-from imtok.data.plain_signs import EXAMPLE, PlainSigns, PlainSplit, prompt
+from imtok.data.plain_signs import EXAMPLE, PlainSplit, prompt
 from imtok.data.sample import Sample
 from imtok.data.vocabulary import words_by_label
 from imtok.evaluation.contestants import open_contestant
@@ -40,10 +42,8 @@ def check_judges() -> None:
 
 
 def wanted(split: PlainSplit, side: int = 128) -> list[Sample]:
-    """Signs of words that a judge can read: it knows neither prices nor number plates."""
-    signs = iter(PlainSigns(50 * PROMPTS, seed=1, size=side, split=split))
-    found = (sign for sign in signs if sign.words and sign.words[0].text.isalpha())
-    return [next(found) for _ in range(PROMPTS)]
+    """Signs that no training has seen."""
+    return list(plain_signs(PROMPTS, seed=1, size=side, split=split))
 
 
 def read_originals(out: Path, side: int) -> dict[str, Readings]:

@@ -9,12 +9,14 @@ pictures that the shipped weights were made from.
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from imtok.data.annotate import annotate
 from imtok.data.closeups import close_ups
 from imtok.data.pictures import decode, encode
+from imtok.data.plain_signs import PlainSigns
 from imtok.data.readers import open_source
 from imtok.data.sample import Face, Sample, Samples, Source, TextRegion
 from imtok.data.shards import ShardWriter
@@ -22,6 +24,11 @@ from imtok.data.synthetic import SyntheticPictures
 from imtok.data.transforms import CropConfig, centre_crop
 
 SIGNS, TEST_SIGNS = 3000, 300
+SAID = ("shop", "animal", "food")
+"""Kinds of words on plain signs: 117 of up to five letters, and 34 that no training sign says. Such signs say them at
+one place, so that a caption tells all but the typeface and the shade: of many more words, of any size anywhere, models
+as small as these learn little but the colour in as few steps."""
+plain_signs = partial(PlainSigns, labels=SAID, steady=True)
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.03
 CLOSE_UPS = 6
 """Of one picture, at most."""

@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from nano_data import SAID, plain_signs
+
 from imtok.checkpoints import RunFolder
-from imtok.data.plain_signs import PlainSigns, PlainSplit
+from imtok.data.plain_signs import PlainSplit
 from imtok.data.readers import open_source
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import synthesize
@@ -31,7 +33,8 @@ def render(out: Path, resolution: int) -> Path:
     """Signs to train on and to look at, as OUT/train and OUT/combinations; what is there already stays."""
     counts: dict[PlainSplit, int] = {"train": SIGNS, "combinations": HELD_OUT}
     for split, count in counts.items():
-        synthesize(str(out / split), count=count, size=resolution, plain=True, split=split)
+        place = str(out / split)
+        synthesize(place, count=count, size=resolution, plain=True, split=split, labels=SAID, steady=True)
     return out
 
 
@@ -46,7 +49,7 @@ def tell(signs: Path, hears: TextConfig) -> None:
     others = signs / "others"
     shutil.rmtree(others, ignore_errors=True)
     with ShardWriter(str(others)) as writer:
-        for sample in PlainSigns(4 * HELD_OUT, seed=2, split="combinations"):
+        for sample in plain_signs(4 * HELD_OUT, seed=2, split="combinations"):
             if sample.captions[0] not in compared:
                 writer.write(sample)
     write_unseen_captions(str(signs / "train"), str(others), per_class=UNSEEN)

@@ -22,7 +22,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/traini
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -34,10 +33,9 @@ import matplotlib.pyplot as plt
 import tyro
 from ablation import Column, Row, Table, carry_out, check_names, name_of, only_these
 from nano import run, ship, test_sets
-from nano_data import SIGNS, TEST_SIGNS, prepare
+from nano_data import SAID, SIGNS, TEST_SIGNS, plain_signs, prepare
 
 from imtok import presets
-from imtok.data.plain_signs import PlainSigns
 from imtok.data.text_features import embed
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.results import Evaluation
@@ -49,9 +47,6 @@ from imtok.training.run import Phase, RunConfig
 
 STEPS = 5000
 """As many as twenty minutes of one core hold."""
-SAID = ("animal", "food")
-"""Kinds of words on the signs: 91 of up to five letters, and 21 that no training sign says. Of many more words, or of
-words of any size anywhere, so small a tokenizer learns nothing from captions in so few steps but the colour."""
 TOKENS = (8, 16, 32)
 """In place of the paper's 32, 64 and 128."""
 KINDS = ("seen-words", "signs")
@@ -152,12 +147,12 @@ def captioned_shards(captioned: tuple[str, ...], out: Path) -> Path:
     """Photographs and signs, split, with what MiniLM says of their captions beside them."""
     base = presets.get("textok-nano")
     text = heard(base)
-    signs = partial(PlainSigns, size=base.data.crop.resolution, labels=SAID, steady=True)
+    side = base.data.crop.resolution
     tests = {
-        "seen-words": signs(TEST_SIGNS, seed=3, split="combinations"),
-        "signs": signs(TEST_SIGNS, seed=2, split="words"),
+        "seen-words": plain_signs(TEST_SIGNS, seed=3, size=side, split="combinations"),
+        "signs": plain_signs(TEST_SIGNS, seed=2, size=side, split="words"),
     }
-    shards = prepare((), (), captioned, out, base.data.crop, (signs(SIGNS, seed=1), tests))
+    shards = prepare((), (), captioned, out, base.data.crop, (plain_signs(SIGNS, seed=1, size=side), tests))
     for folder in (shards / "train", shards / "validation", *test_sets(shards)):
         embed(str(folder), text.encoder, text.max_tokens)
     return shards

@@ -25,6 +25,7 @@ _PHOTO_SIDE = 384
 _PAGE_ENLARGEMENT = 3
 """The page's letters are 10 pixels high; a small tokenizer sees nothing below 24."""
 _METRICS = ("bits_per_pixel", "psnr", "text_accuracy", "text_ned", "text_accuracy_alnum", "face_similarity")
+_CAPTIONED_WORDS = ("shop", "animal", "food")
 _CAPTIONED_METRICS = ("bits_per_pixel_with_caption", "bits_per_pixel", "psnr", "text_accuracy", "text_ned")
 
 
@@ -61,7 +62,7 @@ def demo(out: Path = Path("out/demo"), signs: int = 48) -> list[Evaluation]:
         print(f"{markdown_table(found[-1].results)}\n\nPictures, words and faces side by side: {out / 'report.html'}")
     if others := [name for name in on_grid if not on_grid[name]]:
         known, new = (
-            PlainSigns(signs, seed=2026, size=64, split=split, labels=("animal", "food"), steady=True)
+            PlainSigns(signs, seed=2026, size=64, split=split, labels=_CAPTIONED_WORDS, steady=True)
             for split in ("combinations", "words")
         )
         captioned: dict[str, Source] = {

@@ -58,9 +58,24 @@ def test_same_seed_same_signs():
 
 
 def test_on_the_command_line(tmp_path):
-    synthesize(str(tmp_path / "signs"), count=3, plain=True, split="combinations", seed=2, labels=("food",))
-    expected = PlainSigns(3, seed=2, split="combinations", labels=["food"])
+    synthesize(
+        str(tmp_path / "signs"), count=3, plain=True, split="combinations", seed=2, labels=("food",), steady=True
+    )
+    expected = PlainSigns(3, seed=2, split="combinations", labels=["food"], steady=True)
     assert list(ShardReader(str(tmp_path / "signs"))) == list(expected)
+
+
+def test_steady_signs_differ_by_word_colour_and_typeface_alone():
+    found: dict[str, set[tuple[float, ...]]] = {}
+    for sign in PlainSigns(400, labels=["animal"], steady=True):
+        (word,) = sign.words or []
+        left, top, right, bottom = word.box
+        assert abs(left + right - 128) <= 2
+        assert abs(top + bottom - 128) <= 2
+        found.setdefault(word.text, set()).add(word.box)
+    boxes = [len(places) for places in found.values()]
+    assert max(boxes) <= len(PlainSigns(1).typefaces)
+    assert len(boxes) > 20
 
 
 def test_words_of_some_kinds_alone():
@@ -76,6 +91,7 @@ def test_words_of_some_kinds_alone():
         {"split": "words"},
         {"plain": True, "paragraphs": True},
         {"labels": ("animal",)},
+        {"steady": True},
     ],
 )
 def test_what_there_is_not(tmp_path, asked):

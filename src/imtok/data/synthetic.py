@@ -43,6 +43,7 @@ def synthesize(
     plain: bool = False,
     split: Split | PlainSplit = "train",
     labels: tuple[str, ...] = (),
+    steady: bool = False,
     word_height: tuple[float, float] = (24.0, 48.0),
     grounds: str | None = None,
     fonts: str | None = None,
@@ -62,6 +63,7 @@ def synthesize(
         split: "train" and "test" share no word and no typeface family; of plain signs "train", "combinations" and
             "words" (see `PlainSplit`).
         labels: kinds of words on plain signs, such as "animal"; all, if none are named.
+        steady: words of plain signs all stand at one place, as high as the others where they have the width.
         word_height: smallest and largest height of a sign's words in pixels, unless it is plain.
         grounds: folder of photographs for signs to stand on, instead of scikit-image's textures.
         fonts: folder of TrueType or OpenType files to use instead of the installed typefaces.
@@ -81,9 +83,15 @@ def synthesize(
     pictures: Source
     if plain and not (paragraphs or grounds) and split in get_args(PlainSplit):
         pictures = PlainSigns(
-            count, seed=seed, size=size, split=cast(PlainSplit, split), fonts=fonts, labels=labels or None
+            count,
+            seed=seed,
+            size=size,
+            split=cast(PlainSplit, split),
+            fonts=fonts,
+            labels=labels or None,
+            steady=steady,
         )
-    elif not (plain or labels) and split in get_args(Split):
+    elif not (plain or labels or steady) and split in get_args(Split):
         pictures = SyntheticPictures(
             count,
             seed=seed,
@@ -96,8 +104,9 @@ def synthesize(
         )
     else:
         kind = "paragraphs" if paragraphs else f"signs{' on photographs' if grounds else ''} of the split {split}"
-        kinds = f" with words of chosen kinds ({', '.join(labels)})" if labels else ""
-        raise DataError(f"there are no {'plain ' if plain else ''}{kind}{kinds}; see imtok synthesize --help")
+        chosen = f" with words of chosen kinds ({', '.join(labels)})" if labels else ""
+        chosen += " with steady words" if steady else ""
+        raise DataError(f"there are no {'plain ' if plain else ''}{kind}{chosen}; see imtok synthesize --help")
     return annotate_source(pictures, out, Annotator(), KeepRules(()), settings, samples_per_shard).kept
 
 
