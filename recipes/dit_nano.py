@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import tyro
+from ablation import name_of
 from legibility import (
     check_judges,
     class_consistency,
@@ -39,7 +40,7 @@ from legibility import (
 from nano import run as train_tokenizer
 from nano import ship
 from signs import DISTANCE, distance, encode, held_out_classes, render, run, samples_of, seeded, tell, with_photographs
-from textok_nano import heard, short
+from textok_nano import heard, short, shortened
 
 from imtok import presets
 from imtok.checkpoints import write_text
@@ -111,12 +112,13 @@ def main(textok: Path, out: Path, vae: Path | None = None, seed: int = 0) -> Non
 
 
 def open_tokenizer(name: str, textok: Path, out: Path) -> Path:
-    """A shipped tokenizer, a run of recipes/textok_nano.py, or a KL autoencoder, trained here on its pictures."""
+    """A shipped tokenizer, or one that is trained on the pictures of recipes/textok_nano.py unless it has been."""
     if name in PAIR:
         return Path(name)
-    if not name.startswith("kl"):
-        return textok / f"{name}-seed-0"
-    return train_tokenizer(short(presets.get(name)), textok / "shards", out / name / "tokenizer")
+    if name.startswith("kl"):
+        return train_tokenizer(shortened(presets.get(name)), textok / "shards", out / name / "tokenizer")
+    kind, tokens = name.split("-")
+    return train_tokenizer(short(kind, int(tokens)), textok / "shards", textok / name_of(name, 0))
 
 
 def figure_4(latents: dict[str, Path], signs: Path, out: Path, seed: int) -> list[str]:

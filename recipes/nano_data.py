@@ -24,6 +24,7 @@ from imtok.data.synthetic import SyntheticPictures
 from imtok.data.transforms import CropConfig, centre_crop
 
 SIGNS, TEST_SIGNS = 3000, 300
+PLAIN_SIGNS = 16_000
 SAID = ("shop", "animal", "food")
 """Kinds of words on plain signs: 117 of up to five letters, and 34 that no training sign says. Such signs say them at
 one place, so that a caption tells all but the typeface and the shade: of many more words, of any size anywhere, models

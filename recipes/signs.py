@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from nano_data import SAID, plain_signs
+from nano_data import PLAIN_SIGNS, SAID, plain_signs
 
 from imtok.checkpoints import RunFolder
 from imtok.data.plain_signs import PlainSplit
@@ -22,7 +22,7 @@ from imtok.tokenizers.text import TextConfig
 from imtok.training.launch import train
 from imtok.training.run import GeneratorRunConfig
 
-SIGNS, HELD_OUT = 16_000, 256
+HELD_OUT = 256
 DISTANCE = "fd_efficientnet_lite0"
 """Deviation: a Fréchet distance of other features than gFID's."""
 UNSEEN = 10
@@ -31,7 +31,7 @@ UNSEEN = 10
 
 def render(out: Path, resolution: int) -> Path:
     """Signs to train on and to look at, as OUT/train and OUT/combinations; what is there already stays."""
-    counts: dict[PlainSplit, int] = {"train": SIGNS, "combinations": HELD_OUT}
+    counts: dict[PlainSplit, int] = {"train": PLAIN_SIGNS, "combinations": HELD_OUT}
     for split, count in counts.items():
         place = str(out / split)
         synthesize(place, count=count, size=resolution, plain=True, split=split, labels=SAID, steady=True)

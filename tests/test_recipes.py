@@ -104,7 +104,7 @@ def test_an_ablation_changes_what_its_name_says(name: str, expected: set[str]) -
 
 
 def test_the_showpiece_is_a_prompt_of_the_training() -> None:
-    trained = PlainSigns(signs.SIGNS, size=32)
+    trained = nano_data.plain_signs(nano_data.PLAIN_SIGNS, size=32)
     assert any(legibility.SHOWPIECE in trained[index].captions for index in range(0, len(trained), 256))
 
 
@@ -139,7 +139,7 @@ def test_a_factorized_run_changes_what_its_name_says(name: str, expected: set[st
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("baseline-16", {"tokenizer.text"}),
+        ("baseline-2", {"tokenizer.text"}),
         ("textok-8", {"tokenizer.num_latent_tokens"}),
         ("cross-attention", {"tokenizer.text.how"}),
         ("encoder", {"tokenizer.text.where"}),
@@ -149,7 +149,7 @@ def test_a_factorized_run_changes_what_its_name_says(name: str, expected: set[st
 )
 def test_a_text_conditioned_run_changes_what_its_name_says(name: str, expected: set[str]) -> None:
     configs = textok_nano.configs()
-    found = differences(configs[name], configs["textok-16"])
+    found = differences(configs[name], configs["textok-2"])
     assert {min((n for n in expected if d.startswith(n)), default=d) for d in found} == expected
 
 
@@ -287,7 +287,7 @@ def test_kinds_of_words():
 
 
 def test_signs_are_rendered_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(signs, "SIGNS", 5)
+    monkeypatch.setattr(signs, "PLAIN_SIGNS", 5)
     monkeypatch.setattr(signs, "HELD_OUT", 3)
     monkeypatch.setattr(
         PlainSigns, "read", lambda *arguments, read=PlainSigns.read: drawn.append(1) or read(*arguments)
@@ -365,11 +365,11 @@ def few(monkeypatch, needs):
     for network in ("text_detector/ppocrv6", "text_judge/easyocr", "vision/efficientnet_lite0", "text_encoder/minilm"):
         needs(network)
     for module, name, value in (
-        (signs, "SIGNS", 40),
+        (signs, "PLAIN_SIGNS", 40),
         (signs, "HELD_OUT", 30),
         (signs, "UNSEEN", 1),
         (textok_nano, "STEPS", 2),
-        (textok_nano, "SIGNS", 40),
+        (textok_nano, "PLAIN_SIGNS", 40),
         (textok_nano, "TEST_SIGNS", 12),
         (fqgan_nano, "STEPS", 2),
         (fqgan_nano, "EQUAL_BITS_STEPS", 2),
@@ -443,7 +443,7 @@ def test_far_nano_from_signs_to_table(tmp_path, few):
 def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
     textok, places = tmp_path / "textok", {}
     for name in ("textok-8", "textok-16", "textok-32"):
-        config = textok_nano.with_tokens(presets.get("textok-nano"), int(name.partition("-")[2]))
+        config = textok_nano.short("textok", int(name.partition("-")[2]))
         places[name] = untrained(textok / f"{name}-seed-0", config)
     for name in dit_nano.PAIR:
         places[name] = untrained(tmp_path / name, presets.get(name))
@@ -532,7 +532,7 @@ def test_textok_nano_from_pictures_to_tables(tmp_path: Path, few, captioned: str
         textok_nano.main((captioned,), out, only=names)
     assert {folder.name for folder in out.glob("*-seed-1")} == {"baseline-8-seed-1", "textok-8-seed-1"}
     table = (out / "tables.md").read_text()
-    assert "8 tokens, with (paper: 32)" in table
+    assert "8 tokens, with (paper: 128)" in table
     assert "class category" in table
     assert (out / "controls.md").read_text().count("| textok-8-seed-1 |") >= 2
     assert (out / "tokens.png").stat().st_size > 0

@@ -71,7 +71,7 @@ class PlainSigns(Source):
         if unknown := set(labels or ()) - set(WORD_LABELS):
             raise DataError(f"no kind of words is called {min(unknown)!r}; there are {', '.join(WORD_LABELS)}")
         self._count, self.seed, self.size, self.labels = count, seed, size, tuple(labels or WORD_LABELS)
-        self._heights, self._jitter = ((_STEADY_HEIGHT,) * 2, 0.0) if steady else (_HEIGHT, _JITTER)
+        self._heights, self._jitter = ((_STEADY_HEIGHT, _STEADY_HEIGHT), 0.0) if steady else (_HEIGHT, _JITTER)
         self.split: PlainSplit = split
         self._shows_example = split == "train" and EXAMPLE[0] in self.labels
         faces = find_typefaces(fonts, "all")

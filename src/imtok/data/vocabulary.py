@@ -111,7 +111,7 @@ def draw_words(
     rng: np.random.Generator, count: int, split: Split = "train", labels: Sequence[str] = WORD_LABELS
 ) -> tuple[str, list[str]]:
     """One of some labels, and `count` words of its kind in one of the usual spellings (STOP, Stop, stop)."""
-    label = labels[rng.integers(len(labels))]
+    label = labels[int(rng.integers(len(labels)))]
     if label in _WORDS_BY_LABEL:
         words = _members(_WORDS_BY_LABEL[label], split)
         words = [words[i] for i in rng.choice(len(words), count, replace=False)]

@@ -22,13 +22,13 @@ def attend(
 ) -> Float[Tensor, "batch heads tokens channels"]:
     """What the tokens find where `seen` is True, or everywhere.
 
-    On a CPU short sequences are compared in fp32 whatever the precision: there torch's gradient in bf16 takes longer
+    On a CPU short sequences in bf16 are compared in fp32: there torch's gradient in bf16 takes longer
     (benchmarks/attention_precision.py).
     """
-    if q.device.type != "cpu" or k.shape[2] > _SHORT:
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or k.shape[2] > _SHORT:
         return F.scaled_dot_product_attention(q, k, v, seen)
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), seen)
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), seen).to(q.dtype)
 
 
 class Attention(nn.Module):

@@ -75,6 +75,8 @@ def textok(tokens: int, resolution: int, text: bool = True, discrete: bool = Fal
 def textok_nano() -> RunConfig:
     """TexTok for a laptop's CPU: 1.4M, 16 continuous tokens of 8 channels for a picture of 64 px, MiniLM.
 
+    It sees whole pictures: in random crops, words would be now larger and now smaller than any caption says.
+
     Deviation: no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;
     other Adam betas; one caption in ten is withheld, so that it also learns to do without.
     """
@@ -91,7 +93,7 @@ def textok_nano() -> RunConfig:
         ),
         losses=LossConfig(l1_weight=0.0, l2_weight=1.0, perceptual_weight=0.0, adversarial_weight=0.0),
         discriminator=StyleDiscriminatorConfig(resolution=64, base_channels=32, channel_multipliers=(1, 2, 4, 4)),
-        data=DataConfig(crop=CropConfig(resolution=64, flip=False), drop_captions=0.1),
+        data=DataConfig(crop=CropConfig(resolution=64, scale=(1.0, 1.0), flip=False), drop_captions=0.1),
         training=TrainingConfig(
             phases=(Phase(name="train", steps=20_000),),
             global_batch_size=16,
