@@ -27,8 +27,7 @@ SIGNS, TEST_SIGNS = 3000, 300
 PLAIN_SIGNS = 16_000
 SAID = ("shop", "animal", "food")
 """Kinds of words on plain signs: 117 of up to five letters, and 34 that no training sign says. Such signs say them at
-one place, so that a caption tells all but the typeface and the shade: of many more words, of any size anywhere, models
-as small as these learn little but the colour in as few steps."""
+one place, so that a caption tells all but the typeface and the shade, and small models can learn it."""
 plain_signs = partial(PlainSigns, labels=SAID, steady=True)
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.03
 CLOSE_UPS = 6
