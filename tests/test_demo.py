@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
+from imtok import presets
+from imtok.checkpoints import RunFolder
 from imtok.cli import main
-from imtok.tokenizers import shipped
+from imtok.config import to_dict
+from imtok.demo import demo
+from imtok.tokenizers import build, shipped
 
 
 @pytest.mark.skipif(not shipped(), reason="no tokenizer is shipped yet")
@@ -23,6 +27,23 @@ def test_demo_prints_its_table_and_writes_its_report(tmp_path: Path, capsys: pyt
     assert page["text_accuracy"]["count"] > 20
     assert next(r["metrics"] for r in results if r["data"] == "photos")["face_similarity"]["count"] == 1
     assert "data:image/png" in (tmp_path / "report.html").read_text()
+
+
+def test_tokenizers_without_a_grid_see_signs_with_right_and_wrong_captions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, needs: Callable[[str], Any]
+) -> None:
+    for name in ("text_judge/easyocr", "text_encoder/minilm"):
+        needs(name)
+    run = RunFolder(tmp_path / "untrained")
+    config = presets.get("textok-debug")
+    run.write_config(to_dict(config))
+    run.write_model(build(config.tokenizer).weights())
+    monkeypatch.setattr("imtok.demo.shipped", lambda: [str(run.path)])
+    (found,) = demo(tmp_path / "out", signs=3)
+    assert list(found.tokenizers) == ["untrained", "untrained, wrong captions"]
+    assert [(one.name, one.pictures) for one in found.sets] == [("signs of known words", 3), ("signs of new words", 3)]
+    assert "| untrained, wrong captions | signs of new words" in capsys.readouterr().out
+    assert "sign that says" in (tmp_path / "out/captions/report.html").read_text()
 
 
 @pytest.mark.slow  # about two minutes

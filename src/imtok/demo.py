@@ -3,6 +3,7 @@
 Those that turn a whole picture into a few tokens, and may hear its caption, see small signs with captions instead.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,10 @@ def demo(out: Path = Path("out/demo"), signs: int = 48) -> list[Evaluation]:
         found.append(evaluate(grids, pictures, out, metrics=_METRICS, checks=False))
         print(f"{markdown_table(found[-1].results)}\n\nPictures, words and faces side by side: {out / 'report.html'}")
     if others := [name for name in on_grid if not on_grid[name]]:
-        known, new = (
-            PlainSigns(signs, seed=2026, size=64, split=split, labels=_CAPTIONED_WORDS, steady=True)
-            for split in ("combinations", "words")
-        )
+        small = partial(PlainSigns, signs, seed=2026, size=64, labels=_CAPTIONED_WORDS, steady=True)
         captioned: dict[str, Source] = {
-            "signs of known words": known,
-            "signs of new words": new,
+            "signs of known words": small(split="combinations"),
+            "signs of new words": small(split="words"),
         }
         place = out / "captions"
         heard = evaluate(others, captioned, place, metrics=_CAPTIONED_METRICS, checks=False, wrong_captions=True)
