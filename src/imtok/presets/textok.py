@@ -91,7 +91,9 @@ def textok_nano() -> RunConfig:
             num_heads=8,
             text=MINILM,
         ),
-        losses=LossConfig(l1_weight=0.0, l2_weight=1.0, perceptual_weight=0.0, adversarial_weight=0.0),
+        losses=LossConfig(
+            l1_weight=0.0, l2_weight=1.0, perceptual_weight=0.0, commitment_weight=0.25, adversarial_weight=0.0
+        ),
         discriminator=StyleDiscriminatorConfig(resolution=64, base_channels=32, channel_multipliers=(1, 2, 4, 4)),
         data=DataConfig(crop=CropConfig(resolution=64, scale=(1.0, 1.0), flip=False), drop_captions=0.1),
         training=TrainingConfig(
