@@ -96,15 +96,19 @@ def main(pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | 
 
 
 def meters() -> dict[str, Meter[Any]]:
-    """One for each metric whose network is here."""
-    return {
-        "PSNR": OneMetric(psnr),
-        "SSIM": OneMetric(ssim),
-        "VGG16 distance": PerceptualMeter(pretrained.load("perceptual/vgg16")),
-        "Fréchet distance": FrechetMeter(pretrained.load("vision/efficientnet_lite0")),
-        "text": TextMeter(pretrained.load("text_judge/easyocr")),
-        "faces": FaceMeter(pretrained.load("face_judge/dlib")),
-    }
+    """One for each metric whose network is here; the others are named."""
+    found: dict[str, Meter[Any]] = {"PSNR": OneMetric(psnr), "SSIM": OneMetric(ssim)}
+    for name, meter, network in (
+        ("VGG16 distance", PerceptualMeter, "perceptual/vgg16"),
+        ("Fréchet distance", FrechetMeter, "vision/efficientnet_lite0"),
+        ("text", TextMeter, "text_judge/easyocr"),
+        ("faces", FaceMeter, "face_judge/dlib"),
+    ):
+        try:
+            found[name] = meter(pretrained.load(network))
+        except pretrained.MissingWeights as error:
+            print(f"{name}: left out, {error}")
+    return found
 
 
 def times(meter: Meter[Any], count: int) -> tuple[float, float]:

@@ -2,10 +2,11 @@
 
     python recipes/insightar_nano.py --out FOLDER
 
-What happens: plain signs are rendered and written down as codes of each twin; one generator is trained on each, alike
-to the last setting; both draw the same prompts with the same seeds, of unseen combinations of seen words and colours,
-and of unseen words; a judge that trained nothing reads the signs. What it reads on the signs themselves, and on the
-twins' reconstructions of them, stands beside. Every step can be killed and goes on where it was.
+What happens: a judge that trained nothing reads plain signs, and the twins' reconstructions of them, which is the most
+that a generator can reach; other such signs are written down as codes of each twin; one generator is trained on each,
+alike to the last setting; both draw the same prompts with the same seeds, of unseen combinations of seen words and
+colours, and of unseen words, and the judge reads what they drew. All is drawn by the weights as they are shipped, in
+fp16. Every step can be killed and goes on where it was.
 """
 
 import os
@@ -22,7 +23,8 @@ from signs import encode, render, run, seeded
 from imtok import presets
 from imtok.checkpoints import write_text
 
-TWINS = ("insighttok-nano", "vqgan-nano")
+TWINS = {"insighttok-nano": "insightar-nano", "vqgan-nano": "insightar-nano-vqgan"}
+"""Tokenizers, and what the generators over them are called."""
 RESOLUTION = 128
 
 
@@ -35,20 +37,20 @@ def main(out: Path, seed: int = 0) -> None:
     """
     check_judges()
     out = out.resolve()
+    readings = {"rendered": read_originals(out / "rendered", RESOLUTION)}
+    for twin in TWINS:
+        readings[f"{twin}, reconstructed"] = read_reconstructed(twin, out / twin / "reconstructed", RESOLUTION)
+    print(table(readings))
     signs = render(out / "signs", RESOLUTION)
     config = seeded(presets.get_generator("insightar-nano"), seed)
-    runs = {
-        twin: run(config, encode(twin, signs, out / twin / "codes", RESOLUTION), out / twin / f"run-{seed}")
-        for twin in TWINS
-    }
-    readings = {"rendered": read_originals(out / "rendered", RESOLUTION)}
-    for twin, trained in runs.items():
-        readings[f"{twin}, reconstructed"] = read_reconstructed(twin, out / twin / "reconstructed", RESOLUTION)
-        readings[f"{twin}, generated"] = read_generated(trained, out / twin / f"generated-{seed}")
-    lines = [table(readings, [(f"{TWINS[0]}, generated", f"{TWINS[1]}, generated")]), ""]
-    for twin, trained in runs.items():
-        lines.append(f"{twin}: {read_showpiece(trained, out / twin / f'showpiece-{seed}')}")
-    ship(runs[TWINS[0]], out / "shipped" / "insightar-nano")
+    shown = []
+    for twin, name in TWINS.items():
+        codes = encode(twin, signs, out / twin / "codes", RESOLUTION)
+        shipped = ship(run(config, codes, out / twin / f"run-{seed}"), out / "shipped" / name)
+        readings[f"{twin}, generated"] = read_generated(shipped, out / twin / f"generated-{seed}")
+        shown.append(f"{twin}: {read_showpiece(shipped, out / twin / f'showpiece-{seed}')}")
+    ours, theirs = (f"{twin}, generated" for twin in TWINS)
+    lines = [table(readings, [(ours, theirs)]), "", *shown]
     text = "\n".join(lines)
     write_text(out / f"table-{seed}.md", text + "\n")
     print(text)

@@ -26,8 +26,8 @@ from imtok.data.transforms import CropConfig, centre_crop
 SIGNS, TEST_SIGNS = 3000, 300
 PLAIN_SIGNS = 16_000
 SAID = ("shop", "animal", "food")
-"""Kinds of words on plain signs: 117 of up to five letters, and 34 that no training sign says. Such signs say them at
-one place, so that a caption tells all but the typeface and the shade, and small models can learn it."""
+"""Kinds of words on plain signs: 118 of up to five letters, and 33 that no training sign says. Such signs say them at
+one place and in one typeface, so that a caption tells all but the shade, and small models can learn it."""
 plain_signs = partial(PlainSigns, labels=SAID, steady=True)
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.03
 CLOSE_UPS = 6

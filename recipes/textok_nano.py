@@ -4,7 +4,7 @@
 
 It can be stopped at any moment and goes on where it was; finished runs are left alone. Tokenizers of the same size and
 schedule see captioned photographs and plain signs of 64 px, with 2, 4 or 8 tokens, with and without the caption.
-The signs say a hundred words at one place, so that a caption tells all of a sign but its typeface and its shade. At the
+The signs say a hundred words at one place in one typeface, so that a caption tells all of a sign but its shade. At the
 end all are evaluated on photographs and on signs that none has seen: signs of words that were in the training, in other
 colours, and of words that were not.
 
@@ -74,7 +74,7 @@ TOKEN_COUNTS = Table(
     ),
 )
 AMOUNT = Table(
-    "Table 4a: amount of text (2 tokens; classes and templates on signs alone)",
+    "Table 4a: amount of text (2 tokens; on signs alone, and a class has 8 bits a letter where it is told in words)",
     (PSNR, FRECHET, ACCURACY, CAPTION),
     (
         Row("baseline-2", "none", {"rFID": "1.49", "PSNR": "20.51"}),

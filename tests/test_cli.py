@@ -158,6 +158,14 @@ def test_reconstruct_finds_captions_by_the_table_s_own_paths(
     arguments = ["reconstruct", str(run.path), str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--captions"]
     assert main([*arguments, str(tmp_path / "set/c.jsonl")]) == 0
     assert told == [["a dog"], [None]]
+    both = ('{"image": "a.png", "caption": "a cat"}', '{"image": "sub/a.png", "caption": "a dog"}')
+    (tmp_path / "set/C.JSONL").write_text("\n".join(both))
+    told.clear()
+    assert main([*arguments, str(tmp_path / "set/C.JSONL")]) == 0
+    assert told == [["a dog"], [None]]
+    (tmp_path / "set/c.txt").write_text("a dog")
+    assert main([*arguments, str(tmp_path / "set/c.txt")]) == 2
+    assert "c.txt: captions of pictures are listed in a .jsonl or .csv" in capsys.readouterr().err
     (tmp_path / "set/c.jsonl").write_text('{"image": "other/a.jpg", "caption": "a dog"}\n')
     capsys.readouterr()
     assert main([*arguments, str(tmp_path / "set/c.jsonl")]) == 2

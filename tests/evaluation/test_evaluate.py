@@ -349,6 +349,12 @@ def test_a_folder_must_fit_its_originals(tmp_path: Path) -> None:
         open_contestant(f"{tmp_path}@0")
     with pytest.raises(ConfigError, match=r"is it the reconstruction of deep/a\.jpg or of other/a\.jpg"):
         folder.add(found.file, "other/a.jpg")
+    (again, of_another_set) = folder.reconstruct([square, square + 1], [sample_of("deep/a.jpg")] * 2)
+    assert again.file is not None
+    assert of_another_set.file is not None
+    folder.add(again.file, "deep/a.jpg")
+    with pytest.raises(ConfigError, match=r"two sets have another deep/a\.jpg each"):
+        folder.add(of_another_set.file, "deep/a.jpg")
 
 
 def test_names_tell_contestants_apart(tmp_path: Path) -> None:

@@ -165,6 +165,10 @@ def test_unknown_classes_and_senseless_configs_are_refused() -> None:
         named.begin(["cow"])
     with pytest.raises(ConfigError, match="no class is called '3'"):
         named.begin(["3"])
+    numbered = small(1, classes=("207", "1", "360"))
+    assert numbered.class_embedding.index("1") == 1
+    with pytest.raises(ConfigError, match="no class is called '0'; there are 3: 207, 1, 360"):
+        numbered.begin(["0"])
     for changes, message in (
         ({"codebook_sizes": ()}, "one positive size or more"),
         ({"num_heads": 3}, "3 heads cannot share 32 channels"),

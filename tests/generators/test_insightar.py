@@ -137,6 +137,9 @@ def test_the_published_size() -> None:
 
 
 def test_what_cannot_be_meant_is_refused() -> None:
+    few = dataclasses.replace(SMALL, architecture={**SMALL.architecture, "vocab_size": 256})
+    with pytest.raises(ConfigError, match="prompts have 257 ids, the language model knows 256"):
+        InsightAR(few, ByteReader(8))
     with pytest.raises(ConfigError, match="names no model_type"):
         dataclasses.replace(SMALL, architecture={})
     with pytest.raises(ConfigError, match="1 codebook_dims for 2 codebooks"):
@@ -183,6 +186,9 @@ def test_other_kinds_of_language_models(kind: str, assert_steps_agree) -> None:
 def test_a_prompt_that_is_cut_keeps_the_end_of_its_format() -> None:
     class Tokenizer:
         chat_template = "there is one"
+
+        def __len__(self) -> int:
+            return 256
 
         def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
             return {"input_ids": [ord(letter) for letter in text]}

@@ -63,7 +63,10 @@ def test_spatial_features_are_seven_channels_of_the_block_that_adm_looks_at(thei
     maps = F.conv2d(inputs[0], branch.conv.weight)
     maps = F.batch_norm(maps, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps).relu()
     assert spatial.shape == (1, 7 * 17 * 17)
-    torch.testing.assert_close(spatial, maps[:, :7].flatten(1), rtol=1e-5, atol=1e-6)
+    for row, column, channel in [(0, 0, 0), (0, 0, 6), (0, 1, 0), (3, 5, 2), (16, 16, 6)]:
+        # The order of ADM's statistics: channels innermost, as TensorFlow has them.
+        place = (row * 17 + column) * 7 + channel
+        torch.testing.assert_close(spatial[0, place], maps[0, channel, row, column], rtol=1e-5, atol=1e-6)
 
 
 def test_another_file_is_refused_in_a_line(tmp_path: Path) -> None:

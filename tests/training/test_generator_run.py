@@ -21,9 +21,10 @@ from imtok.data.sample import DataError
 from imtok.data.token_loader import TokenLoader, fixed_token_batches
 from imtok.data.token_shards import Tokens, TokenShards
 from imtok.generators.generate import read_prompts
+from imtok.generators.sampling import SamplingConfig
 from imtok.tokenizers.encode import encode_pictures
 from imtok.training.launch import train
-from imtok.training.run import GeneratorRunConfig
+from imtok.training.run import GeneratorRunConfig, OptimizerConfig
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,9 @@ def test_a_run_learns_and_says_how_likely_the_pictures_are(trained: Path) -> Non
     assert steps[1]["cross_entropy_0"] == pytest.approx(np.log(32), abs=1e-3)  # a fresh head finds all codes alike
     assert steps[12]["cross_entropy_0"] < steps[1]["cross_entropy_0"]
     assert held_out[-1] < held_out[0] < np.log(32) + np.log(16)
+    last = next(line for line in reversed(lines) if "validation/nll" in line)
+    assert last["validation/nll_untold"] != last["validation/nll"]
+    assert last["validation/nll_untold"] == pytest.approx(last["validation/nll"], rel=0.2)
     assert len(list((trained / "previews").glob("*.png"))) == 2
 
 
@@ -123,6 +127,8 @@ def test_what_cannot_be_meant_is_said_in_a_line(home: Path, trained: Path, tmp_p
     ):
         assert main(["generate", str(trained), "--out", str(tmp_path / "out"), *argv]) == 2
         assert message in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no labels are given"):
+        imtok.load_generator(str(trained)).generate([])
     with pytest.raises(ConfigError, match="is a tokenizer's run"):
         imtok.load_generator(str(home / "dual"))
     with pytest.raises(ConfigError, match="no such run folder, and no generator that comes with imtok"):
@@ -139,6 +145,45 @@ def test_what_cannot_be_meant_is_said_in_a_line(home: Path, trained: Path, tmp_p
     (tmp_path / "few/manifest.json").write_text(json.dumps(manifest | {"pictures": 30}))
     with pytest.raises(ConfigError, match="24 of 30 pictures are encoded"):
         train(presets.get_generator("far-debug"), str(tmp_path / "few"), tmp_path / "bad")
+
+
+def test_a_run_begins_with_another_one_s_weights_if_these_mean_the_same(
+    home: Path, trained: Path, tmp_path: Path
+) -> None:
+    config, codes = presets.get_generator("far-debug"), str(home / "codes")
+    still = dataclasses.replace(config.training, optimizer=OptimizerConfig(learning_rate=1e-30, weight_decay=0.0))
+    run = train(dataclasses.replace(config, training=still), codes, tmp_path / "run", init_from=str(trained))
+    ours, theirs = (load_tensors(folder / "model.safetensors") for folder in (run, trained))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    refused = {
+        "generator": ({"classes": ["a", "b"], "num_classes": 2}, "knows the classes"),
+        "tokenizer": ({"sha256": "0" * 64}, "writes for another tokenizer"),
+    }
+    for section, (changes, message) in refused.items():
+        other = RunFolder(tmp_path / section)
+        shutil.copytree(trained, other.path)
+        values = other.read_config()
+        other.write_config(values | {section: values[section] | changes})
+        with pytest.raises(ConfigError, match=message):
+            train(config, codes, tmp_path / "other", init_from=str(other.path))
+    with pytest.raises(ConfigError, match="is of the kind far, this run's generator insightar"):
+        train(presets.get_generator("insightar-debug"), codes, tmp_path / "other", init_from=str(trained))
+    with pytest.raises(ConfigError, match="nowhere: no such run folder, and no generator that comes with imtok"):
+        train(config, codes, tmp_path / "other", init_from="nowhere")
+
+
+def test_how_it_draws_may_change_and_is_looked_at_before_the_first_step(
+    home: Path, trained: Path, tmp_path: Path
+) -> None:
+    config, codes = presets.get_generator("far-debug"), str(home / "codes")
+    other = dataclasses.replace(config, sampling=SamplingConfig(guidance_scale=(3.0,), top_p=0.5))
+    shutil.copytree(trained, tmp_path / "run")
+    train(other, codes, tmp_path / "run", validation=codes, resume=True)
+    assert imtok.load_generator(str(tmp_path / "run")).sampling == other.sampling
+    impossible = dataclasses.replace(config, sampling=SamplingConfig(guidance_scale=(1.0, 2.0, 3.0)))
+    with pytest.raises(ConfigError, match="3 guidance scales for 2 codebooks"):
+        train(impossible, codes, tmp_path / "never")
+    assert not (tmp_path / "never/config.json").exists()
 
 
 def test_what_it_will_look_at_is_checked_before_the_first_step(home: Path, tmp_path: Path) -> None:

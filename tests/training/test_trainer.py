@@ -125,6 +125,22 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     assert "typo.csv" in capsys.readouterr().err
 
 
+def test_a_run_that_has_nothing_to_hear_is_refused(signs: str, tmp_path: Path) -> None:
+    config = presets.get("textok-debug")
+    for silent, refusal in (
+        ({"captions": []}, "the tokenizer hears of captions, and no picture has one; imtok annotate --captions"),
+        ({"label": None}, "the tokenizer hears of classes, and no picture has one"),
+    ):
+        with ShardWriter(str(tmp_path / min(silent))) as writer:
+            for sample in open_source(signs):
+                writer.write(dataclasses.replace(sample, **silent))
+        with pytest.raises(ConfigError, match=refusal):
+            train(config, str(tmp_path / min(silent)), tmp_path / "run")
+        text = dataclasses.replace(config.tokenizer.text, template="a {label}")
+        config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=text))
+    assert not (tmp_path / "run").exists()
+
+
 def test_first_weights_are_the_seed_s_whatever_was_loaded_before(
     signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

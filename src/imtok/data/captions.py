@@ -69,18 +69,29 @@ def _from_model(folder: Path, max_words: int) -> Captioner:
     def from_model(sample: Sample) -> list[str]:
         if sample.captions:
             return sample.captions
-        return [captioner.caption(decode(sample.image, sample.path), sample.label)]
+        caption = captioner.caption(decode(sample.image, sample.path), sample.label)
+        return [caption] if caption else []
 
     return from_model
 
 
-def _from_table(path: str) -> Captioner:
+def read_captions(path: str) -> dict[str, list[str]]:
+    """The captions of a JSONL or CSV table by the pictures' names in it.
+
+    Raises:
+        DataError: a line that names no picture, or no table.
+    """
     captions: dict[str, list[str]] = {}
     for line, row in read_table(path):
         image = image_of(row)
         if image is None:
             raise DataError(f"{path}:{line}: names no image")
         captions.setdefault(image, []).extend(listed_captions(row))
+    return captions
+
+
+def _from_table(path: str) -> Captioner:
+    captions = read_captions(path)
 
     def from_table(sample: Sample) -> list[str]:
         return captions.get(sample.path) or captions.get(PurePosixPath(sample.path).name) or sample.captions

@@ -63,7 +63,8 @@ def synthesize(
         split: "train" and "test" share no word and no typeface family; of plain signs "train", "combinations" and
             "words" (see `PlainSplit`).
         labels: kinds of words on plain signs, such as "animal"; all, if none are named.
-        steady: words of plain signs all stand at one place, as high as the others where they have the width.
+        steady: words of plain signs all stand at one place in one typeface, as high as the others where they have the
+            width.
         word_height: smallest and largest height of a sign's words in pixels, unless it is plain.
         grounds: folder of photographs for signs to stand on, instead of scikit-image's textures.
         fonts: folder of TrueType or OpenType files to use instead of the installed typefaces.

@@ -52,10 +52,11 @@ class PicturesToCome(Protocol):
 
 @dataclass(frozen=True)
 class File:
-    """A file that a contestant has read, and its SHA-256."""
+    """A file that a contestant has read, its SHA-256, and that of the pixels of the original that it stands for."""
 
     path: Path
     digest: bytes
+    original: bytes
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class FolderContestant(Contestant):
     at_own_size = True
     name: str = field(init=False)
     _files: dict[str, list[Path]] = field(init=False)
-    _taken: dict[Path, str] = field(init=False, default_factory=dict)
+    _taken: dict[Path, tuple[str, bytes]] = field(init=False, default_factory=dict)
     _hash: Any = field(init=False, default_factory=hashlib.sha256)
 
     def __post_init__(self) -> None:
@@ -214,10 +215,11 @@ class FolderContestant(Contestant):
         return [self._read(picture, sample.path) for picture, sample in zip(pictures, samples, strict=True)]
 
     def add(self, file: File, path: str) -> None:
-        if self._taken.setdefault(file.path, path) != path:
-            raise ConfigError(
-                f"{file.path}: is it the reconstruction of {self._taken[file.path]} or of {path}? Keep their folders"
-            )
+        before, original = self._taken.setdefault(file.path, (path, file.original))
+        if before != path:
+            raise ConfigError(f"{file.path}: is it the reconstruction of {before} or of {path}? Keep their folders")
+        if original != file.original:
+            raise ConfigError(f"{file.path}: two sets have another {path} each; evaluate each with a folder of its own")
         self._hash.update(file.digest)
         self.sha256 = self._hash.hexdigest()
 
@@ -233,7 +235,7 @@ class FolderContestant(Contestant):
         if picture.shape != original.shape:
             (height, width), (h, w) = original.shape[:2], picture.shape[:2]
             raise ConfigError(f"{file}: has {w} x {h} pixels, its original {width} x {height}")
-        read = File(file, hashlib.sha256(data).digest())
+        read = File(file, hashlib.sha256(data).digest(), hashlib.sha256(original.tobytes()).digest())
         return Reconstruction(picture, bits_per_pixel=self.rate, file=read)
 
     def _named(self, path: str) -> list[Path]:

@@ -35,10 +35,10 @@ _SET_METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
 
 PROTOCOLS: dict[str, Protocol] = {
     "imagenet-val-reconstruction": Protocol(
-        source="rFID and PSNR of InsightTok (appendix F.1) and FQGAN (section 4.1, with the inception score)",
+        source="rFID and PSNR of InsightTok (Table 1, at 512 px) and FQGAN (section 4.1, at 256; inception score too)",
         metrics=("fid", "inception_score", "psnr"),
         pictures=50_000,
-        sizes=(256,),
+        sizes=(256, 512),
         reference="ImageNet-1K's validation pictures, resized and cropped like the reconstructions; not ADM's .npz",
         reference_pictures=50_000,
     ),

@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 
 from imtok.config import ConfigError
-from imtok.data.captions import make_captioner
+from imtok.data.captions import read_captions
 from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
 from imtok.data.readers import IMAGE_SUFFIXES
-from imtok.data.sample import DataError, Sample
+from imtok.data.sample import DataError
 from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load
@@ -85,16 +85,17 @@ def captions_of(files: Sequence[Path], captions: str) -> list[str | None]:
             or one caption for all.
 
     Raises:
-        ConfigError: the table names none of them.
+        ConfigError: the table names none of them, or a file that is no table.
         DataError: the table cannot be read.
     """
-    if not captions.endswith((".jsonl", ".csv")):
+    if not captions.lower().endswith((".jsonl", ".csv")):
+        if os.path.isfile(captions):  # and is no caption
+            raise ConfigError(f"{captions}: captions of pictures are listed in a .jsonl or .csv")
         return [captions] * len(files)
-    captioner, found = make_captioner(captions), list[str | None]()
+    listed, found = read_captions(captions), list[str | None]()
     for file in files:
-        names = (str(file), os.path.relpath(file, Path(captions).parent))
-        listed = (captioner(Sample(image=b"", path=name, width=1, height=1)) for name in names)
-        found.append(next((those[0] for those in listed if those), None))
+        names = (str(file), Path(os.path.relpath(file, Path(captions).parent)).as_posix(), file.name)
+        found.append(next((listed[name][0] for name in names if listed.get(name)), None))
     if not any(found):
         raise ConfigError(f"{captions}: has captions of none of the {len(files)} pictures")
     return found

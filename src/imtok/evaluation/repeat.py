@@ -4,6 +4,7 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -43,6 +44,7 @@ def _spell(verb: Sequence[str], options: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of Python, of the libraries that numbers depend on, and of Pillow's codecs."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}

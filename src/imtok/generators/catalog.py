@@ -198,25 +198,37 @@ def load(source: str, device: str | torch.device = "cpu") -> ImageGenerator:
         ConfigError: not found, broken, of an unknown kind, or its tokenizer is not the one that it was trained for.
         DataError: captions that its tokenizer wants to hear are not there.
     """
-    run = _run_folder(source)
-    config = run.read_config()
-    if _SECTION not in config:
-        raise ConfigError(f"{source}: is a tokenizer's run; a generator's is wanted")
-    settings = read_config(config[_SECTION], f"{run.config_file}: {_SECTION}")
+    run, settings, of = read_run(source)
     generator = build(settings, run)
     generator.load_weights(run.read_model(), source)
-    of = from_dict(TokenizerReference, config["tokenizer"], f"{run.config_file}: tokenizer")
     tokenizer = tokenizers.load(place_of(of, run), device)
     if generator.hears is not None:
         generator.reader = Reader(generator.hears, device=device)
     return ImageGenerator(
         generator=generator.to(device).eval(),
         tokenizer=tokenizer,
-        sampling=from_dict(sampling_of(settings), config["sampling"], f"{run.config_file}: sampling"),
+        sampling=from_dict(sampling_of(settings), run.read_config()["sampling"], f"{run.config_file}: sampling"),
         resolution=of.resolution,
         grid_size=of.grid_size,
         narrator=open_narrator(generator, tokenizer, run, device=device),
     )
+
+
+def read_run(source: str) -> tuple[RunFolder, AnyConfig, TokenizerReference]:
+    """A generator's run, its config, and whose codes or latents it writes.
+
+    Args:
+        source: a shipped name or a run folder.
+
+    Raises:
+        ConfigError: not found, broken, or no generator's.
+    """
+    run = _run_folder(source)
+    config = run.read_config()
+    if _SECTION not in config:
+        raise ConfigError(f"{source}: is a tokenizer's run; a generator's is wanted")
+    settings = read_config(config[_SECTION], f"{run.config_file}: {_SECTION}")
+    return run, settings, from_dict(TokenizerReference, config["tokenizer"], f"{run.config_file}: tokenizer")
 
 
 def _run_folder(source: str) -> RunFolder:

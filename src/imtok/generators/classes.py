@@ -37,7 +37,7 @@ class ClassEmbedding(nn.Embedding):
         return self(rows.to(self.weight.device))
 
     def index(self, name: str | None) -> int:
-        """A class by its name, or by its number where it is one; None: no class.
+        """A class by its name, or by its place where no name is a number; None: no class.
 
         Raises:
             ConfigError: there is none of this name.
@@ -46,7 +46,7 @@ class ClassEmbedding(nn.Embedding):
             return self.num_classes
         if name in self.names:
             return self.names.index(name)
-        if name.isdecimal() and int(name) < self.num_classes:
+        if name.isdecimal() and int(name) < self.num_classes and not any(one.isdecimal() for one in self.names):
             return int(name)
         known = f": {', '.join(self.names[:20])}" if self.names else ""
         raise ConfigError(f"no class is called {name!r}; there are {self.num_classes}{known}")

@@ -77,7 +77,9 @@ class InsightAR(AutoregressiveGenerator):
         self.config, self.prompt_reader = config, reader
         self.codebook_sizes, self.tokens = config.codebook_sizes, math.prod(config.token_shape)
         self.language_model = _language_model(config.architecture, config.max_prompt_tokens + 1 + self.tokens)
-        dim = self.language_model.get_input_embeddings().weight.shape[1]
+        known, dim = self.language_model.get_input_embeddings().weight.shape
+        if reader.vocabulary > known:
+            raise ConfigError(f"insightar: prompts have {reader.vocabulary} ids, the language model knows {known}")
         self.start_of_image = nn.Parameter(torch.randn(dim) * _START_STD)
         for index, (size, channels) in enumerate(zip(config.codebook_sizes, config.codebook_dims, strict=True)):
             self.register_buffer(f"codebook_{index}", torch.zeros(size, channels))

@@ -86,7 +86,7 @@ class ImageGenerator:
         """What is to be drawn, as the generator is told.
 
         Raises:
-            ConfigError: not what it listens to, an unknown class, or a prompt that is too long.
+            ConfigError: not what it listens to, nothing, an unknown class, or a prompt that is too long.
         """
         given = {"labels": labels, "prompts": prompts}
         wanted = self.generator.listens_to
@@ -94,6 +94,8 @@ class ImageGenerator:
         if others or given[wanted] is None:
             raise ConfigError(f"this generator listens to {wanted}{f', not to {others[0]}' if others else ''}")
         conditions = [self.generator.resolve(value) for value in _listed(given[wanted])]
+        if not conditions:
+            raise ConfigError(f"no {wanted} are given")
         if self.narrator is not None:
             self.narrator.check(conditions)
         return conditions

@@ -26,7 +26,12 @@ class PromptReader(ABC):
 
     Args:
         max_tokens: of a prompt.
+
+    Attributes:
+        vocabulary: how many ids there are.
     """
+
+    vocabulary: int
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
@@ -53,14 +58,16 @@ class PromptReader(ABC):
     def read(self, prompts: Sequence[str | None]) -> Prompts:
         """The ids of each prompt, long ones cut; None is the empty one."""
         found = [self.cut_ids(prompt or "") for prompt in prompts]
-        length = max(map(len, found), default=1)
-        padded = torch.tensor([[0] * (length - len(ids)) + ids for ids in found]).view(len(found), length)
+        length = max(map(len, found))
+        padded = torch.tensor([[0] * (length - len(ids)) + ids for ids in found])
         there = torch.tensor([[False] * (length - len(ids)) + [True] * len(ids) for ids in found])
-        return padded, there.view(len(found), length)
+        return padded, there
 
 
 class ByteReader(PromptReader):
     """UTF-8: 257 ids, no words to be unknown."""
+
+    vocabulary = BYTES + 1
 
     def ids(self, prompt: str) -> list[int]:
         return [BYTES, *prompt.encode()]
@@ -80,7 +87,7 @@ class ModelReader(PromptReader):
 
     def __init__(self, tokenizer: Any, chat: bool, max_tokens: int) -> None:
         super().__init__(max_tokens)
-        self._tokenizer, self._chat = tokenizer, chat
+        self._tokenizer, self._chat, self.vocabulary = tokenizer, chat, len(tokenizer)
         if chat and not getattr(tokenizer, "chat_template", None):
             raise ConfigError("prompts: the language model has no chat format; take prompt_format plain")
 

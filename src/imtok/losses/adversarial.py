@@ -19,7 +19,8 @@ def discriminator_loss(
 ) -> Float[Tensor, ""]:
     """What the discriminator pays: real logits shall be high, those of reconstructions low.
 
-    The paper names no kind; hinge is VQGAN's. Both halves are averaged: 1 (hinge) or log 2 when undecided.
+    TexTok has `non_saturating` (appendix C); InsightTok names no kind, and hinge is VQGAN's. Both halves are averaged:
+    1 (hinge) or log 2 when undecided.
 
     Args:
         real_logits: of originals.

@@ -54,8 +54,8 @@ def dit(size: str, tokens: int, resolution: int, text: bool = False) -> Generato
 
 
 def dit_nano() -> GeneratorRunConfig:
-    """DiT for a laptop's CPU, 3.5M over textok-nano's 16 tokens: signs by the kind of their words."""
-    base = dit("s", 16, 256)
+    """DiT for a laptop's CPU, 3.5M over textok-nano's 2 tokens: signs by the kind of their words."""
+    base = dit("s", 2, 256)
     return dataclasses.replace(
         base,
         name="dit-nano",
@@ -80,7 +80,7 @@ def dit_nano() -> GeneratorRunConfig:
 
 
 def dit_t2i_nano() -> GeneratorRunConfig:
-    """DiT-T2I for a laptop's CPU, 3.5M over textok-nano's 16 tokens: a caption, by MiniLM, to a picture."""
+    """DiT-T2I for a laptop's CPU, 3.5M over textok-nano's 2 tokens: a caption, by MiniLM, to a picture."""
     base = dit_nano()
     generator = dataclasses.replace(base.generator, depth=4, text=MINILM)
     return dataclasses.replace(base, name="dit-t2i-nano", generator=generator)

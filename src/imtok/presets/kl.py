@@ -19,7 +19,8 @@ def kl_nano() -> RunConfig:
     It is trained as textok-nano, at a third of its learning rate.
 
     A DiT over its latents is Figure 4's other side in miniature (TexTok); the paper has SD-VAE there, whose published
-    weights imtok reads from a folder of diffusers. The weight of the divergence, 1e-6, is latent diffusion's.
+    weights imtok reads from a folder of diffusers. The weight of the divergence is latent diffusion's, 1e-6 beside an
+    error that is summed over a picture's numbers; here their mean is taken.
     """
     return _kl("kl-nano", (1, 2, 4))
 
@@ -43,7 +44,7 @@ def _kl(name: str, channel_multipliers: tuple[int, ...]) -> RunConfig:
             groups=4,
             quantizer=ContinuousConfig(codebook_dim=LATENT_CHANNELS, kl=True),
         ),
-        losses=dataclasses.replace(base.losses, kl_weight=1e-6),
+        losses=dataclasses.replace(base.losses, kl_weight=1e-6 / (3 * base.data.crop.resolution**2)),
         training=dataclasses.replace(
             base.training, optimizer=dataclasses.replace(base.training.optimizer, learning_rate=1e-3)
         ),

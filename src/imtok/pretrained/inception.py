@@ -39,12 +39,17 @@ class InceptionV3(DescribingNetwork):
         """See `DescribingNetwork`."""
         seen: list[Tensor] = []
         branch = self.network.Mixed_6d.branch1x1
-        handle = branch.register_forward_hook(lambda module, given, maps: seen.append(maps[:, :7].flatten(1)))
+        handle = branch.register_forward_hook(lambda module, given, maps: seen.append(_as_in_adm(maps)))
         try:
             pooled, logits = self.network(((images + 1) * 127.5).round().to(torch.uint8))
         finally:
             handle.remove()
         return Description(pooled, seen[0], logits)
+
+
+def _as_in_adm(maps: Float[Tensor, "batch channels 17 17"]) -> Float[Tensor, "batch 2023"]:
+    """Seven channels, which come last in TensorFlow: statistics in its files have the places outside."""
+    return maps[:, :7].permute(0, 2, 3, 1).flatten(1)
 
 
 def load_inception(weights: Path) -> InceptionV3:

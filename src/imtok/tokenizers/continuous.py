@@ -28,6 +28,9 @@ class ContinuousConfig:
 class Continuous(Quantizer):
     """Lets vectors pass, or in training draws from the Gaussians that they describe; outside training, the mean.
 
+    Deviation: latent diffusion's encoder has channels of their own for the variances; here means and log-variances are
+    both linear in the same few numbers, so that every bottleneck is fed alike.
+
     Losses: with `kl`, the divergence from the standard normal distribution, summed over a picture's latents and
     averaged over pictures, in nats.
     """

@@ -1,6 +1,7 @@
 """What a tokenizer is told of pictures: captions or classes, as the states of a frozen encoder."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
@@ -18,6 +19,8 @@ from imtok.pretrained.language import TextEncoder
 
 Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
 """Text states and their mask (True where there is a token)."""
+_logger = logging.getLogger(__name__)
+
 LABELS = "labels"
 """In place of an encoder: pictures are told by their class alone."""
 
@@ -100,6 +103,22 @@ class Reader:
         """Copies of a model share it: what it says never changes."""
         return self
 
+    def require_text(self) -> None:
+        """Make sure that there is something to hear: a run without would be one without text, and not say so.
+
+        Raises:
+            ConfigError: not one picture of the data has a caption, or a class where it is classes that are told.
+        """
+        pictures = (sample for folder in self._data for sample in open_source(folder).annotations())
+        if self.config.told == "labels":
+            if not any(sample.label is not None for sample in pictures):
+                raise ConfigError(f"{self._places}: the tokenizer hears of classes, and no picture has one")
+        elif not any(sample.captions for sample in pictures):
+            raise ConfigError(
+                f"{self._places}: the tokenizer hears of captions, and no picture has one; imtok annotate --captions "
+                "gives them some"
+            )
+
     def prepare(self, captions: Iterable[str] | None = None) -> None:
         """Open the encoder now if any caption will need it, so that nothing is found missing later.
 
@@ -126,10 +145,17 @@ class Reader:
             try:
                 self._load()
             except pretrained.MissingWeights as error:
-                where = ", ".join(str(folder) for folder in self._data) or "text features"
+                where = self._places or "text features"
                 raise pretrained.MissingWeights(
                     f"the caption {unread[:40]!r} is not stored beside {where} (imtok embed), and {error}"
                 ) from None
+            if self._data:
+                _logger.warning(
+                    "captions are read whenever they come; imtok embed %s --encoder %s --max-tokens %d stores them",
+                    self._data[0],
+                    self.config.encoder,
+                    self.config.max_tokens,
+                )
 
     @torch.no_grad()
     def read(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Text:
@@ -186,6 +212,10 @@ class Reader:
                 yield 8.0 * len((label or "").encode())
             else:
                 yield 8.0 * len((caption or "").encode())
+
+    @property
+    def _places(self) -> str:
+        return ", ".join(str(folder) for folder in self._data)
 
     def _trust(self, sha256: str, where: str) -> None:
         """One encoder's weights and no others: those of the config, or else the first that are met."""

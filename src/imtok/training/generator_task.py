@@ -82,15 +82,19 @@ class GeneratorValidation:
 
     @torch.no_grad()
     def evaluate(self, generator: Generator, device: torch.device) -> dict[str, float]:
-        """The generator's own scores, averaged over pictures."""
+        """The generator's own scores, averaged over pictures; `…_untold` without their labels or prompts.
+
+        What is not better than untold has not learned to listen.
+        """
         training, settings = generator.training, self.config.training
         generator.eval()
         size = settings.micro_batch_size or min(settings.global_batch_size, 32)
         sums, count = defaultdict[str, float](float), 0
         for batch in fixed_token_batches(self.shards, count=settings.evaluation_pictures, batch_size=size):
-            seeds = range(count, count + len(batch))
-            for name, scores in generator.scores(batch.tokens.to(device), conditions(generator, batch), seeds).items():
-                sums[name] += scores.cpu().double().sum().item()
+            tokens, seeds = batch.tokens.to(device), range(count, count + len(batch))
+            for suffix, told in (("", conditions(generator, batch)), ("_untold", [None] * len(batch))):
+                for name, scores in generator.scores(tokens, told, seeds).items():
+                    sums[name + suffix] += scores.cpu().double().sum().item()
             count += len(batch)
         generator.train(training)
         return {name: total / count for name, total in sums.items()}

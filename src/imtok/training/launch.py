@@ -21,6 +21,7 @@ from imtok.generators.catalog import (
     fitted,
     open_language_model,
     place_of,
+    read_run,
     reference,
 )
 from imtok.generators.dit import DiTConfig
@@ -55,6 +56,7 @@ _MAY_CHANGE = (
     "training.logger",
     "training.watchdog.",
     "data.num_workers",
+    "sampling.",
 )
 """Settings that a resumed run may change: they alter how the steps are computed and watched, not what they compute."""
 
@@ -123,6 +125,7 @@ def _tokenizer_trainer(
     reader = None
     if isinstance(config.tokenizer, TexTokConfig) and config.tokenizer.text is not None:
         reader = Reader(config.tokenizer.text, [data] if validation is None else [data, validation], device)
+        reader.require_text()
         reader.prepare()
         tokenizer = dataclasses.replace(config.tokenizer, text=reader.config)
         config = dataclasses.replace(config, tokenizer=tokenizer)
@@ -182,11 +185,12 @@ def _generator_trainer(
     tokenizer = load(place_of(config.tokenizer, folder))
     torch.manual_seed(config.training.seed)  # whatever has been drawn so far, all ranks begin alike
     task = GeneratorTask(config, folder)
+    task.generator.check_sampling(config.sampling)
     if language_model is not None:
         assert isinstance(task.generator, InsightAR)
         task.generator.language_model.load_state_dict(language_model.model.state_dict())
     if begin:
-        task.generator.load_weights(RunFolder(begin).read_model(), f"--init-from {begin}")
+        start_generator_from(task, config, begin)
     task.generator.adopt(tokenizer)
     if reader is not None:
         task.generator.reader = reader
@@ -295,6 +299,24 @@ def start_from(task: TokenizerTask, source: str) -> None:
                 "flags of this name make them alike"
             )
     task.tokenizer.load_weights(original.weights(), f"--init-from {source}")
+
+
+def start_generator_from(task: GeneratorTask, config: GeneratorRunConfig, source: str) -> None:
+    """Put the weights of a trained generator into the task's.
+
+    Raises:
+        ConfigError: it is of another kind, writes for another tokenizer, knows other classes, or is of other sizes.
+    """
+    run, theirs, of = read_run(source)
+    ours = config.generator
+    if theirs.kind != ours.kind:
+        raise ConfigError(f"--init-from {source}: is of the kind {theirs.kind}, this run's generator {ours.kind}")
+    assert config.tokenizer is not None
+    if of.sha256 != config.tokenizer.sha256:
+        raise ConfigError(f"--init-from {source}: writes for another tokenizer than that of these data")
+    if (known := getattr(theirs, "classes", ())) != (wanted := getattr(ours, "classes", ())):
+        raise ConfigError(f"--init-from {source}: knows the classes {known}, these data have {wanted}")
+    task.generator.load_weights(run.read_model(), f"--init-from {source}")
 
 
 def check_same_run(config: AnyRunConfig, saved: AnyRunConfig, folder: RunFolder) -> None:

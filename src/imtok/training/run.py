@@ -41,7 +41,7 @@ class LossConfig:
     adversarial_weight: float = 0.5
     """eta of eq. 1."""
     adversarial_kind: AdversarialKind = "hinge"
-    """The paper names none."""
+    """InsightTok names none; TexTok: `non_saturating`."""
     discriminator_start: int = 0
     """First step in which the discriminator trains; before it, it does not run."""
     adversarial_start: int = 0

@@ -32,7 +32,7 @@ def shard(model: Model, device: torch.device) -> None:
 
     Args:
         model: of which each rank has the same copy; one with stages.
-        device: that it lies on.
+        device: where the shares go; the model may still lie elsewhere.
     """
     mesh = init_device_mesh(device.type, (world_size(),))
     for stage in model.stages():

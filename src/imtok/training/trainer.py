@@ -64,7 +64,8 @@ class Trainer:
             torch.set_num_threads(self.settings.threads)
         self.watchdog = Watchdog(self.settings.watchdog)
         self.step = self.rollbacks = 0
-        task.prepare(self.phases, device)
+        # Sharding moves each share by itself: no device needs to hold all weights.
+        task.prepare(self.phases, torch.device("cpu") if self.settings.shard_weights else device)
         for index in range(len(self.phases)):
             self.loader(index)  # says now what would be missing then
         if self.settings.channels_last:
@@ -100,8 +101,8 @@ class Trainer:
             if rank() == 0:
                 self.folder.begin()
             self._save()
-            if rank() == 0:  # the config comes last: a folder that has one can be resumed
-                self.folder.write_config(to_dict(self.config))
+        if rank() == 0:  # comes last: a folder with a config can be resumed, with other settings of how it is drawn too
+            self.folder.write_config(to_dict(self.config))
         wait_for_all()
         self.log = TrainingLog(self.folder, self.step, self.total, self.settings.log_every, writer)
         try:
