@@ -139,7 +139,7 @@ def test_without_encoder_and_features_the_line_says_what_to_get(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(pretrained.MissingWeights, match=r"text_encoder/t5_xl is missing: .*flan-t5-xl"):
+    with pytest.raises(pretrained.MissingWeights, match=r"text_encoder/t5_xl is missing: .*t5-v1_1-xl"):
         Reader(TextConfig()).read(["a dog"], [None])
     states, mask = Reader(TextConfig()).read([None, None], [None, None])  # nothing to read, nothing missing
     assert states.shape == (2, 1, 2048)

@@ -75,7 +75,7 @@ def textok(tokens: int, resolution: int, text: bool = True, discrete: bool = Fal
 def textok_nano() -> RunConfig:
     """TexTok for a laptop's CPU: 1.4M, 2 continuous tokens of 8 channels for a picture of 64 px, MiniLM.
 
-    It has as many numbers for a pixel as the paper's 32 tokens at 256 px; with more, such small pictures need no caption.
+    It has as many numbers for a pixel as the paper's 32 tokens at 256 px; with more they need no caption.
     It sees whole pictures: in random crops, words would be now larger and now smaller than any caption says.
 
     Deviation: no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;
