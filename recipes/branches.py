@@ -84,8 +84,8 @@ def main(
         count: how many pictures of each source.
     """
     tokenizer = load(run)
-    if not isinstance(tokenizer, VQGAN):
-        raise SystemExit(f"{run}: not a convolutional tokenizer")
+    if not isinstance(tokenizer, VQGAN) or not tokenizer.codebook_sizes:
+        raise SystemExit(f"{run}: not a convolutional tokenizer with codebooks")
     found = describe(tokenizer, data, size, count)
     counts = Counter(label for label in found.labels if label is not None)
     classes = classes or tuple(label for label, _ in counts.most_common(5))

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 from itertools import combinations
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.cli import VERBS, main
 from imtok.config import to_dict
+from imtok.doctor import report
 from imtok.evaluation.evaluate import METRICS
 from imtok.tokenizers.text import Reader
 
@@ -189,6 +191,18 @@ def test_presets_prints_one_resolved(capsys: pytest.CaptureFixture[str]) -> None
     assert ["InsightTok" in families[0][0], "FQGAN" in families[1][0]] == [True, True]
     listed = dict(line.strip().split("  ", 1) for family in families for line in family[1:])
     assert {name: summary.strip() for name, summary in listed.items()} == presets.names()
+
+
+def test_doctor_names_what_an_extra_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name in ("transformers", "gguf"):
+            raise PackageNotFoundError
+        return "1"
+
+    monkeypatch.setattr("imtok.doctor.version", version)
+    lines = report().splitlines()
+    assert "[networks]  lacks gguf, transformers: pip install imtok[networks]" in lines
+    assert "[fonts]     complete" in lines
 
 
 def test_doctor_reports(capsys: pytest.CaptureFixture[str]) -> None:

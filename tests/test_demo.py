@@ -13,7 +13,6 @@ from imtok.demo import demo
 from imtok.tokenizers import build, load, shipped
 
 
-@pytest.mark.skipif(not shipped(), reason="no tokenizer is shipped yet")
 def test_demo_prints_its_table_and_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], needs) -> None:
     for name in ("text_judge/easyocr", "face_judge/dlib", "text_detector/ppocrv6", "face_detector/mtcnn"):
         needs(name)
@@ -47,7 +46,6 @@ def test_tokenizers_without_a_grid_see_signs_with_right_and_wrong_captions(
 
 
 @pytest.mark.slow  # about two minutes
-@pytest.mark.skipif(not shipped(), reason="no tokenizer is shipped yet")
 def test_the_readme_s_table_is_what_the_demo_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], needs: Callable[[str], Any]
 ) -> None:

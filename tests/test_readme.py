@@ -22,7 +22,6 @@ def block(start: str) -> str:
     return found.partition("\n")[2]
 
 
-@pytest.mark.skipif("insighttok-nano" not in shipped(), reason="no tokenizer is shipped yet")
 def test_python_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("sign.jpg", "face.jpg"):

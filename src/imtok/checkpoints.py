@@ -8,7 +8,7 @@
     RUN/resume/step-00001234/ everything that exact resume needs: state.safetensors (or each rank's share of it) and
                               state.json
 
-Everything is written under a temporary name and renamed, so that a kill at any moment leaves a whole folder.
+Everything but previews is written under a temporary name and renamed: a kill at any moment leaves a whole folder.
 """
 
 import argparse

@@ -44,7 +44,7 @@ def demo(out: Path = Path("out/demo"), signs: int = 48) -> list[Evaluation]:
         One evaluation of the tokenizers with a grid of tokens, and one of the others, where there are any.
 
     Raises:
-        ConfigError: no tokenizer is shipped, or no signs are wanted.
+        ConfigError: no tokenizer is shipped, no signs are wanted, or scikit-image is not here.
         MissingWeights: a detector is not here.
     """
     if signs < 1:
@@ -81,10 +81,8 @@ def _plain_first(name: str) -> tuple[bool, str]:
 
 def bundled_photos() -> list[Sample]:
     """Photographs that scikit-image brings along, with the faces found in them."""
-    from skimage import data
-
     annotator = Annotator(face_detector=pretrained.load(FACE_DETECTOR))
-    photos = [Image.fromarray(getattr(data, name)()) for name in _PHOTOS]
+    photos = [_bundled(name) for name in _PHOTOS]
     for photo in photos:
         photo.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE), Image.Resampling.LANCZOS)
     return [_sample(name, np.asarray(photo), annotator) for name, photo in zip(_PHOTOS, photos, strict=True)]
@@ -92,11 +90,17 @@ def bundled_photos() -> list[Sample]:
 
 def bundled_page() -> Sample:
     """A scanned page that scikit-image brings along, enlarged, with the words found in it."""
-    from skimage import data
-
-    page = Image.fromarray(data.page()).convert("RGB")
+    page = _bundled("page").convert("RGB")
     page = page.resize((page.width * _PAGE_ENLARGEMENT, page.height * _PAGE_ENLARGEMENT), Image.Resampling.BICUBIC)
     return _sample("page", np.asarray(page), Annotator(text_detector=pretrained.load(TEXT_DETECTOR)))
+
+
+def _bundled(name: str) -> Image.Image:
+    try:
+        from skimage import data
+    except ImportError:
+        raise ConfigError("imtok demo: its pictures come with scikit-image; `pip install 'imtok[networks]'`") from None
+    return Image.fromarray(getattr(data, name)())
 
 
 def _sample(name: str, pixels: UInt8[np.ndarray, "height width 3"], annotator: Annotator) -> Sample:

@@ -1,20 +1,28 @@
 """What this installation can do."""
 
 import platform
+import re
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from collections import defaultdict
+from importlib.metadata import PackageNotFoundError, requires, version
 
 import torch
 
 from imtok import pretrained
 
 _PACKAGES = ("imtok", "torch", "torchvision", "numpy", "pyarrow", "rapidocr", "onnx", "onnxruntime", "diffusers")
+_EXTRAS = ("networks", "fonts", "peers", "plots")
+_ABSENT = "not installed"
 
 
 def report() -> str:
     """Versions, devices, extras and networks, one line each."""
     lines = [f"python      {platform.python_version()} on {platform.system()} {platform.machine()}"]
     lines += [f"{name:11} {_version(name)}" for name in _PACKAGES]
+    for extra in _EXTRAS:
+        lacks = [name for name in _packages_of(extra) if _version(name) == _ABSENT]
+        many = f"{', '.join(lacks[:3])}{' and others' if len(lacks) > 3 else ''}"
+        lines.append(f"{f'[{extra}]':11} {f'lacks {many}: pip install imtok[{extra}]' if lacks else 'complete'}")
     lines.append(f"cpu         {torch.get_num_threads()} threads")
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     lines.append(f"cuda        {', '.join(cuda) or 'none'}")
@@ -29,4 +37,14 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "not installed"
+        return _ABSENT
+
+
+def _packages_of(extra: str) -> list[str]:
+    """What an extra of this package consists of."""
+    found = defaultdict[str, list[str]](list)
+    for requirement in requires("imtok") or ():
+        name, of = re.match(r"[\w.-]+", requirement), re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        if name and of:
+            found[of[1]].append(name[0])
+    return found[extra]

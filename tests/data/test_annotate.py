@@ -24,6 +24,8 @@ from imtok.data.readers import open_source
 from imtok.data.sample import DataError, Sample
 from imtok.data.shards import ShardReader
 from imtok.data.synthetic import SyntheticPictures
+from imtok.data.text_features import embed
+from imtok.tokenizers.encode import encode_pictures
 
 PHOTO = skimage_data.coffee()[:120, :160]
 
@@ -167,6 +169,10 @@ def test_torchrun_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(DataError, match="call it once, without torchrun"):
         annotate(str(tmp_path / "in"), str(tmp_path / "out"))
+    with pytest.raises(DataError, match="call it once, without torchrun"):
+        embed(str(tmp_path / "in"), "text_encoder/minilm")
+    with pytest.raises(DataError, match="call it once, without torchrun"):
+        encode_pictures("vqgan-nano", tmp_path / "in", tmp_path / "out", 32)
     assert not (tmp_path / "out").exists()
 
 

@@ -28,6 +28,12 @@ def test_table(tmp_path):
     assert captioner(sample(captions=["old"])) == ["one", "two"]
     assert captioner(sample("elsewhere/q.jpg")) == ["three", "four"]
     assert captioner(sample("x.jpg", captions=["old"])) == ["old"]
+    places = ("/data/photos/a.jpg", "/data/photos/sub/a.jpg", "photos/b.jpg")
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps({"image": place, "caption": place}) for place in places))
+    captioner = make_captioner(str(tmp_path / "d.jsonl"))
+    for path, place in zip(("a.jpg", "sub/a.jpg", "b.jpg"), places, strict=True):
+        assert captioner(sample(path)) == [place]
+    assert captioner(sample("other/a.jpg")) == []
     (tmp_path / "c.csv").write_text('file,caption\na/p.jpg,"one, only"\n')
     assert make_captioner(str(tmp_path / "c.csv"))(sample()) == ["one, only"]
 

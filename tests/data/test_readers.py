@@ -7,6 +7,7 @@ import os
 import pickle
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import fsspec
 import numpy as np
@@ -47,6 +48,27 @@ def test_folder_of_classes(tmp_path):
     assert pickle.loads(pickle.dumps(source))[1] == source[1]
 
 
+def test_linked_folders_are_searched_and_loops_are_not(tmp_path):
+    put(tmp_path, "real/1.jpg", "in/dog/2.jpg")
+    (tmp_path / "in/cat").symlink_to(tmp_path / "real")
+    (tmp_path / "in/dog/again").symlink_to(tmp_path / "in")
+    assert [(s.path, s.label) for s in open_source(tmp_path / "in")] == [("cat/1.jpg", "cat"), ("dog/2.jpg", "dog")]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    put(tmp_path, "a/1.jpg", "b/2.jpg")
+    real = os.scandir
+
+    def scandir(place):
+        if str(place).endswith("b"):
+            raise PermissionError(13, "Permission denied", place)
+        return real(place)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(PermissionError):
+        open_source(tmp_path)
+
+
 @pytest.mark.parametrize("names", [("a.jpg", "x/b.jpg", "y/c.jpg"), ("images/a.jpg", "images/b.jpg")])
 def test_folder_without_classes(tmp_path, names):
     put(tmp_path, *names)
@@ -84,7 +106,7 @@ ROWS = [
                 "text": "MUG",
                 "level": "word",
                 "score": 0.5,
-                "quad": [[0, 3], [20, 3], [20, 15], [0, 15]],
+                "quad": QUAD,
             },
             {"box": [90, 0, 99, 9], "text": "outside"},
         ],
@@ -102,7 +124,7 @@ def check_rows(source):
     first, second, third = source
     assert first.words is not None
     assert [(w.text, w.box, w.score) for w in first.words] == [("MUG", (0, 3, 20, 15), 0.5)]
-    assert first.words[0].quad == ((0, 3), (20, 3), (20, 15), (0, 15))
+    assert first.words[0].quad == tuple(map(tuple, QUAD))
     assert (first.label, first.source, first.cluster, first.faces) == ("gt", "mine", "k1", None)
     assert second.faces is not None
     assert (second.faces[0].box, second.faces[0].score, second.faces[0].landmarks) == ((1, 2, 30, 40), 0.25, None)
@@ -197,7 +219,7 @@ def make_tar(path, mode: str = "w") -> None:
             tar.addfile(info, io.BytesIO(data))
 
 
-@pytest.mark.parametrize(("name", "mode"), [("w.tar", "w"), ("w.tar.gz", "w:gz")])
+@pytest.mark.parametrize(("name", "mode"), [("w.tar", "w"), ("w.tar.gz", "w:gz"), ("w.tgz", "w:gz")])
 def test_webdataset_is_read_without_extracting(tmp_path, name, mode):
     make_tar(tmp_path / name, mode)
     before = sorted(tmp_path.parent.rglob("*"))
@@ -214,7 +236,7 @@ def test_webdataset_is_read_without_extracting(tmp_path, name, mode):
     assert first.words is not None
     assert first.words[0].text == "hi"
     assert np.array_equal(decode(source[1].image, "x"), PHOTO)
-    with pytest.raises(PictureError, match=r"w\.tar.*0003: no picture beside txt"):
+    with pytest.raises(PictureError, match=r"w\.t.*0003: no picture beside txt"):
         source[2]
     assert source[3].image == JPEG
     assert pickle.loads(pickle.dumps(source))[1] == source[1]
@@ -301,6 +323,10 @@ def test_another_project_s_columns_are_not_taken_for_ours(tmp_path):
     source = open_source(tmp_path)
     assert isinstance(source, ParquetSource)
     assert source[0].captions == ["a mug"]
+    columns = {"words": [["a", "b"]], "faces": [{"bbox": [[1.0, 2.0, 3.0, 4.0]]}], "size": [123456]}
+    pd.DataFrame({"image": [JPEG], **columns}).to_parquet(tmp_path / "x.parquet")
+    sample = open_source(tmp_path)[0]
+    assert (sample.words, sample.faces) == (None, None)
 
 
 def test_broken_rows_of_parquet_are_named_and_the_others_read(tmp_path):
@@ -316,6 +342,21 @@ def test_broken_rows_of_parquet_are_named_and_the_others_read(tmp_path):
     with pytest.raises(PictureError, match=r"x\.parquet: row group 0: broken Parquet"):
         source[1]
     assert source[2].captions == ["c" * 5000]
+
+
+def test_a_scan_goes_on_behind_a_broken_group(tmp_path):
+    put(tmp_path / "in", *(f"{name}.jpg" for name in "abcd"))
+    with ShardWriter(str(tmp_path / "own"), row_group_size=2) as writer:
+        for sample in open_source(tmp_path / "in"):
+            writer.write(replace(sample, captions=[sample.path * 5000]))
+    path = tmp_path / "own/data-00000.parquet"
+    group = pq.read_metadata(path).row_group(0)
+    captions = next(group.column(i) for i in range(group.num_columns) if "captions" in group.column(i).path_in_schema)
+    data = bytearray(path.read_bytes())
+    start = captions.data_page_offset
+    data[start : start + captions.total_compressed_size] = bytes([255]) * captions.total_compressed_size
+    path.write_bytes(data)
+    assert [sample.path for sample in ShardReader(str(path)).annotations()] == ["", "", "c.jpg", "d.jpg"]
 
 
 def test_a_broken_neighbour_in_a_tar_costs_one_picture(tmp_path):

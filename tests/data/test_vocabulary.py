@@ -5,8 +5,6 @@ import numpy as np
 from imtok.data import vocabulary
 from imtok.data.vocabulary import LABELS, draw_paragraph, draw_words, in_split
 
-PATTERNS = {"price": r"[$£€]\d+(\.\d\d)?", "time": r"\d+:\d\d", "number": r"\d+", "plate": r"[A-Z]+\d+"}
-
 
 def drawn(split: str) -> set[str]:
     rng = np.random.default_rng(0)

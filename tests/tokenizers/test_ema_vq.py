@@ -66,6 +66,16 @@ def test_update_follows_equations_11_to_13_by_hand() -> None:
     torch.testing.assert_close(q.codebook[:, 0], total / count)
 
 
+def test_a_code_that_nobody_needs_stays_where_it_is() -> None:
+    q = quantizer(2, 1, normalize=False, decay=0.5, restart_threshold=0.0)
+    q.codebook.copy_(torch.tensor([[0.0], [10.0]]))
+    q.restart_statistics()
+    for _ in range(200):
+        q(torch.tensor([[[1.0], [2.0]]], requires_grad=True))
+        q.update()
+    assert q.codebook[1].item() == pytest.approx(10, rel=1e-5)
+
+
 def test_micro_batches_count_as_one_step() -> None:
     whole, halves = quantizer(), quantizer()
     z = torch.randn(4, 9, 4, requires_grad=True)

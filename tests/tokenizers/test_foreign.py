@@ -175,6 +175,16 @@ def test_taming_codes_are_not_normalized() -> None:
     assert model.eval().reconstruct(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
 
 
+def test_running_statistics_are_not_taken_for_the_codebook() -> None:
+    """Those of taming's EmbeddingEMA stand behind the codebook, under its name."""
+    state = taming_state()
+    codebook = state["quantize.embedding.weight"]
+    state |= {"quantize.embedding.cluster_size": codebook[:, 0], "quantize.embedding.embed_avg": codebook + 1}
+    assert torch.equal(convert(state, "taming")[1]["quantizer.codebook"], codebook)
+    with pytest.raises(ConfigError, match=r"quantize\.embedding\.other has no place"):
+        convert(taming_state() | {"quantize.embedding.other": codebook}, "x.pt")
+
+
 def test_lightning_checkpoint_on_disk_loads(tmp_path: Path) -> None:
     torch.save({"state_dict": taming_state(), "global_step": 5}, tmp_path / "last.ckpt")
     assert isinstance(load(str(tmp_path / "last.ckpt")), VQGAN)

@@ -9,10 +9,11 @@ from torch import Tensor
 from imtok import presets, pretrained
 from imtok.config import ConfigError
 from imtok.data.loader import Batch
+from imtok.data.sample import Face, Sample, Samples, TextRegion
 from imtok.layers.crops import Regions
 from imtok.losses.adversarial import r1_penalty
 from imtok.training.run import Phase
-from imtok.training.tasks import TokenizerTask
+from imtok.training.tasks import TokenizerTask, check_pictures
 
 
 def batch(size: int = 2) -> Batch:
@@ -114,6 +115,21 @@ def test_a_lazy_r1_weighs_as_much_as_one_at_every_step() -> None:
     expected = r1_penalty(lazy.discriminator, batch().images).item()
     assert sum(found) / len(found) == pytest.approx(expected, rel=1e-5)
     assert found.count(0) == 6
+
+
+def test_a_loss_of_what_no_picture_has_is_said_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+    config = presets.get("insighttok-debug")
+    word = TextRegion(box=(0.0, 0.0, 9.0, 9.0), text="a")
+    sample = Sample(image=b"", path="x", width=9, height=9, words=[word], faces=[], captions=[])
+    check_pictures(config, Samples([sample]))
+    assert [record.getMessage() for record in caplog.records] == [
+        "losses: face has a weight, but no picture has faces: it stays 0"
+    ]
+    caplog.clear()
+    check_pictures(config, Samples([sample, dataclasses.replace(sample, faces=[Face(box=(0.0, 0.0, 9.0, 9.0))])]))
+    assert not caplog.records
+    with pytest.raises(ConfigError, match="text_encoder/minilm reads captions, and no picture has one"):
+        check_pictures(presets.get("fqgan-dual-nano"), Samples([sample]))
 
 
 def test_a_phase_freezes_what_it_does_not_train() -> None:

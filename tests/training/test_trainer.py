@@ -557,5 +557,15 @@ def test_bad_settings_are_refused() -> None:
         Phase(name="x", steps=1, learning_rate=0.0)
     with pytest.raises(ConfigError, match="r1_every = 0 must be at least 1"):
         LossConfig(r1_every=0)
+    with pytest.raises(ConfigError, match=r"losses: the weight of adversarial is -0\.5; it must be 0 or more"):
+        LossConfig(adversarial_weight=-0.5)
+    with pytest.raises(ConfigError, match="phase x: the weight of text is nan"):
+        Phase(name="x", steps=1, weights={"text": float("nan")})
+    with pytest.raises(ConfigError, match="must not be negative"):
+        LossConfig(adversarial_start=-1)
+    generator = presets.get_generator("far-debug")
+    phases = (dataclasses.replace(generator.training.phases[0], region_share=0.5),)
+    with pytest.raises(ConfigError, match="region_share and quantize are a tokenizer's; generators have none"):
+        dataclasses.replace(generator, training=dataclasses.replace(generator.training, phases=phases))
     with pytest.raises(ConfigError, match="no preset is called 'insighttok-mega'"):
         presets.get("insighttok-mega")

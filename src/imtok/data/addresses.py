@@ -1,10 +1,13 @@
 """Places of files: a local path or any fsspec address (`memory://x`, `zip://folder::pictures.zip`, `s3://bucket/x`)."""
 
 import json
+import os
+from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from imtok.config import first_line
 from imtok.data.sample import DataError
@@ -26,11 +29,29 @@ def locate(address: str | PathLike[str]) -> tuple[Any, str]:
 
 
 def list_files(folder: str | PathLike[str], deep: bool = False) -> list[str]:
-    """Names of the files in a folder, relative to it and sorted; with `deep` those in sub-folders too."""
+    """Names of the files in a folder, relative to it and sorted; with `deep` those in sub-folders too.
+
+    Raises:
+        OSError: a local folder that cannot be listed.
+    """
     filesystem, root = locate(folder)
     root = root.rstrip("/")
+    if isinstance(filesystem, LocalFileSystem):  # whose own search passes over links, and over what it cannot list
+        return sorted(_local_files(root, deep)) if os.path.isdir(root) else []
     found = filesystem.find(root, maxdepth=None if deep else 1)
     return sorted(file[len(root) :].lstrip("/") for file in found)
+
+
+def _local_files(folder: str, deep: bool, above: tuple[str, ...] = ()) -> Iterator[str]:
+    here = os.path.realpath(folder)
+    if here in above:  # a link that leads back
+        return
+    with os.scandir(folder or "/") as entries:
+        for entry in entries:
+            if not entry.is_dir():
+                yield entry.name
+            elif deep:
+                yield from (f"{entry.name}/{file}" for file in _local_files(entry.path, deep, (*above, here)))
 
 
 def exists(address: str | PathLike[str]) -> bool:

@@ -17,7 +17,7 @@ from imtok.config import FORMAT_VERSION, InputError, first_line
 from imtok.data.addresses import join, read_json, read_text, write_text
 from imtok.data.captions import Captioner, make_captioner
 from imtok.data.filters import KeepRules
-from imtok.data.pictures import decode
+from imtok.data.pictures import decode_sample
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError, Face, PictureError, Sample, Source, TextRegion, clip_box
 from imtok.data.shards import ShardWriter, holds_shards
@@ -231,8 +231,7 @@ def annotate_source(
             or the machine rather than the pictures failed (no memory, `MAX_FAILURES` in a row); then none of those is
             taken for done.
     """
-    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise DataError(f"{out}: several processes would write the same shards; call it once, without torchrun")
+    check_alone(out)
     progress = _load_progress(out, settings, len(source))
     skipped = [entry for entry in _load_skipped(out) if entry["row"] < progress.next_row]
     first, failures = progress.next_row, 0
@@ -278,13 +277,19 @@ def check_finished(folder: str | PathLike[str]) -> None:
         raise DataError(f"{folder}: {done} of {rows} pictures are done; call what writes it again, so that it finishes")
 
 
+def check_alone(out: str | PathLike[str]) -> None:
+    """Whether this is the only process that writes somewhere.
+
+    Raises:
+        DataError: torchrun started several.
+    """
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DataError(f"{out}: several processes would write the same files; call it once, without torchrun")
+
+
 def _read(source: Source, row: int) -> tuple[Sample, UInt8[np.ndarray, "h w 3"]]:
     sample = source[row]
-    picture = decode(sample.image, sample.path)
-    if picture.shape[:2] != (sample.height, sample.width):
-        listed, found = (sample.width, sample.height), picture.shape[1::-1]
-        raise PictureError(f"{sample.path}: listed with width and height {listed}, the picture has {found}")
-    return sample, picture
+    return sample, decode_sample(sample)
 
 
 def _load_progress(out: str, settings: dict[str, Any], rows: int) -> Progress:

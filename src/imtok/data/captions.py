@@ -1,6 +1,7 @@
 """Captions for pictures that have none of their own: from a table, a template, or a vision-language model."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -20,10 +21,10 @@ def make_captioner(captions: str) -> Captioner:
 
     Args:
         captions: a JSONL or CSV file with an image column and `captions` or `caption`; its captions replace those of
-            the pictures it lists, named by path or by file name. Or a template like "a photo of a {label}"; it serves
-            pictures that have a label and no caption. Or a local folder with a vision-language model of the
-            transformers library; it writes captions of up to 75 words for pictures that have none (25 behind a colon:
-            `MODEL:25`), as TexTok's appendix D asks for them.
+            the pictures it lists, named by their path (in the collection, or from further up) or by file name. Or a
+            template like "a photo of a {label}"; it serves pictures that have a label and no caption. Or a local folder
+            with a vision-language model of the transformers library; it writes captions of up to 75 words for pictures
+            that have none (25 behind a colon: `MODEL:25`), as TexTok's appendix D asks for them.
 
     Raises:
         DataError: nothing of that kind, or a template that names something else than {label}.
@@ -92,8 +93,19 @@ def read_captions(path: str) -> dict[str, list[str]]:
 
 def _from_table(path: str) -> Captioner:
     captions = read_captions(path)
+    named = defaultdict[str, list[str]](list)
+    for image in captions:
+        named[PurePosixPath(image).name].append(image)
 
     def from_table(sample: Sample) -> list[str]:
-        return captions.get(sample.path) or captions.get(PurePosixPath(sample.path).name) or sample.captions
+        image = _listed_as(sample.path, named[PurePosixPath(sample.path).name])
+        return captions.get(image or "") or sample.captions
 
     return from_table
+
+
+def _listed_as(path: str, images: list[str]) -> str | None:
+    """A picture by its name in a table: its path, that from further up, or less of it, down to the file's name."""
+    if longer := [image for image in images if f"/{image}".endswith(f"/{path}")]:
+        return min(longer, key=len)
+    return max((image for image in images if f"/{path}".endswith(f"/{image}")), key=len, default=None)

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from imtok.data.pictures import decode, encode
+from imtok.data.pictures import decode_sample, encode
 from imtok.data.sample import Face, Sample, TextRegion
 from imtok.data.transforms import CropConfig, zoom_targets
 
@@ -33,7 +33,7 @@ def close_ups(
         return
     digest = hashlib.sha256(sample.path.encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    picture, stem = decode(sample.image, sample.path), PurePosixPath(sample.path).with_suffix("")
+    picture, stem = decode_sample(sample), PurePosixPath(sample.path).with_suffix("")
     for index in sorted(rng.permutation(len(targets))[:most]):
         crop, region = targets[index].draw_crop(rng), targets[index].region
         words = list(crop.words([region])) if isinstance(region, TextRegion) else None

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from imtok.config import ConfigError, config
 from imtok.data.order import shuffled_index, split_slot, stretches
-from imtok.data.pictures import decode, from_uint8
+from imtok.data.pictures import decode_sample, from_uint8
 from imtok.data.readers import open_source
 from imtok.data.sample import Face, PictureError, Sample, Source, TextRegion
 from imtok.data.transforms import Crop, CropConfig, centre_crop, random_crop
@@ -238,9 +238,7 @@ class _Example:
 
 
 def _example(sample: Sample, crop: Crop, config: DataConfig, rng: np.random.Generator) -> _Example:
-    picture = decode(sample.image, sample.path)
-    if picture.shape[:2] != (sample.height, sample.width):
-        raise PictureError(f"{sample.path}: its row says {sample.width} x {sample.height}, the picture differs")
+    picture = decode_sample(sample)
     words = crop.words(_detected(sample.words or [], "word", sample.path, config.drop_regions))
     faces = crop.faces(_detected(sample.faces or [], "face", sample.path, config.drop_regions))
     drawn_words = _draw(list(words), config.max_words, rng)

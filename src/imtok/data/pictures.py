@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from imtok.data.addresses import locate
-from imtok.data.sample import PictureError
+from imtok.data.sample import PictureError, Sample
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 """Upright RGB pixels."""
@@ -71,6 +71,21 @@ def decode(data: bytes, path: str = "picture", max_pixels: int = MAX_PIXELS) -> 
             raise PictureError(f"{path}: {fate} {image.format} ({_reason(error)})") from None
 
 
+def decode_sample(sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
+    """A sample's picture, which must have the size that its annotations were made for.
+
+    Raises:
+        PictureError: see `decode`, and another size than the sample says.
+    """
+    picture = decode(sample.image, sample.path)
+    if picture.shape[:2] != (sample.height, sample.width):
+        height, width = picture.shape[:2]
+        raise PictureError(
+            f"{sample.path}: its row says {sample.width} x {sample.height} pixels, the picture has {width} x {height}"
+        )
+    return picture
+
+
 def measure(data: bytes, path: str = "picture", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height of the upright picture, from its header alone.
 
@@ -105,14 +120,15 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     filesystem, place = locate(path)
     try:
         with filesystem.open(place, "rb") as file:
-            data = file.read(max_bytes + 1)
+            too_large = (getattr(file, "size", None) or 0) > max_bytes
+            data = b"" if too_large else file.read(max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError) as error:
         raise PictureError(f"{path}: {_reason(error)}") from None
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise
         raise PictureError(f"{path}: {_reason(error)}") from None
-    if len(data) > max_bytes:
+    if too_large or len(data) > max_bytes:
         raise PictureError(f"{path}: larger than {max_bytes} bytes")
     return data
 

@@ -240,7 +240,7 @@ def _parse_object(text: str, where: str, refusal: type[DataError] = DataError) -
 def _open_tar(path: str) -> Any:
     """The stream of tar blocks, decompressed on the fly where the name says so."""
     filesystem, place = locate(path)
-    return filesystem.open(place, "rb", compression="infer")
+    return filesystem.open(place, "rb", compression="gzip" if place.lower().endswith("gz") else None)
 
 
 def _index_tar(path: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:

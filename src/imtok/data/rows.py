@@ -16,7 +16,8 @@ def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
     `words`: objects with `box` and optionally `text`, `quad`, `score`, `ratio`; `faces`: `box` and optionally
     `landmarks`, `score` (or `conf`), `ratio`; `captions`: a list, or `caption`: a string; `label` (or `class`),
     `source`, `cluster`. Boxes are clipped to the picture; those with nothing left are dropped. What is not Unicode in a
-    name (bytes of another encoding) or in a text (half a surrogate pair) is written as its number.
+    name (bytes of another encoding) or in a text (half a surrogate pair) is written as its number. Columns of these
+    names that hold something else, such as words without boxes, are another project's, and ignored.
 
     Raises:
         PictureError: the picture's header is unreadable, `size` contradicts it, or a word or face is malformed.
@@ -25,7 +26,8 @@ def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
     width, height = measure(image, path)
     try:
         size, words, faces = (_loads(row.get(column)) for column in ("size", "words", "faces"))
-        if size is not None and [int(side) for side in size] != [width, height]:
+        words, faces = (regions if _are_objects(regions) else None for regions in (words, faces))
+        if isinstance(size, list | tuple) and [int(side) for side in size] != [width, height]:
             raise ValueError(f"made for {size}, but the upright picture is {[width, height]}")
         label = row.get("label", row.get("class"))
         return Sample(
@@ -56,6 +58,10 @@ def listed_captions(row: Mapping[str, Any]) -> list[str]:
         if isinstance(captions, str)
         else [_text(caption) for caption in captions if caption is not None]
     )
+
+
+def _are_objects(regions: Any) -> bool:
+    return isinstance(regions, list) and all(isinstance(region, Mapping) for region in regions)
 
 
 def _words(words: Any, width: int, height: int) -> Iterator[TextRegion]:

@@ -3,7 +3,7 @@
 import json
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import accumulate
@@ -199,9 +199,21 @@ class ShardReader(Source):
     def annotations(self) -> Iterator[Sample]:
         """Every row without its picture (`image` is empty): a quick scan that reads no image bytes."""
         for path, footer in zip(self._rows.paths, self._rows.footers, strict=True):
-            with _readable(path), fsspec.open(path, "rb") as file:
-                for batch in pq.ParquetFile(file, metadata=footer).iter_batches(columns=_ANNOTATIONS):
-                    yield from map(from_row, batch.to_pylist())
+            try:
+                yield from _annotations(path, footer, range(footer.num_row_groups))
+            except PictureError:  # then those groups that can be read
+                for group in range(footer.num_row_groups):
+                    try:
+                        yield from _annotations(path, footer, [group])
+                    except PictureError:
+                        empty = Sample(image=b"", path="", width=0, height=0)
+                        yield from [empty] * footer.row_group(group).num_rows
+
+
+def _annotations(path: str, footer: pq.FileMetaData, groups: Sequence[int]) -> list[Sample]:
+    with _readable(path), fsspec.open(path, "rb") as file:
+        table = pq.ParquetFile(file, metadata=footer).read_row_groups(list(groups), columns=_ANNOTATIONS)
+        return [from_row(row) for row in table.to_pylist()]
 
 
 def find_shards(paths: Paths) -> list[str]:

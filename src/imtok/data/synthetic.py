@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from imtok.data.annotate import Annotator, annotate_source
 from imtok.data.filters import KeepRules
-from imtok.data.fonts import find_typefaces
+from imtok.data.fonts import Typeface, find_typefaces
 from imtok.data.grounds import Colour, draw_colour, draw_ground, find_photos, with_article
 from imtok.data.pictures import MAX_PIXELS, encode
 from imtok.data.plain_signs import PlainSigns, PlainSplit
@@ -218,12 +218,20 @@ class SyntheticPictures(Source):
                 return label, [word.moved(round(canvas * _MARGIN + x), round(canvas * _MARGIN + y)) for word in words]
         raise DataError(f"no words {self.word_height[0]:g} pixels high fit in pictures of {self.size}")
 
+    def _say_much(self, rng: np.random.Generator) -> tuple[Typeface, str]:
+        """A paragraph, and a typeface with its letters."""
+        for _ in range(_ATTEMPTS):
+            face = self.typefaces[rng.integers(len(self.typefaces))]
+            text = draw_paragraph(rng, self.split)
+            text = text if face.has_lower_case else text.upper()
+            if all(face.draws(word) for word in text.split()):
+                return face, text
+        raise DataError("no typeface has the letters of a paragraph")
+
     def _draw_paragraph(self, rng: np.random.Generator) -> "_Drawn":
         paper = draw_colour(rng) if rng.random() < 0.5 else Colour("white", (255, 255, 255))
         ink = draw_colour(rng, (paper,), _PARAGRAPH_CONTRAST)
-        face = self.typefaces[rng.integers(len(self.typefaces))]
-        text = draw_paragraph(rng, self.split)
-        text = text if face.has_lower_case else text.upper()
+        face, text = self._say_much(rng)
         free = self.size * (1 - 2 * _MARGIN)
         size = round(largest_size(face, text, free, free) * rng.uniform(0.8, 1.0))
         if size < _SMALLEST_PRINT:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from imtok import pretrained
 from imtok.config import FORMAT_VERSION, ConfigError
 from imtok.data.addresses import exists, join, list_files, read_json, write_text
-from imtok.data.annotate import check_finished
+from imtok.data.annotate import check_alone, check_finished
 from imtok.data.arrow import OPEN_FILES, open_arrow, write_arrow
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError
@@ -49,10 +49,11 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
 
     Raises:
         ConfigError: a length that the encoder cannot read, or batches of nothing.
-        DataError: unfinished shards, no captions, no text encoder, features by other weights of it, or states that are
-            not finite.
+        DataError: several processes, unfinished shards, no captions, no text encoder, features by other weights of it,
+            or states that are not finite.
         MissingWeights: the encoder is not here.
     """
+    check_alone(data)
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size} must be at least 1")
     network = pretrained.load(encoder)

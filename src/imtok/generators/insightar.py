@@ -192,9 +192,11 @@ def _language_model(architecture: dict[str, Any], tokens: int) -> Any:
     Raises:
         ConfigError: the library knows no such model, or it is not causal, too short, or lacks an input that is needed.
     """
-    from transformers import AutoConfig, AutoModel
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
+    try:
+        from transformers import AutoConfig, AutoModel
+        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    except ImportError:
+        raise ConfigError("insightar: language models need `pip install 'imtok[networks]'`") from None
     settings = dict(architecture)
     kind = settings.pop("model_type")
     try:

@@ -14,6 +14,8 @@ from imtok.tokenizers.quantization import Quantized, Quantizer, nearest_codes
 
 _POOL_ROWS = 1 << 16
 """Vectors of one step, per rank, from which dead codes are restarted."""
+_FORGOTTEN = 1e-12
+"""Running count below which a code's mean is lost to rounding: it stays where it is."""
 
 
 @config
@@ -120,8 +122,9 @@ class EMAVectorQuantizer(Quantizer):
             drawn = self._draw(pool, len(dead))
             statistics.count[dead] = statistics.count.mean()
             statistics.sum[dead] = drawn * statistics.count[dead, None]
-        means = statistics.sum / statistics.count.clamp_min(1e-12)[:, None]
-        self.codebook.copy_(F.normalize(means, dim=-1) if self.config.normalize else means)
+        means = statistics.sum / statistics.count.clamp_min(_FORGOTTEN)[:, None]
+        means = F.normalize(means, dim=-1) if self.config.normalize else means
+        self.codebook.copy_(torch.where(statistics.count[:, None] > _FORGOTTEN, means, self.codebook))
         used = torch.count_nonzero(count).item() / min(len(count), count.sum().item())
         return {"codebook_used": used, "codebook_restarts": 0.0 if self.bypass else float(len(dead))}
 

@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from imtok.config import ConfigError
-from imtok.data.annotate import check_finished
+from imtok.data.annotate import check_alone, check_finished
 from imtok.data.latent_statistics import write_statistics
-from imtok.data.pictures import decode, from_uint8
+from imtok.data.pictures import decode_sample, from_uint8
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError, PictureError, Sample, Source
 from imtok.data.token_shards import TokenManifest, Tokens, TokenShards, TokenWriter
@@ -56,8 +56,10 @@ def encode_pictures(
 
     Raises:
         ConfigError: no such tokenizer, a size that it cannot cut into patches, or batches of nothing.
-        DataError: `source` is not finished, none of the pictures can be read, or `out` was begun with something else.
+        DataError: several processes, `source` is not finished, none of the pictures can be read, or `out` was begun
+            with something else.
     """
+    check_alone(out)
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size} must be at least 1")
     model = load(tokenizer, best_device())
@@ -146,7 +148,7 @@ def _batches(
         sample, found = Sample(image=b"", path=f"row {row}", width=0, height=0), []
         try:
             sample = pictures[row]
-            picture = decode(sample.image, sample.path)
+            picture = decode_sample(sample)
             found = [crop.pixels(picture) for crop in crops_of(sample, rule, resolution)]
         except PictureError as error:
             tqdm.write(f"left out: {error}")

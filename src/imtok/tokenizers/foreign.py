@@ -20,7 +20,7 @@ Tensors = Mapping[str, Tensor]
 _TRAINING_ONLY = re.compile(
     r"loss\.|discriminator\."  # the loss networks of a Lightning checkpoint
     r"|model_ema\."  # a second, averaged copy of all weights
-    r"|quantize\w*\.(codebook_used|cluster_size|embed_avg)$"  # counters and running statistics of a codebook
+    r"|quantize\w*\.(embedding\.)?(codebook_used|cluster_size|embed_avg)$"  # statistics of a codebook
 )
 """Names of what is no part of the tokenizer."""
 _WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
@@ -165,7 +165,7 @@ _ENDS = {
 
 def _end_name(name: str) -> str | None:
     stem, _, kind = name.rpartition(".")
-    if stem == "quantize.embedding":
+    if name == "quantize.embedding.weight":
         return "quantizer.codebook"
     return f"{_ENDS[stem]}.{kind}" if stem in _ENDS else None
 
@@ -231,7 +231,7 @@ def _fqgan_name(name: str, levels: int, order: list[str]) -> str | None:
         if branch not in order:
             return None
         if stem == "quantize":
-            return f"quantizer.branches.{order.index(branch)}.codebook"
+            return f"quantizer.branches.{order.index(branch)}.codebook" if rest == "embedding.weight" else None
         return f"encoder.branches.{order.index(branch)}.{_BRANCH[stem]}.{rest}"
     return _llamagen_name(name, levels)
 

@@ -104,19 +104,20 @@ class Reader:
         return self
 
     def require_text(self) -> None:
-        """Make sure that there is something to hear: a run without would be one without text, and not say so.
+        """Make sure that there is something to learn from: a run without would be one without text, and not say so.
 
         Raises:
-            ConfigError: not one picture of the data has a caption, or a class where it is classes that are told.
+            ConfigError: not one picture of the first folder has a caption, or a class where classes are told.
         """
-        pictures = (sample for folder in self._data for sample in open_source(folder).annotations())
+        training = self._data[0]
+        pictures = open_source(training).annotations()
         if self.config.told == "labels":
             if not any(sample.label is not None for sample in pictures):
-                raise ConfigError(f"{self._places}: the tokenizer hears of classes, and no picture has one")
+                raise ConfigError(f"{training}: the tokenizer hears of classes, and no picture has one")
         elif not any(sample.captions for sample in pictures):
             raise ConfigError(
-                f"{self._places}: the tokenizer hears of captions, and no picture has one; imtok annotate --captions "
-                "gives them some"
+                f"{training}: the tokenizer hears of captions, and no picture has one; imtok annotate --captions gives "
+                "them some"
             )
 
     def prepare(self, captions: Iterable[str] | None = None) -> None:

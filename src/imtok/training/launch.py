@@ -35,7 +35,7 @@ from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.feeds import PictureFeed, TokenFeed
 from imtok.training.generator_task import GeneratorTask, GeneratorValidation
 from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
-from imtok.training.tasks import TokenizerTask
+from imtok.training.tasks import TokenizerTask, check_pictures
 from imtok.training.trainer import Trainer
 from imtok.training.validation import Validation
 
@@ -142,6 +142,7 @@ def _tokenizer_trainer(
     for shards in (data, validation or data):
         check_finished(shards)
     source = open_source(data)
+    check_pictures(config, source)
     shown = source if validation is None else open_source(validation)
     looks = Validation(config, shown, held_out=validation is not None, reader=task.reader)
     return Trainer(config, task, PictureFeed(source, config.data), looks, folder, device)

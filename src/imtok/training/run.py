@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from imtok.config import ConfigError, config
@@ -69,6 +70,9 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.r1_every < 1:
             raise ConfigError(f"losses: r1_every = {self.r1_every} must be at least 1")
+        if min(self.discriminator_start, self.adversarial_start) < 0:
+            raise ConfigError("losses: discriminator_start and adversarial_start must not be negative")
+        check_weights(self.weights(), "losses")
 
     def weights(self) -> dict[str, float]:
         """Weight of each term, by the term's name."""
@@ -78,6 +82,16 @@ class LossConfig:
             for field in dataclasses.fields(self)
             if field.name.endswith(suffix)
         }
+
+
+def check_weights(weights: Mapping[str, float], where: str) -> None:
+    """Whether losses can have such weights.
+
+    Raises:
+        ConfigError: one is negative or no number.
+    """
+    if wrong := [term for term, weight in weights.items() if not 0 <= weight < math.inf]:
+        raise ConfigError(f"{where}: the weight of {wrong[0]} is {weights[wrong[0]]}; it must be 0 or more")
 
 
 @config
@@ -101,6 +115,7 @@ class Phase:
         unknown = self.weights.keys() - LossConfig().weights().keys()
         if unknown:
             raise ConfigError(f"phase {self.name}: no loss term is called {', '.join(sorted(unknown))}")
+        check_weights(self.weights, f"phase {self.name}")
         if self.steps < 1 or not 0 <= (self.region_share or 0) <= 1:
             raise ConfigError(f"phase {self.name}: steps must be at least 1 and region_share in [0, 1]")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
@@ -260,6 +275,11 @@ class GeneratorRunConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.sampling, wanted := sampling_of(self.generator)):
             raise ConfigError(f"{self.name}: sampling is no {wanted.__name__}, by which a {self.generator.kind} draws")
+        for phase in self.training.phases:
+            if phase.weights or phase.region_share is not None or not phase.quantize:
+                raise ConfigError(
+                    f"phase {phase.name}: weights, region_share and quantize are a tokenizer's; generators have none"
+                )
 
 
 AnyRunConfig = RunConfig | GeneratorRunConfig

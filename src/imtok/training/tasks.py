@@ -1,5 +1,6 @@
 """A task is a model with its losses: what the trainer drives."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from imtok import pretrained
 from imtok.config import ConfigError
 from imtok.data.loader import Batch
+from imtok.data.sample import Source
 from imtok.layers.model import Model
 from imtok.losses.adversarial import LeCAM, discriminator_loss, generator_loss, r1_penalty
 from imtok.losses.discriminators import PatchDiscriminatorConfig, StyleDiscriminatorConfig, build_discriminator
@@ -26,6 +28,8 @@ from imtok.tokenizers.quantization import Quantizer
 from imtok.tokenizers.text import Reader
 from imtok.training.run import LossConfig, Phase, RunConfig
 
+_logger = logging.getLogger(__name__)
+
 Losses = dict[str, Float[Tensor, ""]]
 
 _WHY_ABSENT = {
@@ -37,6 +41,8 @@ _WHY_ABSENT = {
 """Losses of the codes that not every tokenizer has, each with the reason why one lacks it."""
 _OF_PICTURES = frozenset({"l1", "l2", "perceptual", "text", "face", "ocr", "adversarial"})
 """Losses of what is drawn, which train every part."""
+_OF_REGIONS = {"words": "text", "faces": "face"}
+"""Losses by the regions that they look at."""
 
 
 class Task(nn.Module, ABC):
@@ -304,6 +310,29 @@ def check_parts(model: Model, phases: Sequence[Phase]) -> None:
         if not any(isinstance(part, nn.Parameter) or any(True for _ in part.parameters()) for part in parts):
             trains = ", ".join(phase.trains) or "no part"
             raise ConfigError(f"phase {phase.name}: trains {trains}, in which the optimizer finds nothing to train")
+
+
+def check_pictures(config: RunConfig, pictures: Source) -> None:
+    """Whether some picture has what the weighed losses look at; what lacks words or faces is said, as their loss is 0.
+
+    Raises:
+        ConfigError: a branch shall predict captions, and there are none.
+    """
+    settings, phases = config.losses, config.training.phases
+    missing = {regions: term for regions, term in _OF_REGIONS.items() if _weighed(term, settings, phases)}
+    targets = settings.representation.targets if _weighed("representation", settings, phases) else ()
+    if texts := [target.network for target in targets if target.network.startswith("text_encoder/")]:
+        missing["captions"] = texts[0]
+    samples = pictures.annotations() if missing else iter(())
+    while missing and (sample := next(samples, None)) is not None:
+        missing = {kind: what for kind, what in missing.items() if not getattr(sample, kind)}
+    if "captions" in missing:
+        raise ConfigError(
+            f"representation: {missing['captions']} reads captions, and no picture has one; imtok annotate --captions "
+            "gives them some, --losses.representation-weight 0 does without"
+        )
+    for regions, term in missing.items():
+        _logger.warning("losses: %s has a weight, but no picture has %s: it stays 0", term, regions)
 
 
 def _weighed(term: str, settings: LossConfig, phases: Sequence[Phase]) -> bool:
