@@ -145,6 +145,16 @@ def test_generators_equal_one_process_whether_weights_are_shared_or_not(
                     assert [name for name in compared if difference(expected[name], ours[name]) > 1e-5] == []
 
 
+def test_a_run_of_two_is_killed_and_goes_on_to_the_same_bits(signs: str, tmp_path: Path) -> None:
+    script = HERE / "two_ranks_resumed.py"
+    for folder, killed_at in (("straight", 0), ("killed", 7), ("killed", 0)):
+        launch(2, script, tmp_path / folder, signs, killed_at)
+        if killed_at:
+            assert RunFolder(tmp_path / folder / "run").read_metrics()[-1]["step"] < 7
+    straight, killed = (load_file(tmp_path / name / "run/model.safetensors") for name in ("straight", "killed"))
+    assert [name for name in straight if not torch.equal(straight[name], killed[name])] == []
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_run_with_shared_weights_is_killed_and_goes_on_to_the_same_bits(
     tokens: dict[str, str], tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
