@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,13 @@ def test_demo_prints_its_table_and_writes_its_report(tmp_path: Path, capsys: pyt
         needs(name)
     assert main(["demo", "--out", str(tmp_path), "--signs", "4"]) == 0
     grids = [name for name in shipped() if load(name).tokens_on_grid]
-    assert {tuple(row[:2]) for row in table(capsys.readouterr().out)[2:]} == {
+    first, second = tables(capsys.readouterr().out)
+    assert {tuple(row[:2]) for row in first[2:]} == {
         (name, data) for name in grids for data in ("signs", "page of text", "photos")
+    }
+    heard = ("baseline-nano", "textok-nano", "textok-nano, wrong captions")
+    assert {tuple(row[:2]) for row in second[2:]} == {
+        (name, f"signs of {words} words") for name in heard for words in ("known", "new")
     }
     results = json.loads((tmp_path / "metrics.json").read_text())["results"]
     page = next(r["metrics"] for r in results if r["data"] == "page of text")
@@ -46,24 +52,24 @@ def test_tokenizers_without_a_grid_see_signs_with_right_and_wrong_captions(
 
 
 @pytest.mark.slow  # about two minutes
-def test_the_readme_s_table_is_what_the_demo_prints(
+def test_the_readme_s_tables_are_what_the_demo_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], needs: Callable[[str], Any]
 ) -> None:
     """To the word, and to the numbers but for what another processor may round: a word in twenty, a twentieth dB."""
     for name in ("text_judge/easyocr", "face_judge/dlib", "text_detector/ppocrv6", "face_detector/mtcnn"):
         needs(name)
     assert main(["demo", "--out", str(tmp_path)]) == 0
-    printed = table(capsys.readouterr().out)
-    stated = table((Path(__file__).parents[1] / "README.md").read_text())
-    assert [row[:2] for row in printed] == [row[:2] for row in stated]
-    assert printed[0] == stated[0]
-    for ours, theirs in zip(printed[2:], stated[2:], strict=True):
-        assert [float(cell or 0) for cell in ours[2:]] == pytest.approx(
-            [float(cell or 0) for cell in theirs[2:]], abs=0.05
-        )
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for printed, stated in zip(tables(capsys.readouterr().out), tables(readme), strict=True):
+        assert [row[:2] for row in printed] == [row[:2] for row in stated]
+        assert printed[0] == stated[0]
+        for ours, theirs in zip(printed[2:], stated[2:], strict=True):
+            assert [float(cell or 0) for cell in ours[2:]] == pytest.approx(
+                [float(cell or 0) for cell in theirs[2:]], abs=0.05
+            )
 
 
-def table(text: str) -> list[list[str]]:
-    """The cells of the table that begins with the tokenizers' names."""
-    lines = text[text.index("| tokenizer ") :].partition("\n\n")[0].splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+def tables(text: str) -> list[list[list[str]]]:
+    """The cells of each table that begins with the tokenizers' names."""
+    found = re.findall(r"^\| tokenizer .*\n(?:\|.*\n)+", text, re.MULTILINE)
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in one.splitlines()] for one in found]

@@ -1,12 +1,15 @@
 """Wrong captions: every picture hears of another one, in whatever batches they come."""
 
 import html
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from imtok import presets
 from imtok.cli import main
+from imtok.data.plain_signs import PlainSigns
 from imtok.data.readers import open_source
 from imtok.data.sample import Sample
 from imtok.data.synthetic import synthesize
@@ -55,6 +58,21 @@ def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -
     page = html.unescape((tmp_path / "out/report.html").read_text())
     assert all(f"hearing, told “{label}”" in page for label in labels.values())
     assert len({sample.label for sample in open_source(signs)}) > 1
+
+
+def test_the_shipped_textok_writes_what_it_is_told(needs: Callable[[str], Any]) -> None:
+    """Right captions against wrong ones and against its twin without text, on signs that none of them has seen."""
+    needs("text_encoder/minilm")
+    signs = {
+        split: PlainSigns(48, seed=77, size=64, split=split, labels=("shop", "animal", "food"), steady=True)
+        for split in ("combinations", "words")
+    }
+    found = evaluate(["textok-nano", "baseline-nano"], signs, metrics=["psnr"], checks=False, wrong_captions=True)
+    lost = {(one.tokenizer, one.data): one for one in found.comparisons}
+    for known in ("textok-nano, wrong captions", "baseline-nano"):
+        assert lost[known, "combinations"].high < -5
+    assert lost["textok-nano, wrong captions", "words"].high < 0
+    assert found.score("textok-nano", "combinations", "psnr").low > 30
 
 
 def test_a_caption_s_bits_are_spread_over_the_picture_s_pixels() -> None:
