@@ -242,7 +242,8 @@ def test_reconstructions_have_the_same_numbers_in_the_other_command(
     common = ["--data", str(photos), "--size", "32", "--fit", "crop", "--protocol", "imagenet-val-reconstruction"]
     assert main(["evaluate", str(drawn), *common, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "on photos: 50 pictures, 50000 are wanted; pictures of 32 x 32 pixels, 256 x 256 are wanted\n" in said
+    sizes = "pictures of 32 x 32 pixels, 256 x 256 or 512 x 512 are wanted"
+    assert f"on photos: 50 pictures, 50000 are wanted; {sizes}\n" in said
     written = json.loads((tmp_path / "out/metrics.json").read_text())
     assert written["preprocessing"] == "centred square, bicubic with antialiasing, 32 px"
     scores = {result["tokenizer"]: result["metrics"] for result in written["results"]}
@@ -564,7 +565,7 @@ def test_protocols_measure_what_there_is_and_say_what_differs(only_tiny: None, d
         "psnr was not measured",
         "60 pictures, 50000 are wanted",
         "50 pictures of the reference, 50000 are wanted",
-        "pictures of 32 x 32 pixels, 256 x 256 are wanted",
+        "pictures of 32 x 32 pixels, 256 x 256 or 512 x 512 are wanted",
     ]
     assert "not the numbers of the protocol" in str(found)
     quotes = PROTOCOLS["quotes"]
