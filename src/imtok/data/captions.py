@@ -76,23 +76,13 @@ def _from_model(folder: Path, max_words: int) -> Captioner:
     return from_model
 
 
-def read_captions(path: str) -> dict[str, list[str]]:
-    """The captions of a JSONL or CSV table by the pictures' names in it.
-
-    Raises:
-        DataError: a line that names no picture, or no table.
-    """
+def _from_table(path: str) -> Captioner:
     captions: dict[str, list[str]] = {}
     for line, row in read_table(path):
         image = image_of(row)
         if image is None:
             raise DataError(f"{path}:{line}: names no image")
         captions.setdefault(image, []).extend(listed_captions(row))
-    return captions
-
-
-def _from_table(path: str) -> Captioner:
-    captions = read_captions(path)
     named = defaultdict[str, list[str]](list)
     for image in captions:
         named[PurePosixPath(image).name].append(image)

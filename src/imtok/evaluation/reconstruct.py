@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 
 from imtok.config import ConfigError
-from imtok.data.captions import read_captions
+from imtok.data.captions import make_captioner
 from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
 from imtok.data.readers import IMAGE_SUFFIXES
-from imtok.data.sample import DataError
+from imtok.data.sample import DataError, Sample
 from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load
@@ -81,8 +81,8 @@ def captions_of(files: Sequence[Path], captions: str) -> list[str | None]:
 
     Args:
         files: the pictures.
-        captions: a table (.jsonl or .csv) that names them by path, as given or seen from the table, or by file name;
-            or one caption for all.
+        captions: a table (.jsonl or .csv) that names them by path, or as much of it as tells them apart, down to the
+            file's name; or one caption for all.
 
     Raises:
         ConfigError: the table names none of them, or a file that is no table.
@@ -92,10 +92,10 @@ def captions_of(files: Sequence[Path], captions: str) -> list[str | None]:
         if os.path.isfile(captions):  # and is no caption
             raise ConfigError(f"{captions}: captions of pictures are listed in a .jsonl or .csv")
         return [captions] * len(files)
-    listed, found = read_captions(captions), list[str | None]()
-    for file in files:
-        names = (str(file), Path(os.path.relpath(file, Path(captions).parent)).as_posix(), file.name)
-        found.append(next((listed[name][0] for name in names if listed.get(name)), None))
+    captioner = make_captioner(captions)
+    places = (Path(os.path.abspath(file)).as_posix() for file in files)
+    listed = (captioner(Sample(image=b"", path=place, width=1, height=1)) for place in places)
+    found = [those[0] if those else None for those in listed]
     if not any(found):
         raise ConfigError(f"{captions}: has captions of none of the {len(files)} pictures")
     return found

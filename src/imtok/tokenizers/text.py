@@ -17,10 +17,10 @@ from imtok.data.readers import open_source
 from imtok.data.text_features import TextFeatures, distinct_captions, features_folder, has_features
 from imtok.pretrained.language import TextEncoder
 
-Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
-"""Text states and their mask (True where there is a token)."""
 _logger = logging.getLogger(__name__)
 
+Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
+"""Text states and their mask (True where there is a token)."""
 LABELS = "labels"
 """In place of an encoder: pictures are told by their class alone."""
 
