@@ -101,6 +101,7 @@ def insightar_nano() -> GeneratorRunConfig:
             max_prompt_tokens=128,
             head="linear",
         ),
+        sampling=SamplingConfig(guidance_scale=(2.0,), top_p=0.9),
         training=dataclasses.replace(
             base.training,
             phases=(Phase(name="train", steps=4000, trains=("all",)),),
@@ -112,7 +113,7 @@ def insightar_nano() -> GeneratorRunConfig:
             ema_decay=0.999,
             gradient_checkpointing=False,
             shard_weights=False,
-            precision="fp32",
+            precision="bf16",
             save_every=250,
             preview_every=1000,
             evaluate_every=1000,
