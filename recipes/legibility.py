@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nano_data import plain_signs
 
@@ -32,7 +32,9 @@ METRICS = ("rendered_text_ned", "rendered_word_accuracy", "rendered_word_accurac
 
 Item = TypeVar("Item")
 Readings = dict[str, Items]
-"""How much of each picture's word was read, by split."""
+"""How much of each picture's word was read, by metric."""
+Prompts = list[tuple[str, str]]
+"""Prompts, and the words that they ask for."""
 
 
 def check_judges() -> None:
@@ -73,9 +75,18 @@ def reconstructed(tokenizer: str, signs: Sequence[Sample], out: Path) -> Path:
 
 def read_generated(run: Path, out: Path) -> dict[str, Readings]:
     """What is read on pictures that a generator draws from the same signs' prompts."""
-    for split in SPLITS:
-        generate(str(run), out / split, prompts=[sign.captions[0] for sign in wanted(split)])
-    return {split: _read(out / split, split) for split in SPLITS}
+    return {split: read_drawn(str(run), out / split, asked(wanted(split))) for split in SPLITS}
+
+
+def read_drawn(generator: str, out: Path, prompts: Prompts, **sampling: Any) -> Readings:
+    """What is read on pictures that a generator draws from prompts, one of each."""
+    generate(generator, out, prompts=[prompt for prompt, _ in prompts], **sampling)
+    return _measured(out, [word for _, word in prompts])
+
+
+def asked(signs: Iterable[Sample]) -> Prompts:
+    """The prompts that ask for these signs."""
+    return [(sign.captions[0], sign.words[0].text or "") for sign in signs if sign.words]
 
 
 def read_misled(run: Path, out: Path) -> dict[str, Readings]:
@@ -96,8 +107,7 @@ def read_misled(run: Path, out: Path) -> dict[str, Readings]:
 
 def read_showpiece(run: Path, out: Path) -> str:
     """One prompt, drawn with several seeds: how often its word is read."""
-    generate(str(run), out, prompts=[SHOWPIECE], count=SHOWPIECE_SEEDS)
-    found = _measured(out, [EXAMPLE[1]] * SHOWPIECE_SEEDS)["rendered_word_accuracy"]
+    found = read_drawn(str(run), out, [(SHOWPIECE, EXAMPLE[1])] * SHOWPIECE_SEEDS)["rendered_word_accuracy"]
     return f"{SHOWPIECE!r}, which the training has too: read in {found.values.sum():.0f} of {SHOWPIECE_SEEDS} seeds"
 
 
@@ -166,7 +176,7 @@ def _written(items: Sequence[Item], folder: Path, picture: Callable[[Item], byte
 
 
 def _read(folder: Path, split: PlainSplit) -> Readings:
-    return _measured(folder, [sign.words[0].text for sign in wanted(split) if sign.words])
+    return _measured(folder, [word for _, word in asked(wanted(split))])
 
 
 def _measured(folder: Path, words: Sequence[str]) -> Readings:

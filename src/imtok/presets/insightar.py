@@ -104,7 +104,7 @@ def insightar_nano() -> GeneratorRunConfig:
         sampling=SamplingConfig(guidance_scale=(2.0,), top_p=0.9),
         training=dataclasses.replace(
             base.training,
-            phases=(Phase(name="train", steps=4000, trains=("all",)),),
+            phases=(Phase(name="train", steps=2500, trains=("all",)),),
             global_batch_size=16,
             micro_batch_size=None,
             optimizer=OptimizerConfig(
@@ -115,8 +115,8 @@ def insightar_nano() -> GeneratorRunConfig:
             shard_weights=False,
             precision="bf16",
             save_every=250,
-            preview_every=1000,
-            evaluate_every=1000,
+            preview_every=500,
+            evaluate_every=500,
             evaluation_pictures=128,
         ),
     )
