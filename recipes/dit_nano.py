@@ -4,10 +4,10 @@
 
 What happens: plain signs are written down as latents of several tokenizers: `textok-nano` and `baseline-nano`, which
 come with imtok, those of recipes/textok_nano.py, and two small KL autoencoders that are trained here on the same
-pictures. Class-conditional DiTs of one size and schedule learn to draw each one's latents, and are timed and compared
-(Figure 4). Text-conditional ones learn it over TexTok and over its baseline (Table 3), of signs and of the captioned
-photographs that these have seen, and a judge reads their signs. Photographs have no class, so the others see none.
-Every step can be killed and goes on where it was.
+pictures. Class-conditional DiTs of one size learn to draw the latents of each in about the same time, and are compared
+in speed and quality (Figure 4). Text-conditional ones learn it over TexTok and over its baseline (Table 3), of signs
+and of the captioned photographs that these have seen, and a judge reads their signs. Photographs have no class, so the
+others see none. Every step can be killed and goes on where it was.
 
 TexTok's decoder hears a caption with the word in it: the prompt, or of a class one that no picture has. So the tables
 also show what is read when it hears that over latents that were drawn for something else.
@@ -43,7 +43,7 @@ from signs import DISTANCE, distance, encode, held_out_classes, render, run, sam
 from textok_nano import heard, short, shortened
 
 from imtok import presets
-from imtok.checkpoints import write_text
+from imtok.checkpoints import RunFolder, write_text
 from imtok.data.readers import open_source
 from imtok.data.token_shards import TokenShards
 from imtok.generators.catalog import load
@@ -51,15 +51,19 @@ from imtok.tokenizers.catalog import locate
 from imtok.training.run import GeneratorRunConfig
 
 RESOLUTION = 64
-FIGURE = ("textok-8", "textok-16", "textok-32", "kl-nano", "kl-nano-f2")
-"""Tokenizers of Figure 4, of 8, 16, 32, 256 and 1,024 tokens, all trained alike."""
+FIGURE = {
+    "textok-8": (3000, 64),
+    "textok-16": (2000, 64),
+    "textok-32": (1000, 64),
+    "kl-nano": (500, 16),
+    "kl-nano-f2": (200, 8),
+}
+"""Tokenizers of Figure 4, of 8, 16, 32, 256 and 1,024 tokens, all trained alike; and for how many steps, of how many
+pictures, a DiT learns to draw the latents of each, so that all take about as long."""
 PAIR = {"textok-nano": "dit-t2i-nano", "baseline-nano": "dit-t2i-nano-baseline"}
 """Tokenizers of Table 3, and what the generators over them are called; all are shipped or can be."""
-FIGURE_STEPS, FIGURE_BATCH = 160, 8
-FIGURE_SAMPLES, FIGURE_INFERENCE_STEPS = 64, 20
-"""So little that the row of 1,024 tokens takes about 26 minutes of one core: a step of its training was measured at
-5.5 s, one of drawing 16 guided pictures at 6.4 s (fp32)."""
-PAPER_SPEED = "14.3 times at 256 px, 93.5 times at 512 px, at the same FID; ours at the same steps"
+FIGURE_SAMPLES, FIGURE_INFERENCE_STEPS = 64, (5, 10, 20)
+PAPER_SPEED = "14.3 times at 256 px, 93.5 times at 512 px, at the same FID; ours at the same steps of drawing"
 PAPER_TEXT = "FID 2.82 and CLIP score 29.23 for TexTok, on ImageNet; its table is missing from our text"
 TIMED = 8
 """Pictures that are timed, together."""
@@ -123,41 +127,53 @@ def open_tokenizer(name: str, textok: Path, out: Path) -> Path:
 
 def figure_4(latents: dict[str, Path], signs: Path, out: Path, seed: int) -> list[str]:
     """The speed and the quality of class-conditional DiTs of one size over latents of each tokenizer."""
-    lines = ["| latents | tokens | a picture takes | speed | Fréchet distance |", "|---" * 5 + "|"]
+    lines = [
+        "| latents | tokens | trained for | steps of drawing | a picture takes | speed | Fréchet distance |",
+        "|---" * 7 + "|",
+    ]
     asked = held_out_classes(signs)[:FIGURE_SAMPLES]
-    runs = {name: run(figure_run(seed), of, out / name / f"figure-{seed}") for name, of in latents.items()}
+    runs = {name: run(figure_run(name, seed), of, out / name / f"figure-{seed}") for name, of in latents.items()}
+    tokens = {name: TokenShards(of / "train").manifest.tokens for name, of in latents.items()}
+    most = max(tokens, key=lambda name: tokens[name])
     seconds = timed(runs)
-    slowest = max(seconds.values())
     for name, trained in runs.items():
-        speed = f"{1000 * seconds[name]:.0f} ms | {slowest / seconds[name]:.1f} times"
-        far = distance(samples_of(trained, asked), signs / "combinations")
-        tokens = TokenShards(latents[name] / "train").manifest.tokens
-        lines.append(f"| {name} | {tokens} | {speed} | {far} |")
+        for steps in FIGURE_INFERENCE_STEPS:
+            takes = seconds[name, steps]
+            speed = f"{1000 * takes:.0f} ms | {seconds[most, steps] / takes:.1f} times"
+            far = distance(samples_of(trained, asked, num_inference_steps=steps), signs / "combinations")
+            lines.append(f"| {name} | {tokens[name]} | {minutes(trained):.0f} min | {steps} | {speed} | {far} |")
     return [*lines, "", f"paper: {PAPER_SPEED}"]
 
 
-def figure_run(seed: int) -> GeneratorRunConfig:
-    """dit-nano, shorter, with smaller batches, and drawn in fewer steps: 1,024 tokens a picture are many."""
+def figure_run(name: str, seed: int) -> GeneratorRunConfig:
+    """dit-nano, shorter, and with smaller batches where a picture has many tokens."""
     base = seeded(presets.get_generator("dit-nano"), seed)
-    training = dataclasses.replace(
-        base.training, steps=FIGURE_STEPS, global_batch_size=FIGURE_BATCH, evaluation_pictures=32
-    )
-    sampling = dataclasses.replace(base.sampling, num_inference_steps=FIGURE_INFERENCE_STEPS)
-    return dataclasses.replace(base, name="dit-nano-figure", sampling=sampling, training=training)
+    steps, pictures = FIGURE.get(name, FIGURE["kl-nano"])
+    training = dataclasses.replace(base.training, steps=steps, global_batch_size=pictures, evaluation_pictures=32)
+    return dataclasses.replace(base, name="dit-nano-figure", training=training)
 
 
-def timed(runs: dict[str, Path]) -> dict[str, float]:
-    """Seconds to draw a picture, of several together, tokenizer included; medians of rounds in which all take turns."""
+def minutes(trained: Path) -> float:
+    """How long all steps of a run took, without looks at what it draws."""
+    logged = [record for record in RunFolder(trained).read_metrics() if "seconds_per_step" in record]
+    return statistics.median(record["seconds_per_step"] for record in logged) * logged[-1]["step"] / 60
+
+
+def timed(runs: dict[str, Path]) -> dict[tuple[str, int], float]:
+    """Seconds to draw a picture in so many steps, of several together, tokenizer included.
+
+    Medians of rounds in which all take turns.
+    """
     pipelines = {name: load(str(trained)) for name, trained in runs.items()}
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    found: dict[tuple[str, int], list[float]] = {(name, steps): [] for name in runs for steps in FIGURE_INFERENCE_STEPS}
     for pipeline in pipelines.values():
         pipeline.generate([0] * TIMED, num_inference_steps=2)
     for _ in range(ROUNDS):
-        for name, pipeline in pipelines.items():
+        for name, steps in found:
             start = time.perf_counter()
-            pipeline.generate([0] * TIMED)
-            found[name].append((time.perf_counter() - start) / TIMED)
-    return {name: statistics.median(seconds) for name, seconds in found.items()}
+            pipelines[name].generate([0] * TIMED, num_inference_steps=steps)
+            found[name, steps].append((time.perf_counter() - start) / TIMED)
+    return {drawn: statistics.median(seconds) for drawn, seconds in found.items()}
 
 
 def table_3(tokenizers: dict[str, Path], captioned: Path, signs: Path, out: Path, seed: int) -> list[str]:

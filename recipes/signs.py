@@ -5,6 +5,7 @@ import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nano_data import PLAIN_SIGNS, SAID, plain_signs
 
@@ -104,10 +105,12 @@ def held_out_classes(signs: Path) -> list[str]:
     return [sign.label or "" for sign in ShardReader(str(signs / "combinations")).annotations()]
 
 
-def samples_of(run: Path, labels: Sequence[str] | None = None, prompts: Sequence[str] | None = None) -> Path:
-    """Where a generator's samples lie, one for each label or prompt."""
-    out = run.with_name(f"{run.name}-samples")
-    generate(str(run), out, labels, prompts)
+def samples_of(
+    run: Path, labels: Sequence[str] | None = None, prompts: Sequence[str] | None = None, **sampling: Any
+) -> Path:
+    """Where a generator's samples lie, one for each label or prompt, drawn by settings of its own or by others."""
+    out = run.with_name("-".join([run.name, "samples", *(str(value) for value in sampling.values())]))
+    generate(str(run), out, labels, prompts, **sampling)
     return out
 
 

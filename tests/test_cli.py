@@ -135,7 +135,7 @@ def test_reconstruct_shows_each_branch_alone(tmp_path: Path, capsys: pytest.Capt
     run.write_model(presets.create_tokenizer("fqgan-debug").weights())
     arguments = [str(tmp_path / "picture.png"), "--out", str(tmp_path / "out"), "--branches"]
     assert main(["reconstruct", str(run.path), *arguments]) == 0
-    with Image.open(tmp_path / "out/side_by_side/picture.png") as row:
+    with Image.open(tmp_path / "out_side_by_side/picture.png") as row:
         assert row.size == (4 * 40, 24)  # original, reconstruction, two branches
         views = [np.asarray(row)[:, 40 * i : 40 * (i + 1)] for i in (1, 2, 3)]
     assert not any((a == b).all() for a, b in combinations(views, 2))
@@ -221,7 +221,16 @@ def test_reconstruct_writes_pictures_at_their_own_size(tmp_path: Path, capsys: p
     assert main(["reconstruct", str(checkpoint), str(folder / "broken.jpg"), "--out", str(tmp_path / "none")]) == 2
     assert main(["reconstruct", str(checkpoint), str(folder), "--out", str(tmp_path / "out")]) == 0
     assert "2 pictures in" in capsys.readouterr().out
-    for name, size in (("wide", (70, 33)), ("tall", (31, 65)), ("side_by_side/wide", (140, 33))):
+    for name, size in (("wide", (70, 33)), ("tall", (31, 65)), ("../out_side_by_side/wide", (140, 33))):
         with Image.open(tmp_path / f"out/{name}.png") as written:
             assert written.size == size
     assert not (tmp_path / "out/broken.png").exists()
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".png"}  # and no folder
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/to").symlink_to(folder, target_is_directory=True)
+    assert main(["reconstruct", str(checkpoint), str(tmp_path / "linked"), "--out", str(tmp_path / "linked out")]) == 0
+    assert len(list((tmp_path / "linked out").iterdir())) == 2
+    weights = torch.load(checkpoint, weights_only=True)["model"]
+    torch.save({"model": {name: tensor * torch.nan for name, tensor in weights.items()}}, tmp_path / "nan.pt")
+    assert main(["reconstruct", str(tmp_path / "nan.pt"), str(folder), "--out", str(tmp_path / "nan")]) == 2
+    assert "answers NaN or infinity; its weights are broken" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any
 
 import ablation
 import branches
+import choose_sampling
 import dit_nano
 import far_nano
 import fqgan_nano
@@ -103,6 +104,15 @@ def test_an_ablation_changes_what_its_name_says(name: str, expected: set[str]) -
     configs = nano_ablations.configs()
     found = differences(configs[name], configs["both"])
     assert {min((n for n in expected if d.endswith(n)), default=d) for d in found} == expected
+
+
+def test_settings_are_chosen_on_other_prompts_than_they_are_judged_by() -> None:
+    chosen = choose_sampling.kept_for_the_choice()
+    judged = {prompt for prompt, _ in legibility.asked(legibility.wanted("combinations"))}
+    trained = {sample.captions[0] for sample in nano_data.plain_signs(500, size=32)}
+    assert len(dict(chosen)) == choose_sampling.PROMPTS
+    assert not dict(chosen).keys() & (judged | trained)
+    assert all(prompt.endswith(word) for prompt, word in chosen)
 
 
 def test_the_showpiece_is_a_prompt_of_the_training() -> None:
@@ -379,9 +389,9 @@ def few(monkeypatch, needs):
         (fqgan_nano, "STEPS", 2),
         (fqgan_nano, "EQUAL_BITS_STEPS", 2),
         (nano_data, "split_of", lambda sample: ("train", "validation", "test")[len(sample.path) % 3]),
-        (dit_nano, "FIGURE_STEPS", 2),
+        (dit_nano, "FIGURE", dict.fromkeys(dit_nano.FIGURE, (2, 2))),
         (dit_nano, "FIGURE_SAMPLES", 12),
-        (dit_nano, "FIGURE_INFERENCE_STEPS", 4),
+        (dit_nano, "FIGURE_INFERENCE_STEPS", (2, 4)),
         (dit_nano, "TIMED", 1),
         (far_nano, "STEPS", 2),
         (legibility, "PROMPTS", 3),
@@ -464,7 +474,7 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
     dit_nano.main(textok, tmp_path / "out")
     text = (tmp_path / "out/tables-0.md").read_text()
     for name, tokens in zip(dit_nano.FIGURE, (8, 16, 32, 256, 1024), strict=True):
-        assert f"| {name} | {tokens} |" in text
+        assert text.count(f"| {name} | {tokens} |") == 2
     assert text.count("latents of another prompt | words") == 2
     assert "rendered ones: " in text
     assert "| baseline-nano | " in text

@@ -170,7 +170,7 @@ def encode(argv: Sequence[str]) -> None:
 
 def reconstruct(argv: Sequence[str]) -> None:
     """Send pictures through a tokenizer and back: imtok reconstruct RUN IMAGES… --out DIR."""
-    from imtok.evaluation.reconstruct import reconstruct
+    from imtok.evaluation.reconstruct import reconstruct, side_by_side
 
     def run(
         tokenizer: str,
@@ -179,7 +179,7 @@ def reconstruct(argv: Sequence[str]) -> None:
         branches: bool = False,
         captions: str | None = None,
     ) -> None:
-        """Write DIR/NAME.png at each picture's own size, and DIR/side_by_side/NAME.png.
+        """Write DIR/NAME.png at each picture's own size, and DIR_side_by_side/NAME.png.
 
         Args:
             tokenizer: a run folder, a shipped name, or another project's checkpoint or diffusers folder.
@@ -191,7 +191,7 @@ def reconstruct(argv: Sequence[str]) -> None:
         written = reconstruct(tokenizer, images, out, branches, captions)
         if not written:
             raise InputError("none of the pictures can be read")
-        print(f"{len(written)} pictures in {out}, beside their originals in {out / 'side_by_side'}")
+        print(f"{len(written)} pictures in {out}, beside their originals in {side_by_side(out)}")
 
     _call(run, argv, "reconstruct", tokenizer="RUN", images="IMAGE [IMAGE ...]")
 

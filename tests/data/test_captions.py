@@ -21,12 +21,12 @@ def test_table(tmp_path):
     rows = [
         {"image": "a/p.jpg", "captions": ["one", "two"]},
         {"image": "q.jpg", "caption": "three"},
-        {"image": "q.jpg", "caption": "four"},
+        {"image": "q.jpg", "caption": 4},
     ]
     (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     captioner = make_captioner(str(tmp_path / "c.jsonl"))
     assert captioner(sample(captions=["old"])) == ["one", "two"]
-    assert captioner(sample("elsewhere/q.jpg")) == ["three", "four"]
+    assert captioner(sample("elsewhere/q.jpg")) == ["three", "4"]
     assert captioner(sample("x.jpg", captions=["old"])) == ["old"]
     places = ("/data/photos/a.jpg", "/data/photos/sub/a.jpg", "photos/b.jpg")
     (tmp_path / "d.jsonl").write_text("\n".join(json.dumps({"image": place, "caption": place}) for place in places))

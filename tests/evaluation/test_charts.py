@@ -42,6 +42,15 @@ def at(rate: float, value: float | None, low: float | None = None, high: float |
     return {"bits_per_pixel": Score(value=rate), "psnr": Score(value=value, low=low, high=high)}
 
 
+def test_the_caption_alone_stands_at_its_own_rate() -> None:
+    alone = {**at(0.0, 20.0), "bits_per_pixel_with_caption": Score(value=0.05)}
+    found = evaluation_of({"alone": alone, "both": at(0.1, 21.0)})
+    (chart,) = draw_charts(found, "signs")
+    assert [point.label for point in chart.points] == ["both", "alone"]
+    assert chart.points[1].x < chart.points[0].x
+    assert not without_rate(found, "signs")
+
+
 def test_points_lie_where_a_hand_would_put_them() -> None:
     found = evaluation_of(
         {

@@ -1,17 +1,19 @@
 """Wrong captions: every picture hears of another one, in whatever batches they come."""
 
+import dataclasses
 import html
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from imtok import presets
 from imtok.cli import main
 from imtok.data.plain_signs import PlainSigns
 from imtok.data.readers import open_source
-from imtok.data.sample import Sample
+from imtok.data.sample import Sample, Samples
 from imtok.data.synthetic import synthesize
 from imtok.evaluation.contestants import Reconstruction, TokenizerContestant
 from imtok.evaluation.evaluate import evaluate
@@ -51,6 +53,9 @@ def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -
     (comparison,) = found.comparisons
     assert (comparison.tokenizer, comparison.baseline) == ("hearing, wrong captions", "hearing")
     assert comparison.difference != 0  # an untrained tokenizer is swayed already
+    later = evaluate(["jpeg:30", hearing], signs, metrics=["psnr"], checks=False, wrong_captions=True)
+    pairs = [(one.tokenizer, one.baseline) for one in later.comparisons]
+    assert pairs == [("hearing", "jpeg:30"), ("hearing, wrong captions", "hearing")]  # whoever comes first
     labels = {sample.path: sample.label for sample in open_source(signs)}  # of which alone it hears
     right, wrong = ({one.path: one.told[name] for one in found.examples} for name in found.tokenizers)
     assert right == labels
@@ -58,6 +63,18 @@ def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -
     page = html.unescape((tmp_path / "out/report.html").read_text())
     assert all(f"hearing, told “{label}”" in page for label in labels.values())
     assert len({sample.label for sample in open_source(signs)}) > 1
+
+
+def test_pictures_that_it_is_told_nothing_of_are_counted(
+    tmp_path: Path, hearing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthesize(str(tmp_path / "signs"), count=3, seed=5, size=64, word_height=(12.0, 24.0))
+    signs = list(open_source(str(tmp_path / "signs")))
+    untold = [dataclasses.replace(sample, label=None) for sample in signs[1:]]
+    evaluate(hearing, {"signs": Samples([signs[0], *untold])}, metrics=["psnr"], checks=False)
+    assert "signs, hearing: hears captions, and 2 of 3 pictures have none" in capsys.readouterr().out
+    evaluate(hearing, {"signs": Samples(signs)}, metrics=["psnr"], checks=False)
+    assert "hears captions" not in capsys.readouterr().out
 
 
 def test_the_shipped_textok_writes_what_it_is_told(needs: Callable[[str], Any]) -> None:

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from imtok.cli import main
+from imtok.config import ConfigError
 from imtok.data.pictures import decode, encode
 from imtok.data.readers import FolderSource
 from imtok.data.sample import Sample
 from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.meters import PixelMeter
 
 CHECKPOINT = Path(__file__).parents[1] / "tokenizers/reference/insighttok_tiny.pt"
 
@@ -119,6 +121,39 @@ def test_a_picture_too_large_for_a_format_costs_that_format_alone(places: Path) 
     assert (failure.tokenizer, failure.data) == ("webp:30", "long")
     assert failure.why.startswith("WEBP: cannot write 16384 x 16 pixels")
     assert [result.tokenizer for result in found.results] == ["jpeg:30"]
+
+
+def test_a_judge_that_fails_costs_what_it_judges(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def stumble(self: PixelMeter, shown: object, drawn: object) -> object:
+        looks.append(len(looks))
+        if len(looks) == 2:
+            raise ConfigError("no more of these")
+        return look(self, shown, drawn)  # pyright: ignore[reportArgumentType]
+
+    look = PixelMeter.look
+    monkeypatch.setattr(PixelMeter, "look", stumble)
+    found = evaluate("jpeg:30", "photos", metrics=["psnr", "bits_per_pixel"], checks=False)
+    assert [(one.data, one.metric, one.why) for one in found.failed] == [
+        ("photos", "pixels", "no more of these"),
+        (None, "psnr", "nothing to measure it on"),
+    ]
+    assert found.score("jpeg:30", "photos", "bits_per_pixel").count == 12
+
+
+@pytest.mark.parametrize("error", [MemoryError("all of it"), torch.OutOfMemoryError("all of it")])
+def test_a_picture_too_large_for_the_memory_costs_a_tokenizer_that_set(
+    places: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def swell(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("imtok.evaluation.contestants.TokenizerContestant.reconstruct", swell)
+    found = evaluate(["jpeg:30", str(CHECKPOINT)], "photos", metrics=["psnr"], checks=False)
+    (failure,) = found.failed
+    assert (failure.tokenizer, failure.data) == (CHECKPOINT.name, "photos")
+    assert failure.why == "out of memory (all of it); --size makes large pictures smaller"
 
 
 def test_where_the_first_one_fails_nothing_is_compared(places: Path) -> None:

@@ -155,6 +155,20 @@ def test_resuming_gives_the_same_bits(home: Path, trained: Path, monkeypatch: py
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_other_pictures_are_measured_as_the_weights_know_it(home: Path, trained: Path, tmp_path: Path) -> None:
+    """Mean 0 and deviation 1 are those of the latents that the first run was trained on."""
+    shutil.copytree(home / "latents", tmp_path / "latents")
+    values = json.loads((tmp_path / "latents/statistics.json").read_text())
+    moved = values | {"mean": [one + 1 for one in values["mean"]]}
+    (tmp_path / "latents/statistics.json").write_text(json.dumps(moved))
+    config, latents = debug(), str(tmp_path / "latents")
+    run = train(config, latents, tmp_path / "run", init_from=str(trained))
+    train(config, latents, tmp_path / "run", resume=True)  # there is nothing left to do, and nothing to mind
+    fresh = train(config, latents, tmp_path / "fresh")
+    means = [RunFolder(folder).read_config()["generator"]["latent_mean"] for folder in (trained, run, fresh)]
+    assert means == [values["mean"], values["mean"], moved["mean"]]
+
+
 def test_by_class_it_opens_anywhere_and_tells_the_tokenizer_unseen_captions(
     home: Path, trained: Path, tmp_path: Path
 ) -> None:

@@ -158,9 +158,10 @@ def test_a_run_begins_with_another_one_s_weights_if_these_mean_the_same(
     refused = {
         "generator": ({"classes": ["a", "b"], "num_classes": 2}, "knows the classes"),
         "tokenizer": ({"sha256": "0" * 64}, "writes for another tokenizer"),
+        "generator ": ({"num_heads": 1}, r"has generator\.num_heads = 1, this run 2"),  # the weights' shapes are alike
     }
-    for section, (changes, message) in refused.items():
-        other = RunFolder(tmp_path / section)
+    for name, (changes, message) in refused.items():
+        other, section = RunFolder(tmp_path / name), name.strip()
         shutil.copytree(trained, other.path)
         values = other.read_config()
         other.write_config(values | {section: values[section] | changes})
@@ -170,6 +171,23 @@ def test_a_run_begins_with_another_one_s_weights_if_these_mean_the_same(
         train(presets.get_generator("insightar-debug"), codes, tmp_path / "other", init_from=str(trained))
     with pytest.raises(ConfigError, match="nowhere: no such run folder, and no generator that comes with imtok"):
         train(config, codes, tmp_path / "other", init_from="nowhere")
+
+
+def test_nothing_is_deleted_where_the_tokenizer_s_copy_belongs(home: Path, trained: Path, tmp_path: Path) -> None:
+    config, codes = presets.get_generator("far-debug"), str(home / "codes")
+    (tmp_path / "runs/tokenizer").mkdir(parents=True)
+    (tmp_path / "runs/tokenizer/notes.txt").write_text("months of work")
+    with pytest.raises(ConfigError, match="tokenizer"):
+        train(config, codes, tmp_path / "runs")
+    assert (tmp_path / "runs/tokenizer/notes.txt").exists()
+    shutil.rmtree(tmp_path / "runs/tokenizer")
+    shutil.copytree(trained / "tokenizer", tmp_path / "runs/tokenizer")
+    (tmp_path / "runs/tokenizer/resume").mkdir()  # the tokenizer's own run, in which it goes on one day
+    train(config, codes, tmp_path / "runs")
+    assert (tmp_path / "runs/tokenizer/resume").is_dir()
+    shutil.copytree(trained, tmp_path / "torn", ignore=shutil.ignore_patterns("tokenizer"))
+    with pytest.raises(ConfigError, match="torn/tokenizer: is missing; the run's tokenizer belongs there"):
+        imtok.load_generator(str(tmp_path / "torn"))
 
 
 def test_how_it_draws_may_change_and_is_looked_at_before_the_first_step(
@@ -251,6 +269,20 @@ def test_a_language_model_learns_in_two_stages_and_goes_on_to_the_same_bits(
     assert [steps[s]["phase"] for s in (4, 5)] == ["adapter-and-head", "all"]
     assert (steps[1]["learning_rate"], steps[5]["learning_rate"]) == (2e-3, 1e-3)  # the first step of each stage
     assert steps[12]["cross_entropy_0"] < steps[1]["cross_entropy_0"]
+    few = dataclasses.replace(config.training, steps=2)
+    later = dataclasses.replace(config.generator, language_model="")
+    later = train(
+        dataclasses.replace(config, generator=later, training=few),
+        str(home / "codes"),
+        tmp_path / "later",
+        init_from=str(run),
+    )
+    told = [RunFolder(folder).read_config()["generator"] for folder in (run, later)]
+    assert told[0] == told[1]  # the language model's architecture too
+    files = [
+        {file.name: file.read_bytes() for file in (folder / "language_model").iterdir()} for folder in (run, later)
+    ]
+    assert files[0] == files[1] != {}
     shutil.copytree(run, tmp_path / "moved")
     pipeline = imtok.load_generator(str(tmp_path / "moved"))
     images = pipeline.generate(prompts=["a red sign", "a sign that says STOP"], seed=1)
@@ -313,6 +345,13 @@ def test_prompts_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert read_prompts([str(tmp_path / "TABLE.JSONL")]) == ["a dog", "a cat"]
     assert read_prompts(["what prompts.txt says", "b.txt"]) == ["what prompts.txt says", "b.txt"]
     (tmp_path / "latin.txt").write_bytes("café\n".encode("latin-1"))
-    for name, message in (("latin.txt", "not UTF-8"), ("gone.txt", "no such file of prompts")):
+    (tmp_path / "words.csv").write_text("text\nOPEN\n")
+    (tmp_path / "blank.txt").write_text("\n")
+    for name, message in (
+        ("latin.txt", "not UTF-8"),
+        ("gone.txt", "no such file of prompts"),
+        ("words.csv", "no row has a prompt or a caption"),
+        ("blank.txt", "is empty"),
+    ):
         with pytest.raises(DataError, match=message):
             read_prompts([str(tmp_path / name)])

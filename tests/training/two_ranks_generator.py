@@ -45,6 +45,7 @@ def first_steps(
         global_batch_size=8,
         micro_batch_size=micro,
         ema_decay=0.9,
+        precision="fp32",
         shard_weights=shared,
         gradient_checkpointing=shared,
     )

@@ -1,14 +1,13 @@
 """Captions for pictures that have none of their own: from a table, a template, or a vision-language model."""
 
 import os
-from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from imtok.data.addresses import locate
 from imtok.data.pictures import decode
 from imtok.data.readers import image_of, read_table
-from imtok.data.rows import listed_captions
+from imtok.data.rows import ByPicture, listed_captions
 from imtok.data.sample import DataError, Sample
 from imtok.pretrained.captioner import load_captioner
 
@@ -83,19 +82,5 @@ def _from_table(path: str) -> Captioner:
         if image is None:
             raise DataError(f"{path}:{line}: names no image")
         captions.setdefault(image, []).extend(listed_captions(row))
-    named = defaultdict[str, list[str]](list)
-    for image in captions:
-        named[PurePosixPath(image).name].append(image)
-
-    def from_table(sample: Sample) -> list[str]:
-        image = _listed_as(sample.path, named[PurePosixPath(sample.path).name])
-        return captions.get(image or "") or sample.captions
-
-    return from_table
-
-
-def _listed_as(path: str, images: list[str]) -> str | None:
-    """A picture by its name in a table: its path, that from further up, or less of it, down to the file's name."""
-    if longer := [image for image in images if f"/{image}".endswith(f"/{path}")]:
-        return min(longer, key=len)
-    return max((image for image in images if f"/{path}".endswith(f"/{image}")), key=len, default=None)
+    listed = ByPicture(captions)
+    return lambda sample: listed.of(sample.path) or sample.captions

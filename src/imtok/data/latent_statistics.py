@@ -5,9 +5,11 @@ FOLDER/statistics.json    {"of": a digest of the manifest and of the parts' name
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from imtok.config import FORMAT_VERSION
 from imtok.data.addresses import join, locate, read_json, write_text
@@ -26,7 +28,9 @@ class LatentStatistics:
 
 
 def write_statistics(shards: TokenShards) -> LatentStatistics:
-    """Measure all latents and write the result beside them; a channel that never changes has a deviation of 1.
+    """Measure all latents and write the result beside them, unless it is there already.
+
+    A channel that never changes has a deviation of 1.
 
     Args:
         shards: of latents, complete.
@@ -34,8 +38,10 @@ def write_statistics(shards: TokenShards) -> LatentStatistics:
     Raises:
         DataError: there are none, or some are not finite.
     """
+    with suppress(DataError):
+        return read_statistics(shards)
     count, sums, squares = 0, np.zeros(shards.manifest.width), np.zeros(shards.manifest.width)
-    for index in range(len(shards)):
+    for index in tqdm(range(len(shards)), desc="measuring", unit="picture", disable=None):
         values = shards[index].values.reshape(-1, shards.manifest.width).astype(np.float64)
         count += len(values)
         sums += values.sum(0)

@@ -3,11 +3,15 @@
 import contextlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, Generic, TypeVar
 
 from imtok.data.pictures import measure
 from imtok.data.sample import Face, PictureError, Sample, TextRegion, clip_box
+
+Value = TypeVar("Value")
 
 
 def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
@@ -48,16 +52,35 @@ def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
 
 
 def listed_captions(row: Mapping[str, Any]) -> list[str]:
-    """The captions of a table row: a list (or its JSON text) in `captions`, or one string in either column."""
+    """The captions of a table row: a list (or its JSON text) in `captions`, or a single one in either column."""
     captions = row.get("captions") or row.get("caption") or []
     if isinstance(captions, str):
         with contextlib.suppress(ValueError, RecursionError):  # a text that begins with a bracket
             captions = _loads(captions)
-    return (
-        [_text(captions)]
-        if isinstance(captions, str)
-        else [_text(caption) for caption in captions if caption is not None]
-    )
+    each = captions if isinstance(captions, list | tuple) else [captions]
+    return [_text(caption) for caption in each if caption is not None]
+
+
+class ByPicture(Generic[Value]):
+    """What a table says of pictures, by the names that it has for them.
+
+    A name may be a picture's path, that from further up, or less of it, down to the file's name.
+    """
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = values
+        self._named = defaultdict[str, list[str]](list)
+        for name in values:
+            self._named[PurePosixPath(name).name].append(name)
+
+    def of(self, path: str) -> Value | None:
+        """What is said of one picture, if anything is."""
+        names = self._named.get(PurePosixPath(path).name, [])
+        longer = [name for name in names if f"/{name}".endswith(f"/{path}")]
+        shorter = [name for name in names if f"/{path}".endswith(f"/{name}")]
+        if not longer and not shorter:
+            return None
+        return self._values[min(longer, key=len) if longer else max(shorter, key=len)]
 
 
 def _are_objects(regions: Any) -> bool:

@@ -3,15 +3,13 @@
 import io
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from PIL import Image
 
 from imtok.data.readers import image_of, read_table
-from imtok.data.rows import listed_captions
+from imtok.data.rows import ByPicture, listed_captions
 from imtok.data.sample import DataError, Sample
 from imtok.generators.generate import SETTINGS
 
@@ -47,14 +45,14 @@ class Requests:
     """
 
     def __init__(self, prompts: str | None = None, words: str | None = None) -> None:
-        self._prompts = {} if prompts is None else _read(prompts, "prompt")
-        self._words = {} if words is None else _read(words, "text")
+        self._prompts = ByPicture({} if prompts is None else _read(prompts, "prompt"))
+        self._words = ByPicture({} if words is None else _read(words, "text"))
 
     def of(self, sample: Sample) -> Asked:
         """What was asked of one picture."""
         noted = _noted(sample)
-        prompt = _look_up(self._prompts, sample.path) or noted.get("prompt") or next(iter(sample.captions), None)
-        text = _look_up(self._words, sample.path) or (None if prompt is None else quoted(prompt))
+        prompt = self._prompts.of(sample.path) or noted.get("prompt") or next(iter(sample.captions), None)
+        text = self._words.of(sample.path) or (None if prompt is None else quoted(prompt))
         return Asked(prompt, text, noted.get("run"))
 
 
@@ -75,10 +73,6 @@ def _read(table: str, column: str) -> dict[str, str]:
     except OSError as error:
         raise DataError(f"{table}: {error.strerror or 'cannot be read'}") from None
     return found
-
-
-def _look_up(table: Mapping[str, str], path: str) -> str | None:
-    return table.get(path) or table.get(PurePosixPath(path).name)
 
 
 def _noted(sample: Sample) -> dict[str, Any]:

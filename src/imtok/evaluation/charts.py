@@ -75,7 +75,7 @@ def draw_charts(evaluation: Evaluation, data: str) -> list[Chart]:
     for metric in METRICS:
         entries = []
         for number, result in enumerate(results):
-            rate, score = _value(result, "bits_per_pixel"), result.metrics.get(metric)
+            rate, score = _rate(result), result.metrics.get(metric)
             if rate and score is not None and score.value is not None:
                 entries.append(_Entry(result, number, rate, _value(result, "bits_per_pixel_with_caption"), score))
         if entries:
@@ -86,7 +86,7 @@ def draw_charts(evaluation: Evaluation, data: str) -> list[Chart]:
 def without_rate(evaluation: Evaluation, data: str) -> list[str]:
     """Who is in no chart of a set, because nobody knows the rate."""
     results = [result for result in evaluation.results if result.data == data and not result.is_check]
-    return [result.tokenizer for result in results if not _value(result, "bits_per_pixel")]
+    return [result.tokenizer for result in results if not _rate(result)]
 
 
 def spread(wanted: Sequence[float], low: float, high: float, step: int) -> list[float]:
@@ -106,6 +106,11 @@ def spread(wanted: Sequence[float], low: float, high: float, step: int) -> list[
         places[index] = min(places[index], limit)
         limit = places[index] - step
     return places
+
+
+def _rate(result: Result) -> float | None:
+    """Of the tokens; where there are none, of the caption alone."""
+    return _value(result, "bits_per_pixel") or _value(result, "bits_per_pixel_with_caption")
 
 
 def linear_marks(low: float, high: float) -> list[float]:

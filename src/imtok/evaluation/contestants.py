@@ -88,6 +88,7 @@ class Contestant(ABC):
         codebook_sizes: of a discrete tokenizer; empty otherwise.
         teachers: names of the networks that it was trained with; `UNKNOWN` stands for those that nobody here knows.
         is_check: whether it is a model-free check and no competitor.
+        compared_with: another contestant's name; None: the first one's.
         at_own_size: whether it wants each picture at its own size, whatever the evaluation's.
         sha256: of its weights, or of the hashes of the files that were read so far; None where there are none.
         rate_note: what one has to know of its rate on the present set.
@@ -97,6 +98,7 @@ class Contestant(ABC):
     codebook_sizes: tuple[int, ...] = ()
     teachers: frozenset[str] = frozenset({UNKNOWN})
     is_check = False
+    compared_with: str | None = None
     at_own_size = False
     sha256: str | None = None
     rate_note: str | None = None

@@ -97,6 +97,8 @@ class FaceMeter(Meter[Faces]):
         cache: keeps the embeddings of originals.
     """
 
+    what = "faces"
+
     def __init__(self, judge: FaceJudge, buckets: FaceBuckets = "second", cache: Cache | None = None) -> None:
         self.judge, self._cache = judge, cache or Cache()
         self.buckets: FaceBuckets = buckets

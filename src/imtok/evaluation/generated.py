@@ -250,7 +250,7 @@ def _look(
         for meter in list(meters):
             try:
                 meter.add(outcome(found[meter.metrics]), of_prompts)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 failures.lose(meter.metrics, error)
                 meters.remove(meter)
     return asked
@@ -293,7 +293,7 @@ def _compare_with(
         for _, described in looked.in_turn(look, ranks, "reference"):
             for meter, features in zip(curious, described, strict=True):
                 meter.add_reference(features)
-    except InputError as error:
+    except (InputError, OSError) as error:
         failures.lose([metric for meter in curious for metric in meter.compared], error)
     return replace(found, looked_at=_about(looked, reference.name, looked.groups))
 

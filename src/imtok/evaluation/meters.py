@@ -81,7 +81,12 @@ class Meter(ABC, Generic[Found]):
     """One way of looking at reconstructions.
 
     Looking is the work and changes nothing, so anybody can do it; what was found is added up elsewhere.
+
+    Attributes:
+        what: it looks at, in a message.
     """
+
+    what: str
 
     @abstractmethod
     def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Found:
@@ -102,6 +107,8 @@ class Meter(ABC, Generic[Found]):
 
 class PixelMeter(Meter[dict[str, list[tuple[float, float]]]]):
     """PSNR and SSIM of each picture, as it enters and leaves the tokenizer."""
+
+    what = "pixels"
 
     def __init__(self) -> None:
         self._groups: list[int] = []
@@ -150,6 +157,7 @@ class PerceptualMeter(Meter[dict[str, list[float]]]):
 
     def __init__(self, network: FeatureNetwork, metric: str = "vgg16_distance") -> None:
         self.network, self.metric, self._device = network, metric, device_of(network)
+        self.what = metric
         self._groups: list[int] = []
         self._values: dict[str, list[float]] = defaultdict(list)
 
@@ -176,12 +184,17 @@ class PerceptualMeter(Meter[dict[str, list[float]]]):
 
 @dataclass(frozen=True)
 class Rate:
-    """What a picture costs: the tokens' bits per pixel, the caption's bits, both per pixel, and the codes."""
+    """What a picture costs: the tokens' bits per pixel, the caption's bits, both per pixel, and the codes.
+
+    Attributes:
+        untold: whether a tokenizer that hears of captions was told nothing.
+    """
 
     bits_per_pixel: float | None
     caption_bits: float | None
     joint: float | None
     codes: Tensor | None
+    untold: bool
 
 
 class CodeMeter(Meter[dict[str, list[Rate]]]):
@@ -192,11 +205,14 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
         rate_notes: what one has to know of its rate.
     """
 
+    what = "rates"
+
     def __init__(self, codebook_sizes: Mapping[str, tuple[int, ...]], rate_notes: Mapping[str, str | None]) -> None:
         self._sizes, self._rate_notes = codebook_sizes, rate_notes
         self._groups: list[int] = []
         self._rates: dict[str, list[float]] = defaultdict(list)
         self._told: dict[str, list[float]] = defaultdict(list)
+        self._untold: dict[str, int] = defaultdict(int)
         self._joint_rates: dict[str, list[float]] = defaultdict(list)
         self._codes: dict[str, list[Tensor]] = defaultdict(list)
 
@@ -208,8 +224,13 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
         for name, rates in found.items():
             self._rates[name] += [one.bits_per_pixel for one in rates if one.bits_per_pixel is not None]
             self._told[name] += [one.caption_bits for one in rates if one.caption_bits is not None]
+            self._untold[name] += sum(one.untold for one in rates)
             self._joint_rates[name] += [one.joint for one in rates if one.joint is not None]
             self._codes[name] += [one.codes for one in rates if one.codes is not None]
+
+    def untold(self, name: str) -> int:
+        """Of how many pictures a contestant that hears of captions was told nothing."""
+        return self._untold[name]
 
     def results(self, name: str) -> dict[str, Measurement]:
         found: dict[str, Measurement] = {}
@@ -248,7 +269,7 @@ def _rate(made: Reconstruction) -> Rate:
     if made.bits_per_pixel is not None and made.caption_bits is not None:
         both = made.bits_per_pixel + made.caption_bits / made.picture[..., 0].size
     codes = None if made.codes is None else made.codes.int()  # half the memory of long
-    return Rate(made.bits_per_pixel, made.caption_bits, both, codes)
+    return Rate(made.bits_per_pixel, made.caption_bits, both, codes, made.caption_bits is not None and not made.told)
 
 
 def make_items(

@@ -21,6 +21,7 @@ from imtok.evaluation.statistics import paired_difference
 
 _WITH_CAPTION = ("bits_per_pixel_with_caption", "caption_bits")
 _RATES = ("bits_per_pixel", *_WITH_CAPTION)
+_ERRORS = (InputError, OSError)
 _EXAMPLES = 12
 """Pictures of each set that the report shows: evenly spread over the set, none chosen."""
 
@@ -44,7 +45,7 @@ class _Found:
     """What one process finds on a batch; it travels to the others, so it holds few pixels."""
 
     measured: list[Any]
-    """By each meter."""
+    """By each meter; an error where it could not."""
     items: list[dict[str, Any]]
     cases: list[Case]
     """That go beyond those found before."""
@@ -69,17 +70,18 @@ def evaluate_set(
 ) -> Part:
     """Measure every contestant on a set.
 
-    One that fails is left out, whatever was measured of it before; where that is the first, nothing is compared.
+    One that fails is left out, whatever was measured of it before, and so is what a meter measures that fails. A
+    contestant is compared with the first, or with whom it names, unless that has failed.
 
     Args:
         name: of the set.
         source: of its pictures.
-        contestants: all but the checks are compared with the first.
+        contestants: the checks are compared with nobody.
         metrics: which to keep; None: all.
         of_networks: makes the meters beside those of pixels and codes, for so many pictures.
         fit: how pictures enter.
         count: at most so many pictures, evenly spread.
-        failures: get to know of contestants that fail.
+        failures: get to know of contestants and meters that fail.
         ranks: who share the work.
 
     Raises:
@@ -104,15 +106,17 @@ def evaluate_set(
             say(f"{name}, {contestant.name}: {contestant.rate_note}")
     codes = CodeMeter({c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants})
     meters = [PixelMeter(), codes, *of_networks(pictures.total)]
+    broken: set[int] = set()
     keeper = CaseKeeper(name, competitors)
     wanted, examples, items = pictures.evenly_spread(_EXAMPLES), {}, []
 
     def look(batch: list[Shown]) -> _Found:
         made = {c.name: attempt(partial(_reconstruct, c, fit), batch) for c in contestants if c.name not in failed}
-        errors = {who: one for who, one in made.items() if isinstance(one, InputError | OSError)}
-        drawn = {who: one for who, one in made.items() if not isinstance(one, InputError | OSError)}
-        measured = [meter.look(batch, drawn) for meter in meters]
-        items = [item for meter, one in zip(meters, measured, strict=True) for item in meter.items(batch, one)]
+        errors = {who: one for who, one in made.items() if isinstance(one, _ERRORS)}
+        drawn = {who: one for who, one in made.items() if not isinstance(one, _ERRORS)}
+        measured = [attempt(partial(meter.look, batch), drawn) for meter in meters]
+        of_those = [(m, one) for m, one in zip(meters, measured, strict=True) if not isinstance(one, _ERRORS)]
+        items = [item for meter, one in of_those for item in meter.items(batch, one)]
         longer, before = keeper.copy(), keeper.cases()
         longer.see(batch, drawn, items)
         return _Found(
@@ -137,8 +141,12 @@ def evaluate_set(
     for groups, found in pictures.in_turn(look, ranks):
         for who, error in found.failed.items():
             drop(who, error)
-        for meter, one in zip(meters, found.measured, strict=True):
-            meter.add(one, groups)
+        for index, one in enumerate(found.measured):
+            if index not in broken and isinstance(one, _ERRORS):
+                broken.add(index)
+                failures.add(one, data=name, metric=meters[index].what)
+            elif index not in broken:
+                meters[index].add(one, groups)
         for case in found.cases:
             keeper.add(case)
         for who, file, path in found.files:
@@ -147,6 +155,10 @@ def evaluate_set(
         examples |= found.examples
         items += found.items
     left = [c for c in contestants if c.name not in failed]
+    for contestant in left:
+        if untold := codes.untold(contestant.name):
+            say(f"{name}, {contestant.name}: hears captions, and {untold} of {pictures.seen} pictures have none")
+    meters = [meter for index, meter in enumerate(meters) if index not in broken]
     measured = {c.name: _measurements(meters, c.name, metrics) for c in left}
     items = [_without(failed, item) for item in items]
     for metric in metrics or ():
@@ -170,9 +182,12 @@ def evaluate_set(
             )
             for c in left
         ],
-        comparisons=list(_comparisons(name, [one for one in competitors if one in measured], measured))
-        if competitors[0] in measured
-        else [],
+        comparisons=[
+            one
+            for c in left
+            if not c.is_check and (baseline := c.compared_with or competitors[0]) in measured and baseline != c.name
+            for one in _comparisons(name, c.name, baseline, measured)
+        ],
         examples=[
             replace(one, drawn={who: picture for who, picture in one.drawn.items() if who not in failed})
             for one in examples.values()
@@ -228,27 +243,26 @@ def _measurements(meters: Sequence[Meter[Any]], name: str, metrics: Sequence[str
 
 
 def _comparisons(
-    data: str, names: Sequence[str], measured: Mapping[str, Mapping[str, Measurement]]
+    data: str, tokenizer: str, baseline: str, measured: Mapping[str, Mapping[str, Measurement]]
 ) -> Iterator[Comparison]:
-    """Every tokenizer against the first, metric by metric, where there are groups enough for an interval."""
-    for other in names[1:]:
-        for metric, baseline in measured[names[0]].items():
-            ours = measured[other].get(metric)
-            if ours is None or ours.items is None or baseline.items is None or metric in _RATES:
-                continue
-            finite = np.isfinite(ours.items.values) & np.isfinite(baseline.items.values)
-            if not finite.any():
-                continue
-            found = paired_difference(ours.items.where(finite), baseline.items.where(finite))
-            if np.isnan(found.low):
-                continue
-            yield Comparison(
-                tokenizer=other,
-                baseline=names[0],
-                data=data,
-                metric=metric,
-                difference=found.value,
-                low=found.low,
-                high=found.high,
-                count=int(finite.sum()),
-            )
+    """One tokenizer against another, metric by metric, where there are groups enough for an interval."""
+    for metric, theirs in measured[baseline].items():
+        ours = measured[tokenizer].get(metric)
+        if ours is None or ours.items is None or theirs.items is None or metric in _RATES:
+            continue
+        finite = np.isfinite(ours.items.values) & np.isfinite(theirs.items.values)
+        if not finite.any():
+            continue
+        found = paired_difference(ours.items.where(finite), theirs.items.where(finite))
+        if np.isnan(found.low):
+            continue
+        yield Comparison(
+            tokenizer=tokenizer,
+            baseline=baseline,
+            data=data,
+            metric=metric,
+            difference=found.value,
+            low=found.low,
+            high=found.high,
+            count=int(finite.sum()),
+        )

@@ -63,6 +63,7 @@ PROTOCOLS: dict[str, Protocol] = {
         source="text-to-image of TexTok (section 4.2)",
         metrics=("fid", "clip_score"),
         pictures=50_000,
+        sizes=(256,),
         reference="ImageNet-1K's validation pictures",
         reference_pictures=50_000,
     ),

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Never, TypeVar
 
+import torch
 from tqdm import tqdm
 
-from imtok.config import InputError
+from imtok.config import ConfigError, InputError, first_line
 from imtok.layers.collective import ObjectGroup, process_group, rank, world_size
 
 Portion = TypeVar("Portion")
@@ -110,6 +111,8 @@ def attempt(look: Callable[[Portion], Found], portion: Portion) -> Found | Input
         return look(portion)
     except _SAID_IN_A_LINE as error:
         return error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return ConfigError(f"out of memory ({first_line(error)}); --size makes large pictures smaller")
 
 
 def outcome(found: Any) -> Any:

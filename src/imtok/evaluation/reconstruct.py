@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 
 from imtok.config import ConfigError
+from imtok.data.addresses import list_files
 from imtok.data.captions import make_captioner
 from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
 from imtok.data.readers import IMAGE_SUFFIXES
@@ -22,9 +25,9 @@ from imtok.tokenizers.text import Reader, Text
 def reconstruct(
     tokenizer: str, images: Iterable[Path], out: Path, branches: bool = False, captions: str | None = None
 ) -> list[Path]:
-    """Write OUT/NAME.png, and OUT/side_by_side/NAME.png with the original on the left.
+    """Write OUT/NAME.png, and OUT_side_by_side/NAME.png with the original on the left.
 
-    A picture that cannot be read is named and left out.
+    A picture that cannot be read is named and left out. So OUT holds reconstructions alone, for whatever reads it next.
 
     Args:
         tokenizer: a run folder, a shipped name, or another project's checkpoint.
@@ -38,8 +41,9 @@ def reconstruct(
         The reconstructions.
 
     Raises:
-        ConfigError: no such tokenizer, one codebook where branches are wanted, captions for a tokenizer that hears of
-            none, or of other pictures, no picture, two pictures of one name, or an original that would be overwritten.
+        ConfigError: no such tokenizer or a broken one, one codebook where branches are wanted, captions for a tokenizer
+            that hears of none, or of other pictures, no picture, two pictures of one name, or an original that would be
+            overwritten.
         MissingWeights: the network that reads the captions is not here.
     """
     files = list(find_pictures(images))
@@ -59,8 +63,11 @@ def reconstruct(
         raise ConfigError(f"{tokenizer}: hears of no captions; leave --captions out")
     told = [None] * len(files) if captions is None else captions_of(files, captions)
     reader = None if captions is None or model.hears is None else Reader(model.hears, device=best_device())
-    written = []
-    (out / "side_by_side").mkdir(parents=True, exist_ok=True)
+    if model.hears is not None and (untold := told.count(None)):
+        tqdm.write(f"{tokenizer} hears captions, and {untold} of {len(files)} pictures have none; see --captions")
+    written, sheets = [], side_by_side(out)
+    for folder in (out, sheets):
+        folder.mkdir(parents=True, exist_ok=True)
     for file, caption in zip(tqdm(files, unit="picture", disable=None), told, strict=True):
         try:
             picture = decode(read_bytes(file), str(file))
@@ -72,8 +79,13 @@ def reconstruct(
         written.append(out / f"{file.stem}.png")
         written[-1].write_bytes(encode(drawn))
         row = [picture, drawn, *(each_branch(model, picture, text) if branches else ())]
-        (out / "side_by_side" / f"{file.stem}.png").write_bytes(encode(np.concatenate(row, axis=1)))
+        (sheets / f"{file.stem}.png").write_bytes(encode(np.concatenate(row, axis=1)))
     return written
+
+
+def side_by_side(out: Path) -> Path:
+    """Where originals and reconstructions stand beside each other."""
+    return out.with_name(f"{out.name}_side_by_side")
 
 
 def captions_of(files: Sequence[Path], captions: str) -> list[str | None]:
@@ -102,10 +114,14 @@ def captions_of(files: Sequence[Path], captions: str) -> list[str | None]:
 
 
 def reconstruct_picture(tokenizer: Tokenizer, picture: Picture, text: Text | None = None) -> Picture:
-    """One picture of any size through the tokenizer, at its own size."""
+    """One picture of any size through the tokenizer, at its own size.
+
+    Raises:
+        ConfigError: it answers NaN or infinity.
+    """
     images = from_uint8(picture)[None].to(next(tokenizer.parameters()).device)
     with torch.no_grad():
-        return to_uint8(tokenizer.reconstruct(images, text))[0]
+        return _picture(tokenizer.reconstruct(images, text))
 
 
 @torch.no_grad()
@@ -115,7 +131,13 @@ def each_branch(tokenizer: Tokenizer, picture: Picture, text: Text | None = None
     encoding = tokenizer.encode(from_uint8(picture)[None].to(next(tokenizer.parameters()).device), text)
     alone = [tokenizer.alone(encoding.latents, branch) for branch in range(len(tokenizer.codebook_sizes))]
     drawn = [tokenizer.decode(latents, text, encoding.grid_size) for latents in alone]
-    return [to_uint8(images[:, :, :height, :width])[0] for images in drawn]
+    return [_picture(images[:, :, :height, :width]) for images in drawn]
+
+
+def _picture(images: Float[Tensor, "1 3 height width"]) -> Picture:
+    if not images.isfinite().all():
+        raise ConfigError("the tokenizer answers NaN or infinity; its weights are broken")
+    return to_uint8(images)[0]
 
 
 def find_pictures(paths: Iterable[Path]) -> Iterator[Path]:
@@ -126,7 +148,7 @@ def find_pictures(paths: Iterable[Path]) -> Iterator[Path]:
     """
     for path in paths:
         if path.is_dir():
-            yield from (p for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            yield from (path / name for name in list_files(path, deep=True) if name.lower().endswith(IMAGE_SUFFIXES))
         elif path.is_file():
             yield path
         else:

@@ -85,6 +85,7 @@ class FrechetMeter(Meter[Described]):
 
     def __init__(self, network: DescribingNetwork, metric: str = "fd_efficientnet_lite0") -> None:
         self.network, self.metric, self._device = network, metric, device_of(network)
+        self.what = metric
         self._originals = _moments()
         self._drawn = defaultdict(_moments)
 

@@ -79,7 +79,10 @@ class Pictures:
         return {self._rows[index * self.total // number] for index in range(number)}
 
     def samples(self) -> Iterator[Sample]:
-        """The pictures' files with what is known of them, as far as they can be opened."""
+        """What is known of the pictures that can be opened, without their bytes where these can be spared."""
+        if self.total == len(self._source):
+            yield from (sample for sample in self._source.annotations() if sample.path)
+            return
         for row in self._rows:
             with suppress(PictureError):
                 yield self._source[row]

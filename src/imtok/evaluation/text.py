@@ -161,6 +161,8 @@ class TextMeter(Meter[Words]):
         cache: keeps what was read on originals.
     """
 
+    what = "words"
+
     def __init__(self, judge: TextJudge, cache: Cache | None = None) -> None:
         self.judge, self._cache = judge, cache or Cache()
         self._readings: dict[str, list[WordReading]] = defaultdict(list)  # in the order of the words

@@ -9,12 +9,13 @@ from imtok.evaluation.contestants import Known, PicturesToCome, TokenizerContest
 class WrongCaptions(TokenizerContestant):
     """A tokenizer that is told of every picture what is known of another: how much does it take from captions?
 
-    That is the last picture before it of which something else is known, or where there is none, the next.
+    That is the last picture before it of which something else is known, or where there is none, the next. It is
+    compared with the same tokenizer that is told what is right.
     """
 
     def __init__(self, right: TokenizerContestant) -> None:
         super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers, sha256=right.sha256)
-        self.reader = right.reader
+        self.reader, self.compared_with = right.reader, right.name
         self._wrong: dict[tuple[str, Known], Known] = {}  # by path and what is right: a path may stand there twice
 
     def begin(self, pictures: PicturesToCome) -> None:

@@ -106,6 +106,7 @@ class AutoregressiveGenerator(Generator):
         progress: Callable[[float], object] = lambda share: None,
     ) -> Int[Tensor, "batch tokens codebooks"]:
         settings = settings or SamplingConfig()
+        self.check_sampling(settings)
         device = next(self.parameters()).device
         noise = draw_noise(list(seeds), self.tokens, len(self.codebook_sizes))
         guided = settings.guided

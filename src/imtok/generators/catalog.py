@@ -139,6 +139,12 @@ def carry_prompts(language_model: LanguageModel, folder: RunFolder) -> None:
     language_model.tokenizer.save_pretrained(folder.path / _LANGUAGE)
 
 
+def take_over_prompts(run: RunFolder, folder: RunFolder) -> None:
+    """Copy what a generator's run has of a language model's tokenizer into another run's folder."""
+    if (there := run.path / _LANGUAGE).exists():
+        shutil.copytree(there, folder.path / _LANGUAGE, dirs_exist_ok=True)
+
+
 def reference(manifest: TokenManifest) -> TokenizerReference:
     """The tokenizer that made some shards, as a run folder shall name it."""
     return TokenizerReference(
@@ -153,28 +159,44 @@ def carry_tokenizer(manifest: TokenManifest, folder: RunFolder) -> None:
     """Copy the tokenizer into a new run's folder, unless it comes with imtok: the folder then opens anywhere.
 
     Another project's checkpoint is copied as it is.
+
+    Raises:
+        ConfigError: something else is where the copy belongs.
     """
     if manifest.tokenizer in tokenizers.shipped():
         return
-    files, copy = tokenizers.files_of(manifest.tokenizer), folder.path / _COPY
-    shutil.rmtree(copy, ignore_errors=True)
-    copy.mkdir(parents=True)
-    for file in files:
-        shutil.copy(file, copy / file.name)
+    copy = folder.path / _COPY
+    if copy.exists():
+        if (there := _copy_in(folder)) is None or hash_of(there) != manifest.sha256:
+            raise ConfigError(f"{copy}: is in the way of the tokenizer's copy; choose another folder for this run")
+        return
+    unfinished = copy.with_name(f"{_COPY}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for file in tokenizers.files_of(manifest.tokenizer):
+        shutil.copy(file, unfinished / file.name)
+    unfinished.rename(copy)
 
 
 def place_of(tokenizer: TokenizerReference, run: RunFolder) -> str:
     """Where a generator's tokenizer lies: its shipped name, or the copy in the run folder.
 
     Raises:
-        ConfigError: it is another one than the generator was trained for.
+        ConfigError: it is missing, or another one than the generator was trained for.
     """
-    copy = run.path / _COPY
-    files = [copy] if RunFolder(copy).exists() else sorted(copy.glob("*"))
-    place = tokenizer.name if tokenizer.name != _COPY or not files else str(files[0])
+    place = _copy_in(run) if tokenizer.name == _COPY else tokenizer.name
+    if place is None:
+        raise ConfigError(f"{run.path / _COPY}: is missing; the run's tokenizer belongs there")
     if hash_of(place) != tokenizer.sha256:
         raise ConfigError(f"{run.path}: was trained for another tokenizer than the {tokenizer.name} that is here")
     return place
+
+
+def _copy_in(run: RunFolder) -> str | None:
+    """The tokenizer's copy in a run folder."""
+    copy = run.path / _COPY
+    files = [copy] if RunFolder(copy).exists() else sorted(copy.glob("*"))
+    return str(files[0]) if files else None
 
 
 def weights_hash(run: str) -> str:

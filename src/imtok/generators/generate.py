@@ -56,8 +56,8 @@ def generate(
         raise ConfigError("count and batch-size must be at least 1")
     if labels is not None and prompts is not None:
         raise ConfigError("give labels or prompts, not both")
-    pipeline = load(run, best_device())
     given = read_prompts(prompts) if prompts is not None else labels
+    pipeline = load(run, best_device())
     if given is None or not given:
         raise ConfigError(f"what shall be drawn? give --{pipeline.generator.listens_to}")
     wanted = [condition for condition in given for _ in range(count)]
@@ -90,7 +90,7 @@ def read_prompts(prompts: Sequence[str]) -> list[str]:
     """The texts themselves, or those of a file: a line each, or the captions or prompts of a JSONL or CSV table.
 
     Raises:
-        DataError: a file that is not there, or whose text is not UTF-8.
+        DataError: a file that is not there, that holds no prompts, or whose text is not UTF-8.
     """
     first, kinds = prompts[0] if prompts else "", (".txt", ".jsonl", ".csv")
     if len(prompts) != 1 or not os.path.isfile(first):  # Path.is_file minds long names, and prompts can be long
@@ -99,11 +99,16 @@ def read_prompts(prompts: Sequence[str]) -> list[str]:
         return list(prompts)
     if first.lower().endswith(kinds[1:]):
         rows = (row for _, row in read_table(first))
-        return [text for row in rows for text in ([row["prompt"]] if row.get("prompt") else listed_captions(row))]
+        found = [text for row in rows for text in ([row["prompt"]] if row.get("prompt") else listed_captions(row))]
+        if not found:
+            raise DataError(f"{first}: no row has a prompt or a caption")
+        return found
     try:
         text = Path(first).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{first}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    if not text.strip():
+        raise DataError(f"{first}: is empty")
     return [line for line in text.splitlines() if line.strip()]
 
 

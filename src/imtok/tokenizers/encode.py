@@ -71,14 +71,18 @@ def encode_pictures(
     manifest = describe(model, tokenizer, place, resolution, crops, len(pictures))
     writer = TokenWriter(out, manifest)
     reader = None if model.hears is None else Reader(model.hears, [source], best_device())
+    untold = 0
     with tqdm(total=len(pictures), initial=writer.written, unit="picture", disable=None) as progress:
         while writer.written < len(pictures):
             rows = range(writer.written, min(writer.written + PICTURES_PER_PART, len(pictures)))
             part: list[Tokens] = []
             for batch in _batches(pictures, rows, resolution, crops, batch_size):
                 part += _encode(model, reader, batch)
+                untold += sum(reader is not None and not _is_told(reader, one.sample) for one in batch if one.crops)
                 progress.update(len(batch))
             writer.write(part)
+    if untold:
+        tqdm.write(f"{tokenizer} hears captions or classes, and {untold} pictures have none")
     shards = TokenShards(out)
     if not any(len(shards[row].values) for row in range(len(shards))):
         raise DataError(f"{source}: none of the pictures can be read")
@@ -183,6 +187,10 @@ def _encode(model: Tokenizer, reader: Reader | None, batch: list[_Cropped]) -> l
         )
         for one, end in zip(batch, ends, strict=True)
     ]
+
+
+def _is_told(reader: Reader, sample: Sample) -> bool:
+    return sample.label is not None if reader.config.told == "labels" else bool(sample.captions)
 
 
 def first_caption(sample: Sample) -> str | None:

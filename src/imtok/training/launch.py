@@ -16,6 +16,7 @@ from imtok.data.readers import open_source
 from imtok.data.token_shards import TokenShards
 from imtok.evaluation.teachers import teachers_of_weights
 from imtok.generators.catalog import (
+    AnyConfig,
     carry_prompts,
     carry_tokenizer,
     fitted,
@@ -23,11 +24,13 @@ from imtok.generators.catalog import (
     place_of,
     read_run,
     reference,
+    take_over_prompts,
 )
 from imtok.generators.dit import DiTConfig
 from imtok.generators.insightar import InsightAR, InsightARConfig
 from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
 from imtok.layers.collective import has_process_group, process_group, rank, wait_for_all
+from imtok.pretrained.language_model import LanguageModel
 from imtok.tokenizers.catalog import load, locate
 from imtok.tokenizers.encode import hash_of
 from imtok.tokenizers.text import Reader
@@ -63,8 +66,16 @@ _MAY_CHANGE = (
 _OF_ONE_PASS = ("entropy", "representation")
 """Losses that compare the pictures of one pass, so that the size of a micro-batch is part of what they are."""
 
-_TRAINING_ONLY = ("quantizer.decay", "quantizer.restart_threshold", "quantizer.entropy_temperature")
-"""Settings of a tokenizer that mean nothing to its weights."""
+_TRAINING_ONLY = (
+    "tokenizer.quantizer.decay",
+    "tokenizer.quantizer.restart_threshold",
+    "tokenizer.quantizer.entropy_temperature",
+    "generator.dropout",
+    "generator.label_dropout",
+    "generator.prompt_dropout",
+    "generator.language_model",
+)
+"""Settings that mean nothing to trained weights."""
 
 
 def train(
@@ -158,16 +169,16 @@ def _generator_trainer(
 ) -> Trainer:
     shards = complete_shards(data)
     saved, language_model = _saved(config, folder), None
+    earlier = saved.generator if saved is not None else read_run(begin)[1] if begin else None
     if saved is None:
-        language_model = open_language_model(config.generator)
-        config = for_tokens(config, shards, None if language_model is None else language_model.architecture)
+        language_model = None if begin else open_language_model(config.generator)
+        config = for_tokens(config, shards, earlier, language_model)
         if hash_of(shards.manifest.tokenizer) != shards.manifest.sha256:
             raise ConfigError(f"{data}: made by another {shards.manifest.tokenizer} than the one that is here by now")
     else:
         if saved.tokenizer is not None and saved.tokenizer.sha256 != shards.manifest.sha256:
             raise ConfigError(f"{data}: made by another tokenizer than what {folder.path} was started on")
-        begun_with = getattr(config.generator, "language_model", "")
-        config = for_tokens(config, shards, getattr(saved.generator, "architecture", None) if begun_with else None)
+        config = for_tokens(config, shards, earlier)
     shown = shards if validation is None else complete_shards(validation)
     check_alike(shards, shown, config)
     pictures, reader = [one.manifest.source for one in (shards, shown)], None
@@ -181,6 +192,8 @@ def _generator_trainer(
         carry_tokenizer(shards.manifest, folder)
         if language_model is not None:
             carry_prompts(language_model, folder)
+        elif begin:
+            take_over_prompts(read_run(begin)[0], folder)
     wait_for_all()
     assert config.tokenizer is not None
     tokenizer = load(place_of(config.tokenizer, folder))
@@ -244,22 +257,33 @@ def _saved(config: AnyRun, folder: RunFolder) -> AnyRun | None:
 
 
 def for_tokens(
-    config: GeneratorRunConfig, shards: TokenShards, architecture: dict[str, Any] | None = None
+    config: GeneratorRunConfig,
+    shards: TokenShards,
+    earlier: AnyConfig | None = None,
+    language_model: LanguageModel | None = None,
 ) -> GeneratorRunConfig:
-    """The run for the codes in some shards.
+    """The run for the codes or latents in some shards.
 
     Args:
         config: of the run.
-        shards: the codes.
-        architecture: of the language model that it begins with, if it begins with one.
+        shards: the codes or latents.
+        earlier: the generator that the run goes on with, or begins with.
+        language_model: that it begins with.
 
     Raises:
         ConfigError: they are of no use for it.
     """
-    generator = config.generator
-    if architecture is not None and isinstance(generator, InsightARConfig):
-        generator = dataclasses.replace(generator, architecture=architecture)
-    return dataclasses.replace(config, generator=fitted(generator, shards), tokenizer=reference(shards.manifest))
+    generator = fitted(config.generator, shards)
+    if isinstance(generator, InsightARConfig):
+        if language_model is not None:
+            generator = dataclasses.replace(generator, architecture=language_model.architecture)
+        elif isinstance(earlier, InsightARConfig) and earlier.language_model:
+            begun_with = generator.language_model or earlier.language_model
+            generator = dataclasses.replace(generator, architecture=earlier.architecture, language_model=begun_with)
+    elif isinstance(earlier, DiTConfig) and earlier.channels == getattr(generator, "channels", None):
+        # What trained weights take for mean 0 and deviation 1, whatever latents come now.
+        generator = dataclasses.replace(generator, latent_mean=earlier.latent_mean, latent_std=earlier.latent_std)
+    return dataclasses.replace(config, generator=generator, tokenizer=reference(shards.manifest))
 
 
 def complete_shards(data: str) -> TokenShards:
@@ -292,13 +316,7 @@ def start_from(task: TokenizerTask, source: str) -> None:
     kind = task.tokenizer.config.kind
     if original.config.kind != kind:
         raise ConfigError(f"--init-from {source}: is of the kind {original.config.kind}, this run's tokenizer {kind}")
-    ours, theirs = (dict(_leaves(to_dict(model.config))) for model in (task.tokenizer, original))
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name) and not name.startswith(_TRAINING_ONLY):
-            raise ConfigError(
-                f"--init-from {source}: has tokenizer.{name} = {theirs.get(name)}, this run {ours.get(name)}; "
-                "flags of this name make them alike"
-            )
+    check_same_model({"tokenizer": to_dict(task.tokenizer.config)}, {"tokenizer": to_dict(original.config)}, source)
     task.tokenizer.load_weights(original.weights(), f"--init-from {source}")
 
 
@@ -306,7 +324,7 @@ def start_generator_from(task: GeneratorTask, config: GeneratorRunConfig, source
     """Put the weights of a trained generator into the task's.
 
     Raises:
-        ConfigError: it is of another kind, writes for another tokenizer, knows other classes, or is of other sizes.
+        ConfigError: it is of another kind, writes for another tokenizer, knows other classes, or is built otherwise.
     """
     run, theirs, of = read_run(source)
     ours = config.generator
@@ -317,7 +335,23 @@ def start_generator_from(task: GeneratorTask, config: GeneratorRunConfig, source
         raise ConfigError(f"--init-from {source}: writes for another tokenizer than that of these data")
     if (known := getattr(theirs, "classes", ())) != (wanted := getattr(ours, "classes", ())):
         raise ConfigError(f"--init-from {source}: knows the classes {known}, these data have {wanted}")
+    check_same_model({"generator": to_dict(ours)}, {"generator": to_dict(theirs)}, source)
     task.generator.load_weights(run.read_model(), f"--init-from {source}")
+
+
+def check_same_model(ours: dict[str, Any], theirs: dict[str, Any], source: str) -> None:
+    """A run's model must compute what the one that it begins with does.
+
+    Raises:
+        ConfigError: names the first setting that differs.
+    """
+    now, then = dict(_leaves(ours)), dict(_leaves(theirs))
+    for name in sorted(now.keys() | then.keys()):
+        if now.get(name) != then.get(name) and not name.startswith(_TRAINING_ONLY):
+            raise ConfigError(
+                f"--init-from {source}: has {name} = {then.get(name)}, this run {now.get(name)}; "
+                "flags of this name make them alike"
+            )
 
 
 def check_same_run(config: AnyRunConfig, saved: AnyRunConfig, folder: RunFolder) -> None:
