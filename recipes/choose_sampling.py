@@ -1,6 +1,6 @@
 """Which settings of sampling let a judge read the most of what a generator draws, on prompts kept for the choice.
 
-    python recipes/choose_sampling.py GENERATOR --out FOLDER [--guidance-scale 1 2 3] [--top-p .9 1]
+    python recipes/choose_sampling.py --generator RUN --out FOLDER [--guidance-scale 1 2 3] [--top-p .9 1]
 
 The prompts are combinations of seen words and colours that neither the training nor the recipes' tables have. Every
 setting draws them with the same seeds. A setting that is drawn already is only read again.

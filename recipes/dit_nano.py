@@ -2,6 +2,8 @@
 
     python recipes/dit_nano.py --textok FOLDER_OF_textok_nano.py --out FOLDER [--vae FOLDER_OF_AN_AutoencoderKL]
 
+Needs the `plots` extra.
+
 What happens: plain signs are written down as latents of several tokenizers: `textok-nano` and `baseline-nano`, which
 come with imtok, those of recipes/textok_nano.py, and two small KL autoencoders that are trained here on the same
 pictures. Class-conditional DiTs of one size learn to draw the latents of each in about the same time, and are compared

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from imtok.evaluation.meters import make_items
 from imtok.evaluation.rendered import read_picture
 from imtok.evaluation.statistics import Interval, Items, interval, paired_difference
 from imtok.evaluation.text import normalized_edit_similarity
-from imtok.generators.catalog import load
+from imtok.generators.catalog import load, weights_hash
 from imtok.generators.generate import generate
 
 SPLITS: tuple[PlainSplit, ...] = ("combinations", "words")
@@ -55,7 +56,7 @@ def read_originals(out: Path, side: int) -> dict[str, Readings]:
 
 def rendered(signs: Sequence[Sample], out: Path) -> Path:
     """The signs themselves as pictures in OUT: no judge reads all words on these either."""
-    return _written(signs, out, lambda sign: sign.image)
+    return _written(signs, out, "rendered", lambda sign: sign.image)
 
 
 def read_reconstructed(tokenizer: str, out: Path, side: int) -> dict[str, Readings]:
@@ -70,7 +71,7 @@ def reconstructed(tokenizer: str, signs: Sequence[Sample], out: Path) -> Path:
     def through(sign: Sample) -> bytes:
         return encode(contestant.reconstruct([decode(sign.image, sign.path)], [sign])[0].picture)
 
-    return _written(signs, out, through)
+    return _written(signs, out, str(contestant.sha256), through)
 
 
 def read_generated(run: Path, out: Path) -> dict[str, Readings]:
@@ -101,7 +102,7 @@ def read_misled(run: Path, out: Path) -> dict[str, Readings]:
             text = pipeline.narrator and pipeline.narrator.tell([prompts[index]], [index])
             return encode(to_uint8(pipeline.draw(tokens, text))[0])
 
-        _written(range(len(prompts)), out / split, draw)
+        _written(range(len(prompts)), out / split, f"{weights_hash(str(run))} {pipeline.sampling}", draw)
     return {split: _read(out / split, split) for split in SPLITS}
 
 
@@ -130,7 +131,8 @@ def misled_samples(run: Path, labels: Sequence[str]) -> Path:
         text = pipeline.narrator and pipeline.narrator.tell([labels[index]], [index])
         return encode(to_uint8(pipeline.draw(tokens, text))[0])
 
-    return _written(range(len(labels)), run.with_name(f"{run.name}-misled"), draw)
+    by = f"{weights_hash(str(run))} {pipeline.sampling}"
+    return _written(range(len(labels)), run.with_name(f"{run.name}-misled"), by, draw)
 
 
 def kinds_of(text: str) -> set[str]:
@@ -165,8 +167,13 @@ def _show(found: Interval, sign: str = "") -> str:
     return f"{found.value:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
 
 
-def _written(items: Sequence[Item], folder: Path, picture: Callable[[Item], bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+def _written(items: Sequence[Item], folder: Path, by: str, picture: Callable[[Item], bytes]) -> Path:
+    """Pictures as files; those that the same has made before stay."""
+    note = folder / "made-by.txt"
+    if not note.exists() or note.read_text(encoding="utf-8") != by:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        note.write_text(by, encoding="utf-8")
     for index, item in enumerate(items):
         if not (file := folder / f"{index:05d}.png").exists():
             unfinished = file.with_suffix(".partial")

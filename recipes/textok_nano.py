@@ -2,10 +2,12 @@
 
     python recipes/textok_nano.py --captioned PICTURES… --out FOLDER [--only NAME…]
 
+Needs the `plots` extra.
+
 It can be stopped at any moment and goes on where it was; finished runs are left alone. Tokenizers of the same size and
-schedule see captioned photographs and plain signs of 64 px, with 2, 4 or 8 tokens, with and without the caption.
-The signs say a hundred words at one place in one typeface, so that a caption tells all of a sign but its shade. At the
-end all are evaluated on photographs and on signs that none has seen: signs of words that were in the training, in other
+schedule see captioned photographs and plain signs of 64 px, with 2, 4 or 8 tokens, with and without the caption. The
+signs say a hundred words at one place in one typeface, so that a caption tells all of a sign but its shade. At the end
+all are evaluated on photographs and on signs that none has seen: signs of words that were in the training, in other
 colours, and of words that were not.
 
 A sign's caption contains its words. So the table shows what the caption alone gives (no tokens at all), what happens

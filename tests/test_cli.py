@@ -61,7 +61,7 @@ def test_the_help_of_evaluate_names_what_it_takes(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "RUN [RUN ...]" in words
+    assert "TOKENIZER [TOKENIZER ...]" in words
     assert "--no-checks leave out" in words
     assert "--no-cache neither" in words
     assert f"only these of: {', '.join(METRICS)}" in words

@@ -25,7 +25,8 @@ def test_every_file_and_name_of_a_paper_s_map_exists(page: Path) -> None:
 
 @pytest.mark.slow
 def test_the_lines_of_the_python_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:
-    needs("text_features/ppocrv6")
+    for network in ("text_features/ppocrv6", "text_encoder/minilm"):
+        needs(network)
     monkeypatch.chdir(tmp_path)
     for name in ("sign.jpg", "face.jpg"):
         Image.fromarray(data.astronaut()).save(name)

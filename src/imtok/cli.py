@@ -31,7 +31,7 @@ def presets(argv: Sequence[str]) -> None:
         """List the named runs, or print one with every setting resolved, as JSON.
 
         Args:
-            name: of a run.
+            name: of a preset.
         """
         if name:
             print(json.dumps(to_dict(presets.get_run(name)), indent=2))
@@ -66,7 +66,7 @@ def captions(argv: Sequence[str]) -> None:
             data: a folder of shards with labels and captions.
             source: the folder of a causal language model, which is shown captions of a class and writes up to 75 words
                 (FOLDER:25 for 25); or shards with labels and captions of other pictures.
-            per_class: how many.
+            per_class: captions to write for each class.
             references: captions of the class that the language model is shown.
             seed: another seed, other captions.
         """
@@ -86,7 +86,7 @@ def train(argv: Sequence[str]) -> None:
 
     if argv and argv[0] in ("-h", "--help"):
         print("usage: imtok train PRESET --data SHARDS --out RUN [OPTIONS]\n")
-        print(f"imtok train PRESET --help lists the options. Presets: {', '.join(presets.names())}")
+        print(f"imtok train PRESET --help lists the options.\n\n{presets.overview()}")
         return
     if not argv or argv[0].startswith("-"):
         raise ConfigError(f"which preset? imtok train PRESET --data SHARDS --out RUN; {', '.join(presets.names())}")
@@ -104,7 +104,7 @@ def train(argv: Sequence[str]) -> None:
 
         Args:
             data: shards, as `imtok annotate` and `imtok synthesize` write them, or for a generator `imtok encode`.
-            out: run folder.
+            out: run folder; created if missing.
             config: every setting of the preset.
             validation: shards with held-out pictures.
             resume: go on with the run in `out`; where there is none yet, begin it.
@@ -141,7 +141,7 @@ def embed(argv: Sequence[str]) -> None:
 
 
 def encode(argv: Sequence[str]) -> None:
-    """Write pictures down as codes or latents, for generators: imtok encode RUN SRC OUT --resolution N."""
+    """Encode pictures as codes or latents, for generators: imtok encode TOKENIZER SRC OUT --resolution N."""
     from imtok.tokenizers.encode import CropRule, encode_pictures
 
     def run(
@@ -157,19 +157,19 @@ def encode(argv: Sequence[str]) -> None:
         Args:
             tokenizer: a run folder, a shipped name, or another project's checkpoint or diffusers folder.
             source: pictures with labels or captions.
-            out: folder.
-            resolution: of the crops in pixels.
+            out: output folder; created if missing.
+            resolution: side of the encoded crops in pixels.
             crops: the centred square, or ten crops, of which none is mirrored that has words.
             batch_size: crops that are encoded together.
         """
         shards = encode_pictures(tokenizer, source, out, resolution, crops, batch_size)
         print(f"{out}: {len(shards)} pictures, {shards.manifest.tokens} tokens a crop")
 
-    _call(run, argv, "encode", tokenizer="RUN", source="SRC", out="OUT")
+    _call(run, argv, "encode", tokenizer="TOKENIZER", source="SRC", out="OUT")
 
 
 def reconstruct(argv: Sequence[str]) -> None:
-    """Send pictures through a tokenizer and back: imtok reconstruct RUN IMAGES… --out DIR."""
+    """Send pictures through a tokenizer and back: imtok reconstruct TOKENIZER IMAGES… --out DIR."""
     from imtok.evaluation.reconstruct import reconstruct, side_by_side
 
     def run(
@@ -184,7 +184,7 @@ def reconstruct(argv: Sequence[str]) -> None:
         Args:
             tokenizer: a run folder, a shipped name, or another project's checkpoint or diffusers folder.
             images: picture files or folders of them.
-            out: folder.
+            out: output folder; created if missing.
             branches: side by side also show what each codebook says alone.
             captions: for a tokenizer that hears of them: a JSONL or CSV file, or one caption for all pictures.
         """
@@ -193,7 +193,7 @@ def reconstruct(argv: Sequence[str]) -> None:
             raise InputError("none of the pictures can be read")
         print(f"{len(written)} pictures in {out}, beside their originals in {side_by_side(out)}")
 
-    _call(run, argv, "reconstruct", tokenizer="RUN", images="IMAGE [IMAGE ...]")
+    _call(run, argv, "reconstruct", tokenizer="TOKENIZER", images="IMAGE [IMAGE ...]")
 
 
 def generate(argv: Sequence[str]) -> None:
@@ -222,7 +222,7 @@ def generate(argv: Sequence[str]) -> None:
 
         Args:
             generator: a run folder or a shipped name.
-            out: folder.
+            out: output folder; created if missing.
             labels: classes by name or number.
             prompts: texts, or a file with one a line (or a JSONL or CSV table).
             count: pictures of each.
@@ -255,7 +255,7 @@ def generate(argv: Sequence[str]) -> None:
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    """Measure tokenizers and compare them: imtok evaluate RUN… --data SRC… --out DIR."""
+    """Measure tokenizers and compare them: imtok evaluate TOKENIZER… --data SRC… --out DIR."""
     from imtok.evaluation.buckets import FaceBuckets
     from imtok.evaluation.evaluate import FACE_JUDGE, METRICS, TEXT_JUDGE, evaluate
     from imtok.evaluation.fit import FitRule
@@ -284,7 +284,7 @@ def evaluate(argv: Sequence[str]) -> None:
                 reconstructed pictures (FOLDER@BITS_PER_PIXEL where their rate is known), or codecs (jpeg:QUALITY,
                 webp@BITS_PER_PIXEL); the others are compared with the first.
             data: annotated pictures, as `imtok annotate` and `imtok synthesize` write them, or any others.
-            out: folder.
+            out: output folder; created if missing.
             metrics: only these.
             size: judge squares of so many pixels instead of each picture at its own size.
             fit: how a picture becomes a square: padded (LANCZOS, as TokBench does) or its centre cropped out (bicubic,
@@ -296,7 +296,7 @@ def evaluate(argv: Sequence[str]) -> None:
             face_judge: network that compares the faces.
             face_buckets: which version of TokBench's sizes of faces.
             no_cache: neither keep what the judges say of originals in the user's cache folder nor look there.
-            protocol: a published one by name; what differs from it is said.
+            protocol: name of a published protocol (docs/evaluation.md); what differs from it is reported.
         """
         with process_group():
             found = evaluate(
@@ -320,7 +320,7 @@ def evaluate(argv: Sequence[str]) -> None:
             if found.failed:
                 sys.exit(2)  # why has been said, and the other numbers are written
 
-    _call(run, argv, "evaluate", tokenizers="RUN [RUN ...]")
+    _call(run, argv, "evaluate", tokenizers="TOKENIZER [TOKENIZER ...]")
 
 
 def evaluate_generated(argv: Sequence[str]) -> None:
@@ -346,7 +346,7 @@ def evaluate_generated(argv: Sequence[str]) -> None:
         Args:
             pictures: a folder as `imtok generate` fills it, an .npz file of ADM's layout, shards, or any others;
                 reconstructions too (rFID, rIS).
-            out: folder.
+            out: output folder; created if missing.
             reference: the set to compare with, likewise, or an .npz file with its statistics.
             metrics: only these.
             size: crop the reference to centred squares of so many pixels.
@@ -355,7 +355,7 @@ def evaluate_generated(argv: Sequence[str]) -> None:
             words: likewise with columns file and text; otherwise what stands in quotes in the prompts.
             clip: a folder with a CLIP of the transformers library, for CLIP scores.
             text_judge: network that reads the words; text_detector/ppocrv6 reads what it finds by itself.
-            protocol: a published one by name; what differs from it is said.
+            protocol: name of a published protocol (docs/evaluation.md); what differs from it is reported.
         """
         with process_group():
             found = evaluate_generated(
@@ -392,8 +392,8 @@ def pack(argv: Sequence[str]) -> None:
         """Write `arr_0`, uint8, and on demand the statistics that FID and sFID compare.
 
         Args:
-            pictures: any, of one size.
-            out: file.
+            pictures: a folder, table, shards or tars with pictures of one size.
+            out: the file to write.
             statistics: also mu, sigma, mu_s and sigma_s through Inception.
             size: crop the pictures to centred squares of so many pixels.
         """

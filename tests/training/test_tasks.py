@@ -13,7 +13,7 @@ from imtok.data.sample import Face, Sample, Samples, TextRegion
 from imtok.layers.crops import Regions
 from imtok.losses.adversarial import r1_penalty
 from imtok.training.run import Phase
-from imtok.training.tasks import TokenizerTask, check_pictures
+from imtok.training.tasks import TokenizerTask, check_pictures, check_scales
 
 
 def batch(size: int = 2) -> Batch:
@@ -130,6 +130,20 @@ def test_a_loss_of_what_no_picture_has_is_said_or_refused(caplog: pytest.LogCapt
     assert not caplog.records
     with pytest.raises(ConfigError, match="text_encoder/minilm reads captions, and no picture has one"):
         check_pictures(presets.get("fqgan-dual-nano"), Samples([sample]))
+
+
+def test_weights_that_were_chosen_for_other_features_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    config = presets.get("insighttok")
+    check_scales(presets.get("insighttok-nano"))
+    assert not caplog.records
+    check_scales(config)
+    said = [record.getMessage() for record in caplog.records]
+    assert ["text_features/ppocrv6" in said[0], "face_features/mobilefacenet" in said[1]] == [True, True]
+    assert "--losses.face.layer-scale energy" in said[1]
+    caplog.clear()
+    face = dataclasses.replace(config.losses.face, network="face_features/arcface")
+    check_scales(dataclasses.replace(config, losses=dataclasses.replace(config.losses, face=face)))
+    assert len(caplog.records) == 1
 
 
 def test_a_phase_freezes_what_it_does_not_train() -> None:

@@ -38,7 +38,7 @@ from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.feeds import PictureFeed, TokenFeed
 from imtok.training.generator_task import GeneratorTask, GeneratorValidation
 from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
-from imtok.training.tasks import TokenizerTask, check_pictures
+from imtok.training.tasks import TokenizerTask, check_pictures, check_scales
 from imtok.training.trainer import Trainer
 from imtok.training.validation import Validation
 
@@ -154,6 +154,7 @@ def _tokenizer_trainer(
         check_finished(shards)
     source = open_source(data)
     check_pictures(config, source)
+    check_scales(config)
     shown = source if validation is None else open_source(validation)
     looks = Validation(config, shown, held_out=validation is not None, reader=task.reader)
     return Trainer(config, task, PictureFeed(source, config.data), looks, folder, device)

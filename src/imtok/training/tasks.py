@@ -335,6 +335,21 @@ def check_pictures(config: RunConfig, pictures: Source) -> None:
         _logger.warning("losses: %s has a weight, but no picture has %s: it stays 0", term, regions)
 
 
+def check_scales(config: RunConfig) -> None:
+    """Say which region losses compare unscaled features of a network that the paper's weights were not chosen for."""
+    settings = config.losses
+    for term, of_term in (("text", settings.text), ("face", settings.face)):
+        papers = of_term.network == "face_features/arcface" or of_term.layer_scale == "energy"
+        if _weighed(term, settings, config.training.phases) and not papers:
+            _logger.warning(
+                "losses: the paper's weight of %s is for another network than %s, whose features differ by hundreds of "
+                "times as much; --losses.%s.layer-scale energy makes up for that",
+                term,
+                of_term.network,
+                term,
+            )
+
+
 def _weighed(term: str, settings: LossConfig, phases: Sequence[Phase]) -> bool:
     """Whether any phase gives a term weight."""
     return any({**settings.weights(), **phase.weights}[term] for phase in phases)
