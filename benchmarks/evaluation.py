@@ -4,15 +4,17 @@
 
 Pictures are rendered signs of 256 pixels with their words and one made-up face each; the contestant is JPEG of quality
 30, which costs next to nothing. Times are those of the meters alone, of originals without a contestant and what one
-adds, after a first batch that is not counted. Peak memory is that of a process of its own for each size of
+adds, after a first batch that is not counted; of generated pictures what each costs. Inception, whose weights are a
+file of the user's own, is timed with random ones; LPIPS costs what the VGG16 distance does. Peak memory is that of a process of its own for each size of
 set, all metrics together; beyond a batch of 16 pictures it may grow by what is stored for every picture and by nothing
-else. `--pictures 1000 --memory 100 1000` are the full figures.
+else. `--pictures 1000 --memory 250 1000` are the full figures.
 """
 
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/training.md
 
+import io
 import resource
 import subprocess
 import sys
@@ -27,18 +29,22 @@ import tyro
 from imtok import pretrained
 from imtok.data.sample import Face, Sample, Source
 from imtok.data.synthetic import SyntheticPictures
+from imtok.evaluation.asked import Asked
 from imtok.evaluation.codecs import CODECS
 from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.faces import FaceMeter
 from imtok.evaluation.fit import OwnSize
+from imtok.evaluation.generated_meters import FaceNormMeter, Generated, GeneratedMeter
 from imtok.evaluation.meters import Drawn, Meter, PerceptualMeter, PixelMeter, Shown
 from imtok.evaluation.metrics import psnr, ssim
 from imtok.evaluation.ranks import Ranks
+from imtok.evaluation.rendered import RenderedTextMeter
 from imtok.evaluation.results import as_markdown
-from imtok.evaluation.set_meters import FrechetMeter
+from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter, SetMeter
 from imtok.evaluation.sets import Pictures
 from imtok.evaluation.text import TextMeter
+from imtok.pretrained.inception import InceptionV3
 
 SIZE = 256
 FACE = Face(
@@ -92,23 +98,50 @@ def main(pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | 
         lines.append((name, f"{seen:.1f}", f"{compared:.1f}"))
     print(as_markdown(lines))
     print()
+    drawn = [(name, f"{of_generated(meter, pictures):.1f}") for name, meter in generated_meters(pictures).items()]
+    print(as_markdown([("metric of generated pictures", "ms a picture"), *drawn]))
+    print()
     print(as_markdown([("pictures", "peak memory, MB"), *((str(count), f"{peak(count):.0f}") for count in memory)]))
 
 
 def meters() -> dict[str, Meter[Any]]:
     """One for each metric whose network is here; the others are named."""
-    found: dict[str, Meter[Any]] = {"PSNR": OneMetric(psnr), "SSIM": OneMetric(ssim)}
-    for name, meter, network in (
-        ("VGG16 distance", PerceptualMeter, "perceptual/vgg16"),
-        ("Fréchet distance", FrechetMeter, "vision/efficientnet_lite0"),
-        ("text", TextMeter, "text_judge/easyocr"),
-        ("faces", FaceMeter, "face_judge/dlib"),
-    ):
-        try:
-            found[name] = meter(pretrained.load(network))
-        except pretrained.MissingWeights as error:
-            print(f"{name}: left out, {error}")
-    return found
+    return {
+        "PSNR": OneMetric(psnr),
+        "SSIM": OneMetric(ssim),
+        "VGG16 distance": PerceptualMeter(pretrained.load("perceptual/vgg16")),
+        "Fréchet distance, EfficientNet-Lite0": FrechetMeter(pretrained.load("vision/efficientnet_lite0")),
+        "FID and inception score, random weights": InceptionMeter(untrained_inception(), total=1000),
+        "words": TextMeter(pretrained.load("text_judge/easyocr")),
+        "faces": FaceMeter(pretrained.load("face_judge/dlib")),
+    }
+
+
+def generated_meters(count: int) -> dict[str, GeneratedMeter[Any]]:
+    """Those of generated pictures; the distances' eyes look at the reference's pictures for as long again."""
+    detector, faces = pretrained.load("text_detector/ppocrv6"), pretrained.load("face_detector/mtcnn")
+    sets = {kind: kind for kind in ("frechet", "spatial", "classes", "precision", "recall")}
+    return {
+        "FID, sFID, IS, precision, recall, random weights": SetMeter(untrained_inception(), sets, count),
+        "the same through EfficientNet-Lite0": SetMeter(pretrained.load("vision/efficientnet_lite0"), sets, count),
+        "rendered words": RenderedTextMeter(detector, pretrained.load("text_judge/easyocr")),
+        "face norm": FaceNormMeter(faces, pretrained.load("face_features/mobilefacenet"), "face_norm_mobilefacenet"),
+    }
+
+
+def untrained_inception() -> InceptionV3:
+    """The class of torch-fidelity with random weights: it takes as long as with trained ones."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            """Its constructor wants to load something."""
+
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
+    theirs = Untrained("inception-v3-compat", ["2048", "logits_unbiased"], nothing)  # pyright: ignore[reportArgumentType]
+    return InceptionV3(theirs.state_dict()).eval()
 
 
 def times(meter: Meter[Any], count: int) -> tuple[float, float]:
@@ -126,6 +159,26 @@ def times(meter: Meter[Any], count: int) -> tuple[float, float]:
             seconds[1] += time.perf_counter() - between - (between - started)
             counted += len(batch)
     return 1000 * seconds[0] / counted, 1000 * seconds[1] / counted
+
+
+def of_generated(meter: GeneratedMeter[Any], count: int) -> float:
+    """Milliseconds that a meter takes for a generated picture."""
+    seconds, counted, source = 0.0, 0, Signs(count)
+    for index, batch in enumerate([*batches(source, 1), *batches(source, None)]):  # the first one warms up
+        drawn = [
+            Generated(sample=one.sample, picture=one.original, asked=Asked(text=" ".join(_texts(one.sample))))
+            for one in batch
+        ]
+        started = time.perf_counter()
+        meter.look(drawn)
+        if index:
+            seconds += time.perf_counter() - started
+            counted += len(batch)
+    return 1000 * seconds / counted
+
+
+def _texts(sample: Sample) -> list[str]:
+    return [word.text or "" for word in sample.words or []]
 
 
 def batches(source: Source, count: int | None) -> Iterator[list[Shown]]:

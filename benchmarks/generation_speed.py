@@ -46,11 +46,11 @@ def main(batches: tuple[int, ...] = (1, 16), guidance_scale: float = 1.0, repeat
         "FAR, 2 codebooks": (lambda batch: drawn(double, batch, guidance_scale), 2 * places),
         "Llama, 2 codebooks in a row": (llama(2 * CODES, 2 * places, guidance_scale), 2 * places),
     }
-    weights = sum(p.numel() * p.element_size() for p in single.decoder.parameters())
+    read = (*single.decoder.parameters(), *single.head.parameters())  # of embeddings one row alone
+    weights = sum(p.numel() * p.element_size() for p in read)
     print(f"{DEPTH} layers of {DIM}, {places} places, fp32, {torch.get_num_threads()} threads, {repeats} repeats")
-    print(
-        f"reading the {weights / 1e6:.0f} MB of the layers once a place: {bandwidth() / weights:.0f} places/s at most"
-    )
+    most = bandwidth() / weights
+    print(f"reading the {weights / 1e6:.0f} MB of layers and head once a place: {most:.0f} places/s at most")
     for batch in batches:
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         moments: dict[str, list[float]] = {}
