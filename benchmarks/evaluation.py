@@ -5,9 +5,9 @@
 Pictures are rendered signs of 256 pixels with their words and one made-up face each; the contestant is JPEG of quality
 30, which costs next to nothing. Times are those of the meters alone, of originals without a contestant and what one
 adds, after a first batch that is not counted; of generated pictures what each costs. Inception, whose weights are a
-file of the user's own, is timed with random ones; LPIPS costs what the VGG16 distance does. Peak memory is that of a process of its own for each size of
-set, all metrics together; beyond a batch of 16 pictures it may grow by what is stored for every picture and by nothing
-else. `--pictures 1000 --memory 250 1000` are the full figures.
+file of the user's own, is timed with random ones; LPIPS costs what the VGG16 distance does. Peak memory is that of a
+process of its own for each size of set, all metrics together; beyond a batch of 16 pictures it may grow by what is
+stored for every picture and by nothing else. `--pictures 1000 --memory 250 1000` are the full figures.
 """
 
 import os
