@@ -85,7 +85,8 @@ def reconstruct(
 
 def side_by_side(out: Path) -> Path:
     """Where originals and reconstructions stand beside each other."""
-    return out.with_name(f"{out.name}_side_by_side")
+    place = Path(os.path.abspath(out))  # of "." the name, too
+    return place.with_name(f"{place.name}_side_by_side")
 
 
 def captions_of(files: Sequence[Path], captions: str) -> list[str | None]:
