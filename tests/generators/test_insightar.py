@@ -63,6 +63,15 @@ def test_step_by_step_gives_the_logits_of_all_at_once_guided_or_not(
     assert_guided_steps_agree(model, ["a red sign", "STOP"])
 
 
+def test_the_next_place_on_the_grid_is_told_alike_step_by_step(assert_steps_agree, assert_guided_steps_agree) -> None:
+    model = small(grid_embedding=True, token_shape=(2, 3))
+    assert_steps_agree(model, some_codes(model), PROMPTS)
+    assert_guided_steps_agree(model, ["a red sign", "STOP"])
+    rows, columns = model.grid
+    assert torch.equal(model.next_places(0, 6), (rows[:, None] + columns).flatten(0, 1))
+    assert torch.equal(model.next_places(4, 5), (rows[1] + columns[1])[None])
+
+
 @torch.no_grad()
 def test_the_prompts_beside_a_prompt_change_nothing() -> None:
     model = small()
@@ -99,7 +108,7 @@ def test_the_adapter_reads_the_tokenizer_s_vectors() -> None:
     model.adopt(tokenizer)
     codes = some_codes(model)
     with torch.no_grad():
-        assert torch.allclose(model.adapt(codes), model.adapter(tokenizer.lookup(codes)), atol=1e-6)
+        assert torch.allclose(model.adapt(codes, first=1), model.adapter(tokenizer.lookup(codes)), atol=1e-6)
 
 
 def test_the_first_stage_leaves_the_language_model_alone() -> None:

@@ -16,7 +16,7 @@ from imtok.generators.prompts import PromptFormat, PromptReader
 from imtok.layers.decoder import Block
 from imtok.tokenizers.base import Tokenizer
 
-_START_STD = 0.02
+_START_STD, _GRID_STD = 0.02, 0.1
 
 
 @config
@@ -45,6 +45,10 @@ class InsightARConfig:
     """Janus-Pro's is `mlp`: two linear layers with GELU between."""
     head_depth: int = 1
     """Blocks of a factorized head."""
+    grid_embedding: bool = False
+    """Whether every token of the picture also carries learned vectors of the row and the column of the place that comes
+    next. Deviation: the paper has none; a small language model from scratch, whose positions are a single line, takes
+    long to learn which column it is in."""
 
     def __post_init__(self) -> None:
         if "model_type" not in self.architecture:
@@ -87,6 +91,8 @@ class InsightAR(AutoregressiveGenerator):
         heads = getattr(self.language_model.config, "num_attention_heads", 1)
         self.embedding = CodeEmbedding(config.codebook_sizes if config.head == "factorized" else (), dim)
         self.head = build_head(config.head, config.codebook_sizes, dim, config.head_depth, heads)
+        sides = config.token_shape if config.grid_embedding else ()
+        self.grid = nn.ParameterList(torch.randn(side, dim) * _GRID_STD for side in sides)
 
     @torch.no_grad()
     def adopt(self, tokenizer: Tokenizer) -> None:
@@ -102,7 +108,7 @@ class InsightAR(AutoregressiveGenerator):
         self, codes: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
     ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
         prompts, there = self.prompt(conditions)
-        told = torch.cat([prompts, self.start(len(codes)), self.adapt(codes[:, :-1])], dim=1)
+        told = torch.cat([prompts, self.start(len(codes)), self.adapt(codes[:, :-1], first=1)], dim=1)
         seen = torch.cat([there, there.new_ones(len(codes), codes.shape[1])], dim=1)
         states = self.language_model(
             inputs_embeds=told, attention_mask=seen, position_ids=places(seen), use_cache=False
@@ -124,12 +130,21 @@ class InsightAR(AutoregressiveGenerator):
 
     def start(self, rows: int) -> Float[Tensor, "rows 1 dim"]:
         """The start-of-image token."""
-        return self.start_of_image.expand(rows, 1, -1)
+        return (self.start_of_image + self.next_places(0, 1)).expand(rows, 1, -1)
 
-    def adapt(self, codes: Int[Tensor, "batch places codebooks"]) -> Float[Tensor, "batch places dim"]:
-        """Codes as the language model sees them."""
+    def adapt(self, codes: Int[Tensor, "batch places codebooks"], first: int) -> Float[Tensor, "batch places dim"]:
+        """Codes as the language model sees them; after the first of them comes place number `first`."""
         vectors = [self.get_buffer(f"codebook_{i}")[code] for i, code in enumerate(codes.unbind(2))]
-        return self.adapter(torch.cat(vectors, dim=2))
+        return self.adapter(torch.cat(vectors, dim=2)) + self.next_places(first, first + codes.shape[1])
+
+    def next_places(self, first: int, stop: int) -> Float[Tensor, "places dim"]:
+        """What tokens carry of the places that come next, counted row by row from 0; zeros without `grid_embedding`."""
+        numbers = torch.arange(first, stop, device=self.start_of_image.device)
+        found = torch.zeros(len(numbers), len(self.start_of_image), device=numbers.device)
+        for axis, vectors in enumerate(self.grid):
+            below = math.prod(self.config.token_shape[axis + 1 :])
+            found = found + vectors[numbers // below % len(vectors)]
+        return found
 
     def begin(self, conditions: Conditions) -> Session:
         return _InsightARSession(self, conditions)
@@ -158,11 +173,12 @@ class _InsightARSession(Session):
         self._cache = {"cache" if "cache" in known else "past_key_values": cache}  # renamed in transformers 5
         self._there = torch.cat([there, there.new_ones(rows, model.tokens)], dim=1)
         self._places = places(self._there)
-        self._done = 0
+        self._done = self._drawn = 0
         self._see(torch.cat([prompts, model.start(rows)], dim=1))
 
     def advance(self, codes: Int[Tensor, "rows codebooks"]) -> None:
-        self._see(self._model.adapt(codes[:, None]))
+        self._drawn += 1
+        self._see(self._model.adapt(codes[:, None], self._drawn))
 
     def _see(self, told: Float[Tensor, "rows new dim"]) -> None:
         start, stop = self._done, self._done + told.shape[1]

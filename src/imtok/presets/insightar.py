@@ -30,7 +30,7 @@ _BYTES: dict[str, Any] = {
     "num_key_value_heads": 6,
     "max_position_embeddings": 512,
 }
-_HEAD = ("adapter", "head", "embedding", "start_of_image")
+_HEAD = ("adapter", "head", "embedding", "start_of_image", "grid")
 
 
 def insightar_7b() -> GeneratorRunConfig:
@@ -100,6 +100,7 @@ def insightar_nano() -> GeneratorRunConfig:
             prompt_format="bytes",
             max_prompt_tokens=128,
             head="linear",
+            grid_embedding=True,
         ),
         sampling=SamplingConfig(guidance_scale=(2.0,), top_p=0.9),
         training=dataclasses.replace(
