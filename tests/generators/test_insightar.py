@@ -72,6 +72,20 @@ def test_the_next_place_on_the_grid_is_told_alike_step_by_step(assert_steps_agre
     assert torch.equal(model.next_places(4, 5), (rows[1] + columns[1])[None])
 
 
+@pytest.mark.parametrize("head", ["linear", "factorized"])
+def test_codes_that_are_alike_share_what_is_learned(
+    head: HeadKind, assert_steps_agree, assert_guided_steps_agree
+) -> None:
+    model = small(head, code_similarity=True)
+    assert_steps_agree(model, some_codes(model), PROMPTS)
+    assert_guided_steps_agree(model, ["a red sign", "STOP"])
+    with torch.no_grad():
+        model.codebook_0[3] = model.codebook_0[2]
+        shared = model.shared_logits(torch.randn(4, 32), 0)
+    assert torch.equal(shared[:, 3], shared[:, 2])
+    assert not torch.allclose(shared[:, 1], shared[:, 2])
+
+
 @torch.no_grad()
 def test_the_prompts_beside_a_prompt_change_nothing() -> None:
     model = small()

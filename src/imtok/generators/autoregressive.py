@@ -88,6 +88,10 @@ class AutoregressiveGenerator(Generator):
                 f"{len(settings.guidance_scale)} guidance scales for {len(self.codebook_sizes)} codebooks"
             )
 
+    def shared_logits(self, hidden: Float[Tensor, "*places dim"], codebook: int) -> Float[Tensor, "*places _"] | float:
+        """What comes on top of the head's logits; `forward` has added it already. Here nothing does."""
+        return 0.0
+
     @torch.no_grad()
     def log_likelihood(
         self, codes: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
@@ -116,6 +120,7 @@ class AutoregressiveGenerator(Generator):
         for token in range(self.tokens):
 
             def pick(logits: Tensor, codebook: int, token: int = token) -> Tensor:
+                logits = logits + self.shared_logits(session.hidden, codebook)
                 if guided:
                     logits = guide(logits, settings.scale(codebook, token, self.tokens))
                 found = pick_code(logits.cpu(), noise[:, token, codebook], settings).to(device)

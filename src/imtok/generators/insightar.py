@@ -45,6 +45,10 @@ class InsightARConfig:
     """Janus-Pro's is `mlp`: two linear layers with GELU between."""
     head_depth: int = 1
     """Blocks of a factorized head."""
+    code_similarity: bool = False
+    """Whether a code's logit also has a part that is linear in its codebook vector, so that what is learned of a code
+    serves those that are like it. Deviation: the paper's head has a weight of its own for each code; from scratch, a
+    small model spends half of its steps on these."""
     grid_embedding: bool = False
     """Whether every token of the picture also carries learned vectors of the row and the column of the place that comes
     next. Deviation: the paper has none; a small language model from scratch, whose positions are a single line, takes
@@ -91,6 +95,8 @@ class InsightAR(AutoregressiveGenerator):
         heads = getattr(self.language_model.config, "num_attention_heads", 1)
         self.embedding = CodeEmbedding(config.codebook_sizes if config.head == "factorized" else (), dim)
         self.head = build_head(config.head, config.codebook_sizes, dim, config.head_depth, heads)
+        similar = config.codebook_dims if config.code_similarity else ()
+        self.similarity = nn.ModuleList(nn.Linear(dim, channels, bias=False) for channels in similar)
         sides = config.token_shape if config.grid_embedding else ()
         self.grid = nn.ParameterList(torch.randn(side, dim) * _GRID_STD for side in sides)
 
@@ -114,7 +120,15 @@ class InsightAR(AutoregressiveGenerator):
             inputs_embeds=told, attention_mask=seen, position_ids=places(seen), use_cache=False
         ).last_hidden_state
         embedded = self.embedding(codes) if self.embedding.tables else None
-        return self.head(states[:, prompts.shape[1] :], embedded)
+        hidden = states[:, prompts.shape[1] :]
+        logits = self.head(hidden, embedded)
+        return tuple(one + self.shared_logits(hidden, index) for index, one in enumerate(logits))
+
+    def shared_logits(self, hidden: Float[Tensor, "*places dim"], codebook: int) -> Float[Tensor, "*places _"] | float:
+        if not self.similarity:
+            return 0.0
+        vectors = self.get_buffer(f"codebook_{codebook}")
+        return self.similarity[codebook](hidden) @ (vectors.T * vectors.shape[1] ** 0.5)  # of unit length: entries of 1
 
     def prompt(self, conditions: Conditions) -> tuple[Float[Tensor, "batch length dim"], Bool[Tensor, "batch length"]]:
         """Embedded prompts and which places are there; long ones are cut, and in training some are left empty."""

@@ -30,7 +30,7 @@ _BYTES: dict[str, Any] = {
     "num_key_value_heads": 6,
     "max_position_embeddings": 512,
 }
-_HEAD = ("adapter", "head", "embedding", "start_of_image", "grid")
+_HEAD = ("adapter", "head", "embedding", "start_of_image", "similarity", "grid")
 
 
 def insightar_7b() -> GeneratorRunConfig:
@@ -100,12 +100,13 @@ def insightar_nano() -> GeneratorRunConfig:
             prompt_format="bytes",
             max_prompt_tokens=128,
             head="linear",
+            code_similarity=True,
             grid_embedding=True,
         ),
         sampling=SamplingConfig(guidance_scale=(2.0,), top_p=0.9),
         training=dataclasses.replace(
             base.training,
-            phases=(Phase(name="train", steps=2500, trains=("all",)),),
+            phases=(Phase(name="train", steps=5000, trains=("all",)),),
             global_batch_size=16,
             micro_batch_size=None,
             optimizer=OptimizerConfig(
