@@ -23,6 +23,7 @@ import dataclasses
 import statistics
 import time
 from pathlib import Path
+from typing import Literal, get_args
 
 import tyro
 from ablation import name_of
@@ -53,6 +54,7 @@ from imtok.tokenizers.catalog import locate
 from imtok.training.run import GeneratorRunConfig
 
 RESOLUTION = 64
+Part = Literal["table-3", "dit-nano", "figure-4"]
 FIGURE = {
     "textok-8": (3000, 64),
     "textok-16": (2000, 64),
@@ -72,14 +74,17 @@ TIMED = 8
 ROUNDS = 3
 
 
-def main(textok: Path, out: Path, vae: Path | None = None, seed: int = 0) -> None:
-    """Run the whole recipe.
+def main(
+    textok: Path, out: Path, vae: Path | None = None, seed: int = 0, parts: tuple[Part, ...] = get_args(Part)
+) -> None:
+    """Run the recipe, or parts of it; each prints and writes OUT/PART-SEED.md.
 
     Args:
         textok: where recipes/textok_nano.py has put its runs.
         out: working folder.
         vae: folder of an AutoencoderKL of diffusers, such as SD-VAE, for one more row of Figure 4.
         seed: of the training.
+        parts: what to do.
     """
     check_judges()
     for name in PAIR:
@@ -88,33 +93,35 @@ def main(textok: Path, out: Path, vae: Path | None = None, seed: int = 0) -> Non
     signs = render(out / "signs", RESOLUTION)
     hears = heard(presets.get("textok-nano"))
     tell(signs, hears)
-    captioned = with_photographs(signs, textok / "shards", hears, out / "captioned")
-    tokenizers = {name: open_tokenizer(name, textok, out) for name in FIGURE}
-    if vae is not None:
-        tokenizers["vae"] = vae
-    latents = {
-        name: encode(str(place), signs, out / name / "latents", RESOLUTION) for name, place in tokenizers.items()
-    }
-    lines = figure_4(latents, signs, out, seed)
-    pair = {name: open_tokenizer(name, textok, out) for name in PAIR}
-    lines += ["", *table_3(pair, captioned, signs, out, seed)]
-    ours = "textok-nano"
-    of_signs = encode(str(pair[ours]), signs, out / ours / "latents", RESOLUTION)
-    final = run(seeded(presets.get_generator("dit-nano"), seed), of_signs, out / f"dit-nano-{seed}")
-    final = ship(final, out / "shipped" / "dit-nano")
+    for part in parts:
+        if part == "table-3":
+            captioned = with_photographs(signs, textok / "shards", hears, out / "captioned")
+            lines = table_3({name: open_tokenizer(name, textok, out) for name in PAIR}, captioned, signs, out, seed)
+        elif part == "dit-nano":
+            lines = by_class(open_tokenizer("textok-nano", textok, out), signs, out, seed)
+        else:
+            tokenizers = {name: open_tokenizer(name, textok, out) for name in FIGURE}
+            lines = figure_4(tokenizers | ({} if vae is None else {"vae": vae}), signs, out, seed)
+        text = "\n".join(lines)
+        write_text(out / f"{part}-{seed}.md", text + "\n")
+        print(text)
+
+
+def by_class(tokenizer: Path, signs: Path, out: Path, seed: int) -> list[str]:
+    """What the shipped class-conditional generator draws of held-out signs' classes."""
+    latents = encode(str(tokenizer), signs, out / tokenizer.name / "latents", RESOLUTION)
+    trained = run(seeded(presets.get_generator("dit-nano"), seed), latents, out / f"dit-nano-{seed}")
+    final = ship(trained, out / "shipped" / "dit-nano")
     held_out, asked = list(open_source(signs / "combinations")), held_out_classes(signs)
     # Against what its tokenizer makes of held-out signs: what that loses is not the generator's fault.
-    reference = reconstructed(str(pair[ours]), held_out, out / "reconstructed")
+    reference = reconstructed(str(tokenizer), held_out, out / "reconstructed")
     samples = samples_of(final, asked)
-    right = class_consistency(samples, asked)
-    misled = class_consistency(misled_samples(final, asked), asked)
-    shown = class_consistency(rendered(held_out, out / "rendered" / "kinds"), asked)
-    lines += ["", f"dit-nano: {DISTANCE} to reconstructions {distance(samples, reference)}"]
-    lines += [f"signs of the kind asked for: {right}"]
-    lines += [f"over latents of another kind: {misled}", f"rendered ones: {shown}"]
-    text = "\n".join(lines)
-    write_text(out / f"tables-{seed}.md", text + "\n")
-    print(text)
+    return [
+        f"dit-nano: {DISTANCE} to reconstructions {distance(samples, reference)}",
+        f"signs of the kind asked for: {class_consistency(samples, asked)}",
+        f"over latents of another kind: {class_consistency(misled_samples(final, asked), asked)}",
+        f"rendered ones: {class_consistency(rendered(held_out, out / 'rendered' / 'kinds'), asked)}",
+    ]
 
 
 def open_tokenizer(name: str, textok: Path, out: Path) -> Path:
@@ -127,8 +134,11 @@ def open_tokenizer(name: str, textok: Path, out: Path) -> Path:
     return train_tokenizer(short(kind, int(tokens)), textok / "shards", textok / name_of(name, 0))
 
 
-def figure_4(latents: dict[str, Path], signs: Path, out: Path, seed: int) -> list[str]:
+def figure_4(tokenizers: dict[str, Path], signs: Path, out: Path, seed: int) -> list[str]:
     """The speed and the quality of class-conditional DiTs of one size over latents of each tokenizer."""
+    latents = {
+        name: encode(str(place), signs, out / name / "latents", RESOLUTION) for name, place in tokenizers.items()
+    }
     lines = [
         "| latents | tokens | trained for | steps of drawing | a picture takes | speed | Fréchet distance |",
         "|---" * 7 + "|",

@@ -472,7 +472,7 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
     monkeypatch.setattr(dit_nano, "locate", lambda name: places[name])
     monkeypatch.setattr(dit_nano, "open_tokenizer", lambda name, *rest: places.get(name) or real(name, *rest))
     dit_nano.main(textok, tmp_path / "out")
-    text = (tmp_path / "out/tables-0.md").read_text()
+    text = "\n".join((tmp_path / f"out/{part}-0.md").read_text() for part in ("table-3", "dit-nano", "figure-4"))
     for name, tokens in zip(dit_nano.FIGURE, (8, 16, 32, 256, 1024), strict=True):
         assert text.count(f"| {name} | {tokens} |") == 2
     assert text.count("latents of another prompt | words") == 2

@@ -1,0 +1,31 @@
+"""The generators that come with imtok do what their cards say."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imtok import pretrained
+from imtok.cli import main
+from imtok.evaluation.rendered import read_picture
+
+PROMPTS = {"OPEN": "a red sign that says OPEN", "GULL": "a blue sign that says GULL"}
+
+
+@pytest.fixture
+def judges(needs: Callable[[str], Any]) -> list[Any]:
+    """Who finds words, and who reads them."""
+    for name in ("text_encoder/minilm", "text_detector/ppocrv6", "text_judge/easyocr"):
+        needs(name)
+    return [pretrained.load(name) for name in ("text_detector/ppocrv6", "text_judge/easyocr")]
+
+
+def test_a_prompt_s_word_and_colour_are_in_the_picture(tmp_path: Path, judges: list[Any]) -> None:
+    assert main(["generate", "dit-t2i-nano", "--prompts", *PROMPTS.values(), "--out", str(tmp_path)]) == 0
+    pictures = [np.asarray(Image.open(file)) for file in sorted(tmp_path.glob("*.png"))]
+    assert [read_picture(*judges, picture) for picture in pictures] == list(PROMPTS)
+    red, blue = (picture[:8].mean((0, 1)) for picture in pictures)
+    assert (red.argmax(), blue.argmax()) == (0, 2)
