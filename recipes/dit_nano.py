@@ -6,10 +6,10 @@ Needs the `plots` extra.
 
 What happens: plain signs are written down as latents of several tokenizers: `textok-nano` and `baseline-nano`, which
 come with imtok, those of recipes/textok_nano.py, and two small KL autoencoders that are trained here on the same
-pictures. Class-conditional DiTs of one size learn to draw the latents of each in about the same time, and are compared
-in speed and quality (Figure 4). Text-conditional ones learn it over TexTok and over its baseline (Table 3), of signs
-and of the captioned photographs that these have seen, and a judge reads their signs. Photographs have no class, so the
-others see none. Every step can be killed and goes on where it was.
+pictures. Class-conditional DiTs of one size learn to draw the latents of each, with more tokens in fewer steps, and are
+compared in speed and quality (Figure 4). Text-conditional ones learn it over TexTok and over its baseline (Table 3), of
+signs and of the captioned photographs that these have seen, and a judge reads their signs. Photographs have no class,
+so the others see none. Every step can be killed and goes on where it was.
 
 TexTok's decoder hears a caption with the word in it: the prompt, or of a class one that no picture has. So the tables
 also show what is read when it hears that over latents that were drawn for something else.
@@ -63,7 +63,8 @@ FIGURE = {
     "kl-nano-f2": (200, 8),
 }
 """Tokenizers of Figure 4, of 8, 16, 32, 256 and 1,024 tokens, all trained alike; and for how many steps, of how many
-pictures, a DiT learns to draw the latents of each, so that all take about as long."""
+pictures, a DiT learns to draw the latents of each. Fewer tokens get more, towards equal time: the table says how long
+each took."""
 PAIR = {"textok-nano": "dit-t2i-nano", "baseline-nano": "dit-t2i-nano-baseline"}
 """Tokenizers of Table 3, and what the generators over them are called; all are shipped or can be."""
 FIGURE_SAMPLES, FIGURE_INFERENCE_STEPS = 64, (5, 10, 20)

@@ -177,7 +177,7 @@ def test_nothing_is_deleted_where_the_tokenizer_s_copy_belongs(home: Path, train
     config, codes = presets.get_generator("far-debug"), str(home / "codes")
     (tmp_path / "runs/tokenizer").mkdir(parents=True)
     (tmp_path / "runs/tokenizer/notes.txt").write_text("months of work")
-    with pytest.raises(ConfigError, match="tokenizer"):
+    with pytest.raises(ConfigError, match="is in the way of the tokenizer's copy"):
         train(config, codes, tmp_path / "runs")
     assert (tmp_path / "runs/tokenizer/notes.txt").exists()
     shutil.rmtree(tmp_path / "runs/tokenizer")

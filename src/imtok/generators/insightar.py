@@ -47,12 +47,12 @@ class InsightARConfig:
     """Blocks of a factorized head."""
     code_similarity: bool = False
     """Whether a code's logit also has a part that is linear in its codebook vector, so that what is learned of a code
-    serves those that are like it. Deviation: the paper's head has a weight of its own for each code; from scratch, a
-    small model spends half of its steps on these."""
+    serves those that are like it. Deviation: the paper's head has weights of its own for each code, which a small model
+    from scratch learns slowly."""
     grid_embedding: bool = False
     """Whether every token of the picture also carries learned vectors of the row and the column of the place that comes
-    next. Deviation: the paper has none; a small language model from scratch, whose positions are a single line, takes
-    long to learn which column it is in."""
+    next. Deviation: the paper has none; the positions of a language model are a single line, in which one from scratch
+    has to find the columns."""
 
     def __post_init__(self) -> None:
         if "model_type" not in self.architecture:
