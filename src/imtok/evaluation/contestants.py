@@ -28,7 +28,7 @@ from imtok.evaluation.teachers import UNKNOWN, teachers_of_weights
 from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load, locate, shipped
-from imtok.tokenizers.encode import first_caption, hash_of
+from imtok.tokenizers.encode import hash_of
 from imtok.tokenizers.text import Reader
 
 _STATED_RATE = re.compile(r"(.+)@([0-9]*\.?[0-9]+)")
@@ -172,8 +172,9 @@ class TokenizerContestant(Contestant):
     def known(self, sample: Sample) -> Known:
         """What it would listen to: a caption, or the class where it hears of nothing else."""
         hears = self.tokenizer.hears
-        by_class = hears is not None and hears.told == "labels"
-        return (None, sample.label) if by_class else (first_caption(sample), None)
+        assert hears is not None
+        told = hears.told_of(sample)
+        return (None, told) if hears.told == "labels" else (told, None)
 
 
 @dataclass

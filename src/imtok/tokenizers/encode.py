@@ -78,7 +78,8 @@ def encode_pictures(
             part: list[Tokens] = []
             for batch in _batches(pictures, rows, resolution, crops, batch_size):
                 part += _encode(model, reader, batch)
-                untold += sum(reader is not None and not _is_told(reader, one.sample) for one in batch if one.crops)
+                read = [one.sample for one in batch if one.crops]
+                untold += sum(model.hears is not None and model.hears.told_of(sample) is None for sample in read)
                 progress.update(len(batch))
             writer.write(part)
     if untold:
@@ -171,7 +172,7 @@ def _encode(model: Tokenizer, reader: Reader | None, batch: list[_Cropped]) -> l
     text = None
     if reader is not None:
         heard = [one.sample for one in batch for _ in one.crops]
-        text = reader.read([first_caption(sample) for sample in heard], [sample.label for sample in heard])
+        text = reader.read([next(iter(sample.captions), None) for sample in heard], [sample.label for sample in heard])
     values = np.zeros((0, 0, 0), np.int32)
     if crops:
         encoding = model.encode(from_uint8(np.stack(crops)).to(device), text)
@@ -187,12 +188,3 @@ def _encode(model: Tokenizer, reader: Reader | None, batch: list[_Cropped]) -> l
         )
         for one, end in zip(batch, ends, strict=True)
     ]
-
-
-def _is_told(reader: Reader, sample: Sample) -> bool:
-    return sample.label is not None if reader.config.told == "labels" else bool(sample.captions)
-
-
-def first_caption(sample: Sample) -> str | None:
-    """The caption that a tokenizer is told of a picture."""
-    return sample.captions[0] if sample.captions else None

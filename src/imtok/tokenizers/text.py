@@ -14,6 +14,7 @@ from torch import Tensor
 from imtok import pretrained
 from imtok.config import ConfigError, config
 from imtok.data.readers import open_source
+from imtok.data.sample import Sample
 from imtok.data.text_features import TextFeatures, distinct_captions, features_folder, has_features
 from imtok.pretrained.language import TextEncoder
 
@@ -59,6 +60,10 @@ class TextConfig:
     def told(self) -> Literal["captions", "labels"]:
         """What it is told of pictures."""
         return "labels" if self.encoder == LABELS or self.template is not None else "captions"
+
+    def told_of(self, sample: Sample) -> str | None:
+        """A picture's class or first caption, whichever it is told; None where the picture has none."""
+        return sample.label if self.told == "labels" else next(iter(sample.captions), None)
 
     def reads_like(self, other: "TextConfig") -> bool:
         """Whether both hear the same states; they may do other things with them."""
@@ -111,14 +116,14 @@ class Reader:
         """
         training = self._data[0]
         pictures = open_source(training).annotations()
+        if any(self.config.told_of(sample) is not None for sample in pictures):
+            return
         if self.config.told == "labels":
-            if not any(sample.label is not None for sample in pictures):
-                raise ConfigError(f"{training}: the tokenizer hears of classes, and no picture has one")
-        elif not any(sample.captions for sample in pictures):
-            raise ConfigError(
-                f"{training}: the tokenizer hears of captions, and no picture has one; imtok annotate --captions gives "
-                "them some"
-            )
+            raise ConfigError(f"{training}: the tokenizer hears of classes, and no picture has one")
+        raise ConfigError(
+            f"{training}: the tokenizer hears of captions, and no picture has one; imtok annotate --captions gives "
+            "them some"
+        )
 
     def prepare(self, captions: Iterable[str] | None = None) -> None:
         """Open the encoder now if any caption will need it, so that nothing is found missing later.
