@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from imtok import pretrained
@@ -214,12 +215,44 @@ def test_t5_in_half_precision_runs_in_full(t5: Path, tmp_path: Path) -> None:
         assert encoder.encode(["a dog"])[0].dtype == torch.float32
 
 
+def test_t5_is_read_as_google_has_put_it_out(t5: Path, tmp_path: Path) -> None:
+    """With SentencePiece's own model and a pickle of the weights; sentencepiece itself says what the ids are."""
+    import sentencepiece
+
+    words = ["a red sign", "a green dog", "a red dog says open", "green signs say open"] * 20
+    sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
+        sentence_iterator=iter(words),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=20,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (tmp_path / "spiece.model").rename(t5 / "spiece.model")
+    (t5 / "tokenizer.json").unlink()
+    weights = load_file(t5 / "model.safetensors")
+    (t5 / "model.safetensors").unlink()
+    torch.save({**weights, "decoder.final_layer_norm.weight": torch.ones(32)}, t5 / "pytorch_model.bin")
+    encoder = pretrained.load("text_encoder/t5_small", t5)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(t5 / "spiece.model"))
+    texts = ["a red dog", "a green sign says open"]
+    expected = [[*pieces.encode(text), 1] for text in texts]
+    states, mask = encoder.encode(texts)
+    with torch.no_grad():
+        alone = encoder.model(input_ids=torch.tensor(expected[:1])).last_hidden_state
+    assert mask.sum(1).tolist() == [len(ids) for ids in expected]
+    torch.testing.assert_close(states[0, : len(expected[0])], alone[0], atol=1e-5, rtol=0)
+    torch.save({"w": Path("/")}, t5 / "pytorch_model.bin")  # anything but tensors
+    with pytest.raises(ConfigError, match="no T5 in transformers' layout"):
+        load_t5(t5)
+
+
 def test_a_folder_that_is_no_t5_is_refused(t5: Path, tmp_path: Path) -> None:
     (t5 / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match="not a tokenizer"):
         load_t5(t5)
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(t5 / "model.safetensors")
     save_file(
         {k: v for k, v in weights.items() if "final_layer_norm" not in k}, t5 / "model.safetensors", {"format": "pt"}

@@ -147,7 +147,7 @@ def _find_own(name: str, source: Source, file: str | Path | None) -> list[Path] 
 
 def _files(paths: list[Path]) -> list[Path]:
     """The files themselves, and of folders those that a network is read from."""
-    inside = ("config.json", "tokenizer.json", "*.safetensors", "*.pth")
+    inside = ("config.json", "tokenizer.json", "spiece.model", "*.safetensors", "*.bin", "*.pth")
     return [
         file
         for path in paths

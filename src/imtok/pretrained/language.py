@@ -93,7 +93,8 @@ def load_t5(folder: Path) -> TextEncoder:
     Weights that the folder holds in bf16 stay so; all others run in fp32, for T5 overflows in fp16.
 
     Args:
-        folder: config.json, tokenizer.json, and the weights in one or several .safetensors files.
+        folder: config.json, the tokenizer (tokenizer.json or spiece.model), and the weights in one or several
+            .safetensors or .bin files; of the latter tensors alone are read.
 
     Raises:
         ConfigError: something else is in it, or something is missing; one line.
@@ -102,17 +103,29 @@ def load_t5(folder: Path) -> TextEncoder:
     config = open_part("AutoConfig", folder, what)
     if config.model_type not in ("t5", "mt5"):  # UMT5's weights would fit, without its position biases
         raise ConfigError(f"{folder}: no {what}, but of the type {config.model_type}")
-    weights = {"dtype": "auto", "use_safetensors": True, "output_loading_info": True}
+    weights = {"dtype": "auto", "weights_only": True, "output_loading_info": True}
     model, found = open_part("T5EncoderModel", folder, what, **weights)
     if found["missing_keys"]:
         raise ConfigError(f"{folder}: not a whole T5 encoder; {sorted(found['missing_keys'])[0]} is missing")
     if model.dtype == torch.float16:
         model = model.float()
-    return TextEncoder(model, _read_tokenizer(folder / "tokenizer.json"), config.d_model)
+    return TextEncoder(model, _t5_tokenizer(folder, what), config.d_model)
+
+
+def _t5_tokenizer(folder: Path, what: str) -> Any:
+    """From tokenizer.json, or made of spiece.model, which is all that Google's own folders have.
+
+    Raises:
+        ConfigError: neither can be read.
+    """
+    file = folder / "tokenizer.json"
+    if file.exists() or not (folder / "spiece.model").exists():
+        return _read_tokenizer(file)
+    return _padding(open_part("AutoTokenizer", folder, what).backend_tokenizer)
 
 
 def _read_tokenizer(file: Path) -> Any:
-    """The tokenizer in a file, which pads to the longest text of a batch.
+    """The tokenizer in a file.
 
     Raises:
         ConfigError: no such file, or another kind of file.
@@ -123,5 +136,10 @@ def _read_tokenizer(file: Path) -> Any:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower
         raise ConfigError(f"{file}: not a tokenizer ({first_line(error)})") from None
+    return _padding(tokenizer)
+
+
+def _padding(tokenizer: Any) -> Any:
+    """The same tokenizer, which pads to the longest text of a batch."""
     tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>") or 0)
     return tokenizer

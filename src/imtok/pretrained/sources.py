@@ -69,7 +69,8 @@ def _t5(size: str, dim: int) -> Source:
         licence="Apache-2.0",
         load=load_t5,
         folder=True,
-        hint=f"it is google/t5-v1_1-{size} in transformers' layout: config.json, tokenizer.json and *.safetensors",
+        hint=f"it is google/t5-v1_1-{size} in transformers' layout: config.json, spiece.model (or tokenizer.json), and "
+        "the weights as *.safetensors or pytorch_model.bin",
     )
 
 

@@ -1,5 +1,6 @@
 """A model of the transformers library from a folder; nothing in the folder is executed and nothing is downloaded."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -45,5 +46,5 @@ def open_part(part: str, place: str | Path, what: str, **options: Any) -> Any:
     try:
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         return getattr(transformers, part).from_pretrained(place, **local, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
         raise ConfigError(f"{place}: no {what} ({first_line(error)})") from None
