@@ -141,14 +141,14 @@ def embed(argv: Sequence[str]) -> None:
 
 
 def encode(argv: Sequence[str]) -> None:
-    """Encode pictures as codes or latents, for generators: imtok encode TOKENIZER SRC OUT --resolution N."""
+    """Encode pictures as codes or latents, for generators: imtok encode TOKENIZER SRC OUT."""
     from imtok.tokenizers.encode import CropRule, encode_pictures
 
     def run(
         tokenizer: str,
         source: str,
         out: str,
-        resolution: int,
+        resolution: int | None = None,
         crops: CropRule = "centre",
         batch_size: int = 32,
     ) -> None:
@@ -158,7 +158,7 @@ def encode(argv: Sequence[str]) -> None:
             tokenizer: a run folder, a shipped name, or another project's checkpoint or diffusers folder.
             source: pictures with labels or captions.
             out: output folder; created if missing.
-            resolution: side of the encoded crops in pixels.
+            resolution: side of the encoded crops in pixels; as in its training, for a run of imtok's.
             crops: the centred square, or ten crops, of which none is mirrored that has words.
             batch_size: crops that are encoded together.
         """

@@ -32,6 +32,9 @@ class Letters(TextEncoder):
     def check_length(self, max_tokens: int) -> None:
         """Any will do."""
 
+    def length(self, text: str) -> int:
+        return len(text)
+
     def encode(self, texts: Sequence[str], max_tokens: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
         self.read += texts
         cut = [text[:max_tokens] for text in texts]
@@ -98,9 +101,14 @@ def test_a_second_run_reads_only_what_is_new(shards: str, letters: Letters, monk
     assert letters.read == []
 
 
-def test_each_length_has_a_folder_and_other_weights_are_refused(shards: str, letters: Letters) -> None:
+def test_each_length_has_a_folder_and_other_weights_are_refused(
+    shards: str, letters: Letters, capsys: pytest.CaptureFixture[str]
+) -> None:
     long = TextFeatures(embed(shards, "text_encoder/letters"))
+    assert "are cut" not in capsys.readouterr().out
     short = TextFeatures(embed(shards, "text_encoder/letters", max_tokens=5))
+    count = len(set(captions(shards)))
+    assert f"{count} of {count} captions are longer than 5 tokens, and are cut" in capsys.readouterr().out
     caption = captions(shards)[0]
     assert len(long.states(caption)) > len(short.states(caption)) == 5
     letters.sha256 = "def"

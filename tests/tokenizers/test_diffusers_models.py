@@ -27,7 +27,8 @@ from imtok.evaluation.contestants import FolderContestant, open_contestant
 from imtok.evaluation.teachers import UNKNOWN, teachers_behind
 from imtok.generators import catalog as generators
 from imtok.pretrained.packages import sha256_of
-from imtok.tokenizers.encode import encode_pictures, hash_of
+from imtok.tokenizers.catalog import hash_of
+from imtok.tokenizers.encode import encode_pictures
 from imtok.training.launch import train
 
 BLOCKS = {"block_out_channels": (8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4}
@@ -137,6 +138,8 @@ def test_every_verb_takes_the_folder(folders: dict[str, Path], name: str, photos
     assert rows[0]["metrics"]["bits_per_pixel"]["value"] == pytest.approx(tokens * bits / (38 * 50))
     assert main(["encode", folder, str(photos), str(tmp_path / "codes"), "--resolution", "36"]) == 0
     shards = TokenShards(tmp_path / "codes")
+    with pytest.raises(ConfigError, match="does not say what size of pictures"):
+        encode_pictures(folder, photos, tmp_path / "codes")
     assert shards.manifest.sha256 == hash_of(folder) == sha256_of(folders[name] / "diffusion_pytorch_model.safetensors")
     assert (shards.manifest.grid_size, shards.manifest.tokens) == ((9, 9), 81)
     assert shards[0].values.shape == (1, 81, {"vq": 1, "kl": 4}[name])

@@ -20,8 +20,8 @@ from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.data.token_shards import TokenShards
 from imtok.tokenizers import encode
-from imtok.tokenizers.catalog import load
-from imtok.tokenizers.encode import crops_of, encode_pictures, hash_of
+from imtok.tokenizers.catalog import hash_of, load
+from imtok.tokenizers.encode import crops_of, encode_pictures
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,8 @@ def test_codes_are_the_tokenizer_s_and_come_with_what_is_known(signs: str, tmp_p
     assert (len(shards), manifest.pictures, shards.complete) == (21, 21, True)
     assert (manifest.codebook_sizes, manifest.tokens, manifest.grid_size) == ((64,), 64, (8, 8))
     assert manifest.sha256 == hash_of(run)
+    as_trained = encode_pictures(run, signs, tmp_path / "as-trained")
+    assert as_trained.manifest.resolution == RunFolder(run).read_config()["data"]["crop"]["resolution"] == 64
     for index in (0, 7, 20):
         sample, row = source[index], shards[index]
         with torch.no_grad():

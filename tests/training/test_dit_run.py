@@ -237,6 +237,8 @@ def test_by_text_the_prompt_is_the_tokenizer_s_caption_too(home: Path, tmp_path:
     prompts = ["a red sign that says OPEN", "a dog"]
     with pytest.raises(ConfigError, match="shorten it"):
         pipeline.generate(prompts="a red sign " * 100)
+    broken = "a red \udce9 sign"  # a byte of another encoding, as the shell hands it over
+    assert torch.equal(pipeline.generate(prompts=broken), pipeline.generate(prompts="a red \\udce9 sign"))
     images = pipeline.generate(prompts=prompts, seed=1)
     assert images.shape == (2, 3, 64, 64)
     told = Letters().encode(prompts, 16)

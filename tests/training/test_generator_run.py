@@ -343,6 +343,8 @@ def test_prompts_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert read_prompts([str(tmp_path / "marked.txt")]) == ["a red sign", "the sea"]
     (tmp_path / "TABLE.JSONL").write_text('{"image": "a.png", "caption": "a dog"}\n{"prompt": "a cat"}\n')
     assert read_prompts([str(tmp_path / "TABLE.JSONL")]) == ["a dog", "a cat"]
+    (tmp_path / "half.jsonl").write_text('{"prompt": "half a \\ud83d pair"}\n')
+    assert read_prompts([str(tmp_path / "half.jsonl")]) == ["half a \\ud83d pair"]
     assert read_prompts(["what prompts.txt says", "b.txt"]) == ["what prompts.txt says", "b.txt"]
     (tmp_path / "latin.txt").write_bytes("café\n".encode("latin-1"))
     (tmp_path / "words.csv").write_text("text\nOPEN\n")

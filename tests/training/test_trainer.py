@@ -114,6 +114,7 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
         "untold": [],
     }.items():
         assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / name), *flags]) == 0
+        assert ("1 of 1 captions are longer than" in capsys.readouterr().out) == (name == "long")
         drawn[name] = (tmp_path / name / "sign.png").read_bytes()
     assert drawn["told"] == drawn["table"]
     assert len(set(drawn.values())) == 4

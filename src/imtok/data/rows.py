@@ -26,7 +26,7 @@ def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
     Raises:
         PictureError: the picture's header is unreadable, `size` contradicts it, or a word or face is malformed.
     """
-    path = _text(path)
+    path = as_unicode(path)
     width, height = measure(image, path)
     try:
         size, words, faces = (_loads(row.get(column)) for column in ("size", "words", "faces"))
@@ -42,9 +42,9 @@ def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
             words=None if words is None else list(_words(words, width, height)),
             faces=None if faces is None else list(_faces(faces, width, height)),
             captions=listed_captions(row),
-            label=None if label in (None, "") else _text(label),
-            source=_text(row["source"]) if row.get("source") else None,
-            cluster=_text(row["cluster"]) if row.get("cluster") else None,
+            label=None if label in (None, "") else as_unicode(label),
+            source=as_unicode(row["source"]) if row.get("source") else None,
+            cluster=as_unicode(row["cluster"]) if row.get("cluster") else None,
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -58,7 +58,7 @@ def listed_captions(row: Mapping[str, Any]) -> list[str]:
         with contextlib.suppress(ValueError, RecursionError):  # a text that begins with a bracket
             captions = _loads(captions)
     each = captions if isinstance(captions, list | tuple) else [captions]
-    return [_text(caption) for caption in each if caption is not None]
+    return [as_unicode(caption) for caption in each if caption is not None]
 
 
 class ByPicture(Generic[Value]):
@@ -92,7 +92,7 @@ def _words(words: Any, width: int, height: int) -> Iterator[TextRegion]:
         if box := clip_box(word["box"], width, height):
             yield TextRegion(
                 box=box,
-                text=_text(word.get("text") or ""),
+                text=as_unicode(word.get("text") or ""),
                 quad=_points(word.get("quad"), 4),
                 score=_score(word.get("score")),
                 ratio=_ratio(word),
@@ -106,7 +106,8 @@ def _faces(faces: Any, width: int, height: int) -> Iterator[Face]:
             yield Face(box=box, landmarks=_points(face.get("landmarks"), 5), score=score, ratio=_ratio(face))
 
 
-def _text(value: Any) -> str:
+def as_unicode(value: Any) -> str:
+    """A name or text, in which what is not Unicode is written as its number."""
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 

@@ -80,6 +80,8 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
         write_text(manifest, json.dumps(wanted))
     there = TextFeatures(folder)
     captions = [caption for caption in captions if caption not in there]
+    if cut := sum(network.length(caption) > max_tokens for caption in captions):
+        tqdm.write(f"{cut} of {len(captions)} captions are longer than {max_tokens} tokens, and are cut")
     with tqdm(total=len(captions), unit="caption", disable=None) as progress:
         for number, part in enumerate(_cut(captions, CAPTIONS_PER_PART), there.next_part):
             states: list[Float[np.ndarray, "_ dim"]] = []

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from imtok.data.readers import image_of, read_table
-from imtok.data.rows import ByPicture, listed_captions
+from imtok.data.rows import ByPicture, as_unicode, listed_captions
 from imtok.data.sample import DataError, Sample
 from imtok.generators.generate import SETTINGS
 
@@ -69,7 +69,7 @@ def _read(table: str, column: str) -> dict[str, str]:
             value = row.get(column) or (next(iter(listed_captions(row)), None) if column == "prompt" else None)
             if file is None or not value:
                 raise DataError(f"{table}:{line}: names no {'picture' if file is None else column}")
-            found[file] = str(value)
+            found[file] = as_unicode(value)
     except OSError as error:
         raise DataError(f"{table}: {error.strerror or 'cannot be read'}") from None
     return found

@@ -27,8 +27,7 @@ from imtok.evaluation.reconstruct import find_pictures
 from imtok.evaluation.teachers import UNKNOWN, teachers_of_weights
 from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.catalog import load, locate, shipped
-from imtok.tokenizers.encode import hash_of
+from imtok.tokenizers.catalog import hash_of, load, locate, shipped
 from imtok.tokenizers.text import Reader
 
 _STATED_RATE = re.compile(r"(.+)@([0-9]*\.?[0-9]+)")

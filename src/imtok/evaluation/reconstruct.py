@@ -15,6 +15,7 @@ from imtok.data.addresses import list_files
 from imtok.data.captions import make_captioner
 from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
 from imtok.data.readers import IMAGE_SUFFIXES
+from imtok.data.rows import as_unicode
 from imtok.data.sample import DataError, Sample
 from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
@@ -63,6 +64,8 @@ def reconstruct(
         raise ConfigError(f"{tokenizer}: hears of no captions; leave --captions out")
     told = [None] * len(files) if captions is None else captions_of(files, captions)
     reader = None if captions is None or model.hears is None else Reader(model.hears, device=best_device())
+    if reader is not None and (cut := sum(map(reader.cuts, told))):
+        tqdm.write(f"{cut} of {len(files)} captions are longer than {tokenizer} hears, and are cut")
     if model.hears is not None and (untold := told.count(None)):
         tqdm.write(f"{tokenizer} hears captions, and {untold} of {len(files)} pictures have none; see --captions")
     written, sheets = [], side_by_side(out)
@@ -104,7 +107,7 @@ def captions_of(files: Sequence[Path], captions: str) -> list[str | None]:
     if not captions.lower().endswith((".jsonl", ".csv")):
         if os.path.isfile(captions):  # and is no caption
             raise ConfigError(f"{captions}: captions of pictures are listed in a .jsonl or .csv")
-        return [captions] * len(files)
+        return [as_unicode(captions)] * len(files)
     captioner = make_captioner(captions)
     places = (Path(os.path.abspath(file)).as_posix() for file in files)
     listed = (captioner(Sample(image=b"", path=place, width=1, height=1)) for place in places)

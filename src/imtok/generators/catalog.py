@@ -25,7 +25,6 @@ from imtok.generators.sampling import SamplingConfig
 from imtok.pretrained.language_model import LanguageModel, load_language_model
 from imtok.pretrained.packages import sha256_of
 from imtok.tokenizers import catalog as tokenizers
-from imtok.tokenizers.encode import hash_of
 from imtok.tokenizers.text import Reader
 
 AnyConfig = FARConfig | InsightARConfig | DiTConfig
@@ -167,7 +166,7 @@ def carry_tokenizer(manifest: TokenManifest, folder: RunFolder) -> None:
         return
     copy = folder.path / _COPY
     if copy.exists():
-        if (there := _copy_in(folder)) is None or hash_of(there) != manifest.sha256:
+        if (there := _copy_in(folder)) is None or tokenizers.hash_of(there) != manifest.sha256:
             raise ConfigError(f"{copy}: is in the way of the tokenizer's copy; choose another folder for this run")
         return
     unfinished = copy.with_name(f"{_COPY}.partial")
@@ -187,7 +186,7 @@ def place_of(tokenizer: TokenizerReference, run: RunFolder) -> str:
     place = _copy_in(run) if tokenizer.name == _COPY else tokenizer.name
     if place is None:
         raise ConfigError(f"{run.path / _COPY}: is missing; the run's tokenizer belongs there")
-    if hash_of(place) != tokenizer.sha256:
+    if tokenizers.hash_of(place) != tokenizer.sha256:
         raise ConfigError(f"{run.path}: was trained for another tokenizer than the {tokenizer.name} that is here")
     return place
 

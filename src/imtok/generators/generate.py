@@ -14,7 +14,7 @@ from tqdm import tqdm
 from imtok.config import ConfigError
 from imtok.data.pictures import to_uint8
 from imtok.data.readers import read_table
-from imtok.data.rows import listed_captions
+from imtok.data.rows import as_unicode, listed_captions
 from imtok.data.sample import DataError
 from imtok.generators.catalog import load, weights_hash
 from imtok.layers.collective import best_device
@@ -99,7 +99,11 @@ def read_prompts(prompts: Sequence[str]) -> list[str]:
         return list(prompts)
     if first.lower().endswith(kinds[1:]):
         rows = (row for _, row in read_table(first))
-        found = [text for row in rows for text in ([row["prompt"]] if row.get("prompt") else listed_captions(row))]
+        found = [
+            text
+            for row in rows
+            for text in ([as_unicode(row["prompt"])] if row.get("prompt") else listed_captions(row))
+        ]
         if not found:
             raise DataError(f"{first}: no row has a prompt or a caption")
         return found

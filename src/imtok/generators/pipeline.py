@@ -9,6 +9,7 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from imtok.config import ConfigError
+from imtok.data.rows import as_unicode
 from imtok.generators.base import Generator
 from imtok.generators.narrator import Narrator
 from imtok.generators.sampling import Settings
@@ -116,4 +117,4 @@ def _listed(values: Any) -> list[str | None]:
     values = values.tolist() if hasattr(values, "tolist") else values
     several: Sequence[Any] = [values] if isinstance(values, str | int) else values
     plain = [value.item() if hasattr(value, "item") else value for value in several]
-    return [None if value is None else str(value) for value in plain]
+    return [None if value is None else as_unicode(value) for value in plain]

@@ -8,6 +8,7 @@ import torch
 
 from imtok.checkpoints import RunFolder, load_tensors, shipped_runs
 from imtok.config import ConfigError, from_dict
+from imtok.pretrained.packages import sha256_of
 from imtok.tokenizers import foreign
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.diffusers_models import WEIGHTS, find_model, load_model
@@ -72,6 +73,30 @@ def files_of(source: str) -> list[Path]:
         return [path]
     run = RunFolder(path)
     return [run.config_file, path / WEIGHTS if find_model(path) else run.model_file]
+
+
+def hash_of(source: str) -> str:
+    """The sha256 of a tokenizer's weights file: whether a generator fits it.
+
+    Raises:
+        ConfigError: no such tokenizer, or one without weights.
+    """
+    file = files_of(source)[-1]
+    if not file.is_file():
+        raise ConfigError(f"{source}: has no weights yet")
+    return sha256_of(file)
+
+
+def trained_resolution(source: str) -> int | None:
+    """Side of the crops in pixels that a tokenizer was trained on; None for what is no run of imtok's.
+
+    Raises:
+        ConfigError: nothing has this name.
+    """
+    path = locate(source)
+    if not path.is_dir() or find_model(path):
+        return None
+    return RunFolder(path).read_config().get("data", {}).get("crop", {}).get("resolution")
 
 
 def load(source: str, device: str | torch.device = "cpu") -> Tokenizer:

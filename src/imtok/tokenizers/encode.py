@@ -20,9 +20,8 @@ from imtok.data.sample import DataError, PictureError, Sample, Source
 from imtok.data.token_shards import TokenManifest, Tokens, TokenShards, TokenWriter
 from imtok.data.transforms import Crop, centre_crop
 from imtok.layers.collective import best_device
-from imtok.pretrained.packages import sha256_of
 from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.catalog import files_of, load, locate, shipped
+from imtok.tokenizers.catalog import hash_of, load, locate, shipped, trained_resolution
 from imtok.tokenizers.text import Reader
 
 CropRule = Literal["centre", "ten"]
@@ -36,7 +35,7 @@ def encode_pictures(
     tokenizer: str,
     source: str | PathLike[str],
     out: str | PathLike[str],
-    resolution: int,
+    resolution: int | None = None,
     crops: CropRule = "centre",
     batch_size: int = 32,
 ) -> TokenShards:
@@ -50,12 +49,13 @@ def encode_pictures(
         tokenizer: a shipped name, a run folder, or another project's checkpoint.
         source: anything that `open_source` reads.
         out: folder for the shards.
-        resolution: of the crops in pixels.
+        resolution: of the crops in pixels; None: that of the crops which a run of imtok's was trained on.
         crops: which crops.
         batch_size: crops that are encoded together.
 
     Raises:
-        ConfigError: no such tokenizer, a size that it cannot cut into patches, or batches of nothing.
+        ConfigError: no such tokenizer, no size for one that is no run of imtok's, a size that it cannot cut into
+            patches, or batches of nothing.
         DataError: several processes, `source` is not finished, none of the pictures can be read, or `out` was begun
             with something else.
     """
@@ -63,6 +63,9 @@ def encode_pictures(
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size} must be at least 1")
     model = load(tokenizer, best_device())
+    resolution = trained_resolution(tokenizer) if resolution is None else resolution
+    if resolution is None:
+        raise ConfigError(f"{tokenizer}: does not say what size of pictures it was trained on; give a resolution")
     if resolution < 1 or resolution % model.downsample_factor:
         raise ConfigError(f"{tokenizer}: {resolution} px is no multiple of its patches of {model.downsample_factor} px")
     check_finished(source)
@@ -110,18 +113,6 @@ def describe(
         source=source,
         pictures=pictures,
     )
-
-
-def hash_of(tokenizer: str) -> str:
-    """The sha256 of a tokenizer's weights file: whether a generator fits it.
-
-    Raises:
-        ConfigError: no such tokenizer, or one without weights.
-    """
-    file = files_of(tokenizer)[-1]
-    if not file.is_file():
-        raise ConfigError(f"{tokenizer}: has no weights yet")
-    return sha256_of(file)
 
 
 def crops_of(sample: Sample, rule: CropRule, resolution: int) -> list[Crop]:

@@ -197,12 +197,21 @@ class Reader:
             ConfigError: it is too long.
             MissingWeights: the encoder is not here.
         """
-        if caption is None or self.config.told == "labels" or self._look_up(caption) is not None:
-            return
-        if (length := self._load().length(caption)) > self.config.max_tokens:
+        if caption is not None and self.cuts(caption):
+            length = self._load().length(caption)
             raise ConfigError(
                 f"text {caption[:40]!r}…: {length} tokens, the model hears {self.config.max_tokens}; shorten it"
             )
+
+    def cuts(self, caption: str | None) -> bool:
+        """Whether a caption that nobody has stored is longer than what is heard of it.
+
+        Raises:
+            MissingWeights: the encoder is not here.
+        """
+        if caption is None or self.config.told == "labels" or self._look_up(caption) is not None:
+            return False
+        return self._load().length(caption) > self.config.max_tokens
 
     def bits(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Iterator[float]:
         """Information in what the decoder is told of each picture: 8 bits a byte of UTF-8, or log2 of the classes.

@@ -31,8 +31,7 @@ from imtok.generators.insightar import InsightAR, InsightARConfig
 from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
 from imtok.layers.collective import has_process_group, process_group, rank, wait_for_all
 from imtok.pretrained.language_model import LanguageModel
-from imtok.tokenizers.catalog import load, locate
-from imtok.tokenizers.encode import hash_of
+from imtok.tokenizers.catalog import hash_of, load, locate
 from imtok.tokenizers.text import Reader
 from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.feeds import PictureFeed, TokenFeed
