@@ -31,6 +31,19 @@ from torch import Tensor
 
 from imtok.config import FORMAT_VERSION, ConfigError, first_line, read_json
 
+
+class _Inert:
+    """In place of a trainer's class that a checkpoint names beside its tensors; it can do nothing."""
+
+
+_HARMLESS = [
+    argparse.Namespace,
+    *(
+        (_Inert, f"{library}.callbacks.model_checkpoint.ModelCheckpoint")
+        for library in ("pytorch_lightning", "lightning.pytorch")
+    ),
+]
+"""What may lie beside tensors: options, and the key under which Lightning, which trained taming's, notes its best."""
 _PICKLED = (b"PK", b"\x80")
 """How PyTorch's checkpoints begin: a zip archive with a pickle in it, or the pickle itself."""
 
@@ -197,7 +210,8 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Args:
         path: a .safetensors file, or a PyTorch checkpoint whose state dict lies at the top or under `ema`, `model` or
             `state_dict`: the first of them that holds tensors, so averaged weights go before raw ones, as in
-            LlamaGen's own reconstructions. A trainer's options (an `argparse.Namespace`) may lie beside them.
+            LlamaGen's own reconstructions. What trainers put beside them is left out: options (an
+            `argparse.Namespace`), and Lightning's notes on its best checkpoint.
 
     Raises:
         ConfigError: no such file, broken, or a pickle with anything but tensors and options in it.
@@ -209,7 +223,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         # A plain container is safe; and what torch warns of (old pickles) the error says.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

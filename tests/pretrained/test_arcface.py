@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from imtok import pretrained
+from imtok.config import ConfigError
 from imtok.data.sample import Face
 from imtok.evaluation.faces import FaceJudge, embed_faces
 from imtok.pretrained.arcface import ArcFace, load_arcface
@@ -44,6 +45,46 @@ def test_the_judge_is_iresnet_100_and_sees_aligned_rgb(tmp_path: Path, monkeypat
     rgb = (torch.tensor(picture).permute(2, 0, 1)[None].float() - 127.5) / 127.5  # as TokBench has it
     with torch.no_grad():
         torch.testing.assert_close(found, judge.embed(rgb), rtol=1e-3, atol=1e-3)
+
+
+def test_tokbench_s_judge_is_read_as_it_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of the same ends: the mean colour through a matrix."""
+    onnx = pytest.importorskip("onnx")
+    matrix = np.random.default_rng(0).normal(size=(3, 512)).astype(np.float32)
+
+    def write(side: int) -> Path:
+        info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+        graph = onnx.helper.make_graph(
+            [
+                node("GlobalAveragePool", ["input.1"], ["mean"]),
+                node("Flatten", ["mean"], ["flat"]),
+                node("MatMul", ["flat", "matrix"], ["683"]),
+            ],
+            "recognizer",
+            [info("input.1", onnx.TensorProto.FLOAT, [None, 3, side, side])],
+            [info("683", onnx.TensorProto.FLOAT, [None, 512])],
+            [onnx.numpy_helper.from_array(matrix, "matrix")],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+        onnx.save(model, tmp_path / f"{side}.onnx")
+        return tmp_path / f"{side}.onnx"
+
+    monkeypatch.setenv("IMTOK_CACHE", str(tmp_path))
+    with pytest.raises(pretrained.MissingWeights, match=r"own/face_judge-antelopev2\.onnx; it is glintr100\.onnx"):
+        pretrained.load("face_judge/antelopev2")
+    judge = pretrained.load("face_judge/antelopev2", file=write(112))
+    assert isinstance(judge, FaceJudge)
+    assert len(judge.sha256) == 64
+    picture = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    face = Face(box=(20.0, 20.0, 90.0, 110.0), landmarks=pretrained.ARCFACE_TEMPLATE)
+    found = embed_faces(judge, picture, [face, face])
+    expected = ((picture.astype(np.float32) - 127.5) / 127.5).mean((0, 1)) @ matrix
+    np.testing.assert_allclose(found, np.stack([expected] * 2), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ConfigError, match=r"to vectors$"):
+        pretrained.load("face_judge/antelopev2", file=write(64))
+    (tmp_path / "no.onnx").write_text("no")
+    with pytest.raises(ConfigError, match="not a readable ONNX file"):
+        pretrained.load("face_judge/antelopev2", file=tmp_path / "no.onnx")
 
 
 def test_the_gradient_to_the_picture_is_right(synthetic_state, pattern, check_gradient) -> None:

@@ -1,6 +1,8 @@
 import json
 import random
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -213,6 +215,25 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="refused: holds more than tensors"):
         load(str(tmp_path / "evil.pt"))
     assert not marker.exists()
+
+
+def test_a_checkpoint_that_lightning_wrote_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its notes have a class of its own as their key, which is named in the file and not run."""
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    theirs = types.ModuleType(name)
+    for part in ("pytorch_lightning", "pytorch_lightning.callbacks"):
+        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+    monkeypatch.setitem(sys.modules, name, theirs)
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    theirs.ModelCheckpoint = callback  # pyright: ignore[reportAttributeAccessIssue]
+    state = torch.load(REFERENCE / "llamagen_tiny.pt", weights_only=True)["model"]
+    notes = {callback: {"best_model_score": torch.tensor(0.5), "best_model_path": "/a/b.ckpt"}}
+    torch.save({"epoch": 3, "state_dict": state, "callbacks": notes}, tmp_path / "last.ckpt")
+    monkeypatch.undo()
+    assert "pytorch_lightning" not in sys.modules
+    ours, original = load(str(tmp_path / "last.ckpt")), load(str(REFERENCE / "llamagen_tiny.pt"))
+    for (key, value), (_, expected) in zip(ours.weights().items(), original.weights().items(), strict=True):
+        assert torch.equal(value, expected), key
 
 
 def test_broken_and_missing_files_get_one_line(tmp_path: Path) -> None:

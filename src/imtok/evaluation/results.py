@@ -54,6 +54,7 @@ LOWER_IS_BETTER = frozenset(name for name, (_, meaning) in LABELS.items() if "lo
 PUBLISHED = {
     ("text_accuracy", "text_judge/parseq"): ("T-ACC", "words still read, to the letter"),
     ("text_ned", "text_judge/parseq"): ("T-NED", "1 - edit distance over length"),
+    ("face_similarity", "face_judge/antelopev2"): ("F-Sim", "cosine of identities"),
 }
 """The same through the network that the published name stands for."""
 

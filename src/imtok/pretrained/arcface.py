@@ -1,13 +1,15 @@
-"""ArcFace's iresnets from files of the user's own: features for InsightTok's loss, and TokBench's kind of judge."""
+"""ArcFace's iresnets from files of the user's own: features for InsightTok's loss, and TokBench's judge."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from imtok.config import ConfigError, first_line
 from imtok.pretrained.faces import ARCFACE_TEMPLATE, FrozenPReLU
-from imtok.pretrained.networks import FeatureNetwork, load_named
+from imtok.pretrained.networks import FeatureNetwork, FrozenNetwork, load_named
 
 R50, R100 = (3, 4, 14, 3), (3, 13, 30, 3)
 """Blocks of the four stages."""
@@ -83,6 +85,48 @@ def load_arcface(weights: Path, depths: tuple[int, int, int, int] = R50) -> ArcF
     network = ArcFace(depths)
     load_named(network, weights)
     return network.to(memory_format=torch.channels_last)
+
+
+class RecognizerOnnx(FrozenNetwork):
+    """One of insightface's recognizers as it is published, run by onnxruntime on the CPU: it judges, and teaches nothing.
+
+    Args:
+        session: of onnxruntime.
+    """
+
+    input_size = (112, 112)
+    template: Tensor
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self.register_buffer("template", torch.tensor(ARCFACE_TEMPLATE), persistent=False)
+        self._session = session
+        self._input = session.get_inputs()[0].name
+
+    def embed(self, images: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch 512"]:
+        """Identity vectors, not normalized; people are compared by the cosine."""
+        (vectors,) = self._session.run(None, {self._input: images.float().cpu().numpy()})
+        return torch.from_numpy(vectors).to(images.device)
+
+
+def load_recognizer(file: Path) -> RecognizerOnnx:
+    """antelopev2's glintr100.onnx, or another recognizer of that form.
+
+    Raises:
+        ConfigError: no readable ONNX file, or a network that sees or says something else; one line.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library raises nothing narrower
+        raise ConfigError(f"{file}: not a readable ONNX file ({first_line(error)})") from None
+    sees, says = ([one.shape for one in ends] for ends in (session.get_inputs(), session.get_outputs()))
+    if [shape[1:] for shape in sees] != [[3, 112, 112]] or [len(shape) for shape in says] != [2]:
+        raise ConfigError(
+            f"{file}: goes from {sees} to {says}; a recognizer goes from faces (n, 3, 112, 112) to vectors"
+        )
+    return RecognizerOnnx(session)
 
 
 def _stage(channels: int, out_channels: int, depth: int) -> nn.Sequential:

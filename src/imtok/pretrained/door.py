@@ -137,7 +137,7 @@ def _find_own(name: str, source: Source, file: str | Path | None) -> list[Path] 
     if isinstance(file, str) and file.startswith(hub.PREFIX):
         candidates = [hub.find_hub_file(file)]
     else:
-        place = _own_place(name)
+        place = _own_place(name, source)
         candidates = [Path(file)] if file is not None else [place.with_suffix(".safetensors"), place]
         if source.folder and file is None:
             candidates = [place.with_suffix("")]
@@ -155,8 +155,8 @@ def _files(paths: list[Path]) -> list[Path]:
     ]
 
 
-def _own_place(name: str) -> Path:
-    return cache_folder() / "own" / f"{name.replace('/', '-')}.pth"
+def _own_place(name: str, source: Source) -> Path:
+    return cache_folder() / "own" / f"{name.replace('/', '-')}{source.suffix}"
 
 
 def _how_to_get(name: str, source: Source, file: str | Path | None = None) -> str:
@@ -167,7 +167,7 @@ def _how_to_get(name: str, source: Source, file: str | Path | None = None) -> st
         return missing + source.hint
     if isinstance(file, str) and file.startswith(hub.PREFIX):
         return missing + f"`imtok weights fetch {file}` gets it"
-    place = _own_place(name)
+    place = _own_place(name, source)
     return missing + f"there is no {file or (place.with_suffix('') if source.folder else place)}; {source.hint}"
 
 

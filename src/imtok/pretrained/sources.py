@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from imtok.pretrained.arcface import R100, load_arcface
+from imtok.pretrained.arcface import R100, load_arcface, load_recognizer
 from imtok.pretrained.clip import load_clip
 from imtok.pretrained.craft import load_craft
 from imtok.pretrained.faces import load_dlib, load_mobilefacenet
@@ -36,6 +36,7 @@ class Source:
         files: inside the package.
         program: an executable that must be on the PATH instead.
         folder: the user's own is no file but a folder.
+        suffix: of the user's own file, unless it is a .safetensors.
         hint: where to get what no package carries.
     """
 
@@ -46,6 +47,7 @@ class Source:
     files: tuple[PackageFile, ...] = ()
     program: str | None = None
     folder: bool = False
+    suffix: str = ".pth"
     hint: str = ""
 
 
@@ -187,6 +189,13 @@ SOURCES: dict[str, Source] = {
                 size=6_444_032,
             ),
         ),
+    ),
+    "face_judge/antelopev2": Source(
+        what="ArcFace iresnet-100, TokBench's judge (unverified: checked without trained weights)",
+        licence="non-commercial research (insightface)",
+        load=load_recognizer,
+        suffix=".onnx",
+        hint="it is glintr100.onnx out of insightface's antelopev2.zip",
     ),
     "face_judge/arcface_r100": Source(
         what="ArcFace iresnet-100, the kind of judge that TokBench has (unverified: loads insightface's layout, "
