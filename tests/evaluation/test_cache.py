@@ -39,6 +39,7 @@ class Reader:
     """Reads what stands in the originals, and of anything else how bright it is."""
 
     name, sha256 = "text_judge/table", "1" * 64
+    reads_lines = True
 
     def __init__(self) -> None:
         from imtok.data.pictures import decode

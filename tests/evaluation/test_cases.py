@@ -84,7 +84,7 @@ def test_a_word_is_shown_as_the_judge_saw_it(ratio: float | None) -> None:
     seen: list[np.ndarray] = []
 
     class Judge:
-        name, sha256 = "text_judge/fake", "1"
+        name, sha256, reads_lines = "text_judge/fake", "1", True
 
         def read(self, crops: Sequence[np.ndarray]) -> list[Reading]:
             seen.extend(crops)

@@ -30,7 +30,15 @@ from imtok.evaluation.protocols import PROTOCOLS, deviations
 from imtok.evaluation.rendered import RenderedTextMeter, found_words, plain, read_picture, reading_order
 from imtok.evaluation.results import LABELS
 from imtok.evaluation.teachers import UNKNOWN, teachers_behind
-from imtok.pretrained import DescribingNetwork, Description, DetectedLine, FrozenNetwork, MissingWeights, Reading
+from imtok.pretrained import (
+    DescribingNetwork,
+    Description,
+    DetectedLine,
+    DetectedWord,
+    FrozenNetwork,
+    MissingWeights,
+    Reading,
+)
 from imtok.pretrained.clip import CLIP
 
 NETWORK = "vision/inception"
@@ -396,6 +404,7 @@ class Reader:
     """Reads what it is told to, crop by crop."""
 
     name, sha256 = "text_judge/fake", "1"
+    reads_lines = True
 
     def __init__(self, *texts: str) -> None:
         self.texts = list(texts)
@@ -424,7 +433,12 @@ def test_lines_are_read_in_order() -> None:
     boxes = [line.quad[0].tolist() for line in reading_order(pieces.detect(np.zeros((50, 100, 3), dtype=np.uint8)))]
     assert boxes == [[0, 10], [50, 11], [0, 30]]
     picture = np.zeros((50, 100, 3), dtype=np.uint8)
-    assert read_picture(pieces, Reader("you have", "", "brains"), picture) == "you have brains"
+    reader = Reader("you have", "", "brains")
+    assert read_picture(pieces, reader, picture) == "you have brains"
+    quad = np.array([(0, 0), (9, 0), (9, 9), (0, 9)], dtype=np.float64)
+    pieces.lines[0].words.extend(DetectedWord(quad + 9 * place, "", 1.0) for place in range(2))
+    reader.reads_lines, reader.texts = False, ["two", "words"]
+    assert read_picture(pieces, reader, picture) == "two words"
     assert read_picture(Lines((0, 0, 9, 9), text="its own"), None, picture) == "its own"
 
 
@@ -570,20 +584,32 @@ def test_protocols_measure_what_there_is_and_say_what_differs(only_tiny: None, d
     assert "not the numbers of the protocol" in str(found)
     quotes = PROTOCOLS["quotes"]
     adm = PROTOCOLS["imagenet-generation"]
-    counts = {"pictures": 50_000, "reference_pictures": 10_000, "prompts": 0, "texts": (), "metrics": adm.metrics}
+    counts = {
+        "pictures": 50_000,
+        "reference_pictures": 10_000,
+        "prompts": 0,
+        "texts": (),
+        "metrics": dict.fromkeys(adm.metrics),
+    }
     assert deviations(adm, sizes={(512, 512)}, statistics=("spatial", "frechet"), **counts) == []
     assert deviations(adm, sizes={(256, 256), (256, 300)}, statistics=("frechet",), **counts) == [
         "pictures of 256 x 256 pixels and others, 256 x 256 or 512 x 512 are wanted",
         "the reference lacks the statistics of the whole set (mu, sigma, mu_s, sigma_s)",
     ]
     counts = {"pictures": 200, "sizes": {(9, 9)}, "reference_pictures": None, "prompts": 200}
-    assert deviations(quotes, metrics=("rendered_text_ned",), texts=("x" * 100, "x" * 300), **counts) == []
-    assert deviations(quotes, metrics=(), texts=("x" * 99,), **counts) == [
+    texts = ("x" * 100, "x" * 300)
+    read = {"rendered_text_ned": "text_detector/ppocrv6 + text_judge/parseq"}
+    assert deviations(quotes, metrics=read, texts=texts, **counts) == []
+    other = {"rendered_text_ned": "text_judge/easyocr"}
+    assert deviations(quotes, metrics=other, texts=texts, **counts) == [
+        "rendered_text_ned was measured through text_judge/easyocr, text_judge/parseq is wanted"
+    ]
+    assert deviations(quotes, metrics={}, texts=("x" * 99,), **counts) == [
         "rendered_text_ned was not measured",
         "1 texts have fewer than 100 or more than 300 characters",
     ]
     crowds = {
-        "metrics": ("magface",),
+        "metrics": {"magface": "face_quality/magface"},
         "pictures": 300,
         "sizes": (),
         "reference_pictures": None,

@@ -56,6 +56,7 @@ def test_the_judge_reads_signs_and_not_their_ruins(needs) -> None:
 def test_no_words_is_no_work() -> None:
     class Judge:
         name = sha256 = ""
+        reads_lines = True
 
         def read(self, crops: object) -> list[Reading]:
             raise AssertionError("asked to read nothing")
@@ -77,7 +78,7 @@ def test_tokbench_s_rules_on_words_written_down() -> None:
     ]
 
     class Judge:
-        name, sha256 = "text_judge/table", "0"
+        name, sha256, reads_lines = "text_judge/table", "0", True
         column = 0
 
         def read(self, crops: object) -> list[Reading]:

@@ -69,7 +69,7 @@ def test_tokbench_s_judge_is_read_as_it_is_published(tmp_path: Path, monkeypatch
         onnx.save(model, tmp_path / f"{side}.onnx")
         return tmp_path / f"{side}.onnx"
 
-    monkeypatch.setenv("IMTOK_CACHE", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(pretrained.MissingWeights, match=r"own/face_judge-antelopev2\.onnx; it is glintr100\.onnx"):
         pretrained.load("face_judge/antelopev2")
     judge = pretrained.load("face_judge/antelopev2", file=write(112))

@@ -255,7 +255,7 @@ def _deviations(protocol: Protocol, part: Part, fit: OwnSize) -> list[str]:
         *([] if isinstance(fit, CentreCrop) else [uncropped]),
         *deviations(
             protocol,
-            metrics=tuple({metric for result in part.results for metric in result.metrics}),
+            metrics={metric: score.network for result in part.results for metric, score in result.metrics.items()},
             pictures=part.data.pictures,
             sizes=part.sizes,
             reference_pictures=protocol.reference_pictures,

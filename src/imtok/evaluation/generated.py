@@ -137,7 +137,7 @@ def evaluate_generated(
             of_prompts = Counter(one.group for one in asked if one.group)
             differences = deviations(
                 published,
-                metrics=tuple(scores),
+                metrics={metric: score.network for metric, score in scores.items()},
                 pictures=looked.seen,
                 sizes=looked.sizes,
                 reference_pictures=None if of_reference is None else (of_reference.looked_at or of_reference).pictures,

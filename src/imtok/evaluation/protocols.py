@@ -1,6 +1,7 @@
 """Published protocols by name: what is measured, on how many pictures, against which reference."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import field
 
 from imtok.config import ConfigError, config
 
@@ -13,6 +14,8 @@ class Protocol:
     """Paper and section."""
     metrics: tuple[str, ...]
     """As `imtok evaluate` and `imtok evaluate-generated` call them."""
+    networks: dict[str, str] = field(default_factory=dict)
+    """Metrics that keep their name whoever reads, and who does in the paper."""
     pictures: int
     """How many are looked at."""
     sizes: tuple[int, ...] = ()
@@ -77,6 +80,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "quotes": Protocol(
         source="NED of InsightTok (appendix F.2.2)",
         metrics=("rendered_text_ned",),
+        networks={"rendered_text_ned": "text_judge/parseq"},  # docTR's; which of its recognizers is not stated
         pictures=200,
         prompts=200,
         text_length=(100, 300),
@@ -98,7 +102,7 @@ def get_protocol(name: str) -> Protocol:
 def deviations(
     protocol: Protocol,
     *,
-    metrics: tuple[str, ...],
+    metrics: Mapping[str, str | None],
     pictures: int,
     sizes: Collection[tuple[int, int]],
     reference_pictures: int | None,
@@ -111,7 +115,7 @@ def deviations(
 
     Args:
         protocol: it.
-        metrics: what was measured.
+        metrics: what was measured, and through which network.
         pictures: how many were.
         sizes: their widths and heights.
         reference_pictures: of the reference; None without one.
@@ -121,6 +125,11 @@ def deviations(
         statistics: that the reference brings along.
     """
     found = [f"{metric} was not measured" for metric in protocol.metrics if metric not in metrics]
+    found += [
+        f"{metric} was measured through {metrics[metric]}, {wanted} is wanted"
+        for metric, wanted in protocol.networks.items()
+        if metric in metrics and wanted not in (metrics[metric] or "").split(" + ")
+    ]
     pairs = [
         ("pictures", pictures, protocol.pictures),
         ("pictures of the reference", reference_pictures or 0, protocol.reference_pictures),

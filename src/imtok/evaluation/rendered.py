@@ -12,7 +12,7 @@ from imtok.data.sample import TextRegion
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
 from imtok.evaluation.meters import Measurement, make_items
 from imtok.evaluation.text import TextJudge, letters, normalized_edit_similarity, read_words
-from imtok.pretrained import DetectedLine
+from imtok.pretrained import DetectedLine, DetectedWord
 
 _PLAIN = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-", 0x2026: "..."}
 """Curly quotation marks, dashes and the ellipsis as a typewriter has them."""
@@ -117,13 +117,14 @@ def read_picture(detector: LineDetector, judge: TextJudge | None, picture: Pictu
 
     Args:
         detector: finds lines.
-        judge: reads them; None takes what the detector reads.
+        judge: reads them, word by word if it reads no lines; None takes what the detector reads.
         picture: to be read.
     """
     lines = reading_order(detector.detect(picture))
     if judge is None:
         return " ".join(line.text for line in lines)
-    read = read_words(judge, [picture], [[TextRegion(box=_box(line)) for line in lines]])
+    pieces = lines if judge.reads_lines else [word for line in lines for word in line.words]
+    read = read_words(judge, [picture], [[TextRegion(box=_box(piece)) for piece in pieces]])
     return " ".join(text for text in read if text)
 
 
@@ -160,7 +161,7 @@ def _letters(text: str) -> list[str]:
     return [word for word in map(letters, text.split()) if word]
 
 
-def _box(line: DetectedLine) -> tuple[float, float, float, float]:
+def _box(line: DetectedLine | DetectedWord) -> tuple[float, float, float, float]:
     (x0, y0), (x1, y1) = line.quad.min(0).tolist(), line.quad.max(0).tolist()
     return x0, y0, x1, y1
 

@@ -28,10 +28,12 @@ class TextJudge(Protocol):
     Attributes:
         name: role/name behind the door.
         sha256: of its weights.
+        reads_lines: whether a crop may hold a whole line.
     """
 
     name: str
     sha256: str
+    reads_lines: bool
 
     def read(self, crops: Sequence[np.ndarray]) -> list[Reading]:
         """What each uint8 RGB crop says."""

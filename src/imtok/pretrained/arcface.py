@@ -88,7 +88,7 @@ def load_arcface(weights: Path, depths: tuple[int, int, int, int] = R50) -> ArcF
 
 
 class RecognizerOnnx(FrozenNetwork):
-    """One of insightface's recognizers as it is published, run by onnxruntime on the CPU: it judges, and teaches nothing.
+    """One of insightface's recognizers as it is published, run by onnxruntime on the CPU; it has no gradient.
 
     Args:
         session: of onnxruntime.

@@ -30,6 +30,8 @@ class PARSeq(FrozenNetwork):
     Unverified: agrees with docTR's own code on random weights; trained ones could not be had here.
     """
 
+    reads_lines = False
+
     def __init__(self, dim: int = 384) -> None:
         super().__init__()
         self.feat_extractor = nn.Sequential(Patches(dim), Encoder(dim, depth=12, num_heads=6))

@@ -40,6 +40,7 @@ class EasyOCRReader(FrozenNetwork):
     """EasyOCR's english_g2: convolutions, two bidirectional LSTMs, CTC over 96 characters."""
 
     height = 64
+    reads_lines = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,6 +117,7 @@ class TesseractReader:
 
     name: str = ""
     sha256: str = ""
+    reads_lines = True
 
     def __init__(self, program: Path) -> None:
         self.program = program
