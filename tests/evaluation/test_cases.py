@@ -15,7 +15,7 @@ from skimage import data
 
 from imtok.data.pictures import encode
 from imtok.data.sample import Sample, TextRegion
-from imtok.evaluation.cases import CaseKeeper, crop_of, gain_of
+from imtok.evaluation.cases import Case, CaseKeeper, crop_of, value_of
 from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.meters import Drawn, Shown
@@ -52,30 +52,48 @@ def test_the_largest_gains_and_losses_are_kept_over_batches() -> None:
         rows = range(start, start + 5)
         pictures = {"first": [drawn(100 + row) for row in rows], "second": [drawn(200 + row) for row in rows]}
         keeper.see([shown(row) for row in rows], pictures, [face(row, 0.5, 0.5 + gains[row]) for row in rows])
-    cases = keeper.cases()
+    cases = [case for case in keeper.cases() if case.tokenizer == "second"]
     assert [case.item["row"] for case in cases] == [2, 7, 5, 1, 6, 8]  # of equal ones the first first
-    assert [case.gain for case in cases] == pytest.approx([0.3, 0.3, 0.2, -0.4, -0.3, -0.2])
+    assert [case.value for case in cases] == pytest.approx([0.3, 0.3, 0.2, -0.4, -0.3, -0.2])
     for case in cases:
         row = case.item["row"]
-        assert {(int(p[0, 0, 0]), p.shape) for p in (case.original, case.before, case.after)} == {
+        assert {(int(p[0, 0, 0]), p.shape) for p in (case.original, *case.drawn.values())} == {
             (brightness + row, (30, 20, 3)) for brightness in (0, 100, 200)
         }
-        assert case.before.base is None  # a crop that kept its picture alive would fill the memory
-        assert (case.tokenizer, case.baseline, case.data) == ("second", "first", "set")
+        assert case.drawn["first"].base is None  # a crop that kept its picture alive would fill the memory
+        assert (case.baseline, case.better, case.data) == ("first", case.value > 0, "set")
+
+
+def test_the_first_contestant_has_its_own_best_and_worst() -> None:
+    keeper = CaseKeeper("set", ["first", "second"])
+    cosines = [0.5, 0.9, 0.1, 0.9, 0.2, 0.7, 0.3, 0.95]
+    pictures = {"first": [drawn(100 + row) for row in range(8)]}  # the second has failed
+    keeper.see([shown(row) for row in range(8)], pictures, [face(row, one, 0.0) for row, one in enumerate(cosines)])
+    assert [(case.item["row"], case.value, case.better) for case in keeper.cases()] == [
+        *((7, 0.95, True), (1, 0.9, True), (3, 0.9, True)),
+        *((2, 0.1, False), (4, 0.2, False), (6, 0.3, False)),
+    ]
+    for case in keeper.cases():
+        assert (case.tokenizer, case.baseline, list(case.drawn)) == ("first", None, ["first"])
+        assert int(case.drawn["first"][0, 0, 0]) == 100 + case.item["row"]
 
 
 def test_a_batch_brings_only_what_goes_beyond_the_ones_before() -> None:
     keeper = CaseKeeper("set", ["first", "second"])
     counts = []
+
+    def of_second(some: CaseKeeper) -> list[Case]:
+        return [case for case in some.cases() if case.tokenizer == "second"]
+
     for row, gain in enumerate((0.2, 0.3, 0.1, 0.1, 0.25, -0.1)):
         longer = keeper.copy()
         longer.see([shown(row)], {"first": [drawn(1)], "second": [drawn(2)]}, [face(row, 0.5, 0.5 + gain)])
         new = [case for case in longer.cases() if case not in keeper.cases()]
-        counts.append(len(new))
+        counts.append(sum(case.tokenizer == "second" for case in new))
         for case in new:
             keeper.add(case)
     assert counts == [1, 1, 1, 0, 1, 1]
-    assert [case.item["row"] for case in keeper.cases()] == [1, 4, 0, 5]
+    assert [case.item["row"] for case in of_second(keeper)] == [1, 4, 0, 5]
 
 
 @pytest.mark.parametrize("ratio", [None, 0.03])
@@ -109,12 +127,14 @@ def test_thin_and_outlying_faces_can_be_shown(box: tuple[float, ...]) -> None:
 
 
 def test_gains_are_those_of_the_scores() -> None:
-    assert gain_of(word(0, "Exit", "Exit", "Ex", "Exit"), "second", "first") == pytest.approx(0.5)
-    assert gain_of(word(0, "Exit", "Exit", "Exit", ""), "second", "first") == -1
-    assert gain_of(word(0, "Exit", "exit", "Ex", "Exit"), "second", "first") == 0  # unread on the original
-    assert gain_of(face(0, 0.9, 0.7), "second", "first") == pytest.approx(-0.2)
+    assert value_of(word(0, "Exit", "Exit", "Ex", "Exit"), "second", "first") == pytest.approx(0.5)
+    assert value_of(word(0, "Exit", "Exit", "Exit", ""), "second", "first") == -1
+    assert value_of(word(0, "Exit", "Exit", "Ex", "Exit"), "first", None) == pytest.approx(0.5)
+    assert value_of(word(0, "Exit", "exit", "Ex", "Exit"), "second", "first") is None  # unread on the original
+    assert value_of(face(0, 0.9, 0.7), "second", "first") == pytest.approx(-0.2)
+    assert value_of(face(0, 0.9, 0.7), "first", None) == 0.9
     equal = {"kind": "picture", "row": 0, "path": "x", "psnr": {"first": 20.0, "second": None}}
-    assert gain_of(equal, "second", "first") == 0  # infinite
+    assert value_of(equal, "second", "first") is None  # infinite
 
 
 def test_an_evaluation_brings_its_cases_and_their_numbers(tmp_path: Path) -> None:
@@ -127,8 +147,13 @@ def test_an_evaluation_brings_its_cases_and_their_numbers(tmp_path: Path) -> Non
     gains = {line["path"]: line["psnr"]["webp:40"] - line["psnr"]["jpeg:40"] for line in lines}
     assert len(gains) == 8
     best, worst = sorted((g for g in gains.values() if g > 0), reverse=True), sorted(g for g in gains.values() if g < 0)
-    assert [case.gain for case in found.cases] == [*best[:3], *worst[:3]]
-    assert all(case.gain == gains[case.item["path"]] for case in found.cases)
-    assert {case.tokenizer for case in found.cases} == {"webp:40"}  # checks are no contestants
+    compared = [case for case in found.cases if case.baseline == "jpeg:40"]
+    assert [case.value for case in compared] == [*best[:3], *worst[:3]]
+    assert all(case.value == gains[case.item["path"]] for case in compared)
+    assert {case.tokenizer for case in found.cases} == {"jpeg:40", "webp:40"}  # checks are no contestants
+    alone = sorted(line["psnr"]["jpeg:40"] for line in lines)
+    by_itself = [case.value for case in found.cases if case.tokenizer == "jpeg:40"]
+    assert by_itself == [*alone[:-4:-1], *alone[:3]]
     page = (tmp_path / "out/report.html").read_text()
-    assert f"{found.cases[0].gain:+.2f} dB PSNR" in page
+    assert f"{compared[0].value:+.2f} dB PSNR" in page
+    assert f"{by_itself[0]:.2f} dB PSNR" in page

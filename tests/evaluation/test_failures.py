@@ -159,7 +159,7 @@ def test_a_picture_too_large_for_the_memory_costs_a_tokenizer_that_set(
 def test_where_the_first_one_fails_nothing_is_compared(places: Path) -> None:
     found = evaluate(["drawn", "jpeg:30", "webp:30"], ["photos", "more"], "out", metrics=["psnr"], checks=False)
     assert {(one.data, one.baseline) for one in found.comparisons} == {("more", "drawn")}
-    assert {(one.data, one.baseline) for one in found.cases} == {("more", "drawn")}
+    assert {(one.data, one.baseline) for one in found.cases} == {("more", "drawn"), ("more", None)}
     assert found.score("webp:30", "photos", "psnr").count == 12
 
 

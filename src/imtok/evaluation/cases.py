@@ -1,4 +1,4 @@
-"""What a contestant draws best and worst beside the first: words, faces and pictures, kept while a set goes by."""
+"""What contestants draw best and worst, all but the first beside the first; kept while a set goes by."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,27 +16,28 @@ MOST = 3
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """A word, face or picture that one contestant draws better or worse than the first.
+    """A word, face or picture that a contestant draws best or worst.
 
     Attributes:
         data: the set.
         tokenizer: the contestant.
-        baseline: the first one.
+        baseline: that it is compared with; None for the first one.
         item: as in `items.jsonl`, with the outcome of every contestant.
-        gain: of the word's normalized edit similarity, the face's cosine or the picture's PSNR over the baseline's.
+        value: the word's normalized edit similarity, the face's cosine or the picture's PSNR; with a baseline, how much
+            higher it is than the baseline's.
+        better: whether it is one of the best.
         original: the part of the picture that it is about.
-        before: the same of the baseline's reconstruction.
-        after: the same of the contestant's.
+        drawn: the same of the baseline's reconstruction, if there is one, and of the contestant's.
     """
 
     data: str
     tokenizer: str
-    baseline: str
+    baseline: str | None
     item: Mapping[str, Any]
-    gain: float
+    value: float
+    better: bool
     original: Picture
-    before: Picture
-    after: Picture
+    drawn: Mapping[str, Picture]
 
 
 def crop_of(item: Mapping[str, Any], picture: Picture) -> Picture:
@@ -51,24 +52,29 @@ def crop_of(item: Mapping[str, Any], picture: Picture) -> Picture:
     return picture[top : max(y1, top + 1), left : max(x1, left + 1)]
 
 
-def gain_of(item: Mapping[str, Any], tokenizer: str, baseline: str) -> float:
-    """How much better a contestant draws an item than the baseline; 0 where the two cannot be compared."""
+def outcome_of(item: Mapping[str, Any], tokenizer: str) -> float | None:
+    """How well a contestant draws an item; None where there is no number for it."""
     if item["kind"] == "word":
-        if item["original"] != item["text"]:
-            return 0.0  # the judge cannot read it at all
-        ours, theirs = (normalized_edit_similarity(item["text"], item["read"][name]) for name in (tokenizer, baseline))
-    else:
-        outcomes = item["similarity" if item["kind"] == "face" else "psnr"]
-        ours, theirs = outcomes[tokenizer], outcomes[baseline]
-    return 0.0 if ours is None or theirs is None else ours - theirs
+        readable = item["original"] == item["text"]  # by the judge, on the original
+        return normalized_edit_similarity(item["text"], item["read"][tokenizer]) if readable else None
+    return item["similarity" if item["kind"] == "face" else "psnr"][tokenizer]
+
+
+def value_of(item: Mapping[str, Any], tokenizer: str, baseline: str | None) -> float | None:
+    """How well a contestant draws an item, or how much better than the baseline; None where that has no number."""
+    ours = outcome_of(item, tokenizer)
+    theirs = 0.0 if baseline is None else outcome_of(item, baseline)
+    return None if ours is None or theirs is None else ours - theirs
 
 
 class CaseKeeper:
     """Keeps the best and worst cases of each contestant; of equal ones those that came first.
 
+    Of the first contestant these are what it draws best and worst, of the others what gains and loses most beside it.
+
     Args:
         data: the set's name.
-        names: of the contestants; all are compared with the first.
+        names: of the contestants.
     """
 
     def __init__(self, data: str, names: Sequence[str]) -> None:
@@ -82,26 +88,31 @@ class CaseKeeper:
         place = {one.row: index for index, one in enumerate(batch)}
         for item in items:
             index = place[item["row"]]
-            for name in self._names[1:]:
-                if not {name, self._names[0]} <= drawn.keys():
+            for name in self._names:
+                baseline = None if name == self._names[0] else self._names[0]
+                shown = [one for one in (baseline, name) if one is not None]
+                value = value_of(item, name, baseline) if drawn.keys() >= set(shown) else None
+                if value is None:
                     continue
-                gain = gain_of(item, name, self._names[0])
-                if not self._wants(name, item["kind"], gain):
-                    continue
-                pictures = batch[index].original, *(drawn[one][index].restored for one in (self._names[0], name))
-                original, before, after = (crop_of(item, picture).copy() for picture in pictures)
-                self.add(
-                    Case(
-                        data=self._data,
-                        tokenizer=name,
-                        baseline=self._names[0],
-                        item=item,
-                        gain=gain,
-                        original=original,
-                        before=before,
-                        after=after,
+                for better in self._sides(name, item["kind"], value, baseline):
+                    restored = {one: drawn[one][index].restored for one in shown}
+                    self.add(
+                        Case(
+                            data=self._data,
+                            tokenizer=name,
+                            baseline=baseline,
+                            item=item,
+                            value=value,
+                            better=better,
+                            original=crop_of(item, batch[index].original).copy(),
+                            drawn={one: crop_of(item, picture).copy() for one, picture in restored.items()},
+                        )
                     )
-                )
+
+    def _sides(self, name: str, kind: str, value: float, baseline: str | None) -> list[bool]:
+        """Whether a value is among the best so far, the worst, or both."""
+        sides = (True, False) if baseline is None else (value > 0,) if value != 0 else ()
+        return [better for better in sides if self._wants(name, kind, better, value)]
 
     def copy(self) -> "CaseKeeper":
         """With the same cases so far."""
@@ -112,17 +123,17 @@ class CaseKeeper:
     def add(self, case: Case) -> None:
         """One that came after those that are here."""
         kind = case.item["kind"]
-        if self._wants(case.tokenizer, kind, case.gain):
-            kept = self._kept[case.tokenizer, kind, case.gain > 0]
+        if self._wants(case.tokenizer, kind, case.better, case.value):
+            kept = self._kept[case.tokenizer, kind, case.better]
             kept.append(case)
-            kept.sort(key=lambda one: -abs(one.gain))
+            kept.sort(key=lambda one: one.value, reverse=case.better)
             del kept[MOST:]
 
-    def _wants(self, name: str, kind: str, gain: float) -> bool:
-        kept = self._kept[name, kind, gain > 0]
-        return gain != 0 and (len(kept) < MOST or abs(kept[-1].gain) < abs(gain))
+    def _wants(self, name: str, kind: str, better: bool, value: float) -> bool:
+        kept = self._kept[name, kind, better]
+        return len(kept) < MOST or (value > kept[-1].value if better else value < kept[-1].value)
 
     def cases(self) -> list[Case]:
-        """What was kept, by contestant and kind, gains before losses and the largest first."""
+        """What was kept, by contestant and kind, the best before the worst; in a small set one may be both."""
         kinds = [(kind, better) for kind in ("word", "face", "picture") for better in (True, False)]
-        return [case for name in self._names[1:] for kind, better in kinds for case in self._kept[name, kind, better]]
+        return [case for name in self._names for kind, better in kinds for case in self._kept[name, kind, better]]

@@ -192,7 +192,7 @@ def evaluate_set(
             replace(one, drawn={who: picture for who, picture in one.drawn.items() if who not in failed})
             for one in examples.values()
         ],
-        cases=[case for case in keeper.cases() if failed.isdisjoint((case.tokenizer, case.baseline))],
+        cases=[case for case in keeper.cases() if failed.isdisjoint(case.drawn)],
         items=items,
         sizes=pictures.sizes,
     )

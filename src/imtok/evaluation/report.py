@@ -27,7 +27,7 @@ _LONGEST = 16
 _CROPS = 6
 """Words and faces of one picture that are shown enlarged."""
 _SIZES: dict[str, dict[str, int]] = {"word": {"height": 56}, "face": {"height": 112}, "picture": {"widest": 192}}
-_GAINS = {"word": "edit similarity", "face": "cosine", "picture": "dB PSNR"}
+_UNITS = {"word": "edit similarity", "face": "cosine", "picture": "dB PSNR"}
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
@@ -100,13 +100,13 @@ def _extremes(evaluation: Evaluation) -> list[tuple[str, str, list[dict[str, Any
     """The best and worst cases, by set and contestant."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for case in evaluation.cases:
-        crops = {"original": case.original, case.baseline: case.before, case.tokenizer: case.after}
+        value = f"{case.value:.2f}" if case.baseline is None else f"{case.value:+.2f}"
         found.setdefault((case.data, case.tokenizer), []).append(
             {
-                "gain": f"{case.gain:+.2f} {_GAINS[case.item['kind']]}",
-                "better": case.gain > 0,
+                "value": f"{value} {_UNITS[case.item['kind']]}",
+                "better": case.better,
                 "path": case.item["path"],
-                "figures": _figures(case.item, crops),
+                "figures": _figures(case.item, {"original": case.original, **case.drawn}),
             }
         )
     return [(data, tokenizer, cases) for (data, tokenizer), cases in found.items()]

@@ -200,7 +200,7 @@ class Evaluation:
         tokenizers: of each contestant its teachers ("unknown" stands for those that nobody here knows), whether it is a
             check, and the hash of its weights.
         repeat: the command (of sets in memory there is none) and the versions of the software.
-        cases: what the contestants draw best and worst beside the first.
+        cases: what the contestants draw best and worst, all but the first beside the first.
         protocol: of what publication, by name.
         deviations: what differs from it, on each set.
         failed: what was asked for and had to be left out, and why.
