@@ -45,8 +45,13 @@ def check_judges() -> None:
 
 
 def wanted(split: PlainSplit, side: int = 128) -> list[Sample]:
-    """Signs that no training has seen."""
-    return list(plain_signs(PROMPTS, seed=1, size=side, split=split))
+    """Signs that no training has seen, no two of one prompt."""
+    found: dict[str, Sample] = {}
+    for sign in plain_signs(10 * PROMPTS, seed=1, size=side, split=split):
+        found.setdefault(sign.captions[0], sign)
+        if len(found) == PROMPTS:
+            break
+    return list(found.values())
 
 
 def read_originals(out: Path, side: int) -> dict[str, Readings]:

@@ -32,7 +32,7 @@ from skimage import data
 from imtok import presets
 from imtok.checkpoints import RunFolder, load_tensors
 from imtok.config import to_dict
-from imtok.data.plain_signs import PlainSigns
+from imtok.data.plain_signs import PlainSigns, PlainSplit
 from imtok.data.readers import open_source
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.evaluation.results import Evaluation, Result, Score
@@ -104,6 +104,11 @@ def test_an_ablation_changes_what_its_name_says(name: str, expected: set[str]) -
     configs = nano_ablations.configs()
     found = differences(configs[name], configs["both"])
     assert {min((n for n in expected if d.endswith(n)), default=d) for d in found} == expected
+
+
+@pytest.mark.parametrize("split", legibility.SPLITS)
+def test_generators_are_judged_by_as_many_prompts_as_the_tables_say(split: PlainSplit) -> None:
+    assert len(dict(legibility.asked(legibility.wanted(split, side=32)))) == legibility.PROMPTS
 
 
 def test_settings_are_chosen_on_other_prompts_than_they_are_judged_by() -> None:

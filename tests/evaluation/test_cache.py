@@ -17,11 +17,11 @@ from imtok.data.sample import Face, Sample, Samples, TextRegion
 from imtok.evaluation.cache import Cache, key_of
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.text import crop_word
-from imtok.pretrained import Reading
+from imtok.pretrained import DescribingNetwork, Description, Reading
 
 POINTS = ((30.0, 30.0), (50.0, 30.0), (40.0, 40.0), (32.0, 50.0), (48.0, 50.0))
 TEMPLATE = torch.tensor([(10.0, 12.0), (22.0, 12.0), (16.0, 18.0), (11.0, 23.0), (21.0, 23.0)])
-METRICS = ["psnr", "text_accuracy", "text_ned", "face_similarity"]
+METRICS = ["psnr", "text_accuracy", "text_ned", "face_similarity", "fd_efficientnet_lite0"]
 
 
 def some_pictures(count: int = 12) -> Samples:
@@ -66,32 +66,51 @@ class Embedder:
         return F.avg_pool2d(images, 4).flatten(1)
 
 
+class Describer(DescribingNetwork):
+    """Says of a picture what depends, in its last digits, on the batch."""
+
+    name, sha256 = "vision/efficientnet_lite0", "3" * 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.pictures = 0
+
+    def describe(self, images: Tensor) -> Description:
+        self.pictures += len(images)
+        pooled = self.weight * F.adaptive_avg_pool2d(images, 2).flatten(1) + 1e-6 * images.mean()
+        return Description(pooled, pooled, pooled)
+
+
+Networks = tuple[Reader, Embedder, Describer]
+
+
 @pytest.fixture
-def judges(monkeypatch: pytest.MonkeyPatch) -> tuple[Reader, Embedder]:
-    reader, embedder = Reader(), Embedder()
-    by_name: dict[str, Any] = {"text_judge/easyocr": reader, "face_judge/dlib": embedder}
+def judges(monkeypatch: pytest.MonkeyPatch) -> Networks:
+    reader, embedder, describer = Reader(), Embedder(), Describer()
+    by_name = {"text_judge/easyocr": reader, "face_judge/dlib": embedder, Describer.name: describer}
     monkeypatch.setattr("imtok.pretrained.load", by_name.__getitem__)
-    return reader, embedder
+    return reader, embedder, describer
 
 
 def test_a_second_evaluation_asks_nothing_of_originals_and_finds_the_same(
-    judges: tuple[Reader, Embedder], tmp_path: Path, own_answers: Path
+    judges: Networks, tmp_path: Path, own_answers: Path
 ) -> None:
-    reader, embedder = judges
+    reader, embedder, describer = judges
 
-    def run(out: str, count: int | None = None, **options: Any) -> tuple[int, int, int]:
-        reader.originals = reader.others = embedder.faces = 0
+    def run(out: str, count: int | None = None, **options: Any) -> tuple[int, int, int, int]:
+        reader.originals = reader.others = embedder.faces = describer.pictures = 0
         pictures = {"photos": some_pictures()}
         evaluate(
             ["jpeg:30", "webp:50"], pictures, tmp_path / out, metrics=METRICS, count=count, checks=False, **options
         )
-        return reader.originals, reader.others, embedder.faces
+        return reader.originals, reader.others, embedder.faces, describer.pictures
 
-    assert run("without", cache=False) == (12, 24, 6 * 3)
+    assert run("without", cache=False) == (12, 24, 6 * 3, 12 * 3)
     assert not own_answers.exists()
     assert run("few", count=4)[0] == 4
     assert run("first")[0] == 8  # those that the four did not answer
-    assert run("second") == (0, 24, 6 * 2)
+    assert run("second") == (0, 24, 6 * 2, 12 * 2)
     for file in ("metrics.json", "items.jsonl"):
         files = [(tmp_path / out / file).read_bytes() for out in ("without", "first", "second")]
         assert files[0] == files[1] == files[2]

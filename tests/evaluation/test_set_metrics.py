@@ -60,7 +60,7 @@ def test_inception_score_is_torch_fidelity_s_whatever_the_batches_and_groups() -
     meter = InceptionMeter(Stub().freeze(), total=len(logits))  # pyright: ignore[reportArgumentType]
     for index, batch in enumerate(logits.split(8)):
         pair = torch.zeros(len(batch), 2), batch
-        meter.add(Described(pair, {"a": pair}), groups=[index // 3] * len(batch))
+        meter.add(Described(pair[0], {"a": pair}), groups=[index // 3] * len(batch))
     theirs = fidelity.isc_features_to_metric(logits)
     ours = meter.results("a")["inception_score"]
     assert ours.value == pytest.approx(theirs["inception_score_mean"], rel=1e-9)

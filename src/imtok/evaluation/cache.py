@@ -1,4 +1,4 @@
-"""What judges say of original pictures, kept on disk: another tokenizer on the same set need not ask them again."""
+"""What networks say of original pictures, kept on disk: another tokenizer on the same set need not ask them again."""
 
 import hashlib
 import json
@@ -11,8 +11,9 @@ from typing import Any
 from imtok.evaluation.repeat import versions
 from imtok.pretrained.packages import cache_folder
 
-LIMIT = 512 * 2**20
-"""Bytes of answers; what is beyond, the oldest first, is dropped when an evaluation ends."""
+LIMIT = 2**30
+"""Bytes of answers, enough for Inception's features of 50,000 pictures; what is beyond, the oldest first, is dropped
+when an evaluation ends."""
 REVISION = 1
 """To be raised when an original is cut out, aligned or handed to a judge in another way."""
 

@@ -312,8 +312,8 @@ def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cac
     makers: dict[str, Callable[[Any], Meter[Any]]] = {
         "perceptual": PerceptualMeter,
         "lpips": lambda network: PerceptualMeter(network, "lpips"),
-        "frechet": FrechetMeter,
-        "inception": lambda network: InceptionMeter(network, total),
+        "frechet": lambda network: FrechetMeter(network, cache=answers),
+        "inception": lambda network: InceptionMeter(network, total, answers),
         "text": lambda judge: TextMeter(judge, answers),
         "face": lambda judge: FaceMeter(judge, face_buckets, answers),
     }

@@ -1,5 +1,6 @@
 """Meters of sets as a whole: reconstructions against their originals, generated pictures against a reference."""
 
+import base64
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture, from_uint8
+from imtok.evaluation.cache import Cache, key_of
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
 from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, device_of
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
@@ -69,9 +71,9 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Described:
-    """What a classifier says of a batch: pooled features and logits of the originals, and of each contestant's."""
+    """What a classifier says of a batch: pooled features of the originals, and of each contestant's with the logits."""
 
-    originals: tuple[Tensor, Tensor]
+    originals: Tensor
     drawn: dict[str, tuple[Tensor, Tensor]]
 
 
@@ -81,17 +83,34 @@ class FrechetMeter(Meter[Described]):
     Args:
         network: whose pooled features are compared.
         metric: the distance's name.
+        cache: keeps the originals' features, batch by batch: their last digits depend on who shares a batch.
     """
 
-    def __init__(self, network: DescribingNetwork, metric: str = "fd_efficientnet_lite0") -> None:
+    def __init__(
+        self, network: DescribingNetwork, metric: str = "fd_efficientnet_lite0", cache: Cache | None = None
+    ) -> None:
         self.network, self.metric, self._device = network, metric, device_of(network)
         self.what = metric
+        self._cache = cache or Cache()
         self._originals = _moments()
         self._drawn = defaultdict(_moments)
 
     def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Described:
         of_drawn = {name: self._describe([one.made.picture for one in several]) for name, several in drawn.items()}
-        return Described(self._describe([one.prepared for one in shown]), of_drawn)
+        return Described(self._recall([one.prepared for one in shown]), of_drawn)
+
+    def _recall(self, originals: Sequence[Picture]) -> Tensor:
+        """The pooled features of a batch of originals."""
+        shapes = [list(picture.shape) for picture in originals]
+        pixels = b"".join(picture.tobytes() for picture in originals)
+        key = key_of(self.network.name, self.network.sha256, pixels, ["pooled", str(self._device.type), shapes])
+
+        def ask(_: list[int]) -> list[str]:
+            return [base64.b64encode(self._describe(originals)[0].float().numpy().tobytes()).decode()]
+
+        (answer,) = self._cache.recall([key], ask)
+        numbers = np.frombuffer(base64.b64decode(answer), dtype=np.float32)
+        return torch.from_numpy(numbers.reshape(len(originals), -1).copy())
 
     @torch.no_grad()
     def _describe(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
@@ -99,9 +118,9 @@ class FrechetMeter(Meter[Described]):
         return found.pooled.cpu(), found.logits.cpu()
 
     def add(self, found: Described, groups: Sequence[int]) -> None:
-        for parts, (pooled, _) in (
+        for parts, pooled in (
             (self._originals, found.originals),
-            *((self._drawn[name], described) for name, described in found.drawn.items()),
+            *((self._drawn[name], pooled) for name, (pooled, _) in found.drawn.items()),
         ):
             parts[-1].add(pooled)  # the whole set comes last, its disjoint parts first
             for part in range(FRECHET_PARTS):
@@ -130,10 +149,11 @@ class InceptionMeter(FrechetMeter):
     Args:
         network: Inception-v3.
         total: how many pictures the set has, which decides on the parts of the inception score.
+        cache: as for `FrechetMeter`.
     """
 
-    def __init__(self, network: DescribingNetwork, total: int) -> None:
-        super().__init__(network, "fid")
+    def __init__(self, network: DescribingNetwork, total: int, cache: Cache | None = None) -> None:
+        super().__init__(network, "fid", cache)
         self._classes = defaultdict(partial(ClassScores, network, total))
 
     def add(self, found: Described, groups: Sequence[int]) -> None:
