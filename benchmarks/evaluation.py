@@ -3,10 +3,11 @@
     python benchmarks/evaluation.py [--pictures 12] [--memory 16 32]
 
 Pictures are rendered signs of 256 pixels with their words and one made-up face each; the contestant is JPEG of quality
-30, which costs next to nothing. Times are those of the meters alone, of originals without a contestant and what one
-adds, after a first batch that is not counted; of generated pictures what each costs. Inception, whose weights are a
-file of the user's own, is timed with random ones; LPIPS costs what the VGG16 distance does. Peak memory is that of a
-process of its own for each size of set, all metrics together; beyond a batch of 16 pictures it may grow by what is
+30, which costs next to nothing. Times are those of the meters alone: of originals without a contestant and what one
+adds, or of generated pictures, after a first batch that is not counted; and, at the end, of the numbers and their
+intervals. Inception, whose weights are a file of the user's own, is timed with random ones; LPIPS costs what the VGG16
+distance does. Peak memory is that of a process of its own for each size of set: JPEG and `vqgan-nano` in all metrics,
+and generated pictures against a reference through EfficientNet; beyond a batch of 16 pictures it may grow by what is
 stored for every picture and by nothing else. `--pictures 1000 --memory 250 1000` are the full figures.
 """
 
@@ -14,6 +15,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/training.md
 
+import contextlib
 import io
 import resource
 import subprocess
@@ -27,6 +29,8 @@ import torch
 import tyro
 
 from imtok import pretrained
+from imtok.config import ConfigError
+from imtok.data.pictures import Picture
 from imtok.data.sample import Face, Sample, Source
 from imtok.data.synthetic import SyntheticPictures
 from imtok.evaluation.asked import Asked
@@ -40,13 +44,15 @@ from imtok.evaluation.meters import Drawn, Meter, PerceptualMeter, PixelMeter, S
 from imtok.evaluation.metrics import psnr, ssim
 from imtok.evaluation.ranks import Ranks
 from imtok.evaluation.rendered import RenderedTextMeter
-from imtok.evaluation.results import as_markdown
+from imtok.evaluation.results import as_markdown, score_of
 from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter, SetMeter
 from imtok.evaluation.sets import Pictures
 from imtok.evaluation.text import TextMeter
 from imtok.pretrained.inception import InceptionV3
 
 SIZE = 256
+_FEATURE_BYTES = 1280 * 4
+"""Of a picture, by EfficientNet."""
 FACE = Face(
     box=(64.0, 64.0, 192.0, 192.0),
     landmarks=((100.0, 110.0), (156.0, 110.0), (128.0, 140.0), (106.0, 166.0), (150.0, 166.0)),
@@ -74,9 +80,11 @@ class OneMetric(PixelMeter):
         self._metric = metric
 
     def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Any:
-        for several in drawn.values():
-            for before, after in zip(shown, several, strict=True):
-                self._metric(*(torch.from_numpy(one.content.copy()).movedim(-1, 0)[None] for one in (before, after)))
+        def value(before: Shown, after: Drawn) -> float:
+            return self._metric(_pixels(before.content), _pixels(after.content)).item()
+
+        pairs = {name: zip(shown, several, strict=True) for name, several in drawn.items()}
+        return {name: [(value(*pair), 0.0) for pair in several] for name, several in pairs.items()}
 
 
 def main(pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | None = None) -> None:
@@ -88,20 +96,22 @@ def main(pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | 
         peak_of: evaluate one set of so many pictures in this process, and print its peak in MB; for internal use.
     """
     if peak_of is not None:
-        evaluate("jpeg:30", {"signs": Signs(peak_of)}, checks=False, cache=False)
+        evaluate(["jpeg:30", "vqgan-nano"], {"signs": Signs(peak_of)}, checks=False, cache=False)
+        of_generated(set_meter("vision/efficientnet_lite0", peak_of), peak_of)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024) / 1024)
         return
     print(f"{pictures} pictures of {SIZE} px, {torch.get_num_threads()} threads\n")
-    lines = [("metric", "originals, ms a picture", "a contestant, ms a picture")]
+    lines = [("metric", "originals, ms a picture", "a contestant, ms a picture", "at the end, s")]
     for name, meter in meters().items():
-        seen, compared = times(meter, pictures)
-        lines.append((name, f"{seen:.1f}", f"{compared:.1f}"))
+        seen, compared, end = of_reconstructions(meter, pictures)
+        lines.append((name, f"{seen:.1f}", f"{compared:.1f}", f"{end:.2f}"))
+    for name, meter in generated_meters(pictures).items():
+        drawn, end = of_generated(meter, pictures)
+        lines.append((f"generated: {name}", "", f"{drawn:.1f}", f"{end:.2f}"))
     print(as_markdown(lines))
     print()
-    drawn = [(name, f"{of_generated(meter, pictures):.1f}") for name, meter in generated_meters(pictures).items()]
-    print(as_markdown([("metric of generated pictures", "ms a picture"), *drawn]))
-    print()
-    print(as_markdown([("pictures", "peak memory, MB"), *((str(count), f"{peak(count):.0f}") for count in memory)]))
+    peaks = [(str(count), f"{peak(count):.0f}", f"{2 * count * _FEATURE_BYTES / 2**20:.1f}") for count in memory]
+    print(as_markdown([("pictures", "peak memory, MB", "of which features that precision and recall keep"), *peaks]))
 
 
 def meters() -> dict[str, Meter[Any]]:
@@ -120,10 +130,9 @@ def meters() -> dict[str, Meter[Any]]:
 def generated_meters(count: int) -> dict[str, GeneratedMeter[Any]]:
     """Those of generated pictures; the distances' eyes look at the reference's pictures for as long again."""
     detector, faces = pretrained.load("text_detector/ppocrv6"), pretrained.load("face_detector/mtcnn")
-    sets = {kind: kind for kind in ("frechet", "spatial", "classes", "precision", "recall")}
     return {
-        "FID, sFID, IS, precision, recall, random weights": SetMeter(untrained_inception(), sets, count),
-        "the same through EfficientNet-Lite0": SetMeter(pretrained.load("vision/efficientnet_lite0"), sets, count),
+        "FID, sFID, IS, precision, recall, random weights": set_meter("vision/inception", count),
+        "the same through EfficientNet-Lite0": set_meter("vision/efficientnet_lite0", count),
         "rendered words": RenderedTextMeter(detector, pretrained.load("text_judge/easyocr")),
         "face norm": FaceNormMeter(faces, pretrained.load("face_features/mobilefacenet"), "face_norm_mobilefacenet"),
     }
@@ -144,8 +153,14 @@ def untrained_inception() -> InceptionV3:
     return InceptionV3(theirs.state_dict()).eval()
 
 
-def times(meter: Meter[Any], count: int) -> tuple[float, float]:
-    """Milliseconds a picture that a meter takes for originals, and that it takes more with reconstructions."""
+def set_meter(network: str, count: int) -> SetMeter:
+    """All metrics of a set as a whole through one network."""
+    sets = {kind: kind for kind in ("frechet", "spatial", "classes", "precision", "recall")}
+    return SetMeter(untrained_inception() if network == "vision/inception" else pretrained.load(network), sets, count)
+
+
+def of_reconstructions(meter: Meter[Any], count: int) -> tuple[float, float, float]:
+    """Milliseconds a picture for originals, and what reconstructions add; seconds for the numbers at the end."""
     seconds, counted = [0.0, 0.0], 0
     source = Signs(count)
     for index, batch in enumerate([*batches(source, 1), *batches(source, None)]):  # the first one warms up
@@ -153,16 +168,20 @@ def times(meter: Meter[Any], count: int) -> tuple[float, float]:
         started = time.perf_counter()
         meter.look(batch, {})
         between = time.perf_counter()
-        meter.look(batch, {"jpeg": drawn})
+        found = meter.look(batch, {"jpeg": drawn})
         if index:
             seconds[0] += between - started
             seconds[1] += time.perf_counter() - between - (between - started)
+            meter.add(found, range(counted, counted + len(batch)))
             counted += len(batch)
-    return 1000 * seconds[0] / counted, 1000 * seconds[1] / counted
+    started = time.perf_counter()
+    for measurement in meter.results("jpeg").values():
+        score_of(measurement, frozenset())
+    return 1000 * seconds[0] / counted, 1000 * seconds[1] / counted, time.perf_counter() - started
 
 
-def of_generated(meter: GeneratedMeter[Any], count: int) -> float:
-    """Milliseconds that a meter takes for a generated picture."""
+def of_generated(meter: GeneratedMeter[Any], count: int) -> tuple[float, float]:
+    """Milliseconds for a generated picture, and seconds for the numbers at the end; the pictures are the reference."""
     seconds, counted, source = 0.0, 0, Signs(count)
     for index, batch in enumerate([*batches(source, 1), *batches(source, None)]):  # the first one warms up
         drawn = [
@@ -170,11 +189,22 @@ def of_generated(meter: GeneratedMeter[Any], count: int) -> float:
             for one in batch
         ]
         started = time.perf_counter()
-        meter.look(drawn)
+        found = meter.look(drawn)
         if index:
             seconds += time.perf_counter() - started
+            meter.add(found, range(counted, counted + len(batch)))
+            if isinstance(meter, SetMeter):
+                meter.add_reference(found)
             counted += len(batch)
-    return 1000 * seconds / counted
+    started = time.perf_counter()
+    for metric in meter.metrics:
+        with contextlib.suppress(ConfigError):  # signs have no faces that could be found
+            score_of(meter.measure(metric), frozenset())
+    return 1000 * seconds / counted, time.perf_counter() - started
+
+
+def _pixels(picture: Picture) -> torch.Tensor:
+    return torch.from_numpy(picture.copy()).movedim(-1, 0)[None]
 
 
 def _texts(sample: Sample) -> list[str]:

@@ -91,6 +91,7 @@ def test_textok_carries_the_paper_s_values(resolution: int, t5: int) -> None:
         assert run.tokenizer.num_latent_tokens == tokens
         assert (run.tokenizer.patch_size, run.data.crop.resolution) == (resolution // 32, resolution)
         assert (run.tokenizer.quantizer.codebook_dim, run.tokenizer.quantizer.kl) == (8, False)
+        assert run.tokenizer.start == "random"  # section 3.2
         text = run.tokenizer.text
         assert (text.dim, text.max_tokens, text.where, text.how) == (t5, 128, ("encoder", "decoder"), "in_context")
         assert presets.get(f"baseline-{tokens}-{resolution}").tokenizer == replace(run.tokenizer, text=None)

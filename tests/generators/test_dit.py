@@ -10,7 +10,7 @@ from imtok import presets
 from imtok.config import ConfigError, from_dict, to_dict
 from imtok.generators.diffusion import DenoisingConfig, DiffusionConfig, draw_noise
 from imtok.generators.dit import DiT, DiTConfig
-from imtok.layers.modulated import sine_positions
+from imtok.layers.positions import sine_positions
 from imtok.presets.dit import SIZES
 from imtok.tokenizers.base import Text
 from imtok.tokenizers.text import LABELS, Reader, TextConfig

@@ -113,7 +113,7 @@ def test_the_number_of_tokens_changes_only_the_bottleneck() -> None:
 @pytest.mark.parametrize(("tokens", "rows"), [(16, 4), (8, 2), (32, 4), (7, 1)])
 def test_tokens_begin_near_what_they_will_stand_for(tokens: int, rows: int) -> None:
     """The token whose part of the picture a patch lies in is the most like it, and is looked at most."""
-    tokenizer = small(num_latent_tokens=tokens, grid_size=8 if tokens > 7 else 7, dim=64)
+    tokenizer = small(num_latent_tokens=tokens, grid_size=8 if tokens > 7 else 7, dim=64, start="places")
     side = tokenizer.config.grid_size
     columns = tokens // rows
     down, across = (torch.arange(side) * parts // side for parts in (rows, columns))
@@ -135,6 +135,15 @@ def test_tokens_begin_near_what_they_will_stand_for(tokens: int, rows: int) -> N
         near, anywhere = (heads[:, torch.arange(side**2), expected].mean() / heads.mean() for heads in weights.chunk(2))
         assert near > 2
         assert anywhere < 2
+
+
+def test_the_paper_s_tokens_begin_at_random() -> None:
+    tokenizer = small(num_latent_tokens=64, dim=64, depth=1)
+    for half, places in ((tokenizer.encoder, "image_tokens"), (tokenizer.decoder, "positions")):
+        assert getattr(half, places).std().item() == pytest.approx(0.02, rel=0.05)
+        queries, keys, _ = half.transformer.blocks[0].attention.qkv.weight.chunk(3)
+        assert not (queries == keys).any()
+    assert not torch.equal(tokenizer.encoder.image_tokens, tokenizer.decoder.positions)
 
 
 def test_without_tokens_the_caption_alone_makes_the_picture() -> None:

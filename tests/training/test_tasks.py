@@ -12,6 +12,7 @@ from imtok.data.loader import Batch
 from imtok.data.sample import Face, Sample, Samples, TextRegion
 from imtok.layers.crops import Regions
 from imtok.losses.adversarial import r1_penalty
+from imtok.pretrained.networks import FeatureNetwork
 from imtok.training.run import Phase
 from imtok.training.tasks import TokenizerTask, check_pictures, check_scales
 
@@ -144,6 +145,43 @@ def test_weights_that_were_chosen_for_other_features_are_named(caplog: pytest.Lo
     face = dataclasses.replace(config.losses.face, network="face_features/arcface")
     check_scales(dataclasses.replace(config, losses=dataclasses.replace(config.losses, face=face)))
     assert len(caplog.records) == 1
+
+
+def test_region_losses_teach_a_tokenizer_of_tokens_without_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """InsightTok's losses on TexTok: their gradient reaches the pixels of the regions, and those alone."""
+
+    class Colours(FeatureNetwork):
+        input_size = (16, 16)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("template", torch.tensor([(5.0, 5), (11, 5), (8, 8), (6, 11), (10, 11)]))
+
+        def forward(self, images: Tensor) -> list[Tensor]:
+            return [images, images.square()]
+
+    monkeypatch.setattr(pretrained, "load", lambda name: Colours().freeze())
+    config = presets.get("textok-debug")
+    losses = dataclasses.replace(config.losses, l2_weight=0.0, kl_weight=0.0, adversarial_weight=0.0)
+    losses = dataclasses.replace(losses, text_weight=1.0, face_weight=1.0)
+    deaf = dataclasses.replace(config.tokenizer, text=None)
+    tiny = TokenizerTask(dataclasses.replace(config, losses=losses, tokenizer=deaf)).train()
+    phase = Phase(name="all", steps=1)
+    tiny.prepare([phase], torch.device("cpu"))
+    tiny.start_phase(phase)
+    points = torch.tensor([[(40.0, 40), (50, 40), (45, 45), (42, 50), (48, 50)]] * 2)
+    faces = Regions(torch.tensor([[36.0, 36, 56, 56]] * 2), torch.arange(2), landmarks=points)
+    drawn = []
+    decode = tiny.tokenizer.decode
+    monkeypatch.setattr(tiny.tokenizer, "decode", lambda *args: drawn.append(decode(*args)) or drawn[-1])
+    found = tiny.losses(dataclasses.replace(batch(), faces=faces), "tokenizer", 0)
+    assert set(found) == {"text", "face"}
+    (gradient,) = torch.autograd.grad(found["text"], drawn[0], retain_graph=True)
+    assert gradient[:, :, 4:20, 4:40].abs().sum() > 0
+    assert gradient[:, :, 21:].abs().sum() == 0
+    for term in found.values():
+        (weight,) = torch.autograd.grad(term, tiny.tokenizer.decoder.patches_out.weight, retain_graph=True)
+        assert weight.abs().sum() > 0
 
 
 def test_a_phase_freezes_what_it_does_not_train() -> None:

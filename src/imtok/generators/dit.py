@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from imtok.config import ConfigError, config
 from imtok.generators.base import Conditions, Generator, withhold
 from imtok.generators.classes import ClassEmbedding
 from imtok.generators.diffusion import DenoisingConfig, Diffusion, DiffusionConfig, draw_noise, guide
-from imtok.layers.modulated import Block, LastLayer, TimeEmbedding, sine_positions
+from imtok.layers.model import Checkpointed
+from imtok.layers.modulated import Block, LastLayer, TimeEmbedding
+from imtok.layers.positions import START_STD, sine_positions
 from imtok.layers.transformer import Context
 from imtok.tokenizers.text import Reader, TextConfig
 
-_START_STD = 0.02
 _SCORED_TIMES = (125, 375, 625, 875)
 """Where held-out latents are looked at."""
 
@@ -81,7 +81,6 @@ class DiT(Generator):
     Deviation: no learned variances, which a deterministic sampler has no use for.
     """
 
-    checkpointing = False
     mean: Tensor
     std: Tensor
 
@@ -102,8 +101,8 @@ class DiT(Generator):
             ClassEmbedding(config.num_classes, config.classes, dim, config.dropout) if text is None else None
         )
         self.text_in = None if text is None else nn.Linear(text.dim, dim)
-        self.layers = nn.ModuleList(
-            Block(dim, config.num_heads, config.mlp_ratio, text is not None) for _ in range(config.depth)
+        self.layers = Checkpointed(
+            *(Block(dim, config.num_heads, config.mlp_ratio, text is not None) for _ in range(config.depth))
         )
         self.last = LastLayer(dim, config.channels)
         for module in self.modules():
@@ -114,7 +113,7 @@ class DiT(Generator):
             if isinstance(module, Block | LastLayer):
                 module.silence()
         if config.positions == "learned":
-            self.positions = nn.Parameter(torch.randn(self.tokens, dim) * _START_STD)
+            self.positions = nn.Parameter(torch.randn(self.tokens, dim) * START_STD)
         else:
             self.register_buffer("positions", sine_positions(config.token_shape, dim), persistent=False)
 
@@ -139,9 +138,7 @@ class DiT(Generator):
         else:
             vector = vector + told
         x = self.latents_in(noisy) + self.positions
-        recompute = self.checkpointing and torch.is_grad_enabled()
-        for layer in self.layers:
-            x = checkpoint(layer, x, vector, context, use_reentrant=False) if recompute else layer(x, vector, context)
+        x = self.layers(x, vector, context)
         return self.last(x, vector).to(noisy.dtype)
 
     def tell(self, conditions: Conditions) -> Told:
@@ -230,7 +227,3 @@ class DiT(Generator):
         """torch.compile for each block; texts differ in length, so sizes are left open."""
         for layer in self.layers:
             layer.compile()
-
-    def checkpoint_activations(self, on: bool) -> None:
-        """Recompute activations in the backward pass: less memory, about a third more time."""
-        self.checkpointing = on

@@ -12,7 +12,8 @@ from imtok.generators.autoregressive import AutoregressiveGenerator, Session
 from imtok.generators.base import Conditions
 from imtok.generators.classes import ClassEmbedding
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
-from imtok.layers.decoder import Block, Cache, Decoder, RotaryPositions, grid_positions
+from imtok.layers.decoder import Block, Cache, Decoder
+from imtok.layers.positions import RotaryPositions, grid_positions
 
 
 @config
@@ -110,10 +111,6 @@ class FAR(AutoregressiveGenerator):
     def compile_parts(self) -> None:
         """torch.compile for the transformer."""
         self.decoder.compile()
-
-    def checkpoint_activations(self, on: bool) -> None:
-        """Recompute activations in the backward pass: less memory, about a third more time."""
-        self.decoder.checkpointing = on
 
 
 class _FARSession(Session):

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from imtok.layers.decoder import Cache, Decoder, RotaryPositions
+from imtok.layers.decoder import Cache, Decoder
+from imtok.layers.positions import RotaryPositions
 
 HeadKind = Literal["factorized", "linear", "mlp"]
 

@@ -14,9 +14,10 @@ from imtok.generators.base import Conditions, withhold
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
 from imtok.generators.prompts import PromptFormat, PromptReader
 from imtok.layers.decoder import Block
+from imtok.layers.positions import START_STD
 from imtok.tokenizers.base import Tokenizer
 
-_START_STD, _GRID_STD = 0.02, 0.1
+_GRID_STD = 0.1
 
 
 @config
@@ -88,7 +89,7 @@ class InsightAR(AutoregressiveGenerator):
         known, dim = self.language_model.get_input_embeddings().weight.shape
         if reader.vocabulary > known:
             raise ConfigError(f"insightar: prompts have {reader.vocabulary} ids, the language model knows {known}")
-        self.start_of_image = nn.Parameter(torch.randn(dim) * _START_STD)
+        self.start_of_image = nn.Parameter(torch.randn(dim) * START_STD)
         for index, (size, channels) in enumerate(zip(config.codebook_sizes, config.codebook_dims, strict=True)):
             self.register_buffer(f"codebook_{index}", torch.zeros(size, channels))
         self.adapter = nn.Sequential(nn.Linear(sum(config.codebook_dims), dim), nn.GELU(), nn.Linear(dim, dim))

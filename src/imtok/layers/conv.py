@@ -2,11 +2,9 @@
 
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 
 def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
@@ -97,15 +95,3 @@ class Level(nn.Module):
             if len(self.attention):
                 x = self.attention[index](x)
         return self.resample(x)
-
-
-class Checkpointed(nn.Sequential):
-    """A sequence whose activations can be recomputed in the backward pass, to trade time for memory."""
-
-    checkpointing = False
-
-    def forward(self, input: Tensor) -> Tensor:
-        recompute = self.checkpointing and torch.is_grad_enabled()
-        for part in self:
-            input = checkpoint(part, input, use_reentrant=False) if recompute else part(input)
-        return input

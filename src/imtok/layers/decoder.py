@@ -1,21 +1,16 @@
 """A causal transformer of Llama's kind (RMSNorm, SwiGLU, rotary positions), with a cache of keys and values."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-_START_STD = 0.02
+from imtok.layers.model import Checkpointed
+from imtok.layers.positions import START_STD, Rotation
+
 _EPSILON = 1e-5
-_BASE = 10_000.0
 _HIDDEN_STEP = 256
 """SwiGLU has 8/3 dim hidden channels, rounded up to a multiple of this."""
-
-Rotation = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]
-"""Cosines and sines of the angles by which pairs of channels are turned, tokens x half a head's channels."""
 
 
 class Cache:
@@ -39,26 +34,26 @@ class Cache:
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention with rotary positions."""
+    """Causal multi-head self-attention with rotary positions, of one layer of a decoder."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, dropout: float, layer: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.layer = num_heads, layer
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: Cache | None, layer: int
+        self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: Cache | None
     ) -> Float[Tensor, "batch tokens dim"]:
         batch, tokens, dim = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1).unbind(2)
         q, k, v = rotate(q, rotation).transpose(1, 2), rotate(k, rotation).transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             past, now = cache.length, cache.length + tokens
-            cache.keys[layer, :, :, past:now] = k
-            cache.values[layer, :, :, past:now] = v
-            k, v = cache.keys[layer, :, :, :now], cache.values[layer, :, :, :now]
+            cache.keys[self.layer, :, :, past:now] = k
+            cache.values[self.layer, :, :, past:now] = v
+            k, v = cache.keys[self.layer, :, :, :now], cache.values[self.layer, :, :, :now]
         found = F.scaled_dot_product_attention(q, k, v, is_causal=tokens > 1)
         return self.dropout(self.out(found.transpose(1, 2).reshape(batch, tokens, dim)))
 
@@ -80,17 +75,17 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """RMSNorm, attention, RMSNorm, SwiGLU; each half is added to its input."""
 
-    def __init__(self, dim: int, num_heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, hidden: int, dropout: float, layer: int) -> None:
         super().__init__()
         self.norm1 = nn.RMSNorm(dim, _EPSILON)
-        self.attention = Attention(dim, num_heads, dropout)
+        self.attention = Attention(dim, num_heads, dropout, layer)
         self.norm2 = nn.RMSNorm(dim, _EPSILON)
         self.feed_forward = FeedForward(dim, hidden, dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: Cache | None, layer: int
+        self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: Cache | None
     ) -> Float[Tensor, "batch tokens dim"]:
-        x = x + self.attention(self.norm1(x), rotation, cache, layer)
+        x = x + self.attention(self.norm1(x), rotation, cache)
         return x + self.feed_forward(self.norm2(x))
 
 
@@ -104,17 +99,15 @@ class Decoder(nn.Module):
         dropout: of what each half of a block adds, in training.
     """
 
-    checkpointing = False
-
     def __init__(self, dim: int, depth: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dim, self.num_heads = dim, num_heads
         hidden = -(-int(8 * dim / 3) // _HIDDEN_STEP) * _HIDDEN_STEP
-        self.blocks = nn.ModuleList(Block(dim, num_heads, hidden, dropout) for _ in range(depth))
+        self.blocks = Checkpointed(*(Block(dim, num_heads, hidden, dropout, layer) for layer in range(depth)))
         self.norm = nn.RMSNorm(dim, _EPSILON)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=_START_STD)
+                nn.init.normal_(module.weight, std=START_STD)
 
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: Cache | None = None
@@ -126,12 +119,7 @@ class Decoder(nn.Module):
             rotation: of these tokens' positions.
             cache: of the tokens before; these are added.
         """
-        recompute = self.checkpointing and torch.is_grad_enabled()
-        for layer, block in enumerate(self.blocks):
-            if recompute:
-                x = checkpoint(block, x, rotation, cache, layer, use_reentrant=False)
-            else:
-                x = block(x, rotation, cache, layer)
+        x = self.blocks(x, rotation, cache)
         if cache is not None:
             cache.length += x.shape[1]
         return self.norm(x)
@@ -142,35 +130,3 @@ def rotate(x: Float[Tensor, "batch tokens heads head_dim"], rotation: Rotation) 
     cos, sin = (part[:, None].to(x.dtype) for part in rotation)  # tokens, 1, half
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-class RotaryPositions(nn.Module):
-    """The angles by which the channels of a head are turned at known positions; each axis has an equal share of them.
-
-    Raises:
-        ValueError: the channels cannot be shared out in pairs.
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-    def __init__(self, positions: Float[Tensor, "tokens axes"], head_dim: int) -> None:
-        super().__init__()
-        axes = positions.shape[1]
-        if head_dim % (2 * axes):
-            raise ValueError(f"a head of {head_dim} channels cannot be turned along {axes} axes")
-        pairs = head_dim // 2 // axes
-        speeds = _BASE ** -(torch.arange(pairs, device=positions.device) / pairs)
-        angles = (positions[:, :, None] * speeds).flatten(1)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
-
-    def forward(self, start: int = 0, stop: int | None = None) -> Rotation:
-        """Of the tokens start <= i < stop; None: of all from `start` on."""
-        return self.cos[start:stop], self.sin[start:stop]
-
-
-def grid_positions(grid_size: Sequence[int]) -> Float[Tensor, "tokens axes"]:
-    """Row and column of every place of a grid, row by row, counted from 1; 0 is for what comes before."""
-    axes = [torch.arange(1.0, side + 1) for side in grid_size]
-    return torch.cartesian_prod(*axes).view(-1, len(axes))

@@ -1,8 +1,11 @@
 """What every trainable network is, whatever it computes: weights that can be saved, loaded and refused."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from imtok.checkpoints import check_fit
 
@@ -35,4 +38,19 @@ class Model(nn.Module):
         """Compile what is worth compiling (torch.compile), in place; by default nothing."""
 
     def checkpoint_activations(self, on: bool) -> None:
-        """Recompute activations in the backward pass, to save memory; by default there is nothing to recompute."""
+        """Recompute activations in the backward pass: less memory, about a third more time."""
+        for part in self.modules():
+            if isinstance(part, Checkpointed):
+                part.checkpointing = on
+
+
+class Checkpointed(nn.Sequential):
+    """Parts one after the other, whose activations can be recomputed in the backward pass; all hear `others` too."""
+
+    checkpointing = False
+
+    def forward(self, input: Tensor, *others: Any) -> Tensor:
+        recompute = self.checkpointing and torch.is_grad_enabled()
+        for part in self:
+            input = checkpoint(part, input, *others, use_reentrant=False) if recompute else part(input, *others)
+        return input

@@ -1,19 +1,15 @@
-"""Transformer blocks that a vector shifts, scales and gates (adaLN-Zero), and fixed embeddings of times and places."""
+"""Transformer blocks that a vector shifts, scales and gates (adaLN-Zero)."""
 
-from collections.abc import Sequence
-
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imtok.layers.decoder import grid_positions
+from imtok.layers.positions import waves
 from imtok.layers.transformer import Attention, Context, CrossAttention
 
 _EPSILON = 1e-6
 _FREQUENCIES = 256
 """Sines and cosines of a time."""
-_SLOWEST = 10_000.0
 
 
 class Block(nn.Module):
@@ -84,17 +80,3 @@ class TimeEmbedding(nn.Module):
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """The shift and scale of adaLN; of 0, they change nothing."""
     return x * (1 + scale) + shift
-
-
-def waves(places: Float[Tensor, " places"], channels: int) -> Float[Tensor, "places channels"]:
-    """Cosines and sines of numbers at speeds from 1 down to almost 1 / 10,000."""
-    half = channels // 2
-    speeds = _SLOWEST ** -(torch.arange(half, device=places.device) / half)
-    angles = places[:, None].float() * speeds
-    return torch.cat([angles.cos(), angles.sin()], dim=1).to(places.dtype)
-
-
-def sine_positions(shape: Sequence[int], dim: int) -> Float[Tensor, "tokens dim"]:
-    """Fixed positions, of which each axis has an equal share of the channels."""
-    places = grid_positions(shape)  # tokens, axes
-    return torch.cat([waves(axis, dim // len(shape)) for axis in places.unbind(1)], dim=1)

@@ -1,12 +1,12 @@
-"""Pre-norm transformer blocks, and learned positions that stretch to other grids."""
+"""Pre-norm transformer blocks over all tokens."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-_START_STD = 0.02
+from imtok.layers.model import Checkpointed
+
 _SHORT = 512
 """In tokens."""
 
@@ -106,15 +106,13 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks and a last LayerNorm, whose activations can be recomputed in the backward pass."""
-
-    checkpointing = False
+    """Blocks and a last LayerNorm."""
 
     def __init__(
         self, dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0, cross_attention: bool = False
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, cross_attention) for _ in range(depth))
+        self.blocks = Checkpointed(*(Block(dim, num_heads, mlp_ratio, cross_attention) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim)
 
     def forward(
@@ -124,33 +122,4 @@ class Transformer(nn.Module):
         context: Context | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """As `Block.forward`, through all blocks."""
-        recompute = self.checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = checkpoint(block, x, mask, context, use_reentrant=False) if recompute else block(x, mask, context)
-        return self.norm(x)
-
-
-class GridPositions(nn.Module):
-    """A learned vector for each place of a square grid, resized (bicubic) to other grids.
-
-    Args:
-        side: of the grid.
-        dim: of the vectors.
-        start: what they begin with; None: small random numbers.
-    """
-
-    def __init__(self, side: int, dim: int, start: Float[Tensor, "places dim"] | None = None) -> None:
-        super().__init__()
-        self.side = side
-        self.table = nn.Parameter(torch.randn(side * side, dim) * _START_STD if start is None else start)
-
-    def forward(self, grid_size: tuple[int, int]) -> Float[Tensor, "tokens dim"]:
-        """The positions of a grid, row by row.
-
-        Args:
-            grid_size: rows and columns.
-        """
-        if grid_size == (self.side, self.side):
-            return self.table
-        square = self.table.T.unflatten(1, (self.side, self.side))[None]  # 1, dim, side, side
-        return F.interpolate(square, grid_size, mode="bicubic", align_corners=False)[0].flatten(1).T
+        return self.norm(self.blocks(x, mask, context))

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.collective import gather_over_ranks, rank
+from imtok.layers.positions import START_STD, GridPositions
 from imtok.layers.precision import widen
-from imtok.layers.transformer import Block, GridPositions
-
-_START_STD = 0.02
+from imtok.layers.transformer import Block
 
 
 @config
@@ -61,7 +60,7 @@ class RepresentationHead(nn.Module):
     def __init__(self, code_dim: int, dim: int, config: RepresentationConfig) -> None:
         super().__init__()
         self.lift = nn.Sequential(nn.Linear(code_dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
-        self.class_token = nn.Parameter(torch.randn(dim) * _START_STD)
+        self.class_token = nn.Parameter(torch.randn(dim) * START_STD)
         self.positions = GridPositions(config.grid_size, dim)
         self.blocks = nn.Sequential(*(Block(dim, config.num_heads) for _ in range(config.depth)))
 

@@ -91,6 +91,7 @@ def textok_nano() -> RunConfig:
             depth=3,
             num_heads=8,
             text=MINILM,
+            start="places",
         ),
         losses=LossConfig(
             l1_weight=0.0, l2_weight=1.0, perceptual_weight=0.0, commitment_weight=0.25, adversarial_weight=0.0

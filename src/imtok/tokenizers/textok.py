@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
-from imtok.layers.transformer import Attention, GridPositions, Transformer
+from imtok.layers.positions import START_STD, GridPositions
+from imtok.layers.transformer import Attention, Transformer
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.continuous import ContinuousConfig
 from imtok.tokenizers.quantizers import QuantizerConfig, build_quantizer
@@ -38,6 +39,11 @@ class TexTokConfig:
     """The bottleneck; the paper's is continuous, with 8 channels."""
     text: TextConfig | None = TextConfig()
     """None: the paper's Baseline (w/o text)."""
+    start: Literal["random", "places"] = "random"
+    """What it begins with. `random`: image tokens and positions are small random numbers, as in the paper. `places`:
+    image tokens are the places of a coarse grid, patches the sines and cosines of theirs, and in the first half of the
+    heads queries and keys are alike (Trockman & Kolter 2023), so that these look first at what is near, the others at
+    everything, the caption too. All of it is learned from there on."""
 
     def __post_init__(self) -> None:
         if min(self.patch_size, self.grid_size, self.dim, self.depth, self.num_heads) < 1:
@@ -63,10 +69,8 @@ class TexTok(Tokenizer):
     `text` is what the frozen encoder says of the captions. Without it, or where a picture's mask is False throughout,
     a picture is encoded and decoded as by a tokenizer that knows no text.
 
-    Deviation: image tokens begin as the places of a coarse grid, not at random, patches at sines and cosines of theirs,
-    and in the first half of the heads queries and keys alike (Trockman & Kolter 2023): these look first at what is
-    near, the others at everything, the caption too. All of it is learned from there on. Begun at random, a small
-    tokenizer spends thousands of steps on finding out where things are.
+    Deviation: the small presets `start` at places, not at random as the paper's tokens do: a small tokenizer would
+    spend thousands of steps on finding out where things are.
     """
 
     tokens_on_grid = False
@@ -87,8 +91,9 @@ class TexTok(Tokenizer):
                 queries, keys, values = module.qkv.weight.data.chunk(3)  # each a map of its own
                 for part in (queries, keys, values):
                     nn.init.xavier_uniform_(part)
-                near = (module.num_heads + 1) // 2 * (config.dim // module.num_heads)
-                keys[:near] = queries[:near]
+                if config.start == "places":
+                    near = (module.num_heads + 1) // 2 * (config.dim // module.num_heads)
+                    keys[:near] = queries[:near]
 
     def vectors(
         self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
@@ -109,10 +114,6 @@ class TexTok(Tokenizer):
         """torch.compile for both transformers; batches differ in their longest caption, so sizes are left open."""
         self.encoder.transformer.compile()
         self.decoder.transformer.compile()
-
-    def checkpoint_activations(self, on: bool) -> None:
-        """Recompute activations in the backward pass: less memory, about a third more time."""
-        self.encoder.transformer.checkpointing = self.decoder.transformer.checkpointing = on
 
 
 class Half(nn.Module):
@@ -152,8 +153,8 @@ class Encoder(Half):
     def __init__(self, config: TexTokConfig) -> None:
         super().__init__(config, "encoder")
         self.patches_in = nn.Conv2d(3, config.dim, config.patch_size, config.patch_size)
-        self.positions = GridPositions(config.grid_size, config.dim, places_of_patches(config))
-        self.image_tokens = nn.Parameter(places_of_tokens(config))
+        self.positions = GridPositions(config.grid_size, config.dim, start_of_patches(config))
+        self.image_tokens = nn.Parameter(start_of_tokens(config))
         self.to_latents = nn.Linear(config.dim, config.quantizer.codebook_dim)
 
     def forward(
@@ -172,9 +173,9 @@ class Decoder(Half):
 
     def __init__(self, config: TexTokConfig) -> None:
         super().__init__(config, "decoder")
-        self.patch_tokens = GridPositions(config.grid_size, config.dim, places_of_patches(config))
+        self.patch_tokens = GridPositions(config.grid_size, config.dim, start_of_patches(config))
         self.from_latents = nn.Linear(config.quantizer.codebook_dim, config.dim)
-        self.positions = nn.Parameter(places_of_tokens(config))
+        self.positions = nn.Parameter(start_of_tokens(config))
         self.patches_out = nn.Linear(config.dim, 3 * config.patch_size**2)
         self.unpatchify = nn.PixelShuffle(config.patch_size)
 
@@ -188,14 +189,18 @@ class Decoder(Half):
         return self.unpatchify(pixels.transpose(1, 2).unflatten(2, grid_size))
 
 
-def places_of_patches(config: TexTokConfig) -> Float[Tensor, "patches dim"]:
+def start_of_patches(config: TexTokConfig) -> Float[Tensor, "patches dim"]:
     """What a square grid's patches begin with, row by row."""
+    if config.start == "random":
+        return START_STD * torch.randn(config.grid_size**2, config.dim)
     return _waves(config.grid_size, config.grid_size, config)
 
 
-def places_of_tokens(config: TexTokConfig) -> Float[Tensor, "tokens dim"]:
-    """What image tokens begin with: the middles of as many parts of the picture, as square as can be."""
+def start_of_tokens(config: TexTokConfig) -> Float[Tensor, "tokens dim"]:
+    """What image tokens begin with; as places, the middles of as many parts of the picture, as square as can be."""
     tokens = config.num_latent_tokens
+    if config.start == "random":
+        return START_STD * torch.randn(tokens, config.dim)
     rows = max((n for n in range(1, math.isqrt(tokens) + 1) if tokens % n == 0), default=0)
     return _waves(rows, tokens // max(rows, 1), config)
 

@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
-from imtok.layers.conv import AttentionBlock, Checkpointed, Downsample, Level, NormSwish, ResidualBlock, Upsample
-from imtok.layers.transformer import Block, GridPositions
+from imtok.layers.conv import AttentionBlock, Downsample, Level, NormSwish, ResidualBlock, Upsample
+from imtok.layers.model import Checkpointed
+from imtok.layers.positions import GridPositions
+from imtok.layers.transformer import Block
 from imtok.tokenizers.base import Tokenizer, grid_from_tokens
 from imtok.tokenizers.quantizers import EMAVQConfig, FactorizedVQConfig, QuantizerConfig, build_quantizer
 from imtok.tokenizers.text import Text
@@ -108,10 +110,6 @@ class VQGAN(Tokenizer):
         """torch.compile for encoder and decoder, one program per picture size."""
         self.encoder.compile(dynamic=False)
         self.decoder.compile(dynamic=False)
-
-    def checkpoint_activations(self, on: bool) -> None:
-        """Recompute activations in the backward pass: less memory, about a third more time."""
-        self.encoder.checkpointing = self.decoder.checkpointing = on
 
 
 def build_encoder(config: VQGANConfig) -> Checkpointed:

@@ -1,0 +1,21 @@
+import pytest
+import torch
+
+from imtok.layers.positions import GridPositions
+
+
+@pytest.mark.parametrize("grid", [(8, 4), (4, 10), (2, 3)])
+def test_learned_positions_stretch_along_their_axes(grid: tuple[int, int]) -> None:
+    """A table of rows and columns is, on another grid, that of its places in the old one's rows and columns."""
+    side = 6
+    positions = GridPositions(side, 2)
+    rows, columns = torch.meshgrid(torch.arange(float(side)), torch.arange(float(side)), indexing="ij")
+    positions.table.data = torch.stack([rows.flatten(), columns.flatten()], dim=1)
+    assert torch.equal(positions((side, side)), positions.table)
+    found = positions(grid).unflatten(0, grid)
+    for axis, count in enumerate(grid):
+        expected = (torch.arange(count) + 0.5) * side / count - 0.5
+        along, across = found[..., axis].movedim(axis, 0), found[..., 1 - axis].movedim(axis, 0)
+        assert torch.allclose(along, expected[:, None].expand_as(along), atol=0.15)  # what bicubic misses at the edges
+        assert (along.diff(dim=0) > 0).all()
+        assert torch.allclose(across, across[:1].expand_as(across), atol=1e-5)
