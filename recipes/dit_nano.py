@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
 import tyro
 from ablation import name_of
 from legibility import (
@@ -42,7 +43,19 @@ from legibility import (
 )
 from nano import run as train_tokenizer
 from nano import ship
-from signs import DISTANCE, distance, encode, held_out_classes, render, run, samples_of, seeded, tell, with_photographs
+from signs import (
+    DISTANCE,
+    distance,
+    encode,
+    held_out_classes,
+    render,
+    run,
+    samples_of,
+    seeded,
+    show,
+    tell,
+    with_photographs,
+)
 from textok_nano import heard, short, shortened
 
 from imtok import presets
@@ -51,6 +64,7 @@ from imtok.data.readers import open_source
 from imtok.data.token_shards import TokenShards
 from imtok.generators.catalog import load
 from imtok.tokenizers.catalog import locate
+from imtok.tokenizers.diffusers_models import WEIGHTS
 from imtok.training.run import GeneratorRunConfig
 
 RESOLUTION = 64
@@ -68,7 +82,9 @@ each took."""
 PAIR = {"textok-nano": "dit-t2i-nano", "baseline-nano": "dit-t2i-nano-baseline"}
 """Tokenizers of Table 3, and what the generators over them are called; all are shipped or can be."""
 FIGURE_SAMPLES, FIGURE_INFERENCE_STEPS = 64, (5, 10, 20)
-PAPER_SPEED = "14.3 times at 256 px, 93.5 times at 512 px, at the same FID; ours at the same steps of drawing"
+GRIDS = ("kl-nano", "kl-nano-f2")
+"""Of Figure 4's tokenizers those whose latents are two-dimensional, as many as DiT-XL/2 has at 256 and at 512 px."""
+PAPER_SPEED = "14.3 times as fast at 256 px (256 tokens), 93.5 times at 512 px (1,024 tokens), at no worse FID"
 PAPER_TEXT = "FID 2.82 and CLIP score 29.23 for TexTok, on ImageNet; its table is missing from our text"
 TIMED = 8
 """Pictures that are timed, together."""
@@ -83,7 +99,8 @@ def main(
     Args:
         textok: where recipes/textok_nano.py has put its runs.
         out: working folder.
-        vae: folder of an AutoencoderKL of diffusers, such as SD-VAE, for one more row of Figure 4.
+        vae: folder of an AutoencoderKL of diffusers, such as SD-VAE, for one more row of Figure 4; where only its
+            config.json is known, random weights take their place, and only the row's speed means anything.
         seed: of the training.
         parts: what to do.
     """
@@ -102,10 +119,23 @@ def main(
             lines = by_class(open_tokenizer("textok-nano", textok, out), signs, out, seed)
         else:
             tokenizers = {name: open_tokenizer(name, textok, out) for name in FIGURE}
-            lines = figure_4(tokenizers | ({} if vae is None else {"vae": vae}), signs, out, seed)
+            theirs = {} if vae is None else {"vae": with_weights(vae, out)}
+            lines = figure_4(tokenizers | theirs, signs, out, seed)
         text = "\n".join(lines)
         write_text(out / f"{part}-{seed}.md", text + "\n")
         print(text)
+
+
+def with_weights(vae: Path, out: Path) -> Path:
+    """An AutoencoderKL, or one of its config with random weights, as OUT/vae-untrained."""
+    if (vae / WEIGHTS).exists():
+        return vae
+    from diffusers import AutoencoderKL
+
+    print(f"{vae} has no {WEIGHTS}: its weights are random, and of its row only the speed means anything")
+    torch.manual_seed(0)
+    AutoencoderKL.from_config(AutoencoderKL.load_config(vae)).save_pretrained(out / "vae-untrained")
+    return out / "vae-untrained"
 
 
 def by_class(tokenizer: Path, signs: Path, out: Path, seed: int) -> list[str]:
@@ -118,7 +148,7 @@ def by_class(tokenizer: Path, signs: Path, out: Path, seed: int) -> list[str]:
     reference = reconstructed(str(tokenizer), held_out, out / "reconstructed")
     samples = samples_of(final, asked)
     return [
-        f"dit-nano: {DISTANCE} to reconstructions {distance(samples, reference)}",
+        f"dit-nano: {DISTANCE} to reconstructions {show(distance(samples, reference))}",
         f"signs of the kind asked for: {class_consistency(samples, asked)}",
         f"over latents of another kind: {class_consistency(misled_samples(final, asked), asked)}",
         f"rendered ones: {class_consistency(rendered(held_out, out / 'rendered' / 'kinds'), asked)}",
@@ -140,22 +170,43 @@ def figure_4(tokenizers: dict[str, Path], signs: Path, out: Path, seed: int) -> 
     latents = {
         name: encode(str(place), signs, out / name / "latents", RESOLUTION) for name, place in tokenizers.items()
     }
-    lines = [
-        "| latents | tokens | trained for | steps of drawing | a picture takes | speed | Fréchet distance |",
-        "|---" * 7 + "|",
-    ]
     asked = held_out_classes(signs)[:FIGURE_SAMPLES]
     runs = {name: run(figure_run(name, seed), of, out / name / f"figure-{seed}") for name, of in latents.items()}
-    tokens = {name: TokenShards(of / "train").manifest.tokens for name, of in latents.items()}
-    most = max(tokens, key=lambda name: tokens[name])
     seconds = timed(runs)
-    for name, trained in runs.items():
-        for steps in FIGURE_INFERENCE_STEPS:
-            takes = seconds[name, steps]
-            speed = f"{1000 * takes:.0f} ms | {seconds[most, steps] / takes:.1f} times"
-            far = distance(samples_of(trained, asked, num_inference_steps=steps), signs / "combinations")
-            lines.append(f"| {name} | {tokens[name]} | {minutes(trained):.0f} min | {steps} | {speed} | {far} |")
-    return [*lines, "", f"paper: {PAPER_SPEED}"]
+    far = {
+        (name, steps): distance(samples_of(runs[name], asked, num_inference_steps=steps), signs / "combinations")
+        for name, steps in seconds
+    }
+    head = ["latents", "tokens", "trained for", "steps of drawing", "a picture takes"]
+    head += [f"speed, {grid} = 1" for grid in GRIDS] + ["Fréchet distance"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for (name, steps), takes in seconds.items():
+        tokens = TokenShards(latents[name] / "train").manifest.tokens
+        cells = [name, tokens, f"{minutes(runs[name]):.0f} min", steps, f"{1000 * takes:.0f} ms"]
+        cells += [f"{seconds[grid, steps] / takes:.1f}" for grid in GRIDS] + [show(far[name, steps])]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    values = {drawn: float(score.value or 0) for drawn, score in far.items()}
+    few = [name for name in runs if name not in GRIDS]
+    return [*lines, "", *at_equal_quality(seconds, values, few), "", f"paper: {PAPER_SPEED}"]
+
+
+def at_equal_quality(
+    seconds: dict[tuple[str, int], float], far: dict[tuple[str, int], float], names: list[str]
+) -> list[str]:
+    """For each of some latents and each grid: the fastest way to draw them that is no farther than the grid's best."""
+    lines = []
+    for grid in GRIDS:
+        best = min((drawn for drawn in far if drawn[0] == grid), key=lambda drawn: far[drawn])
+        for name in names:
+            good = [drawn for drawn in far if drawn[0] == name and far[drawn] <= far[best]]
+            beside = f"{grid} in {best[1]} steps, the nearest of its own"
+            if good:
+                found = min(good, key=lambda drawn: seconds[drawn])
+                ratio = seconds[best] / seconds[found]
+                lines.append(f"- {name} in {found[1]} steps: {ratio:.1f} times as fast as {beside}, and no farther")
+            else:
+                lines.append(f"- {name}: in no number of steps as near as {beside}")
+    return lines
 
 
 def figure_run(name: str, seed: int) -> GeneratorRunConfig:
@@ -204,7 +255,7 @@ def table_3(tokenizers: dict[str, Path], captioned: Path, signs: Path, out: Path
         latents = encode(place, captioned, out / name / "captioned", RESOLUTION)
         trained = ship(run(config, latents, out / name / f"t2i-{seed}"), out / "shipped" / PAIR[name])
         far = distance(samples_of(trained, prompts=prompts), signs / "combinations")
-        lines.append(f"| {name} | {far} |")
+        lines.append(f"| {name} | {show(far)} |")
         readings[f"{name}, reconstructed"] = read_reconstructed(place, out / name / "reconstructed", RESOLUTION)
         readings[f"{name}, generated"] = read_generated(trained, out / name / f"generated-{seed}")
         readings[f"{name}, latents of another prompt"] = read_misled(trained, out / name / f"misled-{seed}")

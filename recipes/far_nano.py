@@ -19,7 +19,7 @@ from typing import get_args
 
 import tyro
 from nano import ship
-from signs import distance, encode, held_out_classes, render, run, samples_of, seeded
+from signs import distance, encode, held_out_classes, render, run, samples_of, seeded, show
 
 from imtok import presets
 from imtok.checkpoints import RunFolder, write_text
@@ -73,7 +73,7 @@ def scores(trained: Path, signs: Path) -> list[str]:
     likely = [record for record in RunFolder(trained).read_metrics() if "validation/nll" in record][-1]
     nll = [likely[f"validation/{name}"] for name in ("nll", "nll_0", "nll_1")]
     far = distance(samples_of(trained, held_out_classes(signs)), signs / "combinations")
-    return [*(f"{value:.3f}" for value in nll), far]
+    return [*(f"{value:.3f}" for value in nll), show(far)]
 
 
 if __name__ == "__main__":

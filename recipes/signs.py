@@ -17,6 +17,7 @@ from imtok.data.synthetic import synthesize
 from imtok.data.text_features import embed
 from imtok.data.unseen_captions import write_unseen_captions
 from imtok.evaluation.generated import evaluate_generated
+from imtok.evaluation.results import Score
 from imtok.generators.generate import generate
 from imtok.tokenizers.encode import encode_pictures
 from imtok.tokenizers.text import TextConfig
@@ -114,16 +115,20 @@ def samples_of(
     return out
 
 
-def distance(samples: Path, reference: Path) -> str:
-    """The distance of a set of pictures from another: of all, and the least and the largest of their quarters.
-
-    Two whose quarters overlap are not told apart. All are too large, since the pictures are fewer than the features,
-    and the quarters' more so.
-    """
+def distance(samples: Path, reference: Path) -> Score:
+    """The distance of a set of pictures from another."""
     scores = samples.with_name(f"{samples.name}-scores")
     found = evaluate_generated(samples, scores, reference=reference, metrics=[DISTANCE])
     for reason in found.failed.values():
         raise SystemExit(reason)
-    score = found.metrics[DISTANCE]
-    assert score.parts is not None
-    return f"{score.value:.1f} (quarters {min(score.parts):.1f} to {max(score.parts):.1f})"
+    return found.metrics[DISTANCE]
+
+
+def show(far: Score) -> str:
+    """A distance, and the least and the largest of the quarters of the pictures.
+
+    Two whose quarters overlap are not told apart. All are too large, since the pictures are fewer than the features,
+    and the quarters' more so.
+    """
+    assert far.parts is not None
+    return f"{far.value:.1f} (quarters {min(far.parts):.1f} to {max(far.parts):.1f})"

@@ -138,8 +138,8 @@ def test_far_carries_the_paper_s_values(name: str, size: float, tokenizer: str, 
 def test_dit_carries_the_paper_s_values() -> None:
     for size, expected in (("b", 130), ("l", 458), ("xl", 675)):
         assert millions(f"dit-{size}-textok-32-512") == pytest.approx(expected, rel=0.02)
-    for name in ("dit-xl-textok-128-256", "dit-xl-t2i-textok-128-256"):
-        run, tokenizer = presets.get_generator(name), presets.get("textok-128-256").tokenizer
+    for name in ("dit-xl-textok-128-256", "dit-xl-t2i-textok-128-256", "dit-xl-t2i-textok-256-512"):
+        run, tokenizer = presets.get_generator(name), presets.get(name[name.index("textok") :]).tokenizer
         training, optimizer = run.training, run.training.optimizer
         assert (run.generator.token_shape, run.generator.channels) == ((tokenizer.num_latent_tokens,), 8)
         assert run.generator.text == (tokenizer.text if "t2i" in name else None)

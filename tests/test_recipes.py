@@ -37,6 +37,7 @@ from imtok.data.readers import open_source
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.evaluation.results import Evaluation, Result, Score
 from imtok.tokenizers.catalog import build
+from imtok.tokenizers.catalog import load as load_tokenizer
 from imtok.training.run import GeneratorRunConfig, RunConfig, TrainingConfig
 from imtok.training.tasks import TokenizerTask
 
@@ -171,6 +172,12 @@ def test_a_text_conditioned_run_changes_what_its_name_says(name: str, expected: 
     configs = textok_nano.configs()
     found = differences(configs[name], configs["textok-2"])
     assert {min((n for n in expected if d.startswith(n)), default=d) for d in found} == expected
+
+
+def test_of_textok_s_queue_the_fewest_tokens_are_repeated() -> None:
+    configs = textok_nano.configs()
+    assert configs.keys() >= textok_nano.REPEATED
+    assert {configs[name].tokenizer.num_latent_tokens for name in textok_nano.REPEATED} == {2, 4, 8}
 
 
 def test_the_single_codebook_is_as_many_codes_and_the_equal_bits_are_equal() -> None:
@@ -335,7 +342,7 @@ def test_samples_are_of_the_held_out_signs_classes_and_their_spread_is_shown(tmp
     monkeypatch.setattr(signs, "evaluate_generated", measure)
     samples = signs.samples_of(tmp_path / "run", signs.held_out_classes(tmp_path))
     found = signs.distance(samples, tmp_path / "combinations")
-    assert (asked, found) == (labels, "8.0 (quarters 9.0 to 11.0)")
+    assert (asked, signs.show(found)) == (labels, "8.0 (quarters 9.0 to 11.0)")
 
 
 def test_prompts_see_the_captioned_photographs_too(tmp_path, monkeypatch):
@@ -460,6 +467,26 @@ def test_far_nano_from_signs_to_table(tmp_path, few):
     ]
 
 
+def test_speed_is_compared_at_no_worse_quality() -> None:
+    seconds = {("few", 5): 1.0, ("few", 10): 2.0, ("kl-nano", 5): 20.0, ("kl-nano", 10): 40.0}
+    seconds |= {("kl-nano-f2", 5): 100.0, ("kl-nano-f2", 10): 200.0}
+    far = {("few", 5): 60.0, ("few", 10): 50.0, ("kl-nano", 5): 55.0, ("kl-nano", 10): 52.0}
+    far |= {("kl-nano-f2", 5): 49.0, ("kl-nano-f2", 10): 51.0}
+    assert dit_nano.at_equal_quality(seconds, far, ["few"]) == [
+        "- few in 10 steps: 20.0 times as fast as kl-nano in 10 steps, the nearest of its own, and no farther",
+        "- few: in no number of steps as near as kl-nano-f2 in 5 steps, the nearest of its own",
+    ]
+
+
+def test_an_autoencoder_of_which_the_config_alone_is_known_gets_weights(tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_config(tmp_path / "vae")
+    found = dit_nano.with_weights(tmp_path / "vae", tmp_path / "out")
+    assert load_tokenizer(str(found)).config.model == "AutoencoderKL"
+    assert dit_nano.with_weights(found, tmp_path / "other") == found
+
+
 @pytest.mark.slow
 def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
     textok, places = tmp_path / "textok", {}
@@ -483,6 +510,7 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
     assert text.count("latents of another prompt | words") == 2
     assert "rendered ones: " in text
     assert "| baseline-nano | " in text
+    assert sum(line.startswith("- textok-") for line in text.splitlines()) == 3 * len(dit_nano.GRIDS)
     assert "FID 2.82 and CLIP score 29.23" in text
     reference = json.loads((tmp_path / "out/shipped/dit-nano-samples-scores/metrics.json").read_text())["reference"]
     assert (reference["name"], reference["pictures"]) == (str(tmp_path / "out/reconstructed"), signs.HELD_OUT)

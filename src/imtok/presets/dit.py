@@ -115,10 +115,10 @@ def _member(size: str, tokens: int, resolution: int, text: bool = False) -> Call
 
     preset.__name__ = preset().name
     told = "captions by T5" if text else "classes"
-    where = (
-        "TexTok, Table 3" if text else {"b": "not in the paper", "l": "TexTok, Table 1", "xl": "TexTok, Table 2"}[size]
-    )
-    preset.__doc__ = f"DiT-{size.upper()} over textok-{tokens}-{resolution}, told {told} ({where})."
+    of_paper = {"b": "not in the paper", "l": "TexTok, Table 1", "xl": "TexTok, Table 2"}[size]
+    if text:
+        of_paper = "TexTok, Table 3" if resolution == 256 and tokens < 256 else "not in the paper"
+    preset.__doc__ = f"DiT-{size.upper()} over textok-{tokens}-{resolution}, told {told} ({of_paper})."
     return preset
 
 
@@ -129,7 +129,7 @@ PRESETS: tuple[Callable[[], GeneratorRunConfig], ...] = (
         for resolution in (256, 512)
         for tokens in (32, 64, 128, 256)
     ),
-    *(_member("xl", tokens, 256, text=True) for tokens in (32, 64, 128)),
+    *(_member("xl", tokens, resolution, text=True) for resolution in (256, 512) for tokens in (32, 64, 128, 256)),
     dit_nano,
     dit_t2i_nano,
     dit_debug,
