@@ -60,11 +60,12 @@ from textok_nano import heard, short, shortened
 
 from imtok import presets
 from imtok.checkpoints import RunFolder, write_text
+from imtok.config import read_json
 from imtok.data.readers import open_source
 from imtok.data.token_shards import TokenShards
 from imtok.generators.catalog import load
 from imtok.tokenizers.catalog import locate
-from imtok.tokenizers.diffusers_models import WEIGHTS
+from imtok.tokenizers.diffusers_models import WEIGHTS, build_untrained
 from imtok.training.run import GeneratorRunConfig
 
 RESOLUTION = 64
@@ -130,11 +131,10 @@ def with_weights(vae: Path, out: Path) -> Path:
     """An AutoencoderKL, or one of its config with random weights, as OUT/vae-untrained."""
     if (vae / WEIGHTS).exists():
         return vae
-    from diffusers import AutoencoderKL
-
     print(f"{vae} has no {WEIGHTS}: its weights are random, and of its row only the speed means anything")
     torch.manual_seed(0)
-    AutoencoderKL.from_config(AutoencoderKL.load_config(vae)).save_pretrained(out / "vae-untrained")
+    model = build_untrained(vae, "AutoencoderKL", read_json(vae / "config.json"))
+    model.save_pretrained(out / "vae-untrained")
     return out / "vae-untrained"
 
 

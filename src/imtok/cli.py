@@ -59,20 +59,7 @@ def captions(argv: Sequence[str]) -> None:
     """Write new captions of every class, for generation: imtok captions SHARDS --source MODEL|OTHER_SHARDS."""
     from imtok.data.unseen_captions import write_unseen_captions
 
-    def run(data: str, source: str, per_class: int = 50, references: int = 8, seed: int = 0) -> str:
-        """Write DATA/unseen_captions; classes that are done already stay.
-
-        Args:
-            data: a folder of shards with labels and captions.
-            source: the folder of a causal language model, which is shown captions of a class and writes up to 75 words
-                (FOLDER:25 for 25); or shards with labels and captions of other pictures.
-            per_class: captions to write for each class.
-            references: captions of the class that the language model is shown.
-            seed: another seed, other captions.
-        """
-        return write_unseen_captions(data, source, per_class, references, seed)
-
-    print(_call(run, argv, "captions", data="SHARDS"))
+    print(_call(write_unseen_captions, argv, "captions", data="SHARDS"))
 
 
 def train(argv: Sequence[str]) -> None:
@@ -126,18 +113,7 @@ def embed(argv: Sequence[str]) -> None:
     """Store what a text encoder says of captions beside the pictures: imtok embed SHARDS --encoder NAME."""
     from imtok.data.text_features import embed
 
-    def run(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) -> str:
-        """Write DATA/text_features/ENCODER; captions that are there already stay.
-
-        Args:
-            data: a folder of shards.
-            encoder: such as text_encoder/minilm; see `imtok weights`.
-            max_tokens: longer captions are cut.
-            batch_size: captions that are read together.
-        """
-        return embed(data, encoder, max_tokens, batch_size)
-
-    print(_call(run, argv, "embed", data="SHARDS"))
+    print(_call(embed, argv, "embed", data="SHARDS"))
 
 
 def encode(argv: Sequence[str]) -> None:
@@ -383,23 +359,7 @@ def pack(argv: Sequence[str]) -> None:
     """Write pictures as one .npz file of ADM's layout: imtok pack PICTURES OUT.npz [--statistics] [--size N]."""
     from imtok.evaluation.references import pack
 
-    def run(
-        pictures: str,
-        out: Path,
-        statistics: bool = False,
-        size: int | None = None,
-    ) -> None:
-        """Write `arr_0`, uint8, and on demand the statistics that FID and sFID compare.
-
-        Args:
-            pictures: a folder, table, shards or tars with pictures of one size.
-            out: the file to write.
-            statistics: also mu, sigma, mu_s and sigma_s through Inception.
-            size: crop the pictures to centred squares of so many pixels.
-        """
-        print(f"{out}: {pack(pictures, out, statistics, size)} pictures")
-
-    _call(run, argv, "pack", pictures="PICTURES", out="OUT.npz")
+    print(f"{_call(pack, argv, 'pack', pictures='PICTURES', out='OUT.npz')} pictures")
 
 
 def weights(argv: Sequence[str]) -> None:

@@ -11,7 +11,6 @@ from skimage import data as skimage_data
 from imtok.data.pictures import (
     MAX_PIXELS,
     PictureError,
-    centre_crop,
     decode,
     encode,
     from_uint8,
@@ -20,6 +19,7 @@ from imtok.data.pictures import (
     save_images,
     to_uint8,
 )
+from imtok.data.transforms import square
 
 
 def saved(image: Image.Image, format: str, **options) -> bytes:
@@ -141,12 +141,12 @@ def test_truncated_files_are_named(photo, format):
 
 
 def test_centre_crop_is_resize_then_crop(photo):
-    cropped = centre_crop(photo, 64)
+    cropped = square(photo, 64)
     by_hand = Image.fromarray(photo).resize((96, 64), Image.Resampling.BICUBIC).crop((16, 0, 80, 64))
     assert cropped.shape == (64, 64, 3)
     assert np.abs(cropped.astype(int) - np.asarray(by_hand)).mean() < 0.5
     line = np.zeros((8, 40_000, 3), np.uint8)  # its longer side resized to 64 rows would be a bomb of its own
-    assert centre_crop(line, 64).shape == (64, 64, 3)
+    assert square(line, 64).shape == (64, 64, 3)
 
 
 def test_load_and_save(tmp_path, photo):

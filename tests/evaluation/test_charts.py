@@ -145,10 +145,10 @@ def test_the_page_needs_nothing_from_outside_and_every_picture_has_words(tmp_pat
             tokenizer="b",
             baseline="a",
             item=word,
-            gain=0.33,
+            value=0.33,
+            better=True,
             original=picture,
-            before=picture,
-            after=picture,
+            drawn={"a": picture, "b": picture},
         )
     )
     found.repeat.update(command="imtok evaluate a", versions={"python": "3"})

@@ -19,7 +19,7 @@ from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError, to_dict
-from imtok.data.pictures import centre_crop, decode, encode
+from imtok.data.pictures import decode, encode
 from imtok.data.sample import Face, Sample, Samples, TextRegion
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import SyntheticPictures, synthesize
@@ -237,8 +237,8 @@ def test_a_crop_takes_its_words_and_faces_along() -> None:
     points = ((90.0, 30.0), (110.0, 30.0), (100.0, 40.0), (92.0, 50.0), (108.0, 50.0))
     faces = [Face(box=(80.0, 20.0, 120.0, 60.0), landmarks=points), Face(box=(30.0, 20.0, 60.0, 60.0))]
     sample = Sample(image=b"", path="x", width=200, height=100, words=words, faces=faces)
-    cut, square = CentreCrop(50).cut(sample, picture)
-    assert (square == centre_crop(picture, 50)).all()
+    cut, shown = CentreCrop(50).cut(sample, picture)
+    assert (shown == square(picture, 50)).all()
     assert (cut.width, cut.height, cut.path) == (50, 50, "x")
     assert [(word.text, word.box, word.ratio) for word in cut.words or []] == [
         ("inside", (5, 10, 25, 20), 0.2),

@@ -18,8 +18,9 @@ from torch import nn
 from imtok import pretrained
 from imtok.cli import main
 from imtok.config import ConfigError
-from imtok.data.pictures import centre_crop, decode, encode
+from imtok.data.pictures import decode, encode
 from imtok.data.sample import DataError, Sample
+from imtok.data.transforms import square
 from imtok.evaluation import generated
 from imtok.evaluation.asked import Requests, quoted
 from imtok.evaluation.evaluate import METRICS as OF_RECONSTRUCTIONS
@@ -246,7 +247,7 @@ def test_reconstructions_have_the_same_numbers_in_the_other_command(
         colours = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         wide = np.asarray(Image.fromarray(colours).resize((56, 40) if index % 2 else (40, 64)))
         (photos / f"{index:02}.png").write_bytes(encode(wide))
-        (drawn / f"{index:02}.png").write_bytes(encode(decode(encode(centre_crop(wide, 32), "JPEG", quality=10))))
+        (drawn / f"{index:02}.png").write_bytes(encode(decode(encode(square(wide, 32), "JPEG", quality=10))))
     common = ["--data", str(photos), "--size", "32", "--fit", "crop", "--protocol", "imagenet-val-reconstruction"]
     assert main(["evaluate", str(drawn), *common, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out

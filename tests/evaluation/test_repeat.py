@@ -15,7 +15,8 @@ from imtok.evaluation.repeat import command_line
 
 
 def test_the_command_can_be_given_to_a_shell() -> None:
-    line = command_line(["a", "b c"], ["d"], {"size": 64, "metrics": ["psnr", "ssim"], "checks": False})
+    given = {"size": 64, "metrics": ["psnr", "ssim"], "checks": False, "fit": "pad", "count": None}  # two as always
+    line = command_line(evaluate, ["evaluate", "a", "b c", "--data", "d"], given)
     assert shlex.split(line) == [
         *("imtok", "evaluate", "a", "b c", "--data", "d", "--out", "OUT"),
         *("--size", "64", "--metrics", "psnr", "ssim", "--no-checks"),

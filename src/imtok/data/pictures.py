@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imtok.data.addresses import locate
 from imtok.data.sample import PictureError, Sample
+from imtok.data.transforms import square
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 """Upright RGB pixels."""
@@ -133,16 +134,11 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def centre_crop(picture: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The largest centred square, resized to `size` with an antialiased bicubic filter.
-
-    This is "resize the shorter side, then crop the centre" without ever building the longer side.
-    """
+def cut(picture: Picture, left: int, top: int, right: int, bottom: int) -> Picture:
+    """The part of a picture between these pixels as far as it lies inside, one pixel at least."""
     height, width = picture.shape[:2]
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    square = (left, top, left + side, top + side)
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box=square))
+    left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+    return picture[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def load_images(paths: Iterable[str | Path], size: int) -> Float[Tensor, "n 3 {size} {size}"]:
@@ -151,7 +147,7 @@ def load_images(paths: Iterable[str | Path], size: int) -> Float[Tensor, "n 3 {s
     Raises:
         PictureError: see `decode` and `read_bytes`.
     """
-    pictures = [centre_crop(decode(read_bytes(path), str(path)), size) for path in paths]
+    pictures = [square(decode(read_bytes(path), str(path)), size) for path in paths]
     return from_uint8(np.stack(pictures)) if pictures else torch.empty(0, 3, size, size)
 
 

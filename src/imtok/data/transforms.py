@@ -119,6 +119,12 @@ def centre_crop(width: int, height: int, resolution: int) -> Crop:
     return Crop(left=(width - side) / 2, top=(height - side) / 2, side=side, resolution=resolution)
 
 
+def square(picture: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The largest centred square of a picture, resized with an antialiased bicubic filter."""
+    height, width = picture.shape[:2]
+    return centre_crop(width, height, size).pixels(picture)
+
+
 def random_crop(sample: Sample, config: CropConfig, rng: np.random.Generator) -> Crop:
     """A crop for training: onto a random word or face where the config wants that and one fits, else anywhere."""
     flip = config.flip and not sample.words and rng.random() < 0.5

@@ -33,9 +33,7 @@ Inventor = Callable[[str, Sequence[str], int], str | None]
 """A class, captions of it and a seed to a new caption; None: there are no more."""
 
 
-def write_unseen_captions(
-    data: str | PathLike[str], source: str, per_class: int = 50, references: int = 8, seed: int = 0
-) -> str:
+def write_unseen_captions(data: str, source: str, per_class: int = 50, references: int = 8, seed: int = 0) -> str:
     """Write a list of new captions for every class of some shards; classes that are done already stay.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imtok.data.pictures import Picture
+from imtok.data.pictures import Picture, cut
 from imtok.data.sample import TextRegion
 from imtok.evaluation.meters import Drawn, Shown
 from imtok.evaluation.text import crop_word, normalized_edit_similarity
@@ -46,10 +46,7 @@ def crop_of(item: Mapping[str, Any], picture: Picture) -> Picture:
         return picture
     if item["kind"] == "word":
         return crop_word(picture, TextRegion(box=tuple(item["box"]), text=item["text"], ratio=item.get("ratio")))
-    x0, y0, x1, y1 = (round(value) for value in item["box"])
-    height, width = picture.shape[:2]
-    left, top = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
-    return picture[top : max(y1, top + 1), left : max(x1, left + 1)]
+    return cut(picture, *map(round, item["box"]))
 
 
 def outcome_of(item: Mapping[str, Any], tokenizer: str) -> float | None:

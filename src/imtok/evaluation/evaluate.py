@@ -23,7 +23,7 @@ from imtok.evaluation.contestants import (
 )
 from imtok.evaluation.faces import FaceJudge, FaceMeter
 from imtok.evaluation.failures import Failures
-from imtok.evaluation.fit import CentreCrop, FitRule, OwnSize, SquareFit, make_fit
+from imtok.evaluation.fit import CentreCrop, Fit, FitRule, SquareFit, make_fit
 from imtok.evaluation.meters import Meter, PerceptualMeter
 from imtok.evaluation.one_set import Part, evaluate_set
 from imtok.evaluation.protocols import Protocol, deviations, get_protocol
@@ -113,6 +113,18 @@ def evaluate(
         DataError: a set that does not exist, or nothing is left.
         MissingWeights: all metrics that were asked for by name lack their networks.
     """
+    given = {
+        "metrics": metrics,
+        "size": size,
+        "fit": fit,
+        "count": count,
+        "checks": checks,
+        "wrong_captions": wrong_captions,
+        "text_judge": text_judge,
+        "face_judge": face_judge,
+        "face_buckets": face_buckets,
+        "protocol": protocol,
+    }
     with together() as ranks:
         sources = [tokenizers] if isinstance(tokenizers, str | PathLike) else list(tokenizers)
         places = [data] if isinstance(data, str | PathLike) else data
@@ -145,22 +157,10 @@ def evaluate(
             wanted = [metric for metric, _ in failures.survivors("metric", [(one, lost.get(one)) for one in metrics])]
         if "inception" in networks and isinstance(fitted, SquareFit):
             say("fid and inception_score of padded squares are not the papers': --fit crop crops them")
-        options = {
-            "metrics": metrics,
-            "size": size,
-            "fit": None if fit == "pad" else fit,
-            "count": count,
-            "checks": None if checks else False,
-            "wrong_captions": wrong_captions or None,
-            "text_judge": None if text_judge == TEXT_JUDGE else text_judge,
-            "face_judge": None if face_judge == FACE_JUDGE else face_judge,
-            "face_buckets": None if face_buckets == "second" else face_buckets,
-            "protocol": protocol,
-        }
         repeat = {}
         if not isinstance(places, Mapping):  # sets in memory have no command
-            given = {name: value for name, value in options.items() if value is not None}
-            repeat = {"command": command_line([str(source) for source in sources], [str(p) for p in places], given)}
+            words = ["evaluate", *map(str, sources), "--data", *map(str, places)]
+            repeat = {"command": command_line(evaluate, words, given)}
 
         def evaluation() -> Evaluation:
             return Evaluation(
@@ -248,7 +248,7 @@ def _of_reconstructions(protocol: str) -> Protocol:
     return found
 
 
-def _deviations(protocol: Protocol, part: Part, fit: OwnSize) -> list[str]:
+def _deviations(protocol: Protocol, part: Part, fit: Fit) -> list[str]:
     """What differs from a protocol on a set; its reference are the originals themselves."""
     uncropped = "pictures are not cropped to centred squares of one size (--size 256 --fit crop)"
     return [

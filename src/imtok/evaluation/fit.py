@@ -17,10 +17,14 @@ FitRule = Literal["pad", "crop"]
 Region = TypeVar("Region", TextRegion, Face)
 
 
-class OwnSize:
-    """Pictures as they are; the tokenizer pads them to its grid and cuts them back."""
+class Fit:
+    """A way; what it does not say leaves pictures as they are.
 
-    rule = "each picture at its own size"
+    Attributes:
+        rule: the way in words.
+    """
+
+    rule: str
 
     def cut(self, sample: Sample, picture: Picture) -> tuple[Sample, Picture]:
         """What is left of a picture and of what is known of it: everything."""
@@ -39,8 +43,14 @@ class OwnSize:
         return drawn
 
 
+class OwnSize(Fit):
+    """Pictures as they are; the tokenizer pads them to its grid and cuts them back."""
+
+    rule = "each picture at its own size"
+
+
 @dataclass(frozen=True)
-class SquareFit(OwnSize):
+class SquareFit(Fit):
     """Resize the longer side to `size` pixels, pad to a square; after the tokenizer cut, and resize to its own size.
 
     TokBench's preparation, as the scripts of its release do it (such as resize_rec.py): the shorter side is rounded up,
@@ -72,7 +82,7 @@ class SquareFit(OwnSize):
 
 
 @dataclass(frozen=True)
-class CentreCrop(OwnSize):
+class CentreCrop(Fit):
     """The largest centred square, resized to `size` pixels: it takes the place of the original.
 
     So are prepared ImageNet's pictures for rFID, and those to be compared with generated pictures. InsightTok (appendix
@@ -100,7 +110,7 @@ class CentreCrop(OwnSize):
         return cut, crop.pixels(picture)
 
 
-def make_fit(size: int | None, rule: FitRule) -> OwnSize:
+def make_fit(size: int | None, rule: FitRule) -> Fit:
     """How pictures are judged: at so many pixels, or where that is None at their own size.
 
     Raises:

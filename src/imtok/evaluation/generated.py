@@ -23,7 +23,7 @@ from imtok.evaluation.protocols import deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, attempt, outcome, together
 from imtok.evaluation.references import INCEPTION, Reference, open_reference
 from imtok.evaluation.rendered import RenderedTextMeter
-from imtok.evaluation.repeat import generated_command_line, versions
+from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.results import DataSet, Score, score_of
 from imtok.evaluation.set_meters import Features, SetMeter
 from imtok.evaluation.sets import MIN_SIDE, Pictures
@@ -98,7 +98,7 @@ def evaluate_generated(
         ConfigError: an unknown metric or protocol, or not one readable picture.
         DataError: a set or table that cannot be opened.
     """
-    options = {
+    given = {
         "reference": reference,
         "metrics": metrics,
         "size": size,
@@ -106,7 +106,7 @@ def evaluate_generated(
         "prompts": prompts,
         "words": words,
         "clip": clip,
-        "text_judge": None if text_judge == TEXT_JUDGE else text_judge,
+        "text_judge": text_judge,
         "protocol": protocol,
     }
     with together() as ranks:
@@ -156,9 +156,7 @@ def evaluate_generated(
             deviations=differences,
             teachers=sorted(teachers),
             repeat={
-                "command": generated_command_line(
-                    str(pictures), {name: value for name, value in options.items() if value is not None}
-                ),
+                "command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], given),
                 "versions": versions(),
             },
         )

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from imtok.config import ConfigError
-from imtok.data.pictures import Picture
+from imtok.data.pictures import Picture, cut
 from imtok.data.sample import Box
 from imtok.evaluation.meters import make_items
 from imtok.evaluation.statistics import Items
@@ -184,10 +184,7 @@ def crop_object(picture: Picture, found: Detection) -> Picture:
     """The object's box, with what is not the object in grey."""
     if found.mask is not None:
         picture = np.where(found.mask[:, :, None], picture, np.uint8(BACKGROUND))
-    height, width = picture.shape[:2]
-    x0, y0, x1, y1 = (round(value) for value in found.box)
-    left, top = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
-    return picture[top : max(y1, top + 1), left : max(x1, left + 1)]
+    return cut(picture, *map(round, found.box))
 
 
 def _check(wanted: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from imtok.data.sample import Source
 from imtok.evaluation.cases import Case, CaseKeeper
 from imtok.evaluation.contestants import Contestant, File
 from imtok.evaluation.failures import Failures
-from imtok.evaluation.fit import OwnSize
+from imtok.evaluation.fit import Fit
 from imtok.evaluation.meters import CodeMeter, Drawn, Measurement, Meter, PixelMeter, Shown
 from imtok.evaluation.ranks import Ranks, attempt, say
 from imtok.evaluation.results import Comparison, DataSet, Example, Result, score_of
@@ -63,7 +63,7 @@ def evaluate_set(
     contestants: Sequence[Contestant],
     metrics: Sequence[str] | None,
     of_networks: Callable[[int], list[Meter[Any]]],
-    fit: OwnSize,
+    fit: Fit,
     count: int | None,
     failures: Failures,
     ranks: Ranks,
@@ -218,7 +218,7 @@ def _without(failed: Collection[str], item: dict[str, Any]) -> dict[str, Any]:
     return item | {key: {who: one for who, one in of.items() if who not in failed} for key, of in outcomes.items()}
 
 
-def _reconstruct(contestant: Contestant, fit: OwnSize, batch: Sequence[Shown]) -> list[Drawn]:
+def _reconstruct(contestant: Contestant, fit: Fit, batch: Sequence[Shown]) -> list[Drawn]:
     own = contestant.at_own_size
     entering = [one.original if own else one.prepared for one in batch]
     drawn = []

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from imtok import pretrained
 from imtok.config import ConfigError
 from imtok.data.npz import NpzWriter, holds_pictures, read_arrays
-from imtok.data.pictures import centre_crop, decode, from_uint8
+from imtok.data.pictures import decode, from_uint8
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError, Source
+from imtok.data.transforms import square
 from imtok.evaluation.metrics import FeatureStatistics, Moments
 from imtok.evaluation.sets import MIN_SIDE
 from imtok.layers.collective import best_device
@@ -74,12 +75,12 @@ def open_reference(place: str) -> Reference:
 
 
 @torch.no_grad()
-def pack(pictures: str, file: Path, statistics: bool = False, size: int | None = None) -> int:
+def pack(pictures: str, out: Path, statistics: bool = False, size: int | None = None) -> int:
     """Write pictures as one .npz file in ADM's layout, one after another.
 
     Args:
         pictures: anything that `open_source` reads, all of one size.
-        file: to write, NAME.npz.
+        out: the file to write, NAME.npz.
         statistics: also their `mu`, `sigma`, `mu_s` and `sigma_s` through Inception.
         size: crop the pictures to centred squares of so many pixels.
 
@@ -91,19 +92,19 @@ def pack(pictures: str, file: Path, statistics: bool = False, size: int | None =
         DataError: pictures of several sizes, one that cannot be read, or too few for statistics; nothing is written.
         MissingWeights: the statistics are wanted, and Inception is not here.
     """
-    if file.suffix != ".npz":
-        raise ConfigError(f"{file}: name it {file.stem}.npz")
+    if out.suffix != ".npz":
+        raise ConfigError(f"{out}: name it {out.stem}.npz")
     if size is not None and size < MIN_SIDE:
         raise ConfigError(f"size must be {MIN_SIDE} or more")
     network = pretrained.load(INCEPTION).to(best_device()) if statistics else None
     source = open_source(pictures)
     found = {kind: FeatureStatistics() for kind in STATISTICS}
     batch = []
-    with NpzWriter(file, len(source)) as writer:
+    with NpzWriter(out, len(source)) as writer:
         for row in tqdm(range(len(source)), unit=" pictures", disable=None):
             sample = source[row]
             picture = decode(sample.image, sample.path)
-            picture = picture if size is None else centre_crop(picture, size)
+            picture = picture if size is None else square(picture, size)
             writer.write(picture, sample.path)
             batch.append(picture)
             if network is not None and (len(batch) == _BATCH or row == len(source) - 1):

@@ -1,8 +1,9 @@
 """What somebody else needs to get the same numbers, beside the pictures and the weights."""
 
+import inspect
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -17,25 +18,19 @@ NETWORK_LIBRARIES = ("torch-fidelity", "transformers")
 CODEC_LIBRARIES = ("jpg", "libjpeg_turbo", "webp")
 
 
-def command_line(tokenizers: Sequence[str], data: Sequence[str], options: Mapping[str, Any]) -> str:
+def command_line(function: Callable[..., Any], words: Sequence[str], options: Mapping[str, Any]) -> str:
     """The command that does the same.
 
     Args:
-        tokenizers: as they were named.
-        data: likewise.
-        options: by their names in Python, with the values that differ from the default.
+        function: that the command calls.
+        words: the verb, and what is named without an option.
+        options: of the function, with the values that it was called with.
     """
-    return _spell(["evaluate", *tokenizers, "--data", *data], options)
-
-
-def generated_command_line(pictures: str, options: Mapping[str, Any]) -> str:
-    """Likewise for generated pictures, as they were named."""
-    return _spell(["evaluate-generated", pictures], options)
-
-
-def _spell(verb: Sequence[str], options: Mapping[str, Any]) -> str:
-    words = ["imtok", *verb, "--out", "OUT"]
+    defaults = inspect.signature(function).parameters
+    words = ["imtok", *words, "--out", "OUT"]
     for name, value in options.items():
+        if value == defaults[name].default:
+            continue
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")

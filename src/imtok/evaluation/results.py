@@ -136,7 +136,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A metric of a tokenizer minus that of the first one named, on the same items."""
+    """A metric of a tokenizer minus that of another, the baseline, on the same items."""
 
     tokenizer: str
     baseline: str
@@ -154,7 +154,7 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """Whether the tokenizer is better than the first one, as far as that counts."""
+        """Whether the tokenizer is better than the baseline, as far as that counts."""
         return (self.difference > 0) != (self.metric in LOWER_IS_BETTER)
 
 

@@ -13,7 +13,7 @@ from imtok.config import ConfigError
 from imtok.data.addresses import exists
 from imtok.data.pictures import Picture, decode
 from imtok.data.sample import DataError, PictureError, Sample, Source
-from imtok.evaluation.fit import OwnSize
+from imtok.evaluation.fit import Fit
 from imtok.evaluation.meters import Shown
 from imtok.evaluation.ranks import Ranks, progress_bar, say
 
@@ -51,7 +51,7 @@ class Pictures:
         sizes: widths and heights of those that were seen, as they enter.
     """
 
-    def __init__(self, name: str, source: Source, fit: OwnSize, count: int | None) -> None:
+    def __init__(self, name: str, source: Source, fit: Fit, count: int | None) -> None:
         total = len(source) if count is None else min(count, len(source))
         self._rows = [index * len(source) // total for index in range(total)]
         self._name, self._source, self._fit = name, source, fit

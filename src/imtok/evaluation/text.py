@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from imtok.data.pictures import Picture
+from imtok.data.pictures import Picture, cut
 from imtok.data.sample import TextRegion
 from imtok.evaluation.buckets import BUCKET_NAMES, text_buckets
 from imtok.evaluation.cache import Cache, key_of
@@ -62,11 +62,9 @@ def crop_word(picture: Picture, word: TextRegion) -> UInt8[np.ndarray, "crop_hei
         picture: the whole picture.
         word: its box in pixels.
     """
-    height, width = picture.shape[:2]
     x0, y0, x1, y1 = word.box
     more = margin_of(word) * (y1 - y0)
-    left, top = min(max(int(x0 - more), 0), width - 1), min(max(int(y0 - more), 0), height - 1)
-    return picture[top : max(int(y1 + more), top + 1), left : max(int(x1 + more), left + 1)]
+    return cut(picture, int(x0 - more), int(y0 - more), int(x1 + more), int(y1 + more))
 
 
 def margin_of(word: TextRegion) -> float:

@@ -41,7 +41,7 @@ _LANGUAGE = "language_model"
 
 @config
 class TokenizerReference:
-    """Whose codes a generator writes."""
+    """Whose codes or latents a generator writes."""
 
     name: str
     """A shipped one, or `tokenizer` for the copy in the run folder."""

@@ -22,7 +22,7 @@ from imtok.generators.sampling import Settings
 STEPS = 1000
 """Of the chain, and the unit of time on every path."""
 
-Path = Literal["variance_preserving", "straight"]
+NoisePath = Literal["variance_preserving", "straight"]
 Prediction = Literal["v", "noise", "clean", "velocity"]
 Spacing = Literal["trailing", "leading"]
 GuidanceSchedule = Literal["constant", "power_cosine"]
@@ -35,7 +35,7 @@ Predict = Callable[[Float[Tensor, "batch tokens channels"], float], Float[Tensor
 class DiffusionConfig:
     """How latents turn to noise, and what is predicted of them (TexTok, appendix C)."""
 
-    path: Path = "variance_preserving"
+    path: NoisePath = "variance_preserving"
     prediction: Prediction = "v"
     """`v` is alpha noise - sigma x_0 (Salimans and Ho), `velocity`, of rectified flow, noise - x_0."""
     beta_start: float = 1e-4

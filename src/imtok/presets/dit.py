@@ -6,11 +6,10 @@ from typing import Any
 
 from imtok.generators.diffusion import DenoisingConfig
 from imtok.generators.dit import DiTConfig
+from imtok.presets.shared import IMAGENET, for_tests
 from imtok.presets.textok import MINILM, T5
 from imtok.training.run import GeneratorRunConfig, OptimizerConfig, Phase, TrainingConfig
 
-_EPOCH = 1_281_167
-"""Pictures of ImageNet's training set."""
 SIZES: dict[str, dict[str, Any]] = {
     "s": {"depth": 12, "dim": 384, "num_heads": 6},
     "b": {"depth": 12, "dim": 768, "num_heads": 12},
@@ -44,7 +43,7 @@ def dit(size: str, tokens: int, resolution: int, text: bool = False) -> Generato
             guidance_scale=1.0 if size == "l" else 3.8, guidance_schedule="power_cosine", guidance_power=4.0
         ),
         training=TrainingConfig(
-            phases=(Phase(name="train", steps=350 * _EPOCH // 1024, trains=("all",)),),
+            phases=(Phase(name="train", steps=350 * IMAGENET // 1024, trains=("all",)),),
             global_batch_size=1024,
             micro_batch_size=64,
             optimizer=OptimizerConfig(learning_rate=5e-4, betas=(0.9, 0.99), weight_decay=0.01, warmup_share=0.01),
@@ -94,16 +93,7 @@ def dit_debug() -> GeneratorRunConfig:
         name="dit-debug",
         generator=dataclasses.replace(base.generator, dim=32, depth=2, num_heads=2),
         sampling=dataclasses.replace(base.sampling, num_inference_steps=4),
-        training=dataclasses.replace(
-            base.training,
-            phases=(Phase(name="train", steps=12, trains=("all",)),),
-            global_batch_size=4,
-            log_every=1,
-            save_every=4,
-            preview_every=6,
-            evaluate_every=6,
-            evaluation_pictures=8,
-        ),
+        training=for_tests(base.training, Phase(name="train", steps=12, trains=("all",))),
     )
 
 

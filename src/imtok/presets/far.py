@@ -5,10 +5,8 @@ from collections.abc import Callable
 
 from imtok.generators.far import FARConfig
 from imtok.generators.sampling import SamplingConfig
+from imtok.presets.shared import IMAGENET, for_tests
 from imtok.training.run import GeneratorRunConfig, OptimizerConfig, Phase, TrainingConfig
-
-_EPOCH = 1_281_167
-"""Pictures of ImageNet's training set."""
 
 
 def far_b() -> GeneratorRunConfig:
@@ -23,7 +21,7 @@ def far_b() -> GeneratorRunConfig:
         generator=FARConfig(),
         sampling=SamplingConfig(guidance_scale=(2.0,)),
         training=TrainingConfig(
-            phases=(Phase(name="train", steps=300 * _EPOCH // 256, trains=("all",)),),
+            phases=(Phase(name="train", steps=300 * IMAGENET // 256, trains=("all",)),),
             global_batch_size=256,
             micro_batch_size=8,
             optimizer=OptimizerConfig(
@@ -94,16 +92,7 @@ def far_debug() -> GeneratorRunConfig:
         base,
         name="far-debug",
         generator=dataclasses.replace(base.generator, dim=32, depth=1, num_heads=2),
-        training=dataclasses.replace(
-            base.training,
-            phases=(Phase(name="train", steps=12, trains=("all",)),),
-            global_batch_size=4,
-            log_every=1,
-            save_every=4,
-            preview_every=6,
-            evaluate_every=6,
-            evaluation_pictures=8,
-        ),
+        training=for_tests(base.training, Phase(name="train", steps=12, trains=("all",))),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from imtok.generators.insightar import InsightARConfig
 from imtok.generators.sampling import SamplingConfig
+from imtok.presets.shared import for_tests
 from imtok.training.run import GeneratorRunConfig, OptimizerConfig, Phase, TrainingConfig
 
 _DEEPSEEK: dict[str, Any] = {
@@ -133,19 +134,11 @@ def insightar_debug() -> GeneratorRunConfig:
         base,
         name="insightar-debug",
         generator=dataclasses.replace(base.generator, architecture=architecture),
-        training=dataclasses.replace(
+        training=for_tests(
             base.training,
-            phases=(
-                Phase(name="adapter-and-head", steps=4, trains=_HEAD, learning_rate=2e-3),
-                Phase(name="all", steps=8, trains=("all",)),
-            ),
-            global_batch_size=4,
+            Phase(name="adapter-and-head", steps=4, trains=_HEAD, learning_rate=2e-3),
+            Phase(name="all", steps=8, trains=("all",)),
             ema_decay=None,
-            log_every=1,
-            save_every=4,
-            preview_every=6,
-            evaluate_every=6,
-            evaluation_pictures=8,
         ),
     )
 

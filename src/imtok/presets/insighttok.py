@@ -6,6 +6,7 @@ from imtok.data.loader import DataConfig
 from imtok.data.transforms import CropConfig
 from imtok.losses.discriminators import PatchDiscriminatorConfig
 from imtok.losses.regions import FaceLossConfig, TextLossConfig
+from imtok.presets.shared import for_tests
 from imtok.tokenizers.quantizers import EMAVQConfig
 from imtok.tokenizers.vqgan import VQGANConfig
 from imtok.training.run import LossConfig, OptimizerConfig, Phase, RunConfig, TrainingConfig
@@ -195,20 +196,12 @@ def insighttok_debug() -> RunConfig:
         losses=dataclasses.replace(base.losses, adversarial_weight=0.1, adversarial_start=3),
         discriminator=PatchDiscriminatorConfig(base_channels=32, num_layers=2),
         data=DataConfig(crop=CropConfig(resolution=64, word_height=(16.0, 32.0))),
-        training=dataclasses.replace(
+        training=for_tests(
             base.training,
-            phases=(
-                Phase(name="warm-up", steps=2, quantize=False),
-                Phase(name="pretrain", steps=4, region_share=0.5),
-                Phase(name="text-and-face", steps=4, weights=weights, region_share=0.8),
-                Phase(name="decoder", steps=2, trains=("decoder",), weights=weights, region_share=0.8),
-            ),
-            global_batch_size=4,
-            log_every=1,
-            save_every=4,
-            preview_every=4,
-            evaluate_every=6,
-            evaluation_pictures=8,
+            Phase(name="warm-up", steps=2, quantize=False),
+            Phase(name="pretrain", steps=4, region_share=0.5),
+            Phase(name="text-and-face", steps=4, weights=weights, region_share=0.8),
+            Phase(name="decoder", steps=2, trains=("decoder",), weights=weights, region_share=0.8),
         ),
     )
 

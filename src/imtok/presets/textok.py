@@ -6,14 +6,13 @@ from collections.abc import Callable
 from imtok.data.loader import DataConfig
 from imtok.data.transforms import CropConfig
 from imtok.losses.discriminators import StyleDiscriminatorConfig
+from imtok.presets.shared import IMAGENET, for_tests
 from imtok.tokenizers.continuous import ContinuousConfig
 from imtok.tokenizers.quantizers import VQConfig
 from imtok.tokenizers.text import TextConfig
 from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.run import LossConfig, OptimizerConfig, Phase, RunConfig, TrainingConfig
 
-_EPOCH = 1_281_167
-"""Pictures of ImageNet's training set."""
 T5 = {256: TextConfig(), 512: TextConfig(encoder="text_encoder/t5_xxl", dim=4096)}
 MINILM = TextConfig(encoder="text_encoder/minilm", dim=384, max_tokens=48)
 _MULTIPLIERS: dict[int, tuple[int | float, ...]] = {256: (1, 2, 4, 4, 4, 4), 512: (0.5, 1, 2, 4, 4, 4, 4)}
@@ -62,7 +61,7 @@ def textok(tokens: int, resolution: int, text: bool = True, discrete: bool = Fal
         discriminator=StyleDiscriminatorConfig(resolution=resolution, channel_multipliers=_MULTIPLIERS[resolution]),
         data=DataConfig(crop=CropConfig(resolution=resolution), num_workers=8),
         training=TrainingConfig(
-            phases=(Phase(name="train", steps=270 * _EPOCH // 256),),
+            phases=(Phase(name="train", steps=270 * IMAGENET // 256),),
             global_batch_size=256,
             micro_batch_size=32,
             optimizer=OptimizerConfig(learning_rate=1e-4, betas=(0.0, 0.99), weight_decay=0.0, warmup_share=0.01),
@@ -140,16 +139,7 @@ def textok_debug() -> RunConfig:
             r1_every=4,
         ),
         discriminator=StyleDiscriminatorConfig(resolution=64, base_channels=8, channel_multipliers=(1, 2, 2)),
-        training=dataclasses.replace(
-            base.training,
-            phases=(Phase(name="train", steps=12),),
-            global_batch_size=4,
-            log_every=1,
-            save_every=4,
-            preview_every=4,
-            evaluate_every=6,
-            evaluation_pictures=8,
-        ),
+        training=for_tests(base.training, Phase(name="train", steps=12)),
     )
 
 

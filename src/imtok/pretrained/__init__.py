@@ -1,11 +1,11 @@
 """The door to third-party networks: detectors, judges, and frozen feature networks for losses."""
 
-from imtok.pretrained.door import MissingWeights, WeightStatus, fetch, load, status
+from imtok.pretrained.door import MissingWeights, fetch, load, status
 from imtok.pretrained.faces import ARCFACE_TEMPLATE, DLIB_TEMPLATE
 from imtok.pretrained.mtcnn import DetectedFaces
 from imtok.pretrained.networks import DescribingNetwork, Description, FeatureNetwork, FrozenNetwork
 from imtok.pretrained.readers import Reading
-from imtok.pretrained.sources import SOURCES, Source
+from imtok.pretrained.sources import SOURCES
 from imtok.pretrained.text import DetectedLine, DetectedWord
 
 __all__ = [
@@ -21,8 +21,6 @@ __all__ = [
     "FrozenNetwork",
     "MissingWeights",
     "Reading",
-    "Source",
-    "WeightStatus",
     "fetch",
     "load",
     "status",

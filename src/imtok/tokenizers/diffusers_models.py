@@ -108,7 +108,7 @@ def load_model(folder: Path) -> DiffusersTokenizer:
     file = folder / WEIGHTS
     if not file.is_file():
         raise ConfigError(f"{folder}: {_what_is_missing(folder, name)}")
-    model = _build(folder, name, settings)
+    model = build_untrained(folder, name, settings)
     channels = model.config.in_channels, model.config.get("out_channels", model.config.in_channels)
     if channels != (3, 3):
         raise ConfigError(f"{folder}: goes from {channels[0]} channels to {channels[1]}, and pictures have 3")
@@ -128,7 +128,12 @@ def _what_is_missing(folder: Path, name: str) -> str:
     )
 
 
-def _build(folder: Path, name: str, settings: dict[str, Any]) -> Any:
+def build_untrained(folder: Path, name: str, settings: dict[str, Any]) -> Any:
+    """A model of one of diffusers' classes from its config.
+
+    Raises:
+        ConfigError: diffusers is not installed or has no such class, or these are not its settings; one line.
+    """
     try:
         import diffusers
 
