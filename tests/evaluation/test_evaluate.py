@@ -23,6 +23,7 @@ from imtok.data.pictures import decode, encode
 from imtok.data.sample import Face, Sample, Samples, TextRegion
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import SyntheticPictures, synthesize
+from imtok.data.transforms import square
 from imtok.evaluation.contestants import FolderContestant, open_contestant, self_checks
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.fit import CentreCrop, SquareFit
