@@ -16,7 +16,7 @@ from imtok.generators.diffusion import (
     DenoisingConfig,
     Diffusion,
     DiffusionConfig,
-    Path,
+    NoisePath,
     Prediction,
     Spacing,
     combine,
@@ -91,7 +91,7 @@ def test_rectified_flow_is_euler_s_method_of_diffusers() -> None:
 
 @pytest.mark.parametrize("prediction", ["v", "noise", "clean", "velocity"])
 @pytest.mark.parametrize("path", ["variance_preserving", "straight"])
-def test_what_is_predicted_tells_data_from_noise(path: Path, prediction: Prediction) -> None:
+def test_what_is_predicted_tells_data_from_noise(path: NoisePath, prediction: Prediction) -> None:
     diffusion = Diffusion(DiffusionConfig(path=path))
     clean, added, times = noise(6, 4, 3), noise(2, 6, 4, 3)[1], torch.tensor([1.0, 20, 300, 600, 800, 990])
     alpha, sigma = (level[:, None, None].double() for level in diffusion.levels(times))

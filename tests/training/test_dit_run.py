@@ -133,7 +133,7 @@ def test_a_run_learns_and_looks_at_held_out_latents(trained: Path) -> None:
     assert steps[1]["diffusion"] == pytest.approx(1, abs=0.5)  # a fresh model answers zero
     assert held_out[-1] < held_out[0] < 1.1
     assert {f"validation/diffusion_{time}" for time in (125, 375, 625, 875)} < set(lines[-1])
-    assert len(list((trained / "previews").glob("*.png"))) == 2
+    assert len(list((trained / "previews").glob("*.png"))) == 3
 
 
 def test_resuming_gives_the_same_bits(home: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_a_run_learns_and_says_how_likely_the_pictures_are(trained: Path) -> Non
     last = next(line for line in reversed(lines) if "validation/nll" in line)
     assert last["validation/nll_untold"] != last["validation/nll"]
     assert last["validation/nll_untold"] == pytest.approx(last["validation/nll"], rel=0.2)
-    assert len(list((trained / "previews").glob("*.png"))) == 2
+    assert len(list((trained / "previews").glob("*.png"))) == 3
 
 
 def killed(home: Path, config: GeneratorRunConfig, out: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imtok.layers.model import Model
 from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.text import Reader, TextConfig
+from imtok.tokenizers.text import Reader
 
 Conditions = Sequence[str | None]
 """What each picture shall show: a class or a prompt; None: anything."""
@@ -28,13 +28,11 @@ class Generator(Model, ABC):
     Attributes:
         listens_to: what its conditions are, "labels" or "prompts".
         config: what it was built from.
-        hears: the text encoder that its prompts go through, or None.
-        reader: of that encoder; whoever opens the generator gives it one.
+        reader: of the text encoder that its prompts go through, if they go through one.
     """
 
     listens_to: Literal["labels", "prompts"]
     config: Any
-    hears: TextConfig | None = None
     reader: Reader | None = None
 
     @property

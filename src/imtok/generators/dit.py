@@ -79,17 +79,20 @@ class DiT(Generator):
     model answers zero, and its blocks are identities.
 
     Deviation: no learned variances, which a deterministic sampler has no use for.
+
+    Args:
+        config: of the generator.
+        reader: of the prompts, where it listens to them; None opens the config's encoder when it is first asked.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, reader: Reader | None = None) -> None:
         super().__init__()
         self.config = config
         self.listens_to = "labels" if config.text is None else "prompts"
-        self.hears = config.text
-        self.reader = None if config.text is None else Reader(config.text)
+        self.reader = Reader(config.text) if reader is None and config.text is not None else reader
         self.tokens = math.prod(config.token_shape)
         self.diffusion = Diffusion(config.diffusion)
         dim, text = config.dim, config.text

@@ -17,6 +17,7 @@ from imtok.generators.narrator import Narrator
 from imtok.generators.pipeline import ImageGenerator
 from imtok.layers.collective import rank
 from imtok.tokenizers.base import Tokenizer
+from imtok.tokenizers.text import Reader
 from imtok.training.run import GeneratorRunConfig, Phase
 from imtok.training.tasks import Losses, Task, check_parts, parts_of
 
@@ -24,13 +25,19 @@ _PREVIEW_PICTURES = 8
 
 
 class GeneratorTask(Task):
-    """A generator and its losses, averaged."""
+    """A generator and its losses, averaged.
+
+    Args:
+        config: of the run.
+        run: its folder, for a generator that finds a language model's tokenizer there.
+        reader: of prompts, for a generator that hears them through a text encoder.
+    """
 
     players = ("generator",)
 
-    def __init__(self, config: GeneratorRunConfig, run: RunFolder | None = None) -> None:
+    def __init__(self, config: GeneratorRunConfig, run: RunFolder | None = None, reader: Reader | None = None) -> None:
         super().__init__()
-        self.generator: Generator = build(config.generator, run)
+        self.generator: Generator = build(config.generator, run, reader)
 
     @property
     def model(self) -> Generator:

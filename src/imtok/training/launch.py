@@ -27,7 +27,7 @@ from imtok.generators.catalog import (
     take_over_prompts,
 )
 from imtok.generators.dit import DiTConfig
-from imtok.generators.insightar import InsightAR, InsightARConfig
+from imtok.generators.insightar import InsightAR
 from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
 from imtok.layers.collective import has_process_group, process_group, rank, wait_for_all
 from imtok.pretrained.language_model import LanguageModel
@@ -145,8 +145,7 @@ def _tokenizer_trainer(
         config = dataclasses.replace(config, earlier_teachers=saved.earlier_teachers)
         check_same_run(config, saved, folder)
     torch.manual_seed(config.training.seed)  # whatever has been drawn so far, such as an encoder's weights
-    task = TokenizerTask(config)
-    task.reader = reader
+    task = TokenizerTask(config, reader)
     if begin:
         start_from(task, begin)
     for shards in (data, validation or data):
@@ -155,7 +154,7 @@ def _tokenizer_trainer(
     check_pictures(config, source)
     check_scales(config)
     shown = source if validation is None else open_source(validation)
-    looks = Validation(config, shown, held_out=validation is not None, reader=task.reader)
+    looks = Validation(config, shown, held_out=validation is not None, reader=reader)
     return Trainer(config, task, PictureFeed(source, config.data), looks, folder, device)
 
 
@@ -168,47 +167,37 @@ def _generator_trainer(
     device: torch.device,
 ) -> Trainer:
     shards = complete_shards(data)
-    saved, language_model = _saved(config, folder), None
-    earlier = saved.generator if saved is not None else read_run(begin)[1] if begin else None
-    if saved is None:
-        language_model = None if begin else open_language_model(config.generator)
-        config = for_tokens(config, shards, earlier, language_model)
-        if hash_of(shards.manifest.tokenizer) != shards.manifest.sha256:
-            raise ConfigError(f"{data}: made by another {shards.manifest.tokenizer} than the one that is here by now")
-    else:
-        if saved.tokenizer is not None and saved.tokenizer.sha256 != shards.manifest.sha256:
-            raise ConfigError(f"{data}: made by another tokenizer than what {folder.path} was started on")
-        config = for_tokens(config, shards, earlier)
     shown = shards if validation is None else complete_shards(validation)
+    origin = _origin(config, folder, begin)
+    config = for_tokens(config, shards, origin)
+    check_maker(shards, origin, folder)
     check_alike(shards, shown, config)
     pictures, reader = [one.manifest.source for one in (shards, shown)], None
     if isinstance(config.generator, DiTConfig) and config.generator.text is not None:
         reader = Reader(config.generator.text, pictures, device)
         reader.prepare(itertools.chain(shards.captions(), shown.captions()))
         config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, text=reader.config))
-    if saved is not None:
-        check_same_run(config, saved, folder)
-    if saved is None and rank() == 0:
+    if origin.saved is not None:
+        check_same_run(config, origin.saved, folder)
+    elif rank() == 0:
         carry_tokenizer(shards.manifest, folder)
-        if language_model is not None:
-            carry_prompts(language_model, folder)
-        elif begin:
-            take_over_prompts(read_run(begin)[0], folder)
+        if origin.language_model is not None:
+            carry_prompts(origin.language_model, folder)
+        elif origin.run is not None:
+            take_over_prompts(origin.run, folder)
     wait_for_all()
     assert config.tokenizer is not None
     tokenizer = load(place_of(config.tokenizer, folder))
     torch.manual_seed(config.training.seed)  # whatever has been drawn so far, all ranks begin alike
-    task = GeneratorTask(config, folder)
+    task = GeneratorTask(config, folder, reader)
     task.generator.check_sampling(config.sampling)
-    if language_model is not None:
+    if origin.language_model is not None:
         assert isinstance(task.generator, InsightAR)
-        task.generator.language_model.load_state_dict(language_model.model.state_dict())
+        task.generator.language_model.load_state_dict(origin.language_model.model.state_dict())
     if begin:
         start_generator_from(task, config, begin)
     task.generator.adopt(tokenizer)
-    if reader is not None:
-        task.generator.reader = reader
-    if saved is None and rank() == 0 and wants_unseen_captions(task.generator, tokenizer):
+    if origin.saved is None and rank() == 0 and wants_unseen_captions(task.generator, tokenizer):
         carry_unseen_captions(task.generator, shards.manifest.source, folder)
     wait_for_all()
     narrator = open_narrator(task.generator, tokenizer, folder, pictures, device)
@@ -216,6 +205,46 @@ def _generator_trainer(
         narrator.prepare(shown.captions())
     looks = GeneratorValidation(config, shown, validation is not None, tokenizer, narrator)
     return Trainer(config, task, TokenFeed(shards), looks, folder, device)
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a generator's run goes on with, or begins with: nothing, or one of these.
+
+    Attributes:
+        saved: its own settings, of a run that goes on.
+        run: another one, whose weights it begins with.
+        earlier: the generator of either.
+        language_model: that it begins with.
+    """
+
+    saved: GeneratorRunConfig | None = None
+    run: RunFolder | None = None
+    earlier: AnyConfig | None = None
+    language_model: LanguageModel | None = None
+
+
+def _origin(config: GeneratorRunConfig, folder: RunFolder, begin: str | None) -> Origin:
+    if (saved := _saved(config, folder)) is not None:
+        return Origin(saved=saved, earlier=saved.generator)
+    if begin:
+        run, earlier, _ = read_run(begin)
+        return Origin(run=run, earlier=earlier)
+    return Origin(language_model=open_language_model(config.generator))
+
+
+def check_maker(shards: TokenShards, origin: Origin, folder: RunFolder) -> None:
+    """Whether the tokenizer that made some shards is the one that a run was started on, or still the one that is here.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    made_by, saved = shards.manifest, origin.saved
+    if saved is None:
+        if hash_of(made_by.tokenizer) != made_by.sha256:
+            raise ConfigError(f"{shards.folder}: made by another {made_by.tokenizer} than the one that is here by now")
+    elif saved.tokenizer is not None and saved.tokenizer.sha256 != made_by.sha256:
+        raise ConfigError(f"{shards.folder}: made by another tokenizer than what {folder.path} was started on")
 
 
 def check_can_shard(config: AnyRunConfig) -> None:
@@ -256,33 +285,13 @@ def _saved(config: AnyRun, folder: RunFolder) -> AnyRun | None:
     return from_dict(type(config), folder.read_config(), str(folder.config_file)) if folder.exists() else None
 
 
-def for_tokens(
-    config: GeneratorRunConfig,
-    shards: TokenShards,
-    earlier: AnyConfig | None = None,
-    language_model: LanguageModel | None = None,
-) -> GeneratorRunConfig:
+def for_tokens(config: GeneratorRunConfig, shards: TokenShards, origin: Origin = Origin()) -> GeneratorRunConfig:
     """The run for the codes or latents in some shards.
-
-    Args:
-        config: of the run.
-        shards: the codes or latents.
-        earlier: the generator that the run goes on with, or begins with.
-        language_model: that it begins with.
 
     Raises:
         ConfigError: they are of no use for it.
     """
-    generator = fitted(config.generator, shards)
-    if isinstance(generator, InsightARConfig):
-        if language_model is not None:
-            generator = dataclasses.replace(generator, architecture=language_model.architecture)
-        elif isinstance(earlier, InsightARConfig) and earlier.language_model:
-            begun_with = generator.language_model or earlier.language_model
-            generator = dataclasses.replace(generator, architecture=earlier.architecture, language_model=begun_with)
-    elif isinstance(earlier, DiTConfig) and earlier.channels == getattr(generator, "channels", None):
-        # What trained weights take for mean 0 and deviation 1, whatever latents come now.
-        generator = dataclasses.replace(generator, latent_mean=earlier.latent_mean, latent_std=earlier.latent_std)
+    generator = fitted(config.generator, shards, origin.earlier, origin.language_model)
     return dataclasses.replace(config, generator=generator, tokenizer=reference(shards.manifest))
 
 

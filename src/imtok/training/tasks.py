@@ -109,16 +109,16 @@ class TokenizerTask(Task):
     Both players see the same reconstruction: the discriminator judges, detached, what the tokenizer has just made,
     and both step afterwards.
 
-    Attributes:
+    Args:
+        config: of the run.
         reader: tells a tokenizer that hears of captions what they say; None: it is told nothing.
     """
 
     players = ("tokenizer", "discriminator")
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, reader: Reader | None = None) -> None:
         super().__init__()
-        self.config = config
-        self.reader: Reader | None = None
+        self.config, self.reader = config, reader
         self.tokenizer: Tokenizer = build(config.tokenizer)
         self.discriminator = build_discriminator(config.discriminator)
         self.lecam = LeCAM()
