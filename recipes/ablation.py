@@ -1,7 +1,6 @@
 """What the ablation recipes share: a queue of short runs, and the paper's tables that their scores fill."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -9,6 +8,7 @@ from statistics import fmean
 from nano import run, test_sets
 
 from imtok.evaluation.evaluate import FACE_JUDGE, TEXT_JUDGE, evaluate, load_networks
+from imtok.evaluation.metric_names import family
 from imtok.evaluation.ranks import Ranks
 from imtok.evaluation.results import Evaluation
 from imtok.training.run import RunConfig
@@ -127,7 +127,6 @@ def seeded(config: RunConfig, seed: int) -> RunConfig:
 def show(found: Evaluation, name: str, column: Column, data: str) -> str:
     """A score as the column prints it: the mean of several codebooks' numbers, nothing where there is none."""
     metrics = [one.metrics for one in found.results if (one.tokenizer, one.data) == (name, data)]
-    numbered = re.compile(rf"{column.metric}(_\d+)?")
-    scores = [score.value for one in metrics for metric, score in one.items() if numbered.fullmatch(metric)]
+    scores = [score.value for one in metrics for metric, score in one.items() if family(metric) == column.metric]
     values = [value for value in scores if value is not None]
     return column.shown.format(fmean(values)) if values else ""

@@ -27,9 +27,9 @@ from imtok.evaluation.evaluate import METRICS as OF_RECONSTRUCTIONS
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.generated import METRICS, SET_METRICS, evaluate_generated
 from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated
+from imtok.evaluation.metric_names import ABOUT
 from imtok.evaluation.protocols import PROTOCOLS, deviations
 from imtok.evaluation.rendered import RenderedTextMeter, found_words, plain, read_picture, reading_order
-from imtok.evaluation.results import LABELS
 from imtok.evaluation.teachers import UNKNOWN, teachers_behind
 from imtok.pretrained import (
     DescribingNetwork,
@@ -345,7 +345,7 @@ def test_the_stand_in_has_names_of_its_own(drawn: Path, real: Path, needs) -> No
     assert found.metrics.keys() == set(wanted)
     assert {score.network for score in found.metrics.values()} == {"vision/efficientnet_lite0"}
     assert found.pictures.pictures == 12
-    assert set(METRICS) <= LABELS.keys()
+    assert set(METRICS) <= ABOUT.keys()
 
 
 def note(folder: Path, name: str, prompt: str, run: str = "runs/x") -> None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imtok.evaluation.codecs import read_setting
-from imtok.evaluation.results import Evaluation, Result, Score, label, show_interval, show_number
+from imtok.evaluation.metric_names import about
+from imtok.evaluation.results import Evaluation, Result, Score, show_interval, show_number
 
 METRICS = ("text_accuracy", "face_similarity", "psnr", "vgg16_distance")
 """Of each a chart, where it was measured."""
@@ -165,7 +166,7 @@ class _Entry:
         caption = "" if self.with_caption is None else f", {show_number(self.with_caption)} with the caption"
         return (
             f"{self.result.tokenizer}: {show_number(self.rate)} bits per pixel{caption}, "
-            f"{label(metric, self.score.network)[0]} {show_number(self.value)}{f' ({interval})' if interval else ''}"
+            f"{about(metric, self.score.network).label} {show_number(self.value)}{f' ({interval})' if interval else ''}"
         )
 
 

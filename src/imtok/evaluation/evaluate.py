@@ -25,6 +25,7 @@ from imtok.evaluation.faces import FaceJudge, FaceMeter
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import CentreCrop, Fit, FitRule, SquareFit, make_fit
 from imtok.evaluation.meters import Meter, PerceptualMeter
+from imtok.evaluation.metric_names import family
 from imtok.evaluation.one_set import Part, evaluate_set
 from imtok.evaluation.protocols import Protocol, deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, outcome, say, together
@@ -188,9 +189,9 @@ def evaluate(
                 parts.append(part)
                 if out is not None and rank() == 0:  # so that nothing is lost if a later set ends all
                     _write(evaluation(), parts, Path(out))
-        measured = {metric.rstrip("_0123456789") for part in parts for r in part.results for metric in r.metrics}
+        measured = {family(metric) for part in parts for r in part.results for metric in r.metrics}
         for metric in wanted or ():
-            if metric.rstrip("_0123456789") not in measured:
+            if metric not in measured:
                 failures.add("nothing to measure it on", metric=metric)
         found = evaluation()
         if out is not None and rank() == 0:

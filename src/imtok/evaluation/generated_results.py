@@ -5,7 +5,8 @@ from importlib.metadata import version
 from typing import Any
 
 from imtok.config import FORMAT_VERSION
-from imtok.evaluation.results import DataSet, Score, as_markdown, label, plain, show_interval, show_number
+from imtok.evaluation.metric_names import about
+from imtok.evaluation.results import DataSet, Score, as_markdown, plain, show_interval, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, RESAMPLES
 
 
@@ -58,7 +59,7 @@ class GeneratedEvaluation:
     def __str__(self) -> str:
         rows = [("metric", "value", "interval or parts", "of")]
         for metric, score in self.metrics.items():
-            name = label(metric)[0] + (" *" if score.taught else "")
+            name = about(metric).label + (" *" if score.taught else "")
             rows.append((name, show_number(score.value), show_interval(score), str(score.count)))
         lines = [as_markdown(rows)]
         if any(score.taught for score in self.metrics.values()):

@@ -14,6 +14,7 @@ from imtok.evaluation.contestants import Contestant, File
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import Fit
 from imtok.evaluation.meters import CodeMeter, Drawn, Measurement, Meter, PixelMeter, Shown
+from imtok.evaluation.metric_names import family
 from imtok.evaluation.ranks import Ranks, attempt, say
 from imtok.evaluation.results import Comparison, DataSet, Example, Result, score_of
 from imtok.evaluation.sets import Pictures
@@ -239,7 +240,7 @@ def _measurements(meters: Sequence[Meter[Any]], name: str, metrics: Sequence[str
     if metrics is None:
         return found
     wanted = {*metrics, *(_WITH_CAPTION if "bits_per_pixel" in metrics else ())}
-    return {metric: measured for metric, measured in found.items() if {metric, metric.rstrip("_0123456789")} & wanted}
+    return {metric: measured for metric, measured in found.items() if family(metric) in wanted}
 
 
 def _comparisons(

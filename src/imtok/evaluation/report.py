@@ -15,7 +15,7 @@ from imtok.data.pictures import Picture, encode
 from imtok.evaluation import charts
 from imtok.evaluation.cases import crop_of
 from imtok.evaluation.charts import draw_charts, without_rate
-from imtok.evaluation.results import Evaluation, Result, Score, labels_of, show_interval, show_number
+from imtok.evaluation.results import Evaluation, Result, Score, about_each, show_interval, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS, RESAMPLES
 from imtok.evaluation.teachers import UNKNOWN
 from imtok.evaluation.text import letters
@@ -45,7 +45,7 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
         confidence=f"{CONFIDENCE:.0%}",
         min_items=MIN_ITEMS,
         evaluation=evaluation,
-        label=labels_of(evaluation.results),
+        about=about_each(evaluation.results),
         tables=[_table(evaluation, data.name) for data in evaluation.sets],
         gallery=[(data.name, list(_gallery(evaluation, data.name))) for data in evaluation.sets],
         charts=[
@@ -151,9 +151,9 @@ def _notes(evaluation: Evaluation) -> list[tuple[str, str]]:
         for metric, score in result.metrics.items():
             if score.note:
                 found.setdefault((result.data, metric, score.note), []).append(result.tokenizer)
-    everybody, label = len(evaluation.tokenizers), labels_of(evaluation.results)
+    everybody, about = len(evaluation.tokenizers), about_each(evaluation.results)
     return [
-        (", ".join([label(metric)[0], data, *(names if len(names) < everybody else [])]), note)
+        (", ".join([about(metric).label, data, *(names if len(names) < everybody else [])]), note)
         for (data, metric, note), names in found.items()
     ]
 

@@ -12,51 +12,9 @@ from imtok.data.pictures import Picture
 from imtok.evaluation.cases import Case
 from imtok.evaluation.failures import Failure
 from imtok.evaluation.meters import Measurement
+from imtok.evaluation.metric_names import About, about
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, MIN_ITEMS, RESAMPLES, interval
 from imtok.evaluation.text import CROP_MARGIN, MIN_CHARACTERS
-
-LABELS = {
-    "psnr": ("PSNR", "dB, higher is better"),
-    "ssim": ("SSIM", "higher is better"),
-    "vgg16_distance": ("VGG16 distance", "unweighted, lower is better; not LPIPS"),
-    "lpips": ("LPIPS", "VGG16, version 0.1, lower is better"),
-    "fd_efficientnet_lite0": ("Fréchet distance", "EfficientNet-Lite0, lower is better; not FID"),
-    "bits_per_pixel": ("bits per pixel", "rate"),
-    "bits_per_pixel_with_caption": ("bits per pixel with the caption", "rate of tokens and caption together, at most"),
-    "caption_bits": ("bits of the caption", "a picture, at most; told beside the tokens, not in the rate"),
-    "codebook_usage": ("codebook usage", "share of the codes"),
-    "codebook_perplexity": ("codebook perplexity", "codes"),
-    "shared_information": ("shared information", "bits that codebooks share at a position, beyond chance"),
-    "text_accuracy": ("text accuracy", "words still read, to the letter; not T-ACC, whose judge is PARSeq"),
-    "text_ned": ("edit similarity", "of words, 1 - edit distance over length; not T-NED, whose judge is PARSeq"),
-    "text_accuracy_alnum": ("text accuracy, letters and digits", "case and punctuation do not count"),
-    "face_similarity": ("face similarity", "cosine of embeddings"),
-    "fid": ("FID", "Inception-v3, lower is better"),
-    "sfid": ("sFID", "Inception-v3, places kept, lower is better"),
-    "inception_score": ("inception score", "higher is better"),
-    "precision": ("precision", "Inception-v3, share of the pictures among the reference"),
-    "recall": ("recall", "Inception-v3, share of the reference among the pictures"),
-    "sfd_efficientnet_lite0": ("spatial Fréchet distance", "EfficientNet-Lite0, lower is better; not sFID"),
-    "class_score_efficientnet_lite0": ("class score", "EfficientNet-Lite0, higher is better; no inception score"),
-    "precision_efficientnet_lite0": ("precision, EfficientNet-Lite0", "share of the pictures among the reference"),
-    "recall_efficientnet_lite0": ("recall, EfficientNet-Lite0", "share of the reference among the pictures"),
-    "clip_score": ("CLIP score", "100 times the cosine of picture and prompt, negative ones as 0"),
-    "rendered_text_ned": ("rendered text, NED", "1 - edit distance over length, of all that is read"),
-    "rendered_word_accuracy": ("rendered words", "share of the words asked for that are read, to the letter"),
-    "rendered_word_accuracy_alnum": ("rendered words, letters and digits", "case and punctuation do not count"),
-    "magface": ("MagFace", "length of a face's vector, higher is better"),
-    "face_norm_mobilefacenet": ("face norm, MobileFaceNet", "length of a face's vector; not MagFace"),
-}
-"""What a reader sees in place of a metric's name, and what it means."""
-
-LOWER_IS_BETTER = frozenset(name for name, (_, meaning) in LABELS.items() if "lower is better" in meaning)
-
-PUBLISHED = {
-    ("text_accuracy", "text_judge/parseq"): ("T-ACC", "words still read, to the letter"),
-    ("text_ned", "text_judge/parseq"): ("T-NED", "1 - edit distance over length"),
-    ("face_similarity", "face_judge/antelopev2"): ("F-Sim", "cosine of identities"),
-}
-"""The same through the network that the published name stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +113,7 @@ class Comparison:
     @property
     def better(self) -> bool:
         """Whether the tokenizer is better than the baseline, as far as that counts."""
-        return (self.difference > 0) != (self.metric in LOWER_IS_BETTER)
+        return (self.difference > 0) != about(self.metric).lower_is_better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,19 +237,10 @@ class Evaluation:
         }
 
 
-def label(metric: str, network: str | None = None) -> tuple[str, str]:
-    """A metric's label and meaning, by the network behind it; one of several codebooks keeps its number."""
-    if metric in LABELS:
-        return PUBLISHED.get((metric, network or ""), LABELS[metric])
-    family, _, index = metric.rpartition("_")
-    name, meaning = LABELS[family]
-    return f"{name} {index}", meaning
-
-
-def labels_of(results: Sequence[Result]) -> Callable[[str], tuple[str, str]]:
-    """`label` of the metrics of some results, by the networks behind them."""
+def about_each(results: Sequence[Result]) -> Callable[[str], About]:
+    """`about` of the metrics of some results, by the networks behind them."""
     networks = {metric: score.network for result in results for metric, score in result.metrics.items()}
-    return lambda metric: label(metric, networks.get(metric))
+    return lambda metric: about(metric, networks.get(metric))
 
 
 def show_number(value: float | None) -> str:
@@ -314,8 +263,8 @@ def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = No
     """The scores, a row for each tokenizer and set, as a Markdown table; empty columns are left out."""
     metrics = metrics or list(dict.fromkeys(metric for result in results for metric in result.metrics))
     metrics = [metric for metric in metrics if any(metric in result.metrics for result in results)]
-    names = map(labels_of(results), metrics)
-    lines: list[tuple[str, ...]] = [("tokenizer", "pictures", *(name for name, _ in names))]
+    labels = (one.label for one in map(about_each(results), metrics))
+    lines: list[tuple[str, ...]] = [("tokenizer", "pictures", *labels)]
     for result in results:
         cells = [show_number(result.metrics[m].value) if m in result.metrics else "" for m in metrics]
         lines.append((result.tokenizer, result.data, *cells))

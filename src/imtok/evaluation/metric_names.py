@@ -1,0 +1,71 @@
+"""What metrics are called and mean, and which way is better; only the published networks' have the published names."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class About:
+    """What a reader sees in place of a metric's name, what it means, and which way is better."""
+
+    label: str
+    meaning: str
+    lower_is_better: bool = False
+
+
+ABOUT = {
+    "psnr": About("PSNR", "dB, higher is better"),
+    "ssim": About("SSIM", "higher is better"),
+    "vgg16_distance": About("VGG16 distance", "unweighted, lower is better; not LPIPS", lower_is_better=True),
+    "lpips": About("LPIPS", "VGG16, version 0.1, lower is better", lower_is_better=True),
+    "fd_efficientnet_lite0": About(
+        "Fréchet distance", "EfficientNet-Lite0, lower is better; not FID", lower_is_better=True
+    ),
+    "bits_per_pixel": About("bits per pixel", "rate"),
+    "bits_per_pixel_with_caption": About(
+        "bits per pixel with the caption", "rate of tokens and caption together, at most"
+    ),
+    "caption_bits": About("bits of the caption", "a picture, at most; told beside the tokens, not in the rate"),
+    "codebook_usage": About("codebook usage", "share of the codes"),
+    "codebook_perplexity": About("codebook perplexity", "codes"),
+    "shared_information": About("shared information", "bits that codebooks share at a position, beyond chance"),
+    "text_accuracy": About("text accuracy", "words still read, to the letter; not T-ACC, whose judge is PARSeq"),
+    "text_ned": About("edit similarity", "of words, 1 - edit distance over length; not T-NED, whose judge is PARSeq"),
+    "text_accuracy_alnum": About("text accuracy, letters and digits", "case and punctuation do not count"),
+    "face_similarity": About("face similarity", "cosine of embeddings"),
+    "fid": About("FID", "Inception-v3, lower is better", lower_is_better=True),
+    "sfid": About("sFID", "Inception-v3, places kept, lower is better", lower_is_better=True),
+    "inception_score": About("inception score", "higher is better"),
+    "precision": About("precision", "Inception-v3, share of the pictures among the reference"),
+    "recall": About("recall", "Inception-v3, share of the reference among the pictures"),
+    "sfd_efficientnet_lite0": About(
+        "spatial Fréchet distance", "EfficientNet-Lite0, lower is better; not sFID", lower_is_better=True
+    ),
+    "class_score_efficientnet_lite0": About("class score", "EfficientNet-Lite0, higher is better; no inception score"),
+    "precision_efficientnet_lite0": About("precision, EfficientNet-Lite0", "share of the pictures among the reference"),
+    "recall_efficientnet_lite0": About("recall, EfficientNet-Lite0", "share of the reference among the pictures"),
+    "clip_score": About("CLIP score", "100 times the cosine of picture and prompt, negative ones as 0"),
+    "rendered_text_ned": About("rendered text, NED", "1 - edit distance over length, of all that is read"),
+    "rendered_word_accuracy": About("rendered words", "share of the words asked for that are read, to the letter"),
+    "rendered_word_accuracy_alnum": About("rendered words, letters and digits", "case and punctuation do not count"),
+    "magface": About("MagFace", "length of a face's vector, higher is better"),
+    "face_norm_mobilefacenet": About("face norm, MobileFaceNet", "length of a face's vector; not MagFace"),
+}
+PUBLISHED = {
+    ("text_accuracy", "text_judge/parseq"): About("T-ACC", "words still read, to the letter"),
+    ("text_ned", "text_judge/parseq"): About("T-NED", "1 - edit distance over length"),
+    ("face_similarity", "face_judge/antelopev2"): About("F-Sim", "cosine of identities"),
+}
+"""The same through the network that the published name stands for."""
+
+
+def family(metric: str) -> str:
+    """`codebook_usage` for `codebook_usage_1`: each of several codebooks has a number of its own."""
+    return metric if metric in ABOUT else metric.rpartition("_")[0]
+
+
+def about(metric: str, network: str | None = None) -> About:
+    """A metric, by the network behind it; one of several codebooks keeps its number."""
+    found = PUBLISHED.get((metric, network or ""), ABOUT[family(metric)])
+    if metric in ABOUT:
+        return found
+    return About(f"{found.label} {metric.rpartition('_')[2]}", found.meaning, found.lower_is_better)
