@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from imtok.evaluation.statistics import Interval, Items, interval, paired_differ
 from imtok.evaluation.text import normalized_edit_similarity
 from imtok.generators.catalog import load, weights_hash
 from imtok.generators.generate import generate
+from imtok.generators.pipeline import ImageGenerator
 
 SPLITS: tuple[PlainSplit, ...] = ("combinations", "words")
 PROMPTS = 100
@@ -102,11 +104,7 @@ def read_misled(run: Path, out: Path) -> dict[str, Readings]:
         prompts = [sign.captions[0] for sign in wanted(split)]
         others = [prompts[-1], *prompts[:-1]]
 
-        def draw(index: int, prompts: list[str] = prompts, others: list[str] = others) -> bytes:
-            tokens = pipeline.generator.sample([others[index]], [index], pipeline.sampling)
-            text = pipeline.narrator and pipeline.narrator.tell([prompts[index]], [index])
-            return encode(to_uint8(pipeline.draw(tokens, text))[0])
-
+        draw = partial(_misled, pipeline, others, prompts)
         _written(range(len(prompts)), out / split, f"{weights_hash(str(run))} {pipeline.sampling}", draw)
     return {split: _read(out / split, split) for split in SPLITS}
 
@@ -129,15 +127,15 @@ def class_consistency(folder: Path, labels: Sequence[str]) -> str:
 def misled_samples(run: Path, labels: Sequence[str]) -> Path:
     """`read_misled` for classes: told a caption of the label's, over latents that were drawn for another class."""
     pipeline, classes = load(str(run)), list(dict.fromkeys(labels))
-
-    def draw(index: int) -> bytes:
-        other = classes[(classes.index(labels[index]) + 1) % len(classes)]
-        tokens = pipeline.generator.sample([other], [index], pipeline.sampling)
-        text = pipeline.narrator and pipeline.narrator.tell([labels[index]], [index])
-        return encode(to_uint8(pipeline.draw(tokens, text))[0])
-
-    by = f"{weights_hash(str(run))} {pipeline.sampling}"
+    others = [classes[(classes.index(label) + 1) % len(classes)] for label in labels]
+    by, draw = f"{weights_hash(str(run))} {pipeline.sampling}", partial(_misled, pipeline, others, labels)
     return _written(range(len(labels)), run.with_name(f"{run.name}-misled"), by, draw)
+
+
+def _misled(pipeline: ImageGenerator, drawn_for: Sequence[str], told: Sequence[str], index: int) -> bytes:
+    """A picture whose tokens are drawn for one condition, while the tokenizer is told another."""
+    tokens = pipeline.generator.sample([drawn_for[index]], [index], pipeline.sampling)
+    return encode(to_uint8(pipeline.draw(tokens, pipeline.told([told[index]], [index])))[0])
 
 
 def kinds_of(text: str) -> set[str]:

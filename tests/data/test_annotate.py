@@ -17,7 +17,8 @@ from PIL import Image
 from skimage import data as skimage_data
 
 from imtok.data import annotate as module
-from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator, annotate, annotate_source, check_finished
+from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator, annotate, annotate_source
+from imtok.data.filling import check_finished
 from imtok.data.filters import KeepRules
 from imtok.data.pictures import decode, encode
 from imtok.data.readers import open_source
@@ -189,7 +190,7 @@ def test_a_first_call_that_failed_may_be_corrected(tmp_path):
 def test_nothing_readable_is_an_error(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"none of 1 pictures could be annotated; first: .*a\.jpg: empty file"):
+    with pytest.raises(DataError, match=r"none of 1 pictures could be read; first: .*a\.jpg: empty file"):
         annotate(str(tmp_path / "in"), str(tmp_path / "out"))
 
 

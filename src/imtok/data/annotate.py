@@ -1,26 +1,21 @@
 """Offline annotation: pictures in, shards with words, faces and captions out; can be killed and resumed at any time."""
 
-import json
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from os import PathLike
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from imtok import pretrained
-from imtok.config import FORMAT_VERSION, InputError, first_line
-from imtok.data.addresses import join, read_json, read_text, write_text
+from imtok.config import InputError, first_line
 from imtok.data.captions import Captioner, make_captioner
+from imtok.data.filling import Progress, fill
 from imtok.data.filters import KeepRules
 from imtok.data.pictures import decode_sample
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError, Face, PictureError, Sample, Source, TextRegion, clip_box
-from imtok.data.shards import ShardWriter, holds_shards
 
 MAX_FAILURES = 16
 """Pictures in a row on which networks may fail; after so many it is not the pictures."""
@@ -115,36 +110,6 @@ def _ask(whom: str, network: Callable[[Any], Any], sample: Sample, given: Any) -
         raise NetworkFailed(f"{sample.path}: the {whom} failed ({first_line(error)})") from error
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """How far an annotation is; `progress.json` in its folder. Everything before `next_row` is done and on disk.
-
-    Attributes:
-        settings: what must be the same for a resumed run to give what an uninterrupted one gives.
-        rows: pictures in the source.
-        next_row: the first picture that no finished shard accounts for.
-        shards: finished ones.
-        kept: pictures in them.
-        dropped: pictures that a keep rule turned away.
-        skipped: unreadable pictures, listed in `skipped.jsonl`.
-    """
-
-    settings: dict[str, Any]
-    rows: int
-    next_row: int = 0
-    shards: int = 0
-    kept: int = 0
-    dropped: int = 0
-    skipped: int = 0
-    format_version: int = FORMAT_VERSION
-
-    def __str__(self) -> str:
-        return (
-            f"{self.next_row} of {self.rows} pictures: {self.kept} kept in {self.shards} shards, "
-            f"{self.dropped} dropped by the rules, {self.skipped} unreadable (skipped.jsonl)"
-        )
-
-
 def annotate(
     source: str,
     out: str,
@@ -219,108 +184,31 @@ def annotate_source(
     """The work of `annotate` with detectors, captioner and rules of one's own.
 
     Args:
-        source: a PictureError on reading a row skips it.
-        out: see `annotate`.
-        annotator: see there.
-        rules: see there.
-        settings: JSON values that tell this annotation from others; a run is resumed only with the same.
-        samples_per_shard: see `annotate`.
+        source: see `fill`, and for the rest `annotate`.
+        out: likewise.
+        annotator: looks at the pictures.
+        rules: what is kept.
+        settings: see `fill`.
+        samples_per_shard: likewise.
 
     Raises:
-        DataError: torchrun started several of it, `out` was begun with other settings, not one picture could be read,
-            or the machine rather than the pictures failed (no memory, `MAX_FAILURES` in a row); then none of those is
-            taken for done.
+        DataError: see `fill`; or the machine rather than the pictures failed (no memory, `MAX_FAILURES` in a row); then
+            none of those is taken for done.
     """
-    check_alone(out)
-    progress = _load_progress(out, settings, len(source))
-    skipped = [entry for entry in _load_skipped(out) if entry["row"] < progress.next_row]
-    first, failures = progress.next_row, 0
-    with (
-        ShardWriter(out, samples_per_shard, first_shard=progress.shards) as writer,
-        tqdm(total=progress.rows, initial=first, unit=" pictures", disable=None) as bar,
-    ):
-        _save(out, progress, skipped, first, progress.shards)
-        for row in range(first, progress.rows):
-            try:
-                sample, picture = _read(source, row)
-                sample = annotator.annotate(sample, picture)
-            except PictureError as error:
-                skipped.append({"row": row, "reason": str(error)})
-                failures += isinstance(error, NetworkFailed)
-                if failures == MAX_FAILURES:
-                    reason = f"{error}, as on {failures} pictures in a row; they will be looked at again"
-                    raise DataError(reason) from error
-            else:
-                failures = 0
-                if not rules(sample, picture):
-                    progress.dropped += 1
-                elif writer.write(sample):
-                    _save(out, progress, skipped, row + 1, writer.finished_shards)
-            bar.update()
-            bar.set_postfix(skipped=len(skipped), refresh=False)
-        writer.close()
-        _save(out, progress, skipped, progress.rows, writer.finished_shards)
-    if progress.rows and progress.skipped == progress.rows:
-        raise DataError(f"none of {progress.rows} pictures could be annotated; first: {skipped[0]['reason']}")
-    return progress
+    failures = 0
 
+    def look(sample: Sample) -> Sample | None:
+        nonlocal failures
+        picture = decode_sample(sample)
+        try:
+            sample = annotator.annotate(sample, picture)
+        except NetworkFailed as error:
+            failures += 1
+            if failures == MAX_FAILURES:
+                reason = f"{error}, as on {failures} pictures in a row; they will be looked at again"
+                raise DataError(reason) from error
+            raise
+        failures = 0
+        return sample if rules(sample, picture) else None
 
-def check_finished(folder: str | PathLike[str]) -> None:
-    """Whether all pictures are there, if `annotate` or `synthesize` has filled a folder of shards.
-
-    Raises:
-        DataError: it has not finished.
-    """
-    values = (read_json(join(folder, "progress.json")) if holds_shards(folder) else None) or {}
-    done, rows = values.get("next_row", 0), values.get("rows", 0)
-    if done < rows:
-        raise DataError(f"{folder}: {done} of {rows} pictures are done; call what writes it again, so that it finishes")
-
-
-def check_alone(out: str | PathLike[str]) -> None:
-    """Whether this is the only process that writes somewhere.
-
-    Raises:
-        DataError: torchrun started several.
-    """
-    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise DataError(f"{out}: several processes would write the same files; call it once, without torchrun")
-
-
-def _read(source: Source, row: int) -> tuple[Sample, UInt8[np.ndarray, "h w 3"]]:
-    sample = source[row]
-    return sample, decode_sample(sample)
-
-
-def _load_progress(out: str, settings: dict[str, Any], rows: int) -> Progress:
-    values = read_json(join(out, "progress.json"))
-    if values is None:
-        if holds_shards(out):
-            raise DataError(f"{out}: holds shards of something else; name another folder")
-        return Progress(settings=settings, rows=rows)
-    if values.get("format_version") != FORMAT_VERSION or "settings" not in values:
-        raise DataError(f"{out}: begun by another version of imtok; name another folder")
-    progress = Progress(**values)
-    changed = [name for name in settings if progress.settings.get(name) != settings[name]]
-    if (changed or progress.rows != rows) and not (progress.shards or holds_shards(out)):  # nothing to be lost
-        return Progress(settings=settings, rows=rows)
-    if changed:
-        name = changed[0]
-        was, now = progress.settings.get(name), settings[name]
-        raise DataError(f"{out}: begun with {name} = {was!r}, now it is {now!r}; name another folder")
-    if progress.rows != rows:
-        raise DataError(f"{out}: begun with {progress.rows} pictures, the source has {rows} now; name another folder")
-    return progress
-
-
-def _load_skipped(out: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (read_text(join(out, "skipped.jsonl")) or "").splitlines()]
-
-
-def _save(out: str, progress: Progress, skipped: list[dict[str, Any]], next_row: int, shards: int) -> None:
-    """Account for what is on disk; the shards and the list of skipped pictures come before the count of them."""
-    progress.next_row, progress.shards = next_row, shards
-    progress.skipped = len(skipped)
-    progress.kept = next_row - progress.dropped - progress.skipped
-    write_text(join(out, "skipped.jsonl"), "".join(json.dumps(entry) + "\n" for entry in skipped))
-    write_text(join(out, "progress.json"), json.dumps(asdict(progress), indent=2) + "\n")
+    return fill(source, out, settings, samples_per_shard, look)

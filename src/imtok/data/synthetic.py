@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
-from imtok.data.annotate import Annotator, annotate_source
-from imtok.data.filters import KeepRules
+from imtok.data.filling import fill
 from imtok.data.fonts import Typeface, find_typefaces
 from imtok.data.grounds import Colour, draw_colour, draw_ground, find_photos, with_article
 from imtok.data.pictures import MAX_PIXELS, encode
@@ -77,8 +76,19 @@ def synthesize(
         DataError: nonsense numbers, `out` holds other pictures, a split of another kind of pictures, or see
             `SyntheticPictures`.
     """
-    settings = {name: value for name, value in locals().items() if name not in ("out", "count")}
-    settings |= {"word_height": list(word_height), "labels": list(labels)}  # as JSON has them
+    settings = {
+        "seed": seed,
+        "size": size,
+        "paragraphs": paragraphs,
+        "plain": plain,
+        "split": split,
+        "labels": list(labels),
+        "steady": steady,
+        "word_height": list(word_height),
+        "grounds": grounds,
+        "fonts": fonts,
+        "samples_per_shard": samples_per_shard,
+    }
     if count < 1 or seed < 0 or not 0 < size * size <= MAX_PIXELS:
         raise DataError(f"count, seed and size must be at least 1, 0 and 1, and size at most {math.isqrt(MAX_PIXELS)}")
     pictures: Source
@@ -108,7 +118,7 @@ def synthesize(
         chosen = f" with words of chosen kinds ({', '.join(labels)})" if labels else ""
         chosen += " with steady words" if steady else ""
         raise DataError(f"there are no {'plain ' if plain else ''}{kind}{chosen}; see imtok synthesize --help")
-    return annotate_source(pictures, out, Annotator(), KeepRules(()), settings, samples_per_shard).kept
+    return fill(pictures, out, settings, samples_per_shard).kept
 
 
 class SyntheticPictures(Source):

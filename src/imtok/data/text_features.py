@@ -22,8 +22,8 @@ from tqdm import tqdm
 from imtok import pretrained
 from imtok.config import FORMAT_VERSION, ConfigError
 from imtok.data.addresses import exists, join, list_files, read_json, write_text
-from imtok.data.annotate import check_alone, check_finished
 from imtok.data.arrow import OPEN_FILES, open_arrow, write_arrow
+from imtok.data.filling import check_alone, check_finished
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError
 from imtok.layers.collective import best_device

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imtok.config import ConfigError
 from imtok.data.rows import as_unicode
-from imtok.generators.base import Generator
+from imtok.generators.base import Conditions, Generator
 from imtok.generators.narrator import Narrator
 from imtok.generators.sampling import Settings
 from imtok.tokenizers.base import Tokenizer
@@ -72,7 +72,15 @@ class ImageGenerator:
         if not all(-(2**63) <= number < 2**64 for number in numbers):
             raise ConfigError("seeds have at most 64 bits")
         tokens = self.generator.sample(conditions, numbers, self.settings(**sampling), progress)
-        return self.draw(tokens, self.narrator and self.narrator.tell(conditions, numbers))
+        return self.draw(tokens, self.told(conditions, numbers))
+
+    def told(self, conditions: Conditions, seeds: Sequence[int]) -> Text | None:
+        """What the tokenizer hears of pictures that are drawn from these conditions with these seeds.
+
+        Raises:
+            MissingWeights: it hears text, and the encoder is not here.
+        """
+        return None if self.narrator is None else self.narrator.tell(conditions, seeds)
 
     @torch.no_grad()
     def draw(self, tokens: Num[Tensor, "batch tokens _"], text: Text | None) -> Float[Tensor, "batch 3 height width"]:

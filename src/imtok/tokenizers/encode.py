@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from imtok.config import ConfigError
-from imtok.data.annotate import check_alone, check_finished
+from imtok.data.filling import check_alone, check_finished
 from imtok.data.latent_statistics import write_statistics
 from imtok.data.pictures import decode_sample, from_uint8
 from imtok.data.readers import open_source

@@ -127,11 +127,9 @@ class GeneratorValidation:
         told, seeds = conditions(generator, batch), range(len(batch))
         tokens = generator.sample(told, seeds, self.config.sampling)
         generator.train(training)
-        known = said = None  # what the tokenizer hears of the originals, and of what has been drawn
-        if self.narrator is not None:
-            known = self.narrator.reader.read(batch.captions, batch.labels)
-            said = self.narrator.tell(told, seeds)
-        originals, drawn = pipeline.draw(batch.tokens.to(device), known), pipeline.draw(tokens, said)
+        known = None if self.narrator is None else self.narrator.reader.read(batch.captions, batch.labels)
+        originals = pipeline.draw(batch.tokens.to(device), known)
+        drawn = pipeline.draw(tokens, pipeline.told(told, seeds))
         rows = torch.cat([torch.cat(list(images), dim=2) for images in (originals, drawn)], dim=1)
         file = folder / f"step-{step:08d}.png"
         if rank() == 0:

@@ -11,7 +11,7 @@ import torch
 
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, from_dict, to_dict
-from imtok.data.annotate import check_finished
+from imtok.data.filling import check_finished
 from imtok.data.readers import open_source
 from imtok.data.token_shards import TokenShards
 from imtok.evaluation.teachers import teachers_of_weights
