@@ -315,6 +315,10 @@ def evaluate_generated(argv: Sequence[str]) -> None:
         words: str | None = None,
         clip: Path | None = None,
         text_judge: str = TEXT_JUDGE,
+        geneval: str | None = None,
+        detector: str | None = None,
+        dpg: str | None = None,
+        answerer: str | None = None,
         protocol: str | None = None,
     ) -> None:
         """Write metrics.json and items.jsonl; print the scores.
@@ -331,6 +335,10 @@ def evaluate_generated(argv: Sequence[str]) -> None:
             words: likewise with columns file and text; otherwise what stands in quotes in the prompts.
             clip: a folder with a CLIP of the transformers library, for CLIP scores.
             text_judge: network that reads the words; text_detector/ppocrv6 reads what it finds by itself.
+            geneval: GenEval's evaluation_metadata.jsonl, to score the pictures of its prompts.
+            detector: a folder with a Mask2Former of the transformers library, for GenEval.
+            dpg: DPG-Bench's dpg_bench.csv, likewise.
+            answerer: a folder with a vision-language model of the transformers library, for DPG-Bench.
             protocol: name of a published protocol (docs/evaluation.md); what differs from it is reported.
         """
         with process_group():
@@ -345,6 +353,10 @@ def evaluate_generated(argv: Sequence[str]) -> None:
                 words=words,
                 clip=clip,
                 text_judge=text_judge,
+                geneval=geneval,
+                detector=detector,
+                dpg=dpg,
+                answerer=answerer,
                 protocol=protocol,
             )
             if rank() == 0:

@@ -8,7 +8,8 @@ import pytest
 
 from imtok.config import ConfigError
 from imtok.data.sample import Box
-from imtok.evaluation.geneval import Detection, crop_object, judge, relations, score_geneval
+from imtok.evaluation.geneval import crop_object, judge, relations, score_geneval
+from imtok.pretrained.objects import DetectedObject
 
 PICTURE = np.full((100, 100, 3), 200, dtype=np.uint8)
 
@@ -23,11 +24,11 @@ class Colours:
         return self.answers.pop(0)
 
 
-def seen(name: str, score: float = 0.95, box: Box = (0.0, 0.0, 10.0, 10.0)) -> Detection:
-    return Detection(name, box, score)
+def seen(name: str, score: float = 0.95, box: Box = (0.0, 0.0, 10.0, 10.0)) -> DetectedObject:
+    return DetectedObject(name, box, score)
 
 
-def verdict(wanted: dict[str, Any], detections: Sequence[Detection], *colours: str) -> bool:
+def verdict(wanted: dict[str, Any], detections: Sequence[DetectedObject], *colours: str) -> bool:
     return judge({"prompt": "p", **wanted}, PICTURE, detections, Colours(*colours)).correct
 
 
@@ -95,7 +96,7 @@ def test_positions_need_their_target() -> None:
 def test_what_is_not_the_object_is_grey() -> None:
     mask = np.zeros((100, 100), dtype=bool)
     mask[10:15, 10:20] = True
-    crop = crop_object(PICTURE, Detection("cat", (10.0, 10.0, 20.0, 20.0), 1.0, mask))
+    crop = crop_object(PICTURE, DetectedObject("cat", (10.0, 10.0, 20.0, 20.0), 1.0, mask))
     assert crop.shape == (10, 10, 3)
     assert (crop[:5] == 200).all()
     assert (crop[5:] == 0x99).all()
@@ -104,7 +105,7 @@ def test_what_is_not_the_object_is_grey() -> None:
 
 def test_the_whole_is_the_mean_of_the_tasks() -> None:
     class Recorded:
-        def detect(self, picture: np.ndarray) -> list[Detection]:
+        def detect(self, picture: np.ndarray) -> list[DetectedObject]:
             return [seen("cat")] * int(picture[0, 0, 0])  # so many cats as the first pixel says
 
     def line(tag: str, prompt: str) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def score_dpg(
             raise ConfigError(f"DPG-Bench: {item}: {wrong if questions.get(item) else 'no questions'}")
         scores = []
         for picture in drawn:
-            answers = {one.number: _is_yes(answerer.answer(picture, one.text)) for one in questions[item]}
+            answers = {one.number: is_yes(answerer.answer(picture, one.text)) for one in questions[item]}
             counted = settle(questions[item], answers)
             scores.append(np.mean(list(counted.values())))
             for one in questions[item]:
@@ -161,5 +161,6 @@ def _check_parents(item: str, questions: Sequence[Question]) -> None:
             raise ConfigError(f"DPG-Bench: {item}: question {number} depends on {sorted(above)}, which cannot be")
 
 
-def _is_yes(answer: str) -> bool:
+def is_yes(answer: str) -> bool:
+    """Whether an answer counts as yes."""
     return answer.strip().rstrip(".").lower() == "yes"

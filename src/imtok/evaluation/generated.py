@@ -14,6 +14,7 @@ from imtok.checkpoints import write_text
 from imtok.config import ConfigError, InputError
 from imtok.data.readers import open_source
 from imtok.evaluation.asked import Asked, Requests
+from imtok.evaluation.benchmark_meters import DPG, GENEVAL, DPGMeter, GenEvalMeter
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import CentreCrop, OwnSize
 from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated, GeneratedMeter
@@ -55,9 +56,12 @@ METRICS = (
     *ClipMeter.metrics,
     *RenderedTextMeter.metrics,
     *FACE_METRICS,
+    *GENEVAL,
+    *DPG,
 )
 TEXT_DETECTOR, TEXT_JUDGE, FACE_DETECTOR = "text_detector/ppocrv6", "text_judge/easyocr", "face_detector/mtcnn"
 CLIP_NETWORK = "clip/transformers"
+OBJECT_DETECTOR, QUESTION_ANSWERER = "object_detector/mask2former", "question_answerer/transformers"
 
 
 def evaluate_generated(
@@ -72,6 +76,10 @@ def evaluate_generated(
     words: str | None = None,
     clip: str | Path | None = None,
     text_judge: str = TEXT_JUDGE,
+    geneval: str | None = None,
+    detector: str | Path | None = None,
+    dpg: str | None = None,
+    answerer: str | Path | None = None,
     protocol: str | None = None,
 ) -> GeneratedEvaluation:
     """Measure generated pictures.
@@ -92,6 +100,10 @@ def evaluate_generated(
         words: likewise with the `text` that a picture shall show; without it what stands in quotes in the prompts.
         clip: a folder with a CLIP of the transformers library.
         text_judge: reads the lines that the detector finds; the detector's own name takes what it reads by itself.
+        geneval: GenEval's `evaluation_metadata.jsonl`, to score the pictures of its prompts.
+        detector: a folder with a Mask2Former of the transformers library, for GenEval.
+        dpg: DPG-Bench's `dpg_bench.csv`, likewise.
+        answerer: a folder with a vision-language model of the transformers library, for DPG-Bench.
         protocol: a name out of `PROTOCOLS`; what differs from it is said.
 
     Raises:
@@ -107,6 +119,10 @@ def evaluate_generated(
         "words": words,
         "clip": clip,
         "text_judge": text_judge,
+        "geneval": geneval,
+        "detector": detector,
+        "dpg": dpg,
+        "answerer": answerer,
         "protocol": protocol,
     }
     with together() as ranks:
@@ -122,12 +138,16 @@ def evaluate_generated(
         compared = None if reference is None else open_reference(str(reference))
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
-        wanted = _at_hand(reference is not None, clip is not None) if metrics is None else tuple(dict.fromkeys(metrics))
-        asked_for = (
-            wanted if metrics is not None else _asked_for(reference is not None, bool(words), bool(clip or prompts))
-        )
+        benchmarks = (*(GENEVAL if geneval else ()), *(DPG if dpg else ()))
+        if metrics is not None:
+            wanted = asked_for = tuple(dict.fromkeys(metrics))
+        else:
+            wanted = _at_hand(reference is not None, clip is not None) + benchmarks
+            asked_for = _asked_for(reference is not None, bool(words), bool(clip or prompts)) + benchmarks
         failures = Failures(wanted)
-        meters = _open_meters(wanted, looked.total, compared, clip, text_judge, failures)
+        meters = _open_meters(
+            wanted, looked.total, compared, clip, text_judge, (geneval, detector), (dpg, answerer), failures
+        )
         asked = _look(looked, requests, meters, failures, ranks)
         of_reference = None if compared is None else _compare_with(compared, looked, size, meters, failures, ranks)
         teachers = teachers_behind_all(one.run for one in asked)
@@ -193,6 +213,8 @@ def _open_meters(
     reference: Reference | None,
     clip: str | Path | None,
     text_judge: str,
+    geneval: tuple[str | None, str | Path | None],
+    dpg: tuple[str | None, str | Path | None],
     failures: Failures,
 ) -> list[GeneratedMeter[Any]]:
     """A meter for each network, as far as they are here."""
@@ -207,6 +229,19 @@ def _open_meters(
             raise ConfigError(f"{text_judge}: cannot judge texts; see imtok weights for the text judges")
         return RenderedTextMeter(pretrained.load(TEXT_DETECTOR), judge)
 
+    def of_geneval() -> GenEvalMeter:
+        table, folder = geneval
+        if table is None:
+            raise ConfigError("needs the benchmark's prompts, --geneval evaluation_metadata.jsonl")
+        clips = _moved(pretrained.load(CLIP_NETWORK, clip))
+        return GenEvalMeter(table, _moved(pretrained.load(OBJECT_DETECTOR, folder)), clips)
+
+    def of_dpg() -> DPGMeter:
+        table, folder = dpg
+        if table is None:
+            raise ConfigError("needs the benchmark's questions, --dpg dpg_bench.csv")
+        return DPGMeter(table, _moved(pretrained.load(QUESTION_ANSWERER, folder)))
+
     makers: list[tuple[Sequence[str], Callable[[], GeneratedMeter[Any]]]] = []
     for network, kinds in SET_METRICS.items():
         names = {name: kind for name, kind in kinds.items() if name in wanted}
@@ -217,6 +252,7 @@ def _open_meters(
         makers.append((list(names), partial(of_sets, network, names)))
     makers.append((ClipMeter.metrics, lambda: ClipMeter(_moved(pretrained.load(CLIP_NETWORK, clip)))))
     makers.append((RenderedTextMeter.metrics, of_words))
+    makers += [(GENEVAL, of_geneval), (DPG, of_dpg)]
     for name, network in FACE_METRICS.items():
         detect = partial(pretrained.load, FACE_DETECTOR)
         makers.append(((name,), lambda d=detect, n=network, m=name: FaceNormMeter(d(), pretrained.load(n), m)))

@@ -12,16 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool
+import torch
+import torch.nn.functional as F
 
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture, cut
 from imtok.data.sample import Box
 from imtok.evaluation.meters import make_items
 from imtok.evaluation.statistics import Items
+from imtok.pretrained.clip import CLIP
+from imtok.pretrained.objects import DetectedObject
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+COLOUR_TEXTS = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 CONFIDENCE, COUNTING_CONFIDENCE = 0.3, 0.9
 MAX_OBJECTS = 16
 MARGIN = 0.1
@@ -30,36 +34,41 @@ BACKGROUND = 0x99
 """Grey that replaces what is not the object, before its colour is judged."""
 
 
-@dataclass(frozen=True)
-class Detection:
-    """An object: what it is, where, how certainly, and its pixels where the detector knows them."""
-
-    name: str
-    box: Box
-    score: float
-    mask: Bool[np.ndarray, "height width"] | None = None
-
-
 @runtime_checkable
 class ObjectDetector(Protocol):
     """Finds objects of COCO's 80 classes; the paper's is Mask2Former with a Swin-S."""
 
-    def detect(self, picture: Picture) -> Sequence[Detection]:
+    def detect(self, picture: Picture) -> Sequence[DetectedObject]:
         """All it sees, uncertain ones included."""
         ...
 
 
 @runtime_checkable
 class ColourJudge(Protocol):
-    """Says which of `COLOURS` an object has; the paper's is CLIP ViT-L/14.
-
-    CLIP's prompts are "a photo of a {colour} {name}", "a photo of a {colour}-colored {name}" and "a photo of a {colour}
-    object", averaged.
-    """
+    """Says which of `COLOURS` an object has; the paper's is CLIP ViT-L/14 (`ColoursByCLIP`)."""
 
     def colour(self, crop: Picture, name: str) -> str:
         """The colour of the object in the crop, the rest of which is grey where its mask is known."""
         ...
+
+
+class ColoursByCLIP:
+    """The colour whose texts are nearest to the picture of the object, as in GenEval.
+
+    Args:
+        network: the paper's is CLIP ViT-L/14.
+    """
+
+    def __init__(self, network: CLIP) -> None:
+        self._network = network
+
+    @torch.no_grad()
+    def colour(self, crop: Picture, name: str) -> str:
+        """See `ColourJudge`."""
+        texts = [text.format(colour=colour, name=name) for colour in COLOURS for text in COLOUR_TEXTS]
+        seen, read = self._network.embed([crop], texts)
+        colours = F.normalize(read.unflatten(0, (len(COLOURS), -1)).mean(1), dim=1)
+        return COLOURS[int((colours @ seen[0]).argmax())]
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ def score_geneval(
 
 
 def judge(
-    wanted: Mapping[str, Any], picture: Picture, detections: Iterable[Detection], colours: ColourJudge
+    wanted: Mapping[str, Any], picture: Picture, detections: Iterable[DetectedObject], colours: ColourJudge
 ) -> Verdict:
     """Whether one picture shows what its prompt asks for.
 
@@ -138,11 +147,11 @@ def judge(
     Raises:
         ConfigError: a line that is none of GenEval's.
     """
-    _check(wanted)
+    check_line(wanted)
     task, prompt = wanted["tag"], wanted["prompt"]
     seen = certain(detections, COUNTING_CONFIDENCE if task == "counting" else CONFIDENCE)
     reasons: list[str] = []
-    groups: list[list[Detection] | None] = []  # of each clause the objects that fulfil it
+    groups: list[list[DetectedObject] | None] = []  # of each clause the objects that fulfil it
     for clause in wanted["include"]:
         found = seen.get(clause["class"], [])[: clause["count"]]
         reason = _miss(clause, found, groups, picture, colours)
@@ -154,9 +163,9 @@ def judge(
     return Verdict(task, prompt, not reasons, tuple(reasons))
 
 
-def certain(detections: Iterable[Detection], least: float) -> dict[str, list[Detection]]:
+def certain(detections: Iterable[DetectedObject], least: float) -> dict[str, list[DetectedObject]]:
     """The at most `MAX_OBJECTS` most certain objects of each class that are more certain than the least."""
-    seen: dict[str, list[Detection]] = defaultdict(list)
+    seen: dict[str, list[DetectedObject]] = defaultdict(list)
     for one in sorted(detections, key=lambda one: -one.score):
         if one.score > least and len(seen[one.name]) < MAX_OBJECTS:
             seen[one.name].append(one)
@@ -180,14 +189,14 @@ def relations(box: Box, other: Box) -> set[str]:
     return {name for name, holds in names.items() if holds}
 
 
-def crop_object(picture: Picture, found: Detection) -> Picture:
+def crop_object(picture: Picture, found: DetectedObject) -> Picture:
     """The object's box, with what is not the object in grey."""
     if found.mask is not None:
         picture = np.where(found.mask[:, :, None], picture, np.uint8(BACKGROUND))
     return cut(picture, *map(round, found.box))
 
 
-def _check(wanted: Mapping[str, Any]) -> None:
+def check_line(wanted: Mapping[str, Any]) -> None:
     """Before anybody's judges are asked: is this a line of GenEval's file?
 
     Raises:
@@ -208,8 +217,8 @@ def _check(wanted: Mapping[str, Any]) -> None:
 
 def _miss(
     clause: Mapping[str, Any],
-    found: list[Detection],
-    groups: Sequence[list[Detection] | None],
+    found: list[DetectedObject],
+    groups: Sequence[list[DetectedObject] | None],
     picture: Picture,
     colours: ColourJudge,
 ) -> str | None:

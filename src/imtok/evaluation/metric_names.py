@@ -47,6 +47,16 @@ ABOUT = {
     "rendered_text_ned": About("rendered text, NED", "1 - edit distance over length, of all that is read"),
     "rendered_word_accuracy": About("rendered words", "share of the words asked for that are read, to the letter"),
     "rendered_word_accuracy_alnum": About("rendered words, letters and digits", "case and punctuation do not count"),
+    "geneval": About("GenEval", "mean of six tasks' shares of pictures that are right"),
+    **{
+        f"geneval_{task}": About(f"GenEval, {task.replace('_', ' ')}", "share of pictures that are right")
+        for task in ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+    },
+    "dpg": About("DPG-Bench", "share of questions answered with yes, mean over prompts; papers print 100 times it"),
+    **{
+        f"dpg_{kind}": About(f"DPG-Bench, {kind}", "share of these questions that are answered with yes")
+        for kind in ("global", "entity", "attribute", "relation", "other")
+    },
     "magface": About("MagFace", "length of a face's vector, higher is better"),
     "face_norm_mobilefacenet": About("face norm, MobileFaceNet", "length of a face's vector; not MagFace"),
 }

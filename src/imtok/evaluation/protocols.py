@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import field
 
 from imtok.config import ConfigError, config
+from imtok.evaluation.benchmark_meters import DPG, GENEVAL
 
 
 @config
@@ -76,6 +77,20 @@ PROTOCOLS: dict[str, Protocol] = {
         pictures=300,
         prompts=15,
         pictures_per_prompt=20,
+    ),
+    "geneval": Protocol(
+        source="GenEval (Ghosh et al. 2023), as in InsightTok (Table 2)",
+        metrics=GENEVAL,
+        pictures=4 * 553,
+        prompts=553,
+        pictures_per_prompt=4,
+    ),
+    "dpg": Protocol(
+        source="DPG-Bench (Hu et al. 2024), as in InsightTok (Table 2); its network is not opened here",
+        metrics=DPG,
+        pictures=4 * 1065,
+        prompts=1065,
+        pictures_per_prompt=4,
     ),
     "quotes": Protocol(
         source="NED of InsightTok (appendix F.2.2)",

@@ -1,4 +1,4 @@
-"""Captions by a vision-language model: a folder in transformers' layout and a prompt (TexTok, appendix D)."""
+"""What a vision-language model says of pictures: captions (TexTok, appendix D), and answers to questions."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from PIL import Image
 
 from imtok.config import ConfigError
 from imtok.layers.collective import best_device
+from imtok.pretrained.networks import FrozenNetwork
 from imtok.pretrained.transformers_folder import open_model
 
 PROMPT = (
@@ -19,42 +20,63 @@ PROMPT = (
     "description without any additional words or commentary and the description must not exceed {word_count} words."
 )
 """TexTok's prompt; the paper's also names the data set."""
-TOKENS_PER_WORD = 2
+TOKENS_PER_WORD, ANSWER_TOKENS = 2, 4
+
+
+class PictureReader(FrozenNetwork):
+    """Says something about a picture, always the same (no sampling).
+
+    Args:
+        model: of transformers' `AutoModelForImageTextToText`.
+        processor: of the same model.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__()
+        self.model, self.processor = model, processor
+
+    @torch.no_grad()
+    def say(self, picture: UInt8[np.ndarray, "h w 3"], prompt: str, max_tokens: int) -> str:
+        """What it says to a prompt, in at most so many tokens."""
+        templated = bool(getattr(self.processor, "chat_template", None))
+        if templated:
+            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            asked = self.processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True
+            )
+        else:
+            asked = f"{self.processor.image_token}\n{prompt}"
+        given = self.processor(  # a template writes its special tokens itself
+            images=Image.fromarray(picture), text=asked, return_tensors="pt", add_special_tokens=not templated
+        ).to(self.model.device, self.model.dtype)
+        new = self.model.generate(**given, max_new_tokens=max_tokens, do_sample=False)
+        return self.processor.decode(new[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    def answer(self, picture: UInt8[np.ndarray, "h w 3"], question: str) -> str:
+        """Its first word to a question that can be answered by yes or no, without punctuation."""
+        words = self.say(picture, f"{question} Answer yes or no.", ANSWER_TOKENS).split()
+        return words[0].strip(".,:;!\"'") if words else ""
 
 
 class PictureCaptioner:
     """Writes captions of pictures.
 
     Args:
-        model: of transformers' `AutoModelForImageTextToText`.
-        processor: of the same model.
+        reader: writes them.
         max_words: longer captions are cut; the prompt asks for no more.
     """
 
-    def __init__(self, model: Any, processor: Any, max_words: int = 75) -> None:
-        self.model, self.processor, self.max_words = model.eval(), processor, max_words
+    def __init__(self, reader: PictureReader, max_words: int = 75) -> None:
+        self.reader, self.max_words = reader, max_words
 
-    @torch.no_grad()
     def caption(self, picture: UInt8[np.ndarray, "h w 3"], label: str | None = None) -> str:
-        """One caption, always the same for a picture (no sampling).
+        """One caption.
 
         Args:
             picture: RGB.
             label: its class, which the prompt then names.
         """
-        templated = bool(getattr(self.processor, "chat_template", None))
-        if templated:
-            content = [{"type": "image"}, {"type": "text", "text": self.prompt(label)}]
-            asked = self.processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True
-            )
-        else:
-            asked = f"{self.processor.image_token}\n{self.prompt(label)}"
-        given = self.processor(  # a template writes its special tokens itself
-            images=Image.fromarray(picture), text=asked, return_tensors="pt", add_special_tokens=not templated
-        ).to(self.model.device, self.model.dtype)
-        new = self.model.generate(**given, max_new_tokens=TOKENS_PER_WORD * self.max_words, do_sample=False)
-        words = self.processor.decode(new[0, given["input_ids"].shape[1] :], skip_special_tokens=True).split()
+        words = self.reader.say(picture, self.prompt(label), TOKENS_PER_WORD * self.max_words).split()
         return " ".join(words[: self.max_words])
 
     def prompt(self, label: str | None) -> str:
@@ -65,13 +87,24 @@ class PictureCaptioner:
 
 
 def load_captioner(folder: Path, max_words: int = 75) -> PictureCaptioner:
-    """A captioner from a folder with config.json, the processor's files and *.safetensors; nothing in it is executed.
+    """A captioner from a folder, as `load_reader` wants it.
 
     Raises:
         ConfigError: the folder holds something else; one line.
     """
-    what = "model that writes captions of pictures"
+    reader = load_reader(folder)
+    reader.freeze().to(best_device())
+    return PictureCaptioner(reader, max_words)
+
+
+def load_reader(folder: Path) -> PictureReader:
+    """A model from a folder with config.json, the processor's files and *.safetensors; nothing in it is executed.
+
+    Raises:
+        ConfigError: the folder holds something else; one line.
+    """
+    what = "model that writes about pictures"
     model, processor = open_model(folder, "AutoModelForImageTextToText", "AutoProcessor", what)
     if not (getattr(processor, "chat_template", None) or hasattr(processor, "image_token")):
         raise ConfigError(f"{folder}: its {type(processor).__name__} takes no prompt beside a picture")
-    return PictureCaptioner(model.to(best_device()), processor, max_words)
+    return PictureReader(model, processor)

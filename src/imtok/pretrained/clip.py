@@ -45,6 +45,13 @@ class CLIP(FrozenNetwork):
             pictures: RGB; the processor resizes and crops them as the model wants.
             texts: one a picture.
         """
+        seen, read = self.embed(pictures, texts)
+        return F.cosine_similarity(seen, read).cpu()
+
+    def embed(
+        self, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], texts: Sequence[str]
+    ) -> tuple[Float[Tensor, "pictures dim"], Float[Tensor, "texts dim"]]:
+        """Vectors of length 1 of pictures and of texts, as many as there are of each."""
         inputs = self.processor(
             text=list(texts),
             images=[np.array(picture) for picture in pictures],  # it warns of those that cannot be written to
@@ -54,7 +61,7 @@ class CLIP(FrozenNetwork):
             max_length=self.max_tokens,
         ).to(self.model.device)
         found = self.model(**inputs)
-        return F.cosine_similarity(found.image_embeds, found.text_embeds).cpu()
+        return found.image_embeds, found.text_embeds
 
 
 def load_clip(folder: Path) -> CLIP:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from imtok.pretrained.arcface import R100, load_arcface, load_recognizer
+from imtok.pretrained.captioner import load_reader
 from imtok.pretrained.clip import load_clip
 from imtok.pretrained.craft import load_craft
 from imtok.pretrained.faces import load_dlib, load_mobilefacenet
@@ -15,6 +16,7 @@ from imtok.pretrained.language_model import load_smollm2
 from imtok.pretrained.lpips import load_lpips
 from imtok.pretrained.magface import load_magface
 from imtok.pretrained.mtcnn import load_mtcnn
+from imtok.pretrained.objects import load_segmenter
 from imtok.pretrained.packages import Package, PackageFile
 from imtok.pretrained.parseq import load_parseq
 from imtok.pretrained.ppocr import load_ppocr_features
@@ -260,6 +262,22 @@ SOURCES: dict[str, NetworkSource] = {
         folder=True,
         hint="it is such as openai/clip-vit-base-patch32 in transformers' layout: config.json, *.safetensors, the "
         "tokenizer's and the processor's files",
+    ),
+    "object_detector/mask2former": NetworkSource(
+        what="a Mask2Former for COCO's instances, for GenEval (unverified: checked without trained weights)",
+        licence="the folder's own",
+        load=load_segmenter,
+        folder=True,
+        hint="it is such as facebook/mask2former-swin-small-coco-instance in transformers' layout: config.json, "
+        "*.safetensors and the image processor's file",
+    ),
+    "question_answerer/transformers": NetworkSource(
+        what="a vision-language model that answers questions, for DPG-Bench (unverified: checked without trained "
+        "weights)",
+        licence="the folder's own",
+        load=load_reader,
+        folder=True,
+        hint="it is any folder that transformers opens as AutoModelForImageTextToText, with its processor's files",
     ),
     "text_encoder/minilm": NetworkSource(
         what="all-MiniLM-L6-v2: captions to 384-d token states or one vector",

@@ -1,0 +1,189 @@
+"""Meters of GenEval and DPG-Bench: a picture is scored by what its prompt's line in the benchmark's own file asks."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from imtok.config import ConfigError
+from imtok.data.readers import read_table
+from imtok.evaluation.dpg import PICTURES, QuestionAnswerer, is_yes, read_questions, settle
+from imtok.evaluation.generated_meters import Generated, GeneratedMeter
+from imtok.evaluation.geneval import TASKS, ColoursByCLIP, ObjectDetector, Verdict, check_line, judge
+from imtok.evaluation.meters import Measurement, make_items
+from imtok.pretrained.clip import CLIP
+
+KINDS = ("global", "entity", "attribute", "relation", "other")
+"""DPG-Bench's broad categories of questions."""
+GENEVAL = ("geneval", *(f"geneval_{task}" for task in TASKS))
+DPG = ("dpg", *(f"dpg_{kind}" for kind in KINDS))
+
+
+@runtime_checkable
+class NamedDetector(ObjectDetector, Protocol):
+    """One behind the door, where its name and the hash of its weights are known."""
+
+    name: str
+    sha256: str
+
+
+@runtime_checkable
+class NamedAnswerer(QuestionAnswerer, Protocol):
+    """Likewise."""
+
+    name: str
+    sha256: str
+
+
+class GenEvalMeter(GeneratedMeter[list[Verdict | None]]):
+    """Shares of pictures that show what their prompts ask (GenEval, Ghosh et al. 2023); see `geneval` for the rules.
+
+    `geneval` is the mean of the six tasks'. Pictures of other prompts are not scored.
+
+    Args:
+        table: GenEval's `evaluation_metadata.jsonl`.
+        detector: finds objects.
+        clip: names their colours.
+
+    Raises:
+        ConfigError: a line that is none of GenEval's.
+        DataError: a table that cannot be read.
+    """
+
+    metrics = GENEVAL
+
+    def __init__(self, table: str, detector: NamedDetector, clip: CLIP) -> None:
+        self._lines = {str(row.get("prompt")): row for _, row in read_table(table)}
+        for row in self._lines.values():
+            check_line(row)
+        self._detector, self._clip, self._colours = detector, clip, ColoursByCLIP(clip)
+        self._found: list[tuple[Verdict, int]] = []
+        self._others = 0
+
+    def look(self, batch: Sequence[Generated]) -> list[Verdict | None]:
+        """Whether each picture is right; None for one of another prompt."""
+        return [self._judge(one) for one in batch]
+
+    def _judge(self, one: Generated) -> Verdict | None:
+        line = self._lines.get(one.asked.prompt or "")
+        if line is None:
+            return None
+        return judge(line, one.picture, self._detector.detect(one.picture), self._colours)
+
+    def add(self, found: list[Verdict | None], groups: Sequence[int]) -> None:
+        for verdict, group in zip(found, groups, strict=True):
+            if verdict is None:
+                self._others += 1
+            else:
+                self._found.append((verdict, group))
+
+    def measure(self, metric: str) -> Measurement:
+        task = metric.removeprefix("geneval_")
+        of_tasks = {name: [one for one, _ in self._found if one.task == name] for name in TASKS}
+        if metric == "geneval":
+            if missing := [name for name, those in of_tasks.items() if not those]:
+                raise ConfigError(f"no picture is of a prompt of the task {missing[0]}")
+            # A task counts as much as another, whatever their numbers of pictures: so their mean is that of the whole.
+            share = {name: len(self._found) / len(TASKS) / len(those) for name, those in of_tasks.items()}
+            some = [(share[one.task] * one.correct, group) for one, group in self._found]
+        else:
+            some = [(float(one.correct), group) for one, group in self._found if one.task == task]
+        if not some:
+            raise ConfigError(f"no picture is of a prompt of the task {task}")
+        values, groups = zip(*some, strict=True)
+        note = f"{len(some)} pictures, {self._others} of other prompts; colours by {self._clip.size}"
+        return Measurement(
+            items=make_items(values, groups),
+            network=f"{self._detector.name} + {self._clip.name}",
+            sha256=f"{self._detector.sha256} + {self._clip.sha256}",
+            note=note,
+        )
+
+    def items(self) -> list[dict[str, Any]]:
+        return [
+            {"kind": "geneval", "prompt": one.prompt, "task": one.task, "correct": one.correct, "reasons": one.reasons}
+            for one, _ in self._found
+        ]
+
+
+Answers = tuple[str, dict[int, float]]
+"""A prompt's `item_id`, and which of its questions count as answered with yes."""
+
+
+class DPGMeter(GeneratedMeter[list[Answers | None]]):
+    """Shares of questions that are answered with yes (DPG-Bench, Hu et al. 2024, ELLA); see `dpg` for the rules.
+
+    `dpg` is the mean of the prompts', each the mean of its pictures'; the kinds are shares of questions. Pictures of
+    other prompts are not scored.
+
+    Deviation: the paper's network, mPLUG-large, is none that the transformers library opens; whichever answers is told
+    to say yes or no.
+
+    Args:
+        table: DPG-Bench's `dpg_bench.csv`.
+        answerer: answers.
+
+    Raises:
+        ConfigError: a row that is none of DPG-Bench's.
+        DataError: a table that cannot be read.
+    """
+
+    metrics = DPG
+
+    def __init__(self, table: str, answerer: NamedAnswerer) -> None:
+        self._questions = read_questions(table)
+        self._item_of = {row["text"]: row["item_id"] for _, row in read_table(table) if row.get("text")}
+        if not self._item_of:
+            raise ConfigError(f"{table}: has no column text with the prompts")
+        self._answerer = answerer
+        self._found: list[tuple[Answers, int]] = []
+        self._others = 0
+
+    def look(self, batch: Sequence[Generated]) -> list[Answers | None]:
+        """The answers of each picture; None for one of another prompt."""
+        return [self._answer(one) for one in batch]
+
+    def _answer(self, one: Generated) -> Answers | None:
+        item = self._item_of.get(one.asked.prompt or "")
+        if item is None:
+            return None
+        questions = self._questions[item]
+        said = {one_of.number: is_yes(self._answerer.answer(one.picture, one_of.text)) for one_of in questions}
+        return item, settle(questions, said)
+
+    def add(self, found: list[Answers | None], groups: Sequence[int]) -> None:
+        for answers, group in zip(found, groups, strict=True):
+            if answers is None:
+                self._others += 1
+            else:
+                self._found.append((answers, group))
+
+    def measure(self, metric: str) -> Measurement:
+        kind = metric.removeprefix("dpg_")
+        some = [pair for (item, counted), group in self._found for pair in self._values(metric, item, counted, group)]
+        if not some:
+            raise ConfigError(f"no picture is of a prompt with questions{'' if metric == 'dpg' else f' of {kind}'}")
+        values, groups = zip(*some, strict=True)
+        uneven = sum(len(of_item) != PICTURES for of_item in self._of_items().values())
+        note = f"{self._others} pictures of other prompts; {uneven} prompts have more or fewer than {PICTURES} pictures"
+        network, sha256 = self._answerer.name, self._answerer.sha256
+        return Measurement(items=make_items(values, groups), network=network, sha256=sha256, note=note)
+
+    def _values(self, metric: str, item: str, counted: dict[int, float], group: int) -> Iterable[tuple[float, int]]:
+        if metric == "dpg":
+            # A prompt counts as much as another, whatever its number of pictures.
+            weight = len(self._found) / len(self._of_items()) / len(self._of_items()[item])
+            yield weight * float(np.mean(list(counted.values()))), group
+        else:
+            for one in self._questions[item]:
+                if one.category.split("-")[0].strip() == metric.removeprefix("dpg_"):
+                    yield counted[one.number], group
+
+    def _of_items(self) -> dict[str, list[dict[int, float]]]:
+        found: dict[str, list[dict[int, float]]] = {}
+        for (item, counted), _ in self._found:
+            found.setdefault(item, []).append(counted)
+        return found
+
+    def items(self) -> list[dict[str, Any]]:
+        return [{"kind": "dpg", "item_id": item, "answers": counted} for (item, counted), _ in self._found]

@@ -1,0 +1,168 @@
+"""GenEval and DPG-Bench on pictures of their prompts: by hand, and from the command line with tiny networks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from skimage import data
+
+from imtok import pretrained
+from imtok.cli import main
+from imtok.config import ConfigError
+from imtok.data.sample import Sample
+from imtok.evaluation.asked import Asked
+from imtok.evaluation.benchmark_meters import DPG, GENEVAL, DPGMeter, GenEvalMeter
+from imtok.evaluation.generated_meters import Generated
+from imtok.evaluation.geneval import COLOUR_TEXTS, COLOURS, TASKS, ColoursByCLIP
+from imtok.evaluation.results import score_of
+from imtok.pretrained.objects import DetectedObject
+
+LINES = [
+    {"tag": tag, "prompt": f"{tag} of {thing}", "include": [{"class": thing, "count": 1}]}
+    for tag in TASKS
+    for thing in ("dog", "cat")
+]
+QUESTIONS = """item_id,text,proposition_id,dependency,tuple,question_natural_language
+a,a red dog,1,0,entity - whole (dog),Is there a dog?
+a,a red dog,2,1,"attribute - color (dog, red)",Is it red?
+b,the sea,1,0,entity - whole (sea),Is there a sea?
+"""
+
+
+def generated(prompt: str | None, value: int = 0) -> Generated:
+    picture = np.full((8, 8, 3), value, dtype=np.uint8)
+    return Generated(sample=Sample(image=b"", path="x", width=8, height=8), picture=picture, asked=Asked(prompt))
+
+
+class Dogs:
+    """Sees a dog in bright pictures, and a cat nowhere."""
+
+    name, sha256 = "object_detector/dogs", "1"
+
+    def detect(self, picture: np.ndarray) -> list[DetectedObject]:
+        return [DetectedObject("dog", (0.0, 0.0, 5.0, 5.0), 0.95)] * int(picture.mean() > 100)
+
+
+class Yes:
+    """Says yes to the first question about bright pictures, and to all about the brightest."""
+
+    name, sha256 = "question_answerer/yes", "2"
+
+    def answer(self, picture: np.ndarray, question: str) -> str:
+        return "Yes" if picture.mean() > (100 if question == "Is there a dog?" else 200) else "no"
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> str:
+    (tmp_path / "evaluation_metadata.jsonl").write_text("\n".join(map(json.dumps, LINES)) + "\n")
+    return str(tmp_path / "evaluation_metadata.jsonl")
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    (tmp_path / "dpg_bench.csv").write_text(QUESTIONS)
+    return str(tmp_path / "dpg_bench.csv")
+
+
+def measured(meter: Any, batch: list[Generated], groups: list[int]) -> dict[str, float]:
+    meter.add(meter.look(batch), groups)
+    found = {}
+    for metric in meter.metrics:
+        try:
+            found[metric] = score_of(meter.measure(metric), frozenset()).value
+        except ConfigError:
+            continue
+    return found
+
+
+def test_a_task_counts_as_much_as_another(lines: str, tiny_clip: Path) -> None:
+    meter: Any = GenEvalMeter(lines, Dogs(), pretrained.load("clip/transformers", tiny_clip))
+    prompts = [(f"{tag} of dog", 200) for tag in TASKS] + [("counting of cat", 200)] * 3 + [("position of dog", 0)]
+    batch = [generated(prompt, value) for prompt, value in prompts] + [generated("something else"), generated(None)]
+    found = measured(meter, batch, list(range(len(batch))))
+    expected = dict.fromkeys(GENEVAL, 1.0) | {"geneval_counting": 1 / 4, "geneval_position": 1 / 2}
+    assert found == pytest.approx(expected | {"geneval": (4 + 1 / 4 + 1 / 2) / 6})
+    assert len(meter.items()) == 10
+    assert meter.items()[6]["reasons"] == ("0 cat, 1 are wanted",)
+    measure = meter.measure("geneval")
+    assert measure.network == "object_detector/dogs + clip/transformers"
+    assert "2 of other prompts" in measure.note
+
+
+def test_without_a_task_there_is_no_whole(lines: str, tiny_clip: Path) -> None:
+    meter: Any = GenEvalMeter(lines, Dogs(), pretrained.load("clip/transformers", tiny_clip))
+    assert measured(meter, [generated("counting of dog", 200)], [0]) == {"geneval_counting": 1.0}
+    with pytest.raises(ConfigError, match="no picture is of a prompt of the task single_object"):
+        meter.measure("geneval")
+
+
+def test_a_prompt_counts_as_much_as_another(questions: str) -> None:
+    meter: Any = DPGMeter(questions, Yes())
+    values = [("a red dog", 250), ("a red dog", 150), ("a red dog", 0), ("the sea", 250), ("no prompt of it", 250)]
+    found = measured(meter, [generated(prompt, value) for prompt, value in values], [0, 0, 0, 1, 2])
+    # dog: 2 of 2, 1 of 2, none: 1/2 on average; sea: 1
+    expected = {"dpg": 3 / 4, "dpg_entity": 3 / 4, "dpg_attribute": 1 / 3}
+    assert found == pytest.approx(expected)
+    assert "1 pictures of other prompts; 2 prompts have more or fewer than 4 pictures" in meter.measure("dpg").note
+
+
+def test_the_colour_is_that_of_the_nearest_texts(tiny_clip: Path) -> None:
+    network = pretrained.load("clip/transformers", tiny_clip)
+    crop = np.ascontiguousarray(data.coffee()[:48, :48])
+    with torch.no_grad():
+        cosines = []
+        for colour in COLOURS:
+            texts = [text.format(colour=colour, name="dog") for text in COLOUR_TEXTS]
+            seen, read = network.embed([crop], texts)
+            mean = read.mean(0)
+            cosines.append((seen[0] @ mean / mean.norm()).item())
+    assert ColoursByCLIP(network).colour(crop, "dog") == COLOURS[int(np.argmax(cosines))]
+
+
+def test_both_benchmarks_from_the_command_line(
+    lines: str,
+    questions: str,
+    tiny_clip: Path,
+    tiny_segmenter: Path,
+    tiny_reader: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "drawn").mkdir()
+    prompts = [*(str(line["prompt"]) for line in LINES), "a red dog", "the sea"]
+    for index, prompt in enumerate(prompts):
+        about = PngInfo()
+        about.add_text("imtok", json.dumps({"prompt": prompt}))
+        crop = np.ascontiguousarray(data.coffee()[20 * index : 20 * index + 48, :48])
+        Image.fromarray(crop).save(tmp_path / f"drawn/{index}.png", pnginfo=about)
+    argv = ["evaluate-generated", str(tmp_path / "drawn"), "--out", str(tmp_path / "scores")]
+    wanted = ["--metrics", *GENEVAL, "dpg", "dpg_entity", "dpg_attribute"]
+    files = ["--geneval", lines, "--detector", str(tiny_segmenter), "--clip", str(tiny_clip)]
+    files += ["--dpg", questions, "--answerer", str(tiny_reader)]
+    assert main([*argv, *wanted, *files]) == 0
+    found = json.loads((tmp_path / "scores/metrics.json").read_text())["metrics"]
+    assert set(found) == {*GENEVAL, "dpg", "dpg_entity", "dpg_attribute"}
+    assert found["geneval"]["count"] == len(LINES)
+    assert found["dpg"]["network"] == "question_answerer/transformers"
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "scores/items.jsonl").read_text().splitlines()]
+    assert (kinds.count("geneval"), kinds.count("dpg")) == (len(LINES), 2)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        main([*argv, "--metrics", "geneval", "dpg"])
+    said = capsys.readouterr()
+    assert "--geneval evaluation_metadata.jsonl" in said.out + said.err
+    assert set(DPG) >= {"dpg", "dpg_entity", "dpg_attribute"}
+
+
+def test_files_that_are_none_of_the_benchmarks_are_refused(tiny_clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "lines.jsonl").write_text('{"prompt": "a dog"}\n')
+    with pytest.raises(ConfigError, match="GenEval"):
+        GenEvalMeter(str(tmp_path / "lines.jsonl"), Dogs(), pretrained.load("clip/transformers", tiny_clip))
+    (tmp_path / "rows.csv").write_text(QUESTIONS.replace(",text,", ",words,"))
+    with pytest.raises(ConfigError, match="has no column text"):
+        DPGMeter(str(tmp_path / "rows.csv"), Yes())
