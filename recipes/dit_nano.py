@@ -43,6 +43,7 @@ from legibility import (
 )
 from nano import run as train_tokenizer
 from nano import ship
+from nano_data import PLAIN_SIGNS
 from signs import (
     DISTANCE,
     distance,
@@ -109,7 +110,7 @@ def main(
     for name in PAIR:
         locate(name)  # says now what would be missing later
     out = out.resolve()
-    signs = render(out / "signs", RESOLUTION)
+    signs = render(out / "signs", RESOLUTION, PLAIN_SIGNS)
     hears = heard(presets.get("textok-nano"))
     tell(signs, hears)
     for part in parts:

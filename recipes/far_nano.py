@@ -19,7 +19,7 @@ from typing import get_args
 
 import tyro
 from nano import ship
-from signs import distance, encode, held_out_classes, render, run, samples_of, seeded, show
+from signs import MANY_SIGNS, distance, encode, held_out_classes, render, run, samples_of, seeded, show
 
 from imtok import presets
 from imtok.checkpoints import RunFolder, write_text
@@ -45,7 +45,7 @@ def main(out: Path, tokenizer: str = "fqgan-dual-nano", seed: int = 0) -> None:
     """
     locate(tokenizer)  # says now what would be missing later
     out = out.resolve()
-    signs = render(out / "signs", RESOLUTION)
+    signs = render(out / "signs", RESOLUTION, MANY_SIGNS)
     codes = encode(tokenizer, signs, out / Path(tokenizer).name / "codes", RESOLUTION)
     lines = ["| head | NLL of a place | first code | second code | Fréchet distance | paper: gFID |", "|---" * 6 + "|"]
     base = seeded(presets.get_generator("far-nano"), seed)

@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 from legibility import check_judges, read_generated, read_originals, read_reconstructed, read_showpiece, table
 from nano import ship
-from signs import encode, render, run, seeded
+from signs import MANY_SIGNS, encode, render, run, seeded
 
 from imtok import presets
 from imtok.checkpoints import write_text
@@ -41,7 +41,7 @@ def main(out: Path, seed: int = 0) -> None:
     for twin in TWINS:
         readings[f"{twin}, reconstructed"] = read_reconstructed(twin, out / twin / "reconstructed", RESOLUTION)
     print(table(readings))
-    signs = render(out / "signs", RESOLUTION)
+    signs = render(out / "signs", RESOLUTION, MANY_SIGNS)
     config = seeded(presets.get_generator("insightar-nano"), seed)
     shown = []
     for twin, name in TWINS.items():

@@ -314,14 +314,13 @@ def test_kinds_of_words():
 
 
 def test_signs_are_rendered_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(signs, "PLAIN_SIGNS", 5)
     monkeypatch.setattr(signs, "HELD_OUT", 3)
     monkeypatch.setattr(
         PlainSigns, "read", lambda *arguments, read=PlainSigns.read: drawn.append(1) or read(*arguments)
     )
     drawn: list[int] = []
     for _ in range(2):
-        signs.render(tmp_path, 64)
+        signs.render(tmp_path, 64, 5)
     assert len(drawn) == 8
     assert len(ShardReader(str(tmp_path / "train"))) == 5
     assert len(ShardReader(str(tmp_path / "combinations"))) == 3
@@ -392,7 +391,9 @@ def few(monkeypatch, needs):
     for network in ("text_detector/ppocrv6", "text_judge/easyocr", "vision/efficientnet_lite0", "text_encoder/minilm"):
         needs(network)
     for module, name, value in (
-        (signs, "PLAIN_SIGNS", 40),
+        (insightar_nano, "MANY_SIGNS", 40),
+        (far_nano, "MANY_SIGNS", 40),
+        (dit_nano, "PLAIN_SIGNS", 40),
         (signs, "HELD_OUT", 30),
         (signs, "UNSEEN", 1),
         (textok_nano, "STEPS", 2),
@@ -495,7 +496,7 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
         places[name] = untrained(textok / f"{name}-seed-0", config)
     for name in dit_nano.PAIR:
         places[name] = untrained(tmp_path / name, presets.get(name))
-    signs.render(textok / "shards", 64)
+    signs.render(textok / "shards", 64, 40)
     (textok / "shards/combinations").rename(textok / "shards/validation")
     with ShardWriter(str(textok / "shards/train"), first_shard=1) as writer:
         photo = next(iter(PlainSigns(1, size=64)))
