@@ -10,6 +10,7 @@ from PIL import Image
 
 from imtok import pretrained
 from imtok.cli import main
+from imtok.data.vocabulary import words_by_label
 from imtok.evaluation.rendered import read_picture
 
 PROMPTS = {"OPEN": "a red sign that says OPEN", "GULL": "a blue sign that says GULL"}
@@ -21,6 +22,13 @@ def judges(needs: Callable[[str], Any]) -> list[Any]:
     for name in ("text_encoder/minilm", "text_detector/ppocrv6", "text_judge/easyocr"):
         needs(name)
     return [pretrained.load(name) for name in ("text_detector/ppocrv6", "text_judge/easyocr")]
+
+
+def test_the_word_is_of_the_kind_asked_for(tmp_path: Path, judges: list[Any]) -> None:
+    assert main(["generate", "dit-nano", "--labels", "animal", "--count", "3", "--out", str(tmp_path)]) == 0
+    pictures = [np.asarray(Image.open(file)) for file in sorted(tmp_path.glob("*.png"))]
+    animals = {word.upper() for word in words_by_label()["animal"]}
+    assert len([picture for picture in pictures if read_picture(*judges, picture) in animals]) >= 2
 
 
 def test_a_prompt_s_word_and_colour_are_in_the_picture(tmp_path: Path, judges: list[Any]) -> None:
