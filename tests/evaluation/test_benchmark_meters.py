@@ -103,7 +103,7 @@ def test_without_a_task_there_is_no_whole(lines: str, tiny_clip: Path) -> None:
 
 def test_a_prompt_counts_as_much_as_another(questions: str) -> None:
     meter: Any = DPGMeter(questions, Yes())
-    values = [("a red dog", 250), ("a red dog", 150), ("a red dog", 0), ("the sea", 250), ("no prompt of it", 250)]
+    values = [("a red  dog\n", 250), ("a red dog", 150), ("a red dog", 0), ("the sea", 250), ("no prompt of it", 250)]
     found = measured(meter, [generated(prompt, value) for prompt, value in values], [0, 0, 0, 1, 2])
     # dog: 2 of 2, 1 of 2, none: 1/2 on average; sea: 1
     expected = {"dpg": 3 / 4, "dpg_entity": 3 / 4, "dpg_attribute": 1 / 3}

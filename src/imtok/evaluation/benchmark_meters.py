@@ -132,7 +132,8 @@ class DPGMeter(GeneratedMeter[list[Answers | None]]):
 
     def __init__(self, table: str, answerer: NamedAnswerer) -> None:
         self._questions = read_questions(table)
-        self._item_of = {row["text"]: row["item_id"] for _, row in read_table(table) if row.get("text")}
+        rows = (row for _, row in read_table(table) if row.get("text"))
+        self._item_of = {" ".join(row["text"].split()): row["item_id"] for row in rows}
         if not self._item_of:
             raise ConfigError(f"{table}: has no column text with the prompts")
         self._answerer = answerer
@@ -144,7 +145,7 @@ class DPGMeter(GeneratedMeter[list[Answers | None]]):
         return [self._answer(one) for one in batch]
 
     def _answer(self, one: Generated) -> Answers | None:
-        item = self._item_of.get(one.asked.prompt or "")
+        item = self._item_of.get(" ".join((one.asked.prompt or "").split()))
         if item is None:
             return None
         questions = self._questions[item]
