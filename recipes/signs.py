@@ -28,8 +28,8 @@ HELD_OUT = 256
 DISTANCE = "fd_efficientnet_lite0"
 """Deviation: a Fréchet distance of other features than gFID's."""
 MANY_SIGNS = 80_000
-"""For generators of codes, no sign more than once: of 16,000, seen five times each, InsightAR's small run learned the
-shades by heart, and from its 3,000th step on it knew held-out signs less and less."""
+"""For generators of codes, no sign more than once: in a run that saw 16,000 five times each, held-out signs became
+less likely from its 3,000th step on."""
 UNSEEN = 10
 """Captions of each class that no picture of the training has."""
 

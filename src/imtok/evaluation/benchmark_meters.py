@@ -1,20 +1,18 @@
 """Meters of GenEval and DPG-Bench: a picture is scored by what its prompt's line in the benchmark's own file asks."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
 
 from imtok.config import ConfigError
 from imtok.data.readers import read_table
-from imtok.evaluation.dpg import PICTURES, QuestionAnswerer, is_yes, read_questions, settle
+from imtok.evaluation.dpg import KINDS, PICTURES, QuestionAnswerer, is_yes, read_questions, settle
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
 from imtok.evaluation.geneval import TASKS, ColoursByCLIP, ObjectDetector, Verdict, check_line, judge
 from imtok.evaluation.meters import Measurement, make_items
 from imtok.pretrained.clip import CLIP
 
-KINDS = ("global", "entity", "attribute", "relation", "other")
-"""DPG-Bench's broad categories of questions."""
 GENEVAL = ("geneval", *(f"geneval_{task}" for task in TASKS))
 DPG = ("dpg", *(f"dpg_{kind}" for kind in KINDS))
 
@@ -161,30 +159,25 @@ class DPGMeter(GeneratedMeter[list[Answers | None]]):
 
     def measure(self, metric: str) -> Measurement:
         kind = metric.removeprefix("dpg_")
-        some = [pair for (item, counted), group in self._found for pair in self._values(metric, item, counted, group)]
+        pictures = Counter(item for (item, _), _ in self._found)
+        if metric == "dpg":
+            # A prompt counts as much as another, whatever its number of pictures.
+            weight = {item: len(self._found) / len(pictures) / count for item, count in pictures.items()}
+            some = [(weight[item] * fmean(counted.values()), group) for (item, counted), group in self._found]
+        else:
+            some = [
+                (counted[question.number], group)
+                for (item, counted), group in self._found
+                for question in self._questions[item]
+                if question.category.split("-")[0].strip() == kind
+            ]
         if not some:
             raise ConfigError(f"no picture is of a prompt with questions{'' if metric == 'dpg' else f' of {kind}'}")
         values, groups = zip(*some, strict=True)
-        uneven = sum(len(of_item) != PICTURES for of_item in self._of_items().values())
+        uneven = sum(count != PICTURES for count in pictures.values())
         note = f"{self._others} pictures of other prompts; {uneven} prompts have more or fewer than {PICTURES} pictures"
         network, sha256 = self._answerer.name, self._answerer.sha256
         return Measurement(items=make_items(values, groups), network=network, sha256=sha256, note=note)
-
-    def _values(self, metric: str, item: str, counted: dict[int, float], group: int) -> Iterable[tuple[float, int]]:
-        if metric == "dpg":
-            # A prompt counts as much as another, whatever its number of pictures.
-            weight = len(self._found) / len(self._of_items()) / len(self._of_items()[item])
-            yield weight * float(np.mean(list(counted.values()))), group
-        else:
-            for one in self._questions[item]:
-                if one.category.split("-")[0].strip() == metric.removeprefix("dpg_"):
-                    yield counted[one.number], group
-
-    def _of_items(self) -> dict[str, list[dict[int, float]]]:
-        found: dict[str, list[dict[int, float]]] = {}
-        for (item, counted), _ in self._found:
-            found.setdefault(item, []).append(counted)
-        return found
 
     def items(self) -> list[dict[str, Any]]:
         return [{"kind": "dpg", "item_id": item, "answers": counted} for (item, counted), _ in self._found]

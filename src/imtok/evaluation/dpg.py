@@ -20,6 +20,8 @@ from imtok.data.readers import read_table
 from imtok.evaluation.meters import make_items
 from imtok.evaluation.statistics import Items
 
+KINDS = ("global", "entity", "attribute", "relation", "other")
+"""Broad categories of questions."""
 PICTURES = 4
 """Of a prompt; often in one file as a grid of two by two."""
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from imtok.evaluation.dpg import KINDS
+from imtok.evaluation.geneval import TASKS
+
 
 @dataclass(frozen=True)
 class About:
@@ -50,12 +53,12 @@ ABOUT = {
     "geneval": About("GenEval", "mean of six tasks' shares of pictures that are right"),
     **{
         f"geneval_{task}": About(f"GenEval, {task.replace('_', ' ')}", "share of pictures that are right")
-        for task in ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+        for task in TASKS
     },
     "dpg": About("DPG-Bench", "share of questions answered with yes, mean over prompts; papers print 100 times it"),
     **{
         f"dpg_{kind}": About(f"DPG-Bench, {kind}", "share of these questions that are answered with yes")
-        for kind in ("global", "entity", "attribute", "relation", "other")
+        for kind in KINDS
     },
     "magface": About("MagFace", "length of a face's vector, higher is better"),
     "face_norm_mobilefacenet": About("face norm, MobileFaceNet", "length of a face's vector; not MagFace"),
