@@ -180,6 +180,25 @@ def test_of_textok_s_queue_the_fewest_tokens_are_repeated() -> None:
     assert {configs[name].tokenizer.num_latent_tokens for name in textok_nano.REPEATED} == {2, 4, 8}
 
 
+def test_wrong_captions_are_told_to_the_runs_that_were_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: set[Path] = set()
+
+    def run(config: RunConfig, shards: Path, out: Path, start: Path | None) -> Path:
+        done.add(out)
+        return out
+
+    told: list[Path] = []
+    monkeypatch.setattr(ablation, "run", run)
+    monkeypatch.setattr(ablation, "load_networks", lambda *_: ({}, {}))
+    monkeypatch.setattr(ablation, "test_sets", lambda shards: [])
+    monkeypatch.setattr(ablation, "evaluate", lambda *_, **__: SimpleNamespace(tokenizers={}))
+    monkeypatch.setattr(textok_nano, "controls", lambda trained, *_: told.extend(trained))
+    monkeypatch.setattr(textok_nano, "draw", lambda *_: None)
+    textok_nano.show(textok_nano.configs(), tmp_path, tmp_path, (0, 1))
+    assert len(told) == len(textok_nano.TOKENS) + 3  # three of them twice
+    assert set(told) <= done
+
+
 def test_the_single_codebook_is_as_many_codes_and_the_equal_bits_are_equal() -> None:
     configs = fqgan_nano.of_the_paper()
     sizes = {name: build(configs[name].tokenizer).codebook_sizes for name in ("vq-4096", "dual", "triple")}

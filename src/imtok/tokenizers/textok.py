@@ -189,11 +189,9 @@ class Decoder(Half):
         return self.unpatchify(pixels.transpose(1, 2).unflatten(2, grid_size))
 
 
-def start_of_patches(config: TexTokConfig) -> Float[Tensor, "patches dim"]:
-    """What a square grid's patches begin with, row by row."""
-    if config.start == "random":
-        return START_STD * torch.randn(config.grid_size**2, config.dim)
-    return _waves(config.grid_size, config.grid_size, config)
+def start_of_patches(config: TexTokConfig) -> Float[Tensor, "patches dim"] | None:
+    """What a square grid's patches begin with, row by row; None: random numbers."""
+    return _waves(config.grid_size, config.grid_size, config) if config.start == "places" else None
 
 
 def start_of_tokens(config: TexTokConfig) -> Float[Tensor, "tokens dim"]:
