@@ -1,9 +1,10 @@
 """Meters of GenEval and DPG-Bench: a picture is scored by what its prompt's line in the benchmark's own file asks."""
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from imtok.config import ConfigError
 from imtok.data.readers import read_table
@@ -13,6 +14,7 @@ from imtok.evaluation.geneval import TASKS, ColoursByCLIP, ObjectDetector, Verdi
 from imtok.evaluation.meters import Measurement, make_items
 from imtok.pretrained.clip import CLIP
 
+Found = TypeVar("Found")
 GENEVAL = ("geneval", *(f"geneval_{task}" for task in TASKS))
 DPG = ("dpg", *(f"dpg_{kind}" for kind in KINDS))
 
@@ -33,7 +35,30 @@ class NamedAnswerer(QuestionAnswerer, Protocol):
     sha256: str
 
 
-class GenEvalMeter(GeneratedMeter[list[Verdict | None]]):
+class PromptMeter(GeneratedMeter[list[Found | None]]):
+    """Scores the pictures of a benchmark's prompts, and counts the others."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Found, int]] = []
+        self._others = 0
+
+    @abstractmethod
+    def score(self, one: Generated) -> Found | None:
+        """What is found on a picture; None for one of another prompt."""
+
+    def look(self, batch: Sequence[Generated]) -> list[Found | None]:
+        """`score` of each picture."""
+        return [self.score(one) for one in batch]
+
+    def add(self, found: list[Found | None], groups: Sequence[int]) -> None:
+        for one, group in zip(found, groups, strict=True):
+            if one is None:
+                self._others += 1
+            else:
+                self._found.append((one, group))
+
+
+class GenEvalMeter(PromptMeter[Verdict]):
     """Shares of pictures that show what their prompts ask (GenEval, Ghosh et al. 2023); see `geneval` for the rules.
 
     `geneval` is the mean of the six tasks'. Pictures of other prompts are not scored.
@@ -51,29 +76,18 @@ class GenEvalMeter(GeneratedMeter[list[Verdict | None]]):
     metrics = GENEVAL
 
     def __init__(self, table: str, detector: NamedDetector, clip: CLIP) -> None:
+        super().__init__()
         self._lines = {str(row.get("prompt")): row for _, row in read_table(table)}
         for row in self._lines.values():
             check_line(row)
         self._detector, self._clip, self._colours = detector, clip, ColoursByCLIP(clip)
-        self._found: list[tuple[Verdict, int]] = []
-        self._others = 0
 
-    def look(self, batch: Sequence[Generated]) -> list[Verdict | None]:
-        """Whether each picture is right; None for one of another prompt."""
-        return [self._judge(one) for one in batch]
-
-    def _judge(self, one: Generated) -> Verdict | None:
+    def score(self, one: Generated) -> Verdict | None:
+        """Whether a picture is right; None for one of another prompt."""
         line = self._lines.get(one.asked.prompt or "")
         if line is None:
             return None
         return judge(line, one.picture, self._detector.detect(one.picture), self._colours)
-
-    def add(self, found: list[Verdict | None], groups: Sequence[int]) -> None:
-        for verdict, group in zip(found, groups, strict=True):
-            if verdict is None:
-                self._others += 1
-            else:
-                self._found.append((verdict, group))
 
     def measure(self, metric: str) -> Measurement:
         task = metric.removeprefix("geneval_")
@@ -108,7 +122,7 @@ Answers = tuple[str, dict[int, float]]
 """A prompt's `item_id`, and which of its questions count as answered with yes."""
 
 
-class DPGMeter(GeneratedMeter[list[Answers | None]]):
+class DPGMeter(PromptMeter[Answers]):
     """Shares of questions that are answered with yes (DPG-Bench, Hu et al. 2024, ELLA); see `dpg` for the rules.
 
     `dpg` is the mean of the prompts', each the mean of its pictures'; the kinds are shares of questions. Pictures of
@@ -129,33 +143,21 @@ class DPGMeter(GeneratedMeter[list[Answers | None]]):
     metrics = DPG
 
     def __init__(self, table: str, answerer: NamedAnswerer) -> None:
+        super().__init__()
         self._questions = read_questions(table)
         rows = (row for _, row in read_table(table) if row.get("text"))
         self._item_of = {" ".join(row["text"].split()): row["item_id"] for row in rows}
         if not self._item_of:
             raise ConfigError(f"{table}: has no column text with the prompts")
         self._answerer = answerer
-        self._found: list[tuple[Answers, int]] = []
-        self._others = 0
 
-    def look(self, batch: Sequence[Generated]) -> list[Answers | None]:
-        """The answers of each picture; None for one of another prompt."""
-        return [self._answer(one) for one in batch]
-
-    def _answer(self, one: Generated) -> Answers | None:
+    def score(self, one: Generated) -> Answers | None:
+        """The answers about a picture; None for one of another prompt."""
         item = self._item_of.get(" ".join((one.asked.prompt or "").split()))
         if item is None:
             return None
-        questions = self._questions[item]
-        said = {one_of.number: is_yes(self._answerer.answer(one.picture, one_of.text)) for one_of in questions}
-        return item, settle(questions, said)
-
-    def add(self, found: list[Answers | None], groups: Sequence[int]) -> None:
-        for answers, group in zip(found, groups, strict=True):
-            if answers is None:
-                self._others += 1
-            else:
-                self._found.append((answers, group))
+        said = {asked.number: self._answerer.answer(one.picture, asked.text) for asked in self._questions[item]}
+        return item, settle(self._questions[item], {number: is_yes(answer) for number, answer in said.items()})
 
     def measure(self, metric: str) -> Measurement:
         kind = metric.removeprefix("dpg_")
