@@ -1,5 +1,6 @@
 """Fixtures that more than one folder of tests uses."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -8,7 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from imtok import pretrained
+from imtok import presets, pretrained
+from imtok.checkpoints import RunFolder
+from imtok.config import to_dict
+from imtok.data.vocabulary import LABELS
+from imtok.tokenizers.catalog import build
+from imtok.tokenizers.text import LABELS as BY_CLASS
+from imtok.tokenizers.text import TextConfig
 
 LONGEST = ("training", "evaluation", "data", "losses", "test_demo.py", "test_readme.py")
 """Folders and files of tests that start processes or look through many networks."""
@@ -35,6 +42,19 @@ def own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "answers" / "evaluation.sqlite"
     monkeypatch.setattr("imtok.evaluation.evaluate.default_file", lambda: file)
     return file
+
+
+@pytest.fixture
+def hearing(tmp_path: Path) -> str:
+    """An untrained tokenizer that hears of classes, in a run folder."""
+    torch.manual_seed(0)
+    config = presets.get("textok-debug")
+    text = TextConfig(encoder=BY_CLASS, dim=len(LABELS), classes=LABELS)
+    config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=text))
+    run = RunFolder(tmp_path / "hearing")
+    run.write_config(to_dict(config))
+    run.write_model(build(config.tokenizer).weights())
+    return str(run.path)
 
 
 @pytest.fixture(scope="session")

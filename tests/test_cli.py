@@ -1,11 +1,13 @@
+import importlib
+import inspect
 import json
 import os
 import subprocess
 import sys
-import time
 from importlib.metadata import PackageNotFoundError
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +22,12 @@ from imtok.config import to_dict
 from imtok.doctor import report
 from imtok.evaluation.evaluate import METRICS
 from imtok.tokenizers.text import Reader
+from imtok.training.trainer import TrainingStopped
 
 
-def test_help_answers_at_once_and_without_torch() -> None:
+def test_help_answers_without_torch() -> None:
     code = "import sys, imtok.cli; imtok.cli.main(['--help']); assert 'torch' not in sys.modules"
-    started = time.monotonic()
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert time.monotonic() - started < 5  # about 0.1 s; a loaded machine may take longer
     assert all(verb in shown for verb in VERBS)
 
 
@@ -101,6 +102,127 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+FLAGS = {
+    "imtok.training.launch.train": (
+        "train insighttok-debug --data a --out b --validation c --resume --init-from d",
+        {"data": "a", "out": Path("b"), "validation": "c", "resume": True, "init_from": "d"},
+    ),
+    "imtok.tokenizers.encode.encode_pictures": (
+        "encode a b c --resolution 64 --crops ten --batch-size 5",
+        {"tokenizer": "a", "source": "b", "out": "c", "resolution": 64, "crops": "ten", "batch_size": 5},
+    ),
+    "imtok.evaluation.reconstruct.reconstruct": (
+        "reconstruct a b c --out d --branches --captions e",
+        {"tokenizer": "a", "images": (Path("b"), Path("c")), "out": Path("d"), "branches": True, "captions": "e"},
+    ),
+    "imtok.generators.generate.generate": (
+        (
+            "generate a --out b --labels c d --count 2 --seed 3 --batch-size 4 --guidance-scale 5 6 --guidance- "
+            "schedule cosine --temperature .7 --top-k 8 --top-p .9 --num-inference-steps 10 --spacing leading "
+            "--guidance-power 1.1"
+        ),
+        {
+            "run": "a",
+            "out": Path("b"),
+            "labels": ("c", "d"),
+            "prompts": None,
+            "count": 2,
+            "seed": 3,
+            "batch_size": 4,
+            "guidance_scale": (5.0, 6.0),
+            "guidance_schedule": "cosine",
+            "temperature": 0.7,
+            "top_k": 8,
+            "top_p": 0.9,
+            "num_inference_steps": 10,
+            "spacing": "leading",
+            "guidance_power": 1.1,
+        },
+    ),
+    "imtok.evaluation.evaluate.evaluate": (
+        (
+            "evaluate a b --data c --out d --metrics psnr --size 256 --fit crop --count 7 --no-checks --wrong- "
+            "captions --text-judge e --face-judge f --face-buckets first --no-cache --protocol g"
+        ),
+        {
+            "tokenizers": ("a", "b"),
+            "data": ("c",),
+            "out": Path("d"),
+            "metrics": ("psnr",),
+            "size": 256,
+            "fit": "crop",
+            "count": 7,
+            "checks": False,
+            "wrong_captions": True,
+            "text_judge": "e",
+            "face_judge": "f",
+            "face_buckets": "first",
+            "cache": False,
+            "protocol": "g",
+        },
+    ),
+    "imtok.evaluation.generated.evaluate_generated": (
+        (
+            "evaluate-generated a --out b --reference c --metrics fid --size 64 --count 5 --prompts d --words e "
+            "--clip f --text-judge g --geneval h --detector i --dpg j --answerer k --protocol l"
+        ),
+        {
+            "pictures": "a",
+            "out": Path("b"),
+            "reference": "c",
+            "metrics": ("fid",),
+            "size": 64,
+            "count": 5,
+            "prompts": "d",
+            "words": "e",
+            "clip": Path("f"),
+            "text_judge": "g",
+            "geneval": "h",
+            "detector": "i",
+            "dpg": "j",
+            "answerer": "k",
+            "protocol": "l",
+        },
+    ),
+}
+"""By the function behind a verb: a command with all its flags, and what the function is to be called with."""
+
+
+@pytest.mark.parametrize("place", FLAGS)
+def test_every_flag_reaches_what_it_is_named_after(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _, name = place.rpartition(".")
+    function = getattr(importlib.import_module(module), name)
+    command, expected = FLAGS[place]
+    heard: dict[str, Any] = {}
+
+    class Heard(Exception):
+        pass
+
+    def hear(*args: Any, **kwargs: Any) -> None:
+        heard.update(inspect.signature(function).bind(*args, **kwargs).arguments)
+        raise Heard
+
+    monkeypatch.setattr(place, hear)
+    with pytest.raises(Heard):
+        main(command.split())
+    heard |= heard.pop("sampling", {})
+    heard.pop("config", None)
+    assert heard == expected
+
+
+def test_training_that_has_gone_wrong_has_an_exit_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise TrainingStopped("step 5: l1 is nan")
+
+    monkeypatch.setattr("imtok.training.launch.train", stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "insighttok-debug", "--data", "x", "--out", "y"])
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == "imtok train: step 5: l1 is nan\n"
 
 
 def test_no_memory_names_the_way_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,8 @@ from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError, to_dict
-from imtok.data.pictures import decode, encode
+from imtok.data.pictures import decode, encode, from_uint8
+from imtok.data.readers import open_source
 from imtok.data.sample import Face, Sample, Samples, TextRegion
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import SyntheticPictures, synthesize
@@ -34,7 +35,7 @@ from imtok.evaluation.sets import Pictures
 from imtok.evaluation.teachers import UNKNOWN, teachers_of
 from imtok.evaluation.text import same_letters
 from imtok.pretrained import FeatureNetwork
-from imtok.tokenizers.catalog import build
+from imtok.tokenizers.catalog import build, load
 
 PIXELS = ("psnr", "ssim", "bits_per_pixel", "codebook_usage", "codebook_perplexity")
 
@@ -126,6 +127,31 @@ def test_a_folder_of_reconstructions_scores_like_the_tokenizer_itself(run: str, 
     assert {(one.metric, one.difference) for one in found.comparisons} == {("psnr", 0.0), ("ssim", 0.0)}
     assert not any(one.counts for one in found.comparisons)
     assert "codebook_usage" not in found.results[1].metrics
+
+
+def test_several_codebooks_are_counted_each_by_itself(signs: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = RunFolder(tmp_path / "two")
+    run.write_config(to_dict(presets.get("fqgan-debug")))
+    run.write_model(presets.create_tokenizer("fqgan-debug").weights())
+    metrics = ["codebook_usage", "codebook_perplexity", "shared_information"]
+    (found,) = evaluate(str(run.path), signs, metrics=metrics, checks=False).results
+    model, codes = load(str(run.path)), []
+    for sample in open_source(signs):
+        with torch.no_grad():
+            codes.append(model.encode(from_uint8(decode(sample.image))[None]).codes[0])
+    together = torch.cat(codes)
+    for index, size in enumerate((32, 16)):
+        used = found.metrics[f"codebook_usage_{index}"]
+        assert used.value == pytest.approx(len(together[:, index].unique()) / size)
+        assert used.note == f"{len(together)} tokens, {size} codes"
+        shares = together[:, index].bincount() / len(together)
+        entropy = -(shares[shares > 0] * shares[shares > 0].log()).sum()
+        assert found.metrics[f"codebook_perplexity_{index}"].value == pytest.approx(entropy.exp().item(), rel=1e-4)
+    assert found.metrics.keys() == {
+        *(f"codebook_{kind}_{index}" for kind in ("usage", "perplexity") for index in (0, 1)),
+        "shared_information",
+    }
 
 
 def test_faces_are_compared_before_and_after(run: str, portrait: str, needs) -> None:

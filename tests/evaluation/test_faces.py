@@ -7,7 +7,10 @@ from skimage import data
 from imtok.data.annotate import Annotator
 from imtok.data.pictures import decode, encode
 from imtok.data.sample import Face, Sample
-from imtok.evaluation.faces import embed_faces
+from imtok.evaluation.buckets import FaceBuckets
+from imtok.evaluation.contestants import Reconstruction
+from imtok.evaluation.faces import FaceMeter, embed_faces
+from imtok.evaluation.meters import Drawn, Shown
 
 
 def test_similarity_falls_with_damage_and_is_one_for_the_same_picture(needs) -> None:
@@ -39,3 +42,40 @@ def test_no_faces_and_faces_without_landmarks() -> None:
     assert len(embed_faces(Judge(), picture, [])) == 0
     with pytest.raises(ValueError, match="no landmarks"):
         embed_faces(Judge(), picture, [Face(box=(0.0, 0.0, 8.0, 8.0))])
+
+
+@pytest.mark.parametrize("version", ["first", "second"])
+def test_tokbench_s_rules_on_faces_written_down(version: FaceBuckets) -> None:
+    """What is scored, in which bucket, by a judge whose embeddings turn by a known angle."""
+    table = [(20, 10.0, True), (40, 20.0, True), (60, 30.0, True), (150, 40.0, True), (150, 90.0, False)]
+
+    class Judge:
+        name, sha256, input_size, template = "face_judge/table", "0", (8, 8), torch.rand(5, 2)
+        turned = False
+
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            angles = [angle for side, angle, aligned in table if aligned and (version == "first" or side > 20)]
+            radians = torch.deg2rad(torch.tensor(angles)) * self.turned
+            self.turned = True
+            return torch.stack([radians.cos(), radians.sin()], dim=1)
+
+    points = ((1.0, 1.0), (5.0, 1.0), (3.0, 3.0), (1.0, 5.0), (5.0, 5.0))
+    faces = [
+        Face(box=(0.0, 0.0, float(side), 5.0), landmarks=points if aligned else None) for side, _, aligned in table
+    ]
+    picture = np.zeros((512, 512, 3), dtype=np.uint8)
+    sample = Sample(image=b"", path="x", width=512, height=512, faces=faces)
+    shown = [Shown(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
+    meter = FaceMeter(Judge(), version)
+    seen = meter.look(shown, {"one": [Drawn(made=Reconstruction(picture), content=picture, restored=picture)]})
+    meter.add(seen, groups=[0])
+    found = meter.results("one")["face_similarity"]
+    assert found.items is not None
+    # Limits of 512 px: .05, .1 and .2 of the side, or 0, .05 and .2 in the first version.
+    angles, buckets, skipped = (
+        ([20, 30, 40], [0, 1, 2], 2) if version == "second" else ([10, 20, 30, 40], [0, 1, 1, 2], 1)
+    )
+    assert found.items.values.tolist() == pytest.approx(np.cos(np.deg2rad(angles)).tolist(), abs=1e-6)
+    assert found.items.buckets is not None
+    assert found.items.buckets.tolist() == buckets
+    assert (found.note or "").startswith(f"{skipped} faces too small or without landmarks")

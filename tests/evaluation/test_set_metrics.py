@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
-from imtok.evaluation.set_meters import Described, InceptionMeter
+from imtok.evaluation.set_meters import Described, FrechetMeter, InceptionMeter
 from imtok.evaluation.set_metrics import ClassScore, covered, disjoint_parts, neighbour_radii
 from imtok.pretrained import DescribingNetwork, Description
 
@@ -65,6 +65,19 @@ def test_inception_score_is_torch_fidelity_s_whatever_the_batches_and_groups() -
     ours = meter.results("a")["inception_score"]
     assert ours.value == pytest.approx(theirs["inception_score_mean"], rel=1e-9)
     assert np.std(ours.parts) == pytest.approx(theirs["inception_score_std"], rel=1e-9)
+
+
+def test_the_parts_of_a_frechet_distance_are_whole_groups() -> None:
+    """Each group is moved by another distance, whose square is the Fréchet distance of what was only moved."""
+    points = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double()
+    meter = FrechetMeter(Stub().freeze(), "fd_inception")  # pyright: ignore[reportArgumentType]
+    for batch in range(2):  # pictures of a group come in several batches
+        groups = [group for group in range(4) for _ in range(6)]
+        originals = torch.cat([points[6 * batch : 6 * batch + 6]] * 4)
+        moved = originals + torch.tensor(groups)[:, None]
+        meter.add(Described(originals, {"a": (moved, torch.zeros(24, 2))}), groups=groups)
+    found = meter.results("a")["fd_inception"]
+    assert found.parts == pytest.approx([3 * group**2 for group in range(4)], abs=1e-4)
 
 
 class Stub(DescribingNetwork):

@@ -22,6 +22,7 @@ from imtok.data.token_shards import TokenShards
 from imtok.tokenizers import encode
 from imtok.tokenizers.catalog import hash_of, load
 from imtok.tokenizers.encode import crops_of, encode_pictures
+from imtok.tokenizers.text import Reader
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,42 @@ def test_latents_of_a_continuous_tokenizer(signs: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = load(run).encode(from_uint8(decode(sample.image, sample.path))[None]).latents
     assert np.allclose(shards[3].values.astype(np.float32), expected.numpy(), rtol=2e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_every_crop_is_encoded_with_what_is_heard_of_its_picture(tmp_path: Path, hearing: str) -> None:
+    synthesize(str(tmp_path / "plain"), count=6, seed=5, size=64, word_height=(12.0, 24.0))
+    samples = list(open_source(tmp_path / "plain"))
+    heard = [
+        dataclasses.replace(sample, words=sample.words[: row % 2], captions=["a", "b"])
+        for row, sample in enumerate(samples)
+    ]
+    assert len({sample.label for sample in heard}) > 1
+    with ShardWriter(str(tmp_path / "signs")) as writer:
+        for sample in heard:
+            writer.write(sample)
+    shards, tokenizer = encode_pictures(hearing, tmp_path / "signs", tmp_path / "latents", 64, "ten"), load(hearing)
+    assert tokenizer.hears is not None
+    reader = Reader(tokenizer.hears)
+    assert [len(shards[row].values) for row in range(6)] == [10, 5] * 3
+    for row, sample in enumerate(heard):
+        crops = [crop.pixels(decode(sample.image, sample.path)) for crop in crops_of(sample, "ten", 64)]
+        images = from_uint8(np.stack(crops))
+        told = tokenizer.encode(images, reader.read([None] * len(crops), [sample.label] * len(crops))).latents
+        found = torch.from_numpy(shards[row].values.astype(np.float32))
+        torch.testing.assert_close(found, told, rtol=2e-3, atol=1e-3)
+        assert not torch.allclose(told, tokenizer.encode(images).latents, atol=1e-2)
+        assert shards[row].captions == ["a"]
+
+
+def test_pictures_that_nothing_is_known_of_are_counted(
+    tmp_path: Path, hearing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ShardWriter(str(tmp_path / "signs")) as writer:
+        for row, sample in enumerate(open_source(_signs(tmp_path))):
+            writer.write(dataclasses.replace(sample, label=sample.label if row else None))
+    encode_pictures(hearing, tmp_path / "signs", tmp_path / "latents", 64)
+    assert "hears captions or classes, and 1 pictures have none" in capsys.readouterr().out
 
 
 def test_a_kill_costs_one_part(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ HOW = [
     ("in_context", ("encoder", "decoder")),
     ("cross_attention", ("encoder", "decoder")),
     ("in_context", ("decoder",)),
+    ("in_context", ("encoder",)),
 ]
 
 
@@ -93,11 +94,16 @@ def test_no_text_is_text_dropped(how: str, where: tuple[str, ...]) -> None:
     assert torch.equal(through(tokenizer, None), none)
 
 
-def test_text_reaches_the_half_that_hears_it() -> None:
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["encoder", "decoder"])
+def test_text_reaches_the_half_that_hears_it(where: str) -> None:
     images, text = pictures(), captions()
-    tokenizer = heard("in_context", ("decoder",))
-    with torch.no_grad():
-        assert torch.equal(tokenizer.encode(images, text).latents, tokenizer.encode(images).latents)
+    tokenizer = heard("in_context", (where,))
+    told, untold = (tokenizer.encode(images, known).latents for known in (text, None))
+    drawn = [tokenizer.decode(untold, known) for known in (text, None)]
+    assert torch.equal(told, untold) == (where == "decoder")
+    assert torch.equal(*drawn) == (where == "encoder")
+    assert torch.equal(drawn[1], tokenizer.decode(untold, grid_size=(4, 4)))  # the grid that it was made for
     deaf = small(text=None)
     assert torch.equal(through(deaf, text), through(deaf, None))
     assert not any("text" in name or "cross" in name for name in deaf.state_dict())

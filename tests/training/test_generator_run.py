@@ -20,10 +20,12 @@ from imtok.data.pictures import decode
 from imtok.data.sample import DataError
 from imtok.data.token_loader import TokenLoader, fixed_token_batches
 from imtok.data.token_shards import Tokens, TokenShards
+from imtok.generators.far import FAR
 from imtok.generators.generate import read_prompts
 from imtok.generators.sampling import SamplingConfig
 from imtok.tokenizers.encode import encode_pictures
-from imtok.training.launch import train
+from imtok.training.generator_task import GeneratorTask
+from imtok.training.launch import for_tokens, train
 from imtok.training.run import GeneratorRunConfig, OptimizerConfig
 
 
@@ -44,6 +46,26 @@ def test_a_run_learns_and_says_how_likely_the_pictures_are(trained: Path) -> Non
     assert last["validation/nll_untold"] != last["validation/nll"]
     assert last["validation/nll_untold"] == pytest.approx(last["validation/nll"], rel=0.2)
     assert len(list((trained / "previews").glob("*.png"))) == 3
+
+
+def test_it_is_told_each_picture_s_class(home: Path) -> None:
+    """A class of no picture in the batch has no gradient."""
+    shards = TokenShards(home / "codes")
+    config = for_tokens(presets.get_generator("far-debug"), shards)
+    generator = dataclasses.replace(config.generator, label_dropout=0.0)  # pyright: ignore[reportCallIssue]
+    task = GeneratorTask(dataclasses.replace(config, generator=generator)).train()
+    model = task.generator
+    assert isinstance(model, FAR)
+    for parameter in model.head.parameters():  # a fresh head passes nothing on
+        torch.nn.init.normal_(parameter, std=0.1)
+    (batch,) = fixed_token_batches(shards, count=2, batch_size=2)
+    losses = task.losses(batch, "generator", 0)
+    assert [task.weight(name) for name in losses] == [0.5, 0.5]  # a mean over the codebooks
+    torch.stack(list(losses.values())).sum().backward()
+    told = {model.config.classes.index(label) for label in batch.labels if label}
+    gradient = model.class_embedding.weight.grad
+    assert gradient is not None
+    assert set(gradient.abs().sum(1).nonzero().flatten().tolist()) == told
 
 
 def killed(home: Path, config: GeneratorRunConfig, out: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:

@@ -13,6 +13,7 @@ from imtok.data.sample import Face, Sample, Samples, TextRegion
 from imtok.layers.crops import Regions
 from imtok.losses.adversarial import r1_penalty
 from imtok.pretrained.networks import FeatureNetwork
+from imtok.tokenizers.text import LABELS, Reader, TextConfig
 from imtok.training.run import Phase
 from imtok.training.tasks import TokenizerTask, check_pictures, check_scales
 
@@ -182,6 +183,23 @@ def test_region_losses_teach_a_tokenizer_of_tokens_without_places(monkeypatch: p
     for term in found.values():
         (weight,) = torch.autograd.grad(term, tiny.tokenizer.decoder.patches_out.weight, retain_graph=True)
         assert weight.abs().sum() > 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_heard_of_a_picture_teaches_both_halves_to_listen(known: bool) -> None:
+    torch.manual_seed(0)
+    config = presets.get("textok-debug")
+    text = TextConfig(encoder=LABELS, dim=2, classes=("food", "plate"))
+    config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=text))
+    listening = TokenizerTask(config, Reader(text)).train()
+    listening.start_phase(Phase(name="all", steps=1))
+    labels = ["food", "plate" if known else None]
+    terms = listening.losses(dataclasses.replace(batch(), labels=labels), "tokenizer", 0)
+    torch.stack(list(terms.values())).sum().backward()
+    for half in (listening.tokenizer.encoder, listening.tokenizer.decoder):
+        food, plate = half.text_in.weight.grad.abs().sum(0)
+        assert food > 0
+        assert (plate > 0) == known
 
 
 def test_a_phase_freezes_what_it_does_not_train() -> None:
