@@ -119,8 +119,8 @@ FLAGS = {
     ),
     "imtok.generators.generate.generate": (
         (
-            "generate a --out b --labels c d --count 2 --seed 3 --batch-size 4 --guidance-scale 5 6 --guidance- "
-            "schedule cosine --temperature .7 --top-k 8 --top-p .9 --num-inference-steps 10 --spacing leading "
+            "generate a --out b --labels c d --count 2 --seed 3 --batch-size 4 --guidance-scale 5 6 "
+            "--guidance-schedule cosine --temperature .7 --top-k 8 --top-p .9 --num-inference-steps 10 --spacing leading "
             "--guidance-power 1.1"
         ),
         {
@@ -143,8 +143,8 @@ FLAGS = {
     ),
     "imtok.evaluation.evaluate.evaluate": (
         (
-            "evaluate a b --data c --out d --metrics psnr --size 256 --fit crop --count 7 --no-checks --wrong- "
-            "captions --text-judge e --face-judge f --face-buckets first --no-cache --protocol g"
+            "evaluate a b --data c --out d --metrics psnr --size 256 --fit crop --count 7 --no-checks "
+            "--wrong-captions --text-judge e --face-judge f --face-buckets first --no-cache --protocol g"
         ),
         {
             "tokenizers": ("a", "b"),
