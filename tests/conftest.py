@@ -45,6 +45,12 @@ def own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def no_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user has put no network into the cache, whatever lies there."""
+    monkeypatch.setattr("imtok.pretrained.door._own_place", lambda name, source: tmp_path / "nothing" / name)
+
+
+@pytest.fixture
 def hearing(tmp_path: Path) -> str:
     """An untrained tokenizer that hears of classes, in a run folder."""
     torch.manual_seed(0)

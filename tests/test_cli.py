@@ -120,8 +120,8 @@ FLAGS = {
     "imtok.generators.generate.generate": (
         (
             "generate a --out b --labels c d --count 2 --seed 3 --batch-size 4 --guidance-scale 5 6 "
-            "--guidance-schedule cosine --temperature .7 --top-k 8 --top-p .9 --num-inference-steps 10 --spacing leading "
-            "--guidance-power 1.1"
+            "--guidance-schedule cosine --temperature .7 --top-k 8 --top-p .9 --num-inference-steps 10 "
+            "--spacing leading --guidance-power 1.1"
         ),
         {
             "run": "a",

@@ -230,8 +230,11 @@ from types import SimpleNamespace
 from imtok.data import annotate as module
 
 class Slow:
+    pictures = 0
+
     def detect(self, image):
-        time.sleep(0.01)
+        self.pictures += 1
+        time.sleep(600 if self.pictures == 50 and "wait" in sys.argv else 0.01)
         quad = [[1, 2], [30, 2], [30, 9], [1, 9]]
         return [SimpleNamespace(words=[SimpleNamespace(quad=quad, text=str(image.sum()), score=0.9)])]
 
@@ -244,7 +247,7 @@ def test_sigkill_and_resume(tmp_path):
     make_pictures(tmp_path / "in", 100)
     run = [sys.executable, "-c", CHILD, str(tmp_path / "in"), str(tmp_path / "out")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(run, **quiet) as child:
+    with subprocess.Popen([*run, "wait"], **quiet) as child:
         while not (tmp_path / "out" / "data-00003.parquet").exists():
             assert child.poll() is None
             time.sleep(0.002)

@@ -303,6 +303,7 @@ def test_checks_do_what_they_say() -> None:
     assert 0 < np.abs(by_name["down-and-up"].astype(float) - picture).mean() < 20
 
 
+@pytest.mark.usefixtures("no_own_weights")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

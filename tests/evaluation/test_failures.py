@@ -41,6 +41,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("no_own_weights")
 def test_the_rest_is_measured_as_if_nothing_had_failed(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sources, wanted = ["jpeg:30", "drawn", "broken.pt", "nan.pt", "webp:30"], ["--metrics", "psnr", "fid"]
     with pytest.raises(SystemExit) as ended:

@@ -103,7 +103,12 @@ def test_lecam_means_are_those_of_all_ranks(tmp_path):
         subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    assert [rank.communicate(timeout=120)[0].split() for rank in ranks] == [["1.25", "-1.25"]] * 2
+    try:
+        assert [rank.communicate(timeout=120)[0].split() for rank in ranks] == [["1.25", "-1.25"]] * 2
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
 
 
 def test_r1_is_half_the_squared_slope():

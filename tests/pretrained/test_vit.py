@@ -64,6 +64,7 @@ def test_full_sizes_are_those_of_the_papers_targets() -> None:
     assert sizes == {"load_clip_l14": (1024, 303), "load_clip_b16": (768, 86), "load_dinov2_small": (384, 22)}
 
 
+@pytest.mark.usefixtures("no_own_weights")
 def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
     for name in (name for name in SOURCES if name.startswith(("vision/clip", "vision/dino"))):
         with pytest.raises(MissingWeights, match=f"{name} is missing.*hf://"):

@@ -64,9 +64,14 @@ def launch(ranks: int, script: Path, *arguments: object) -> None:
         env = os.environ | {key: str(value) for key, value in (torchrun | {"MASTER_PORT": port}).items()}
         command = [sys.executable, str(script), *map(str, arguments)]
         processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    for process in processes:
-        _, said = process.communicate(timeout=180)
-        assert process.returncode == 0, said
+    try:
+        for process in processes:
+            _, said = process.communicate(timeout=180)
+            assert process.returncode == 0, said
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def run(

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     assert written() == [(3, 0.25), (5, 0.75), (6, 1.0), (8, 2.0)]
 
 
-def test_a_logger_that_is_not_installed_is_named(tmp_path: Path) -> None:
+def test_a_logger_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"wandb is not installed; pip install wandb, or use none"):
         create_writer("wandb", RunFolder(tmp_path), {}, 0)
