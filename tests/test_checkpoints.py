@@ -42,14 +42,16 @@ def test_what_a_user_keeps_in_the_folder_stays(tmp_path: Path) -> None:
     (tmp_path / "run/resume").mkdir(parents=True)
     (tmp_path / "run/resume/cv.txt").write_text("mine")
     run.begin()
-    for step in (5, 9):
-        run.write_resume(step, {"a": torch.zeros(1)}, {})
+    run.write_resume(0, {"a": torch.zeros(1)}, {})
     run.begin()
     assert sorted(p.name for p in (tmp_path / "run/resume").iterdir()) == ["cv.txt", "step-00000000.tmp"]
     run.write_model({"a": torch.zeros(1)})
     run.check_vacant()  # a start that a kill has cut short may be repeated
     (tmp_path / "run/resume/step-00000000.tmp").rmdir()
     with pytest.raises(ConfigError, match=r"holds a model.safetensors of something else; name another folder"):
+        run.check_vacant()
+    run.write_resume(9, {"a": torch.zeros(1)}, {})
+    with pytest.raises(ConfigError, match=r"has no config.json, but the state step-00000009 in resume/"):
         run.check_vacant()
 
 

@@ -49,13 +49,13 @@ def test_the_help_calls_places_by_name(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == f"imtok {imtok.__version__}\n"
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_reader_that_leaves_ends_the_work_without_a_word() -> None:
     code = "import sys; from imtok.cli import main; sys.exit(main(['annotate', '--help']))"
     end, pipe = os.pipe()
     os.close(end)
     done = subprocess.run([sys.executable, "-uc", code], stdout=pipe, stderr=subprocess.PIPE, text=True)
     os.close(pipe)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_help_of_evaluate_names_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,7 +140,10 @@ class RunFolder:
         """Add the values, give the folder its name, and delete older states."""
         temporary, target = self.unfinished(step), self.resume_folder(step)
         write_text(temporary / "state.json", json.dumps({"format_version": FORMAT_VERSION, "step": step, **values}))
+        for file in temporary.iterdir():  # each rank may have written its share
+            _reach_disk(file)
         temporary.rename(target)
+        _reach_disk(target.parent)
         self._delete_states(but=target)
 
     @contextmanager
@@ -167,8 +170,13 @@ class RunFolder:
         """Whether a run may be started here: what a start that was cut short has left behind may be overwritten.
 
         Raises:
-            ConfigError: weights of something else.
+            ConfigError: weights of something else, or states of a run that has lost its config.
         """
+        if steps := [state.name for state in self._whole_states() if state != self.resume_folder(0)]:
+            raise ConfigError(
+                f"{self.path}: has no config.json, but the state {steps[-1]} in resume/; put the file back, or name "
+                "another folder"
+            )
         if self.model_file.exists() and not self._states():
             raise ConfigError(f"{self.path}: holds a model.safetensors of something else; name another folder")
 
@@ -179,6 +187,9 @@ class RunFolder:
     def _states(self) -> list[Path]:
         """Whole and unfinished ones, in order."""
         return sorted((self.path / "resume").glob("step-*"))
+
+    def _whole_states(self) -> list[Path]:
+        return [state for state in self._states() if not state.name.endswith(".tmp")]
 
     def _delete_states(self, but: Path) -> None:
         for other in self._states():
@@ -191,8 +202,7 @@ class RunFolder:
         Raises:
             ConfigError: there is none.
         """
-        states = [state for state in self._states() if not state.name.endswith(".tmp")]
-        if not states:
+        if not (states := self._whole_states()):
             raise ConfigError(f"{self.path}: has no saved state in resume/ to go on from; start a new run")
         return states[-1], read_json(states[-1] / "state.json")
 
@@ -279,6 +289,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         safetensors.torch.save_file(plain, temporary, metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
         raise OSError(f"{path}: cannot be written ({first_line(error)})") from None
+    _reach_disk(temporary)
     temporary.replace(path)
 
 
@@ -286,4 +297,16 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name and rename it."""
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
+    _reach_disk(temporary)
     temporary.replace(path)
+
+
+def _reach_disk(path: Path) -> None:
+    """Return when a file's content, or a folder's list of names, would outlast a power cut."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    opened = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -434,7 +435,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb.
 
     Returns:
-        0 when done, 2 after bad input (one line on standard error says which), 3 when training has gone wrong.
+        0 when done, 2 after bad input (one line on standard error says which), 3 when training has gone wrong, 130 when
+        stopped, 141 when nobody reads the output any more.
     """
     # Must come before torch: threads that wait by spinning take the cores from whatever else runs (docs/training.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -453,15 +455,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         VERBS[argv[0]](argv[1:])
-    except BrokenPipeError:  # whoever read the output, such as `| head`, has heard enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:  # whoever read the output, such as `| head`, has heard enough; the work may not be done
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
     except (InputError, OSError) as error:
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         print(f"imtok {argv[0]}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"imtok {argv[0]}: stopped", file=sys.stderr)
+        with suppress(OSError):  # the same Ctrl-C has ended `| tee`
+            print(f"imtok {argv[0]}: stopped", file=sys.stderr)
         return 130
     return 0
 

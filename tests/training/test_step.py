@@ -1,8 +1,12 @@
 """One step of the loop, on a problem that is computed by hand: weights, clipping, precision, noise, stopping."""
 
 import dataclasses
+import io
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +19,7 @@ from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.layers.model import Model
 from imtok.training import trainer
-from imtok.training.run import Phase, TrainingConfig
+from imtok.training.run import Phase, WatchdogConfig
 from imtok.training.tasks import Losses, Task
 from imtok.training.trainer import Trainer, TrainingStopped
 
@@ -37,6 +41,7 @@ class Falling(Task):
         self.seeds: list[int] = []
         self.autocast: list[bool] = []
         self.poison: Callable[[], float] = lambda: 1.0
+        self.used: Callable[[], float] = lambda: 1.0
 
     @property
     def model(self) -> Model:
@@ -61,7 +66,7 @@ class Falling(Task):
         return self._weights[term]
 
     def after_step(self) -> dict[str, float]:
-        return {}
+        return {"codebook_used": self.used()}
 
 
 class Nothing:
@@ -83,16 +88,21 @@ class Nothing:
         return self
 
 
-class Nobody:
-    """Looks away."""
+class Eye:
+    """Looks, at held-out pictures if it has any, and for a while if it is told to."""
 
-    held_out = False
+    def __init__(self, held_out: bool = False, seconds: float = 0.0) -> None:
+        self.held_out, self.seconds = held_out, seconds
 
     def evaluate(self, model: Any, /, device: torch.device) -> dict[str, float]:
-        raise AssertionError("nothing is held out")
+        time.sleep(self.seconds)
+        return {"place": model.place.mean().item()}
 
     def preview(self, model: Any, /, folder: Path, step: int, device: torch.device) -> Path:
         return folder
+
+
+BLIND = Eye()
 
 
 @pytest.fixture
@@ -109,12 +119,12 @@ def gradients(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
-def fall(folder: Path, task: Task, *phases: Phase, resume: bool = False, **training: Any) -> None:
+def fall(folder: Path, task: Task, *phases: Phase, resume: bool = False, eye: Eye = BLIND, **training: Any) -> None:
     base = presets.get("insighttok-debug")
     settings: dict[str, Any] = {"phases": phases, "global_batch_size": 4, "precision": "fp32", "ema_decay": None}
     settings = {**settings, "max_grad_norm": 1e9, **training}
     config = dataclasses.replace(base, training=dataclasses.replace(base.training, **settings))
-    Trainer(config, task, Nothing(), Nobody(), RunFolder(folder), torch.device("cpu")).run(resume)
+    Trainer(config, task, Nothing(), eye, RunFolder(folder), torch.device("cpu")).run(resume)
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -154,23 +164,99 @@ def test_every_step_of_every_rank_has_noise_of_its_own(tmp_path: Path, monkeypat
 def test_rolling_back_ends_when_it_does_not_help(tmp_path: Path) -> None:
     task = Falling()
     task.poison = lambda: float("nan") if len(task.seeds) > 2 else 1.0
-    watchdog = dataclasses.replace(TrainingConfig(phases=(Phase(name="a", steps=1),)).watchdog, action="rollback")
-    watchdog = dataclasses.replace(watchdog, max_rollbacks=2)
+    watchdog = WatchdogConfig(action="rollback", max_rollbacks=2)
     phase = Phase(name="a", steps=6, weights={"text": 1.0})
     with pytest.raises(TrainingStopped, match=r"step 3: l1 is nan; the last saved state is kept"):
         fall(tmp_path, task, phase, watchdog=watchdog, save_every=1)
     assert [line["step"] for line in RunFolder(tmp_path).read_metrics() if "rollback" in line] == [2, 2]
 
 
+PATIENT = WatchdogConfig(patience=3)
+
+
 def test_a_symptom_s_patience_outlasts_a_stop(tmp_path: Path) -> None:
     task = Falling()
-    watchdog = dataclasses.replace(TrainingConfig(phases=(Phase(name="a", steps=1),)).watchdog, patience=3)
-    phase = Phase(name="a", steps=6, weights={"text": 1.0})
-    task.after_step = lambda: {"codebook_used": 0.001}  # type: ignore[method-assign]
-    with pytest.raises(TrainingStopped, match="step 3: the codebook has collapsed"):
-        fall(tmp_path, task, phase, watchdog=watchdog, save_every=1)
-    with pytest.raises(TrainingStopped, match="step 3: the codebook has collapsed"):
-        fall(tmp_path, task, phase, watchdog=watchdog, resume=True)
+
+    def use_and_ask_to_stop() -> float:
+        if len(task.seeds) == 2:
+            signal.raise_signal(signal.SIGTERM)  # is heard after the step behind this one
+        return 0.001
+
+    task.used = use_and_ask_to_stop
+    phase = Phase(name="a", steps=9, weights={"text": 1.0})
+    with pytest.raises(KeyboardInterrupt):
+        fall(tmp_path, task, phase, watchdog=dataclasses.replace(PATIENT, patience=4))
+    assert RunFolder(tmp_path).read_resume()[1]["symptoms"]["codebook"] == 3
+    with pytest.raises(TrainingStopped, match="step 4: the codebook has collapsed"):
+        fall(tmp_path, task, phase, watchdog=dataclasses.replace(PATIENT, patience=4), resume=True)
+
+
+def test_the_state_that_is_kept_is_the_last_sound_one(tmp_path: Path) -> None:
+    task = Falling()
+    task.used = lambda: 0.001 if len(task.seeds) > 2 else 1.0
+    with pytest.raises(TrainingStopped, match="step 5: the codebook has collapsed"):
+        fall(tmp_path, task, Phase(name="a", steps=9, weights={"text": 1.0}), watchdog=PATIENT, save_every=1)
+    assert RunFolder(tmp_path).read_resume()[1]["step"] == 2
+
+
+def test_a_state_that_waited_for_a_symptom_to_go_is_saved_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, saved = Falling(), []
+    task.used = lambda: 0.001 if len(task.seeds) == 3 else 1.0
+    monkeypatch.setattr(RunFolder, "write_resume", lambda folder, step, *_: saved.append(step))
+    fall(tmp_path, task, Phase(name="a", steps=7, weights={"text": 1.0}), watchdog=PATIENT, save_every=3)
+    assert saved == [0, 4, 6, 7]
+
+
+def test_scores_that_a_kill_has_cost_are_taken_on_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: Any) -> None:
+        raise RuntimeError("killed")
+
+    phases = [Phase(name="a", steps=2, weights={"text": 1.0}), Phase(name="b", steps=2, weights={"text": 1.0})]
+    eye = Eye(held_out=True)
+    for steps in (2, 4):  # looking at the end of a phase, and at that of the run
+        with monkeypatch.context() as patch:
+            patch.setattr(Eye, "evaluate", die)
+            with pytest.raises(RuntimeError, match="killed"):
+                fall(tmp_path, Falling(), *phases, eye=eye, evaluate_every=9, resume=steps > 2)
+        assert RunFolder(tmp_path).read_resume()[1]["step"] == steps
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_run_phase", die)
+            with pytest.raises(RuntimeError, match="killed") if steps == 2 else nullcontext():
+                fall(tmp_path, Falling(), *phases, eye=eye, evaluate_every=9, resume=True)
+    fall(tmp_path, Falling(), *phases, eye=eye, evaluate_every=9, resume=True)  # has nothing to do any more
+    scores = [
+        (line["step"], line["validation/place"]) for line in RunFolder(tmp_path).read_metrics() if "phase" not in line
+    ]
+    assert [step for step, _ in scores] == [2, 4]
+    assert scores[0][1] > scores[1][1]
+
+
+def test_looking_takes_no_step_s_time(tmp_path: Path) -> None:
+    eye = Eye(held_out=True, seconds=0.5)
+    fall(tmp_path, Falling(), Phase(name="a", steps=4, weights={"text": 1.0}), eye=eye, evaluate_every=1, log_every=2)
+    assert [line["seconds_per_step"] < 0.4 for line in RunFolder(tmp_path).read_metrics() if "phase" in line] == [
+        True
+    ] * 2
+
+
+def test_a_run_goes_on_when_nobody_watches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, seen = Falling(), []
+
+    class Torn(io.StringIO):
+        def write(self, text: str) -> int:
+            if len(task.seeds) > 1:
+                seen.append(text)
+                raise BrokenPipeError
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Torn())
+    monkeypatch.setattr(sys, "stdout", Torn())
+    task.used = lambda: signal.raise_signal(signal.SIGINT) or 1.0 if len(task.seeds) == 3 else 1.0
+    with pytest.raises(KeyboardInterrupt):
+        fall(tmp_path, task, Phase(name="a", steps=9, weights={"text": 1.0}), log_every=1)
+    assert RunFolder(tmp_path).read_resume()[1]["step"] == 4
+    assert [line["step"] for line in RunFolder(tmp_path).read_metrics()] == [1, 2, 3, 4]
+    assert seen
 
 
 def test_a_second_interrupt_does_not_wait_for_the_step() -> None:

@@ -56,6 +56,8 @@ class DiTConfig:
     def __post_init__(self) -> None:
         if min(self.channels, self.num_classes, self.dim, self.depth, self.num_heads, *self.token_shape, 1) < 1:
             raise ConfigError("dit: all sizes must be positive")
+        if not 0 < self.mlp_ratio < math.inf:
+            raise ConfigError(f"dit: mlp_ratio = {self.mlp_ratio} must be positive")
         if not self.token_shape or self.dim % self.num_heads or self.dim % (2 * len(self.token_shape)):
             raise ConfigError(
                 f"dit: {self.dim} channels cannot be shared by {self.num_heads} heads and by the sines and cosines of "

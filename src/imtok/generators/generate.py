@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from imtok.config import ConfigError
+from imtok.data.filling import check_alone
 from imtok.data.pictures import to_uint8
 from imtok.data.readers import read_table
 from imtok.data.rows import as_unicode, listed_captions
@@ -26,7 +28,7 @@ SETTINGS = "imtok"
 
 def generate(
     run: str,
-    out: Path,
+    out: str | PathLike[str],
     labels: Sequence[str] | None = None,
     prompts: Sequence[str] | None = None,
     count: int = 1,
@@ -51,7 +53,9 @@ def generate(
 
     Raises:
         ConfigError: nothing to draw, an unknown class or setting, or a file of that name that was made in another way.
+        DataError: several processes.
     """
+    check_alone(out)
     if count < 1 or batch_size < 1:
         raise ConfigError("count and batch-size must be at least 1")
     if labels is not None and prompts is not None:
@@ -65,8 +69,9 @@ def generate(
     pipeline.conditions(**{"labels": None, "prompts": None, kind: wanted})
     settings = pipeline.settings(**sampling)
     made = {"run": run, "sha256": weights_hash(run), **dataclasses.asdict(settings)}
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / f"{index:05d}.png" for index in range(len(wanted))]
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{index:05d}.png" for index in range(len(wanted))]
     notes = [
         json.dumps({**made, kind.removesuffix("s"): condition, "seed": seed + index})
         for index, condition in enumerate(wanted)

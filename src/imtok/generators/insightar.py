@@ -169,6 +169,11 @@ class InsightAR(AutoregressiveGenerator):
         layers = set(self.language_model._no_split_modules or ())
         return [part for part in self.modules() if isinstance(part, Block) or type(part).__name__ in layers]
 
+    def compile_parts(self) -> None:
+        """torch.compile for each of the language model's layers, and a factorized head's blocks."""
+        for stage in self.stages():
+            stage.compile()
+
     def checkpoint_activations(self, on: bool) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""
         model, what = self.language_model, "enable" if on else "disable"

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ PromptFormat = Literal["bytes", "plain", "chat"]
 Prompts = tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]
 """Ids, padded on the left, and which of them are there."""
 
+_DAY = datetime(2025, 1, 1)
+"""Some chat formats say what day it is; a prompt means the same on every day."""
 BYTES = 256
 """The id with which every prompt of bytes begins; the bytes themselves have the ids below."""
 
@@ -82,7 +85,7 @@ class ModelReader(PromptReader):
         max_tokens: of a prompt, with all that the format adds.
 
     Raises:
-        ConfigError: a chat format is wanted, and the tokenizer has none.
+        ConfigError: a chat format is wanted, and the tokenizer has none, or one that leaves no room for a prompt.
     """
 
     def __init__(self, tokenizer: Any, chat: bool, max_tokens: int) -> None:
@@ -90,6 +93,8 @@ class ModelReader(PromptReader):
         self._tokenizer, self._chat, self.vocabulary = tokenizer, chat, len(tokenizer)
         if chat and not getattr(tokenizer, "chat_template", None):
             raise ConfigError("prompts: the language model has no chat format; take prompt_format plain")
+        if chat and (frame := len(self.ids(""))) >= max_tokens:
+            raise ConfigError(f"prompts: the chat format alone has {frame} tokens, max_prompt_tokens is {max_tokens}")
 
     def ids(self, prompt: str) -> list[int]:
         if not self._chat:
@@ -97,7 +102,9 @@ class ModelReader(PromptReader):
             first = self._tokenizer.bos_token_id
             return found or [0 if first is None else first]
         said = [{"role": "user", "content": prompt}]
-        text = self._tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+        text = self._tokenizer.apply_chat_template(
+            said, add_generation_prompt=True, tokenize=False, strftime_now=_DAY.strftime
+        )
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes them itself
 
     def cut_ids(self, prompt: str) -> list[int]:

@@ -56,13 +56,16 @@ def encode_pictures(
     Raises:
         ConfigError: no such tokenizer, no size for one that is no run of imtok's, a size that it cannot cut into
             patches, or batches of nothing.
-        DataError: several processes, `source` is not finished, none of the pictures can be read, or `out` was begun
-            with something else.
+        DataError: several processes, `source` is not finished, none of the pictures can be read, `out` was begun with
+            something else, or the tokenizer is being trained.
     """
     check_alone(out)
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size} must be at least 1")
+    before = hash_of(tokenizer)
     model = load(tokenizer, best_device())
+    if hash_of(tokenizer) != before:
+        raise DataError(f"{tokenizer}: has been saved anew meanwhile; encode when its training has ended")
     resolution = trained_resolution(tokenizer) if resolution is None else resolution
     if resolution is None:
         raise ConfigError(f"{tokenizer}: does not say what size of pictures it was trained on; give a resolution")

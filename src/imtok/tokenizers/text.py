@@ -136,6 +136,8 @@ class Reader:
             MissingWeights: it is not here.
         """
         if self.config.encoder == LABELS:
+            if captions is not None:
+                return
             for label in {sample.label for folder in self._data for sample in open_source(folder).annotations()}:
                 if label is not None:
                     self._class(label)

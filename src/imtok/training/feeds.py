@@ -9,7 +9,9 @@ from imtok.data.sample import Source
 from imtok.data.token_loader import TokenLoader
 from imtok.data.token_shards import TokenShards
 from imtok.layers.collective import rank, world_size
-from imtok.training.run import Phase
+from imtok.training.run import Phase, TrainingConfig
+
+_LOOKED_AT = 32
 
 
 @runtime_checkable
@@ -79,6 +81,12 @@ class TokenFeed:
 
     def loader(self, phase: Phase, batch_size: int, seed: int) -> Batches:
         return TokenLoader(self.shards, batch_size=batch_size, seed=seed, rank=rank(), world_size=world_size())
+
+
+def looked_at_together(training: TrainingConfig) -> int:
+    """How many held-out pictures go through the model at once: no more than a device has room for in training."""
+    size, _ = share_of_batch(training.global_batch_size, world_size(), training.micro_batch_size)
+    return min(size, _LOOKED_AT)
 
 
 def share_of_batch(global_batch_size: int, world_size: int, micro_batch_size: int | None) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from imtok.generators.pipeline import ImageGenerator
 from imtok.layers.collective import rank
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Reader
+from imtok.training.feeds import looked_at_together
 from imtok.training.run import GeneratorRunConfig, Phase
 from imtok.training.tasks import Losses, Task, check_parts, parts_of
 
@@ -95,7 +96,7 @@ class GeneratorValidation:
         """
         training, settings = generator.training, self.config.training
         generator.eval()
-        size = settings.micro_batch_size or min(settings.global_batch_size, 32)
+        size = looked_at_together(settings)
         sums, count = defaultdict[str, float](float), 0
         for batch in fixed_token_batches(self.shards, count=settings.evaluation_pictures, batch_size=size):
             tokens, seeds = batch.tokens.to(device), range(count, count + len(batch))

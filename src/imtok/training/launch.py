@@ -29,7 +29,7 @@ from imtok.generators.catalog import (
 from imtok.generators.dit import DiTConfig
 from imtok.generators.insightar import InsightAR
 from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
-from imtok.layers.collective import has_process_group, process_group, rank, wait_for_all
+from imtok.layers.collective import has_process_group, mean_over_ranks, process_group, rank, wait_for_all
 from imtok.pretrained.language_model import LanguageModel
 from imtok.tokenizers.catalog import hash_of, load, locate
 from imtok.tokenizers.text import Reader
@@ -111,7 +111,7 @@ def train(
     """
     folder = RunFolder(out)
     with process_group() as device:
-        started = folder.exists()
+        started = _has_begun(folder, device)
         if not started:
             folder.check_vacant()
         wait_for_all()  # the first rank creates it
@@ -127,6 +127,21 @@ def train(
         with folder.held() if rank() == 0 else nullcontext():
             trainer.run(resume=started)
     return folder.path
+
+
+def _has_begun(folder: RunFolder, device: torch.device) -> bool:
+    """Whether there is a run to go on with, as all ranks see it.
+
+    Raises:
+        ConfigError: some see one, others do not.
+    """
+    share = torch.tensor(float(folder.exists()), device=device)
+    mean_over_ranks([share])
+    if 0 < share.item() < 1:
+        raise ConfigError(
+            f"{folder.path}: only some of the processes see this run; copy it to every machine, or use a shared folder"
+        )
+    return bool(share.item())
 
 
 def _tokenizer_trainer(

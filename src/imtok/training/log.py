@@ -1,8 +1,8 @@
 """Numbers of a run: metrics.jsonl, a progress line, and TensorBoard or W&B by choice."""
 
 import secrets
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from tqdm import tqdm
@@ -38,23 +38,26 @@ class TrainingLog:
         """Begin the averages anew: a line has been written, or the steps since the last one have been undone."""
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
-        self._since, self._steps = time.monotonic(), 0
+        self._seconds, self._steps = 0.0, 0
 
-    def add(self, step: int, phase: str, rate: float, numbers: Mapping[str, float]) -> None:
-        """Take one step's numbers; `step` counts finished steps."""
+    def add(self, step: int, phase: str, rate: float, seconds: float, numbers: Mapping[str, float]) -> None:
+        """Take one step's numbers, and how long it took; `step` counts finished steps."""
         if not self.speaks:
             return
         for name, value in numbers.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
         self._steps += 1
-        self.bar.update(step - self.bar.n)
+        self._seconds += seconds
+        with self._watched():
+            self.bar.update(step - self.bar.n)
         if step % self.every == 0 or step == self.bar.total:
             means = {name: total / self._counts[name] for name, total in self._sums.items()}
-            seconds = (time.monotonic() - self._since) / self._steps
-            self.record(step, phase=phase, learning_rate=rate, seconds_per_step=round(seconds, 4), **means)
+            each = round(self._seconds / self._steps, 4)
+            self.record(step, phase=phase, learning_rate=rate, seconds_per_step=each, **means)
             shown = {k: f"{v:.3g}" for k, v in means.items() if not k.startswith("grad_norm")}
-            self.bar.set_postfix({"phase": phase, **shown})
+            with self._watched():
+                self.bar.set_postfix({"phase": phase, **shown})
             self.forget()
 
     def record(self, step: int, **values: Any) -> None:
@@ -68,11 +71,21 @@ class TrainingLog:
     def say(self, message: str) -> None:
         """A line above the progress line."""
         if self.speaks:
-            self.bar.write(message)
+            with self._watched():
+                self.bar.write(message)
 
     def close(self) -> None:
         """Leave the progress line standing."""
-        self.bar.close()
+        with self._watched():
+            self.bar.close()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Where nobody takes the progress line any more (`| tee` that has ended, a full disk), training goes on."""
+        try:
+            yield
+        except OSError:
+            self.bar.disable = True
 
 
 def create_writer(kind: str, folder: RunFolder, config: Mapping[str, Any], start: int) -> Writer | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def collect(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -48,13 +49,18 @@ def room(
         modules: whose state it is.
         optimizers: likewise; they may not have made a step yet.
     """
-    made = {name: torch.empty_like(value) for name, value in collect(modules, {}).items()}
+    made = {name: _beside(value) for name, value in collect(modules, {}).items()}
     for name, optimizer in optimizers.items():
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
             for key, shape in shapes.items():
                 if key.startswith(f"optimizer.{name}.{index}."):
-                    made[key] = torch.empty_like(parameter) if shape == parameter.shape else torch.empty(shape)
+                    made[key] = _beside(parameter) if shape == parameter.shape else torch.empty(shape)
     return made
+
+
+def _beside(tensor: Tensor) -> Tensor:
+    """As large: shares where they are shares, and whole tensors on the CPU, since the device is full of the others."""
+    return torch.empty_like(tensor, device=None if isinstance(tensor, DTensor) else "cpu")
 
 
 def _like(parameter: nn.Parameter, value: Tensor) -> Tensor:

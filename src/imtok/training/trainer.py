@@ -3,6 +3,7 @@
 import math
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -81,7 +82,7 @@ class Trainer:
         self.optimizers = {
             player: create_optimizer(task.parameters_of(player), self.settings.optimizer) for player in task.players
         }
-        self._asked_to_stop = self._stopping = False
+        self._asked_to_stop = self._stopping = self._owes_state = False
 
     def run(self, resume: bool) -> None:
         """Train to the end of the last phase.
@@ -107,6 +108,8 @@ class Trainer:
         self.log = TrainingLog(self.folder, self.step, self.total, self.settings.log_every, writer)
         try:
             with self._stoppable():
+                if resume and self._was_killed_looking():
+                    self._look(end_of_phase=self._ends_phase())
                 while self.step < self.total and not self._stopping:
                     self._run_phase()
                 if self.step < self.total:
@@ -125,6 +128,7 @@ class Trainer:
         self.task.train()
         if self.step == start:
             self._settle_frozen_parts()
+        began = time.monotonic()  # waiting for a batch counts, looking at the model does not
         for step, batch in self.loader(index).batches(self.step - start, phase.steps):
             rate = learning_rate(self.settings.optimizer, phase, step)
             numbers = self._train_step(batch.to(self.device), rate)
@@ -133,10 +137,12 @@ class Trainer:
                 self._handle(trouble)
                 return
             self.step += 1
-            self.log.add(self.step, phase.name, rate, numbers)
-            self._look_and_save(end_of_phase=step + 1 == phase.steps)
+            self.log.add(self.step, phase.name, rate, time.monotonic() - began, numbers)
+            self._save_when_well(end_of_phase=step + 1 == phase.steps)
+            self._look(end_of_phase=step + 1 == phase.steps)
             if self._stopping:
                 return
+            began = time.monotonic()
 
     def _settle_frozen_parts(self) -> None:
         """Give the parts that a phase freezes their averaged weights: what trains on must see what will be saved."""
@@ -160,7 +166,7 @@ class Trainer:
         for index in range(self.passes):
             micro = batch.part(index * self.micro_size, (index + 1) * self.micro_size)
             for player in self.task.players:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                with self._precision():
                     terms = self.task.losses(micro, player, self.step)
                 if terms:
                     total = torch.stack([self.task.weight(name) * value for name, value in terms.items()]).sum()
@@ -196,16 +202,35 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _look_and_save(self, end_of_phase: bool) -> None:
-        """Saving, evaluation and previews, when it is time."""
-        if self._due(self.settings.save_every, end_of_phase):
+    def _precision(self) -> torch.autocast:
+        """What the losses are computed in; where weights are cut up, no rank shall keep casts of them all."""
+        wanted, keeps = self.settings.precision == "bf16", not self.settings.shard_weights
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted, cache_enabled=keeps)
+
+    def _save_when_well(self, end_of_phase: bool) -> None:
+        """Save when it is time, but no state in which the watchdog sees a symptom: that waits until it has gone."""
+        self._owes_state |= self._due(self.settings.save_every, end_of_phase)
+        if self._owes_state and (not any(self.watchdog.symptoms.values()) or self.step == self.total):
             self._save()
+
+    def _look(self, end_of_phase: bool) -> None:
+        """Evaluation and previews, when it is time."""
         if self._due(self.settings.evaluate_every, end_of_phase) and self.validation.held_out:
             scores = self.validation.evaluate(self.inference_model(), self.device)
             self.log.record(self.step, **{f"validation/{name}": value for name, value in scores.items()})
         draws = rank() == 0 or self.settings.shard_weights  # then no rank can draw alone
         if draws and self._due(self.settings.preview_every, end_of_phase):
             self.validation.preview(self.inference_model(), self.folder.previews, self.step, self.device)
+
+    def _was_killed_looking(self) -> bool:
+        """Whether the saved step's scores are missing, which come after the state."""
+        wait_for_all()  # for the first rank to have cut its lines
+        due = self.validation.held_out and self._due(self.settings.evaluate_every, self._ends_phase())
+        there = {name for line in self.folder.read_metrics() if line["step"] == self.step for name in line}
+        return self.step > 0 and due and not any(name.startswith("validation/") for name in there)
+
+    def _ends_phase(self) -> bool:
+        return self.step == self.total or self._phase_at(self.step)[1] == self.step
 
     def _due(self, every: int, end_of_phase: bool) -> bool:
         return end_of_phase or (every > 0 and self.step % every == 0)
@@ -226,6 +251,7 @@ class Trainer:
         In this order: a run that is killed between the two goes on from the state before and writes both again, while a
         state without its weights might be the last, and nobody would write them.
         """
+        self._owes_state = False
         values = {"symptoms": self.watchdog.symptoms, "rollbacks": self.rollbacks, "pictures": len(self.feed)}
         weights = self.inference_model().weights()
         if self.settings.shard_weights:

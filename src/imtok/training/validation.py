@@ -12,6 +12,7 @@ from imtok.data.sample import Source
 from imtok.evaluation.metrics import codebook_perplexity, codebook_usage, psnr, ssim
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Reader, Text
+from imtok.training.feeds import looked_at_together
 from imtok.training.run import RunConfig
 
 _PREVIEW_PICTURES = 8
@@ -41,7 +42,7 @@ class Validation:
         training, scores, codes = tokenizer.training, [], []
         tokenizer.eval()
         settings = self.config.training
-        size = settings.micro_batch_size or min(settings.global_batch_size, 32)
+        size = looked_at_together(settings)
         for batch in fixed_batches(self.data, self.config.data, count=settings.evaluation_pictures, batch_size=size):
             images = batch.images.to(device)
             text = self._text(batch)
