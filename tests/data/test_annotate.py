@@ -273,6 +273,13 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(tmp_path):
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.parquet")} == before
     with pytest.raises(DataError, match="begun with faces = False, now it is True"):
         annotate(source, out, text=True, faces=True)
+    same = (tmp_path / "in" / "003.png").read_bytes()
+    (tmp_path / "in" / "003.png").write_bytes(same + b" ")
+    with pytest.raises(DataError, match="out: the source has other files than when it was begun"):
+        annotate(source, out, text=True)
+    (tmp_path / "in" / "003.png").write_bytes(same)
+    with pytest.raises(DataError, match="begun with faces = False, now it is True"):
+        annotate(source, out, text=True, faces=True)
     (tmp_path / "in" / "new.png").write_bytes(encode(PHOTO))
     with pytest.raises(DataError, match="begun with 6 pictures, the source has 7"):
         annotate(source, out, text=True)

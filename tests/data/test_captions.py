@@ -58,3 +58,14 @@ def test_word_limits() -> None:
     assert split_word_limit("models/llava:²") == ("models/llava:²", 75)  # a digit, but no number
     with pytest.raises(DataError, match="captions of no words"):
         split_word_limit("models/llava:0")
+
+
+def test_a_name_that_fits_two_pictures_is_no_name(tmp_path):
+    rows = [{"image": f"{folder}/1.jpg", "caption": f"a {folder}"} for folder in ("cats", "dogs")]
+    rows += [{"image": f"{folder}/2.jpg", "caption": "a pet"} for folder in ("cats", "dogs")]
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    captioner = make_captioner(str(tmp_path / "c.jsonl"))
+    assert captioner(sample("dogs/1.jpg")) == captioner(sample("data/dogs/1.jpg")) == ["a dogs"]
+    assert captioner(sample("2.jpg")) == ["a pet"]
+    with pytest.raises(DataError, match=r"1\.jpg: is it the table's cats/1\.jpg or dogs/1\.jpg"):
+        captioner(sample("1.jpg"))

@@ -87,6 +87,29 @@ def test_sixteen_bit_gray_keeps_its_high_byte(format):
     assert np.array_equal(pixels[..., 0], pixels[..., 2])
 
 
+def grey_tiff(width: int, height: int, bits: int, white_is_zero: bool, pixels: bytes) -> bytes:
+    """One uncompressed strip behind the directory."""
+    values = {256: width, 257: height, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 0, 277: 1, 278: height}
+    values[279] = len(pixels)
+    start = 8 + 2 + 12 * len(values) + 4
+    values[273] = start
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(values.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + struct.pack("<I", 0) + pixels
+
+
+def test_white_is_zero_and_twelve_bits_are_what_a_tiff_says():
+    levels = np.linspace(0, 0xFFFF, 64).astype("<u2").reshape(8, 8)
+    expected = (levels >> 8).astype(np.uint8)
+    for white_is_zero, stored in ((False, levels), (True, 0xFFFF - levels)):
+        data = grey_tiff(8, 8, 16, white_is_zero, stored.astype("<u2").tobytes())
+        assert np.array_equal(decode(data)[..., 0], expected)
+    twelve = (levels >> 4).flatten().tolist()
+    packed = b"".join(
+        bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in zip(twelve[::2], twelve[1::2], strict=True)
+    )
+    assert np.abs(decode(grey_tiff(8, 8, 12, False, packed))[..., 0].astype(int) - expected).max() <= 1
+
+
 def test_gray_bilevel_and_cmyk_are_read(photo):
     gray = Image.fromarray(photo).convert("L")
     assert np.array_equal(decode(saved(gray, "PNG"), "x")[..., 1], np.asarray(gray))

@@ -19,8 +19,8 @@ from PIL import Image
 from skimage import data as skimage_data
 
 from imtok.data.pictures import decode, encode, load_images
-from imtok.data.readers import FolderSource, ParquetSource, TableSource, TarSource, open_source
-from imtok.data.sample import DataError, PictureError
+from imtok.data.readers import FolderSource, ParquetSource, TableSource, TarSource, fingerprint, open_source
+from imtok.data.sample import DataError, PictureError, Sample
 from imtok.data.shards import ShardReader, ShardWriter
 
 PHOTO = skimage_data.coffee()[:60, :80]
@@ -421,3 +421,32 @@ def test_addresses_that_nothing_here_can_open(tmp_path):
     (tmp_path / "t.csv").write_text("image,caption\n")
     with pytest.raises(DataError, match="no pictures there"):
         open_source(tmp_path / "t.csv")
+
+
+def test_a_table_s_addresses_are_left_out_by_name(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    rows = [{"image": "http://somewhere/a.jpg"}, {"image": "zip://a.jpg::b.zip"}, {"image": "a.jpg"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path, "t.jsonl"):
+        source = open_source(place)
+        for index in (0, 1):
+            with pytest.raises(PictureError, match="an address; a table names its pictures by their paths"):
+                source[index]
+        assert source[2].path == "a.jpg"
+
+
+def test_a_fingerprint_changes_with_the_pictures_and_with_nothing_beside_them(tmp_path):
+    with ShardWriter(str(tmp_path / "shards")) as writer:
+        writer.write(Sample(image=JPEG, path="a", width=8, height=8))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a.jpg").write_bytes(JPEG)
+    for place, file in ((tmp_path / "shards", "more.parquet"), (tmp_path / "folder", "b.jpg")):
+        before = fingerprint(place)
+        (place / "text_features").mkdir()
+        (place / "text_features/part-00000.arrow").write_bytes(b"features")
+        (place / "items.jsonl").write_text("{}")
+        assert fingerprint(place) == before
+        (place / file).write_bytes(JPEG)
+        assert fingerprint(place) != before
+    assert fingerprint("memory://somewhere") == ""

@@ -40,6 +40,13 @@ def write(file: Path, rows: object) -> None:
     file.write_text(json.dumps(rows))
 
 
+def test_a_file_may_be_named_from_its_own_folder(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(release / "annotations")
+    for name in ("text_ic13.json", "./text_ic13.json"):
+        (sample,) = open_source(name)
+        assert sample.width == 120
+
+
 def test_a_set_s_words_have_the_stated_size_and_are_cut_out_as_they_are(release: Path) -> None:
     (sample,) = open_source(release / "annotations/text_ic13.json")
     assert sample.path == "images/text_data/ic13/a.jpg"

@@ -38,6 +38,9 @@ def test_pictures_of_one_path_do_not_hear_of_themselves() -> None:
         def prepared(self) -> list[np.ndarray]:
             return []
 
+        def readable(self, paths: object) -> list[str]:
+            return []
+
     wrong = WrongCaptions(TokenizerContestant("a", build(presets.get("textok-debug").tokenizer), frozenset()))
     wrong.begin(Set())
     assert [caption for caption, _ in wrong.hear(samples)] == ["dog", "cat"]

@@ -372,7 +372,11 @@ def test_a_folder_must_fit_its_originals(tmp_path: Path) -> None:
     original = np.zeros((20, 24, 3), dtype=np.uint8)
     with pytest.raises(ConfigError, match="has 20 x 20 pixels, its original 24 x 20"):
         folder.reconstruct([original], [sample_of("deep/a.jpg")])
-    to_come = SimpleNamespace(samples=lambda: map(sample_of, ("deep/a.jpg", "b.jpg", "c.jpg")), prepared=list)
+    to_come = SimpleNamespace(
+        samples=lambda: map(sample_of, ("deep/a.jpg", "b.jpg", "c.jpg", "broken.jpg")),
+        prepared=list,
+        readable=lambda paths: [path for path in paths if path != "broken.jpg"],
+    )
     with pytest.raises(
         ConfigError, match=r"reconstruction of b.jpg \(and 1 more are missing\); there should be a b\.png"
     ):
@@ -446,3 +450,29 @@ def test_unreadable_pictures_are_counted_and_left_out(tmp_path: Path, run: str) 
     (tmp_path / "a.png").write_bytes(b"neither")
     with pytest.raises(ConfigError, match="none of the pictures can be read"):
         evaluate(run, str(tmp_path), metrics=["psnr"], checks=False)
+
+
+def test_a_picture_that_nobody_can_read_needs_no_reconstruction(tmp_path: Path) -> None:
+    for folder in ("pictures", "drawn"):
+        (tmp_path / folder).mkdir()
+        for index in range(3):
+            noise = np.random.default_rng(index).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            (tmp_path / folder / f"{index}.png").write_bytes(encode(noise))
+    whole = (tmp_path / "pictures/2.png").read_bytes()
+    (tmp_path / "pictures/2.png").write_bytes(whole[: len(whole) // 2])  # with a sound header
+    (tmp_path / "drawn/2.png").unlink()
+    found = evaluate(str(tmp_path / "drawn"), str(tmp_path / "pictures"), metrics=["psnr"], checks=False)
+    assert found.results[0].metrics["psnr"].count == 2
+    (tmp_path / "drawn/1.png").unlink()
+    with pytest.raises(ConfigError, match=r"drawn: holds no reconstruction of 1\.png;"):
+        evaluate(str(tmp_path / "drawn"), str(tmp_path / "pictures"), metrics=["psnr"], checks=False)
+
+
+def test_what_an_evaluation_leaves_behind_is_no_data(tmp_path: Path) -> None:
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        (tmp_path / f"{index}.png").write_bytes(encode(noise))
+    for _ in range(2):  # into the same folder
+        found = evaluate("jpeg:30", str(tmp_path), tmp_path, metrics=["psnr"], checks=False)
+        assert found.results[0].metrics["psnr"].count == 3
+    assert (tmp_path / "items.jsonl").exists()

@@ -74,6 +74,7 @@ def test_buckets_count_alike_and_small_ones_not_at_all() -> None:
     found = items(values, buckets=buckets, names=3)
     assert found.bucket_means() == [0, 1, None]
     assert found.mean() == 0.5
+    assert found.number_of_items() == large + small
     assert interval(found).low == interval(found).high == 0.5
 
 

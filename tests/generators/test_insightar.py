@@ -11,7 +11,7 @@ from imtok.config import ConfigError
 from imtok.generators import catalog
 from imtok.generators.heads import HeadKind
 from imtok.generators.insightar import InsightAR, InsightARConfig
-from imtok.generators.prompts import ByteReader, ModelReader
+from imtok.generators.prompts import ByteReader
 from imtok.generators.sampling import SamplingConfig
 
 LLAMA = {
@@ -204,29 +204,3 @@ def test_other_kinds_of_language_models(kind: str, assert_steps_agree) -> None:
     assert_steps_agree(model, codes, PROMPTS)
     alone, together = model(codes[1:2], PROMPTS[1:2]), model(codes, PROMPTS)
     assert all(torch.allclose(a[0], b[1], atol=1e-5) for a, b in zip(alone, together, strict=True))
-
-
-def test_a_prompt_that_is_cut_keeps_the_end_of_its_format() -> None:
-    class Tokenizer:
-        chat_template = "there is one"
-
-        def __len__(self) -> int:
-            return 256
-
-        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-            return {"input_ids": [ord(letter) for letter in text]}
-
-        def apply_chat_template(self, said: list[dict[str, str]], **options: bool) -> str:
-            return f"[{said[0]['content']}]:"
-
-        def decode(self, ids: list[int]) -> str:
-            return "".join(map(chr, ids))
-
-    reader = ModelReader(Tokenizer(), chat=True, max_tokens=8)
-    ids, there = reader.read(["a red sign", "sea"])
-    assert ["".join(map(chr, row[seen].tolist())) for row, seen in zip(ids, there, strict=True)] == [
-        "[a red]:",
-        "[sea]:",
-    ]
-    with pytest.raises(ConfigError, match="13 tokens, the model reads 8"):
-        reader.check("a red sign")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from imtok.config import ConfigError
-from imtok.pretrained import Reading
+from imtok.pretrained import Reading, door
 from imtok.pretrained.readers import TesseractReader
 
 WORDS = ["Hello", "WORLD", "reading", "1984", "tokenizer", "Question?"]
@@ -47,7 +47,9 @@ def test_empty_crops_are_no_trouble(needs, size) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in program is a shell script")
-def test_tesseracts_table_is_understood(tmp_path: Path, draw_word) -> None:
+def test_tesseracts_table_is_understood(tmp_path: Path, draw_word, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "eng.traineddata").write_bytes(b"of something else")
     program = tmp_path / "tesseract"
     header = r"level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext\n"
     place = r"1\t1\t1\t1\t1\t0\t0\t9\t9"
@@ -58,7 +60,9 @@ def test_tesseracts_table_is_understood(tmp_path: Path, draw_word) -> None:
     assert TesseractReader(program).read([draw_word("good day")]) == [Reading("good day", 0.8)]
     program.write_text(f"#!/bin/sh\ncat > /dev/null\n{languages}printf '{header}'\n")
     assert TesseractReader(program).read([draw_word("")]) == [Reading("", 0.0)]
-    reader = TesseractReader(program)
+    monkeypatch.setattr(door.shutil, "which", lambda name: str(program))
+    reader = door.load("text_judge/tesseract")
+    assert reader.sha256 == ""  # its model is not known, and must not be taken for another's in a cache
     program.write_text("#!/bin/sh\ncat > /dev/null\necho 'Error opening data file eng.traineddata' >&2\nexit 1\n")
     with pytest.raises(ConfigError, match=r"tesseract: failed \(Error opening data file eng.traineddata\)"):
         reader.read([draw_word("good day")])

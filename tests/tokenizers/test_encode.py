@@ -1,6 +1,7 @@
 """Pictures to token shards: the same codes as the tokenizer's, whatever interrupts the work."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,12 @@ def test_what_is_refused(signs: str, tmp_path: Path) -> None:
     encode_pictures(run, signs, tmp_path / "codes", 64)
     with pytest.raises(DataError, match="begun with resolution = 64, now it is 32"):
         encode_pictures(run, signs, tmp_path / "codes", 32)
+    few = shutil.copytree(signs, tmp_path / "few")
+    encode_pictures(run, few, tmp_path / "few codes", 64)
+    shutil.rmtree(few)
+    synthesize(str(few), count=21, seed=6, size=64, word_height=(12.0, 24.0))
+    with pytest.raises(DataError, match=r"few codes: .*few has other files than when it was begun"):
+        encode_pictures(run, few, tmp_path / "few codes", 64)
     with pytest.raises(ConfigError, match="60 px is no multiple of its patches of 8 px"):
         encode_pictures(run, signs, tmp_path / "other", 60)
     with pytest.raises(DataError, match="imtok encode makes them"):
@@ -194,3 +201,17 @@ def test_nothing_readable_batches_of_nothing_and_a_lost_part_are_errors(
     with pytest.raises(DataError, match=r"part-00001\.arrow is missing; delete the parts behind it"):
         encode_pictures(run, signs, tmp_path / "codes", 64)
     assert (tmp_path / "codes/part-00002.arrow").read_bytes() == last
+
+
+def test_weights_that_change_under_it_are_noticed(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, load_first = untrained(tmp_path, "insighttok-debug"), encode.load
+
+    def load_and_train_on(name: str, *rest: object) -> object:
+        model = load_first(name, *rest)
+        folder = RunFolder(name)
+        folder.write_model({key: value + 1 for key, value in folder.read_model().items()})
+        return model
+
+    monkeypatch.setattr(encode, "load", load_and_train_on)
+    with pytest.raises(DataError, match="has been saved anew meanwhile"):
+        encode_pictures(run, signs, tmp_path / "codes", 64)

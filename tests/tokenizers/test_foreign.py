@@ -177,6 +177,16 @@ def test_taming_codes_are_not_normalized() -> None:
     assert model.eval().reconstruct(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
 
 
+def test_ibq_is_not_taken_for_taming() -> None:
+    """The same names, but another rule by which a code is found; its checkpoints have averaged weights beside them."""
+    state = taming_state()
+    averaged = {"model_ema.decay": torch.tensor(0.999), "model_ema.encoderconv_inweight": torch.zeros(1)}
+    with pytest.raises(ConfigError, match=r"ibq\.ckpt: averaged weights .* largest dot product"):
+        convert(state | averaged, "ibq.ckpt")
+    statistics = {"quantize.embed_avg": state["quantize.embedding.weight"]}
+    assert convert(state | averaged | statistics, "insighttok.ckpt")[0].quantizer.normalize
+
+
 def test_running_statistics_are_not_taken_for_the_codebook() -> None:
     """Those of taming's EmbeddingEMA stand behind the codebook, under its name."""
     state = taming_state()

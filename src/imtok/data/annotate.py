@@ -14,7 +14,7 @@ from imtok.data.captions import Captioner, make_captioner
 from imtok.data.filling import Progress, fill
 from imtok.data.filters import KeepRules
 from imtok.data.pictures import decode_sample
-from imtok.data.readers import open_source
+from imtok.data.readers import fingerprint, open_source
 from imtok.data.sample import DataError, Face, PictureError, Sample, Source, TextRegion, clip_box
 
 MAX_FAILURES = 16
@@ -159,6 +159,7 @@ def annotate(
         "min_text_score": min_text_score,
         "min_face_score": min_face_score,
         "samples_per_shard": samples_per_shard,
+        "fingerprint": fingerprint(source),
     }
     if not (0 <= min_text_score <= 1 and 0 <= min_face_score <= 1):
         raise DataError("min_text_score and min_face_score must be in [0, 1]")

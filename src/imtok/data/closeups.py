@@ -50,5 +50,5 @@ def close_ups(
             captions=sample.captions,
             label=sample.label,
             source=sample.source,
-            cluster=sample.cluster,
+            cluster=sample.cluster or sample.path,
         )

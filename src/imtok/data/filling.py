@@ -123,15 +123,19 @@ def _load_progress(out: str, settings: dict[str, Any], rows: int) -> Progress:
     if values.get("format_version") != FORMAT_VERSION or "settings" not in values:
         raise DataError(f"{out}: begun by another version of imtok; name another folder")
     progress = Progress(**values)
+    if "fingerprint" in settings:
+        progress.settings.setdefault("fingerprint", settings["fingerprint"])
     changed = [name for name in settings if progress.settings.get(name) != settings[name]]
     if (changed or progress.rows != rows) and not (progress.shards or holds_shards(out)):  # nothing to be lost
         return Progress(settings=settings, rows=rows)
-    if changed:
+    if changed and changed != ["fingerprint"]:
         name = changed[0]
         was, now = progress.settings.get(name), settings[name]
         raise DataError(f"{out}: begun with {name} = {was!r}, now it is {now!r}; name another folder")
     if progress.rows != rows:
         raise DataError(f"{out}: begun with {progress.rows} pictures, the source has {rows} now; name another folder")
+    if changed:
+        raise DataError(f"{out}: the source has other files than when it was begun; name another folder")
     return progress
 
 

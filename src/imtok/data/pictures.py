@@ -40,6 +40,7 @@ _UPRIGHT = {
 }
 """EXIF orientation to the transposition that undoes it."""
 _ORIENTATION_TAG = 274
+_BITS_TAG, _PHOTOMETRIC_TAG = 258, 262
 _PNG_ORIENTATIONS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 """Names of the chunks and texts in which a PNG can say how it is to be turned."""
 
@@ -231,6 +232,8 @@ def _to_rgb(image: Image.Image, path: str) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise PictureError(f"{path}: 32-bit integer pixels, whose range is not known")
+        if image.format == "TIFF":
+            values = _as_tiff_means(values, image)
         return Image.fromarray(_high_byte(values)).convert("RGB")
     if image.mode == "F":
         raise PictureError(f"{path}: floating point pixels, whose range is not known")
@@ -239,6 +242,14 @@ def _to_rgb(image: Image.Image, path: str) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _as_tiff_means(values: Shaped[np.ndarray, "h w"], image: Image.Image) -> Shaped[np.ndarray, "h w"]:
+    """16-bit grey in which 0 is black, whatever a TIFF calls white and however few bits it has; Pillow leaves both."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_TAG, (16,))[0]
+    whole = values << (16 - bits)
+    return 0xFFFF - whole if tags.get(_PHOTOMETRIC_TAG) == 0 else whole
 
 
 def _high_byte(values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:

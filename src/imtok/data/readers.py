@@ -1,7 +1,9 @@
 """Any collection of pictures as one random-access sequence of Samples: shards, folders, tables beside images, tars."""
 
 import csv
+import hashlib
 import json
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -10,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from imtok.data.addresses import join, list_files, locate, parent
 from imtok.data.npz import NpzSource
@@ -23,6 +26,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 PARQUET_SUFFIXES = (".parquet",)
 TABLE_SUFFIXES = (".jsonl", ".csv")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_NO_DATA = ("items.jsonl", "metrics.jsonl")
+"""Tables that imtok's evaluations and runs leave behind."""
 IMAGE_COLUMNS = ("image", "file", "file_name", "filename", "path")
 """Names under which a table may list its pictures: absolute paths, or relative to the table's own folder."""
 
@@ -46,6 +51,27 @@ def open_source(path: str | PathLike[str]) -> Source:
     return source
 
 
+def fingerprint(path: str | PathLike[str]) -> str:
+    """A hash of the names and sizes of the files in which a source's pictures lie; empty where that would cost much.
+
+    Args:
+        path: as for `open_source`; of tables only the table itself counts.
+
+    Raises:
+        DataError: no such address.
+    """
+    filesystem, place = locate(path)
+    if not isinstance(filesystem, LocalFileSystem):
+        return ""
+    files = [place]
+    if os.path.isdir(place):
+        archives = [name for name in list_files(path) if name.lower().endswith(PARQUET_SUFFIXES + TAR_SUFFIXES)]
+        pictures = [name for name in list_files(path, deep=True) if name.lower().endswith(IMAGE_SUFFIXES)]
+        files = [os.path.join(place, name) for name in archives or pictures]
+    sizes = [f"{os.path.basename(file)} {os.path.getsize(file)}\n" for file in files]
+    return hashlib.sha256("".join(sizes).encode()).hexdigest()
+
+
 def _open(path: str) -> Source:
     filesystem, place = locate(path)
     if filesystem.isfile(place):
@@ -58,7 +84,7 @@ def _open(path: str) -> Source:
             return _open_files(files)
     if is_tokbench(path):
         return TokBenchSource(path)
-    tables = [join(path, name) for name in names if name.lower().endswith(TABLE_SUFFIXES)]
+    tables = [join(path, name) for name in names if name.lower().endswith(TABLE_SUFFIXES) and name not in _NO_DATA]
     tables = [table for table in tables if _lists_images(table)]
     if len(tables) > 1:
         raise DataError(f"{path}: holds {len(tables)} tables of images; name the one to read")
@@ -120,6 +146,8 @@ class TableSource(Source):
         file = image_of(row)
         if file is None:
             raise PictureError(f"{self._path}:{line}: no column named {', '.join(IMAGE_COLUMNS)}")
+        if "://" in file or "::" in file:
+            raise PictureError(f"{file}: an address; a table names its pictures by their paths")
         place = file if file.startswith("/") else join(parent(self._path), file)
         return make_sample(read_bytes(place), file, row)
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from imtok.data.pictures import measure
-from imtok.data.sample import Face, PictureError, Sample, TextRegion, clip_box
+from imtok.data.sample import DataError, Face, PictureError, Sample, TextRegion, clip_box
 
 Value = TypeVar("Value")
 
@@ -65,6 +65,9 @@ class ByPicture(Generic[Value]):
     """What a table says of pictures, by the names that it has for them.
 
     A name may be a picture's path, that from further up, or less of it, down to the file's name.
+
+    Raises:
+        DataError: on being asked for a picture that several names fit, of which the table says different things.
     """
 
     def __init__(self, values: Mapping[str, Value]) -> None:
@@ -78,9 +81,14 @@ class ByPicture(Generic[Value]):
         names = self._named.get(PurePosixPath(path).name, [])
         longer = [name for name in names if f"/{name}".endswith(f"/{path}")]
         shorter = [name for name in names if f"/{path}".endswith(f"/{name}")]
-        if not longer and not shorter:
-            return None
-        return self._values[min(longer, key=len) if longer else max(shorter, key=len)]
+        if not longer:
+            return self._values[max(shorter, key=len)] if shorter else None
+        least = min(name.count("/") for name in longer)
+        first, *others = (name for name in longer if name.count("/") == least)
+        for other in others:
+            if self._values[other] != self._values[first]:
+                raise DataError(f"{path}: is it the table's {first} or {other}? Keep their folders")
+        return self._values[first]
 
 
 def _are_objects(regions: Any) -> bool:

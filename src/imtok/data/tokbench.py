@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from imtok.data.addresses import join, list_files, locate, parent
 from imtok.data.pictures import read_bytes
@@ -30,7 +31,7 @@ class TokBenchSource(Source):
     """
 
     def __init__(self, path: str) -> None:
-        files = [path] if path.lower().endswith(".json") else _files_of(path)
+        files = [_absolute(path)] if path.lower().endswith(".json") else _files_of(path)
         self._rows = [(file, row) for file in files for row in _read(file)]
 
     def __len__(self) -> int:
@@ -53,6 +54,12 @@ class TokBenchSource(Source):
 def is_tokbench(folder: str) -> bool:
     """Whether a folder holds the release."""
     return bool(_files_of(folder))
+
+
+def _absolute(file: str) -> str:
+    """A file whose folder's folder can be told from its name."""
+    filesystem, place = locate(file)
+    return place if isinstance(filesystem, LocalFileSystem) else file
 
 
 def _files_of(folder: str) -> list[str]:

@@ -46,6 +46,7 @@ class TokenManifest:
         tokens: of a crop.
         grid_size: rows and columns of the patches that the decoder draws.
         tokens_on_grid: whether every token belongs to one of them.
+        fingerprint: of the pictures' files; empty where it is not known.
     """
 
     tokenizer: str
@@ -59,6 +60,7 @@ class TokenManifest:
     tokens: int
     grid_size: tuple[int, int]
     tokens_on_grid: bool
+    fingerprint: str = ""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -110,8 +112,11 @@ class TokenWriter:
         file = join(folder, "manifest.json")
         if (begun := read_json(file)) is not None:
             wanted = json.loads(json.dumps(manifest.to_json()))
+            begun.setdefault("fingerprint", wanted["fingerprint"])
             if changed := [name for name in wanted if begun.get(name) != wanted[name]]:
                 name = changed[0]
+                if name == "fingerprint":
+                    raise DataError(f"{folder}: {manifest.source} has other files than when it was begun; name another")
                 was, now = begun.get(name), wanted[name]
                 raise DataError(f"{folder}: begun with {name} = {was!r}, now it is {now!r}; name another folder")
         else:

@@ -4,7 +4,7 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -46,6 +46,10 @@ class PicturesToCome(Protocol):
 
     def prepared(self) -> Iterable[Picture]:
         """The readable pictures as they enter."""
+        ...
+
+    def readable(self, paths: Collection[str]) -> Iterable[str]:
+        """Those of some paths whose pictures can be read to the end."""
         ...
 
 
@@ -206,7 +210,7 @@ class FolderContestant(Contestant):
 
     def begin(self, pictures: PicturesToCome) -> None:
         missing = [path for path in (sample.path for sample in pictures.samples()) if not self._named(path)]
-        if missing:
+        if missing := list(pictures.readable(missing)):  # a sound header may stand before broken pixels
             more = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
             name = PurePosixPath(_without_suffix(missing[0])).name
             raise ConfigError(

@@ -254,7 +254,8 @@ def _comparisons(
         finite = np.isfinite(ours.items.values) & np.isfinite(theirs.items.values)
         if not finite.any():
             continue
-        found = paired_difference(ours.items.where(finite), theirs.items.where(finite))
+        mine = ours.items.where(finite)
+        found = paired_difference(mine, theirs.items.where(finite))
         if np.isnan(found.low):
             continue
         yield Comparison(
@@ -265,5 +266,5 @@ def _comparisons(
             difference=found.value,
             low=found.low,
             high=found.high,
-            count=int(finite.sum()),
+            count=mine.number_of_items(),
         )

@@ -75,7 +75,7 @@ def score_of(measurement: Measurement, teachers: frozenset[str]) -> Score:
         value=found.value,
         low=found.low if np.isfinite(found.low) else None,
         high=found.high if np.isfinite(found.high) else None,
-        count=len(finite),
+        count=finite.number_of_items(),
         groups=finite.number_of_groups(),
         buckets=buckets,
         **about,

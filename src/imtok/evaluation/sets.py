@@ -1,7 +1,7 @@
 """Sets of pictures, read in batches of one size and never held as a whole."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -92,6 +92,14 @@ class Pictures:
         for row in self._rows:
             with suppress(PictureError):
                 yield self._read(row)[2]
+
+    def readable(self, paths: Collection[str]) -> Iterator[str]:
+        """Those of some paths whose pictures can be read to the end."""
+        for row in self._rows if paths else ():
+            with suppress(PictureError):
+                if (path := self._source[row].path) in paths:
+                    self._read(row)
+                    yield path
 
     def _read(self, row: int) -> tuple[Sample, Picture, Picture, Picture]:
         """A sample, its picture (both as the fit cuts them), that as it enters the tokenizer, and of that the content.

@@ -48,6 +48,10 @@ class Items:
         counted = enumerate(self.counted())
         return [float(self.values[self.buckets == index].mean()) if counts else None for index, counts in counted]
 
+    def number_of_items(self) -> int:
+        """Items that have a share in the mean."""
+        return int(self.bucket_sizes()[self.counted()].sum())
+
     def number_of_groups(self) -> int:
         """Groups that have a share in the mean."""
         return len(np.unique(self.groups[np.isin(self.buckets, np.flatnonzero(self.counted()))]))

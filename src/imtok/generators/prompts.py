@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +17,8 @@ PromptFormat = Literal["bytes", "plain", "chat"]
 Prompts = tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]
 """Ids, padded on the left, and which of them are there."""
 
-_DAY = datetime(2025, 1, 1)
-"""Some chat formats say what day it is; a prompt means the same on every day."""
+_ONE_DAY = "{%- macro strftime_now(format) -%}01 Jan 2025{%- endmacro -%}"
+"""For chat formats that say what day it is: a prompt means the same on every day."""
 BYTES = 256
 """The id with which every prompt of bytes begins; the bytes themselves have the ids below."""
 
@@ -91,7 +90,9 @@ class ModelReader(PromptReader):
     def __init__(self, tokenizer: Any, chat: bool, max_tokens: int) -> None:
         super().__init__(max_tokens)
         self._tokenizer, self._chat, self.vocabulary = tokenizer, chat, len(tokenizer)
-        if chat and not getattr(tokenizer, "chat_template", None):
+        template = getattr(tokenizer, "chat_template", None)
+        self._dateless = _ONE_DAY + template if isinstance(template, str) and "strftime_now" in template else None
+        if chat and not template:
             raise ConfigError("prompts: the language model has no chat format; take prompt_format plain")
         if chat and (frame := len(self.ids(""))) >= max_tokens:
             raise ConfigError(f"prompts: the chat format alone has {frame} tokens, max_prompt_tokens is {max_tokens}")
@@ -103,7 +104,7 @@ class ModelReader(PromptReader):
             return found or [0 if first is None else first]
         said = [{"role": "user", "content": prompt}]
         text = self._tokenizer.apply_chat_template(
-            said, add_generation_prompt=True, tokenize=False, strftime_now=_DAY.strftime
+            said, chat_template=self._dateless, add_generation_prompt=True, tokenize=False
         )
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes them itself
 

@@ -56,7 +56,8 @@ def load(name: str, file: str | Path | None = None) -> Any:
     except ModuleNotFoundError as error:
         raise MissingWeights(f"{name} needs {error.name}; `pip install 'imtok[networks]'` brings it") from None
     network.name = name
-    network.sha256 = network.sha256 or _joint([sha256_of(path) for path in _files(paths)])
+    if source.program is None:  # a program says itself what it reads with
+        network.sha256 = network.sha256 or _joint([sha256_of(path) for path in _files(paths)])
     return network.freeze() if isinstance(network, FrozenNetwork) else network
 
 

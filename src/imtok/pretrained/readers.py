@@ -124,8 +124,9 @@ class TesseractReader:
         listing = self._run(["--list-langs"], b"")  # List of available languages in "/usr/share/.../tessdata/" (2):
         if "eng" not in listing.split():
             raise ConfigError(f"{program}: has no English model; install tesseract-ocr-eng or its like")
-        data = Path(listing.partition('"')[2].partition('"')[0]) / "eng.traineddata"
-        if data.is_file():
+        folder = listing.partition('"')[2].partition('"')[0]
+        data = Path(folder) / "eng.traineddata"
+        if folder and data.is_file():
             both = self._run(["--version"], b"") + sha256_of(data)
             self.sha256 = hashlib.sha256(both.encode()).hexdigest()
 

@@ -15,7 +15,7 @@ from imtok.config import ConfigError
 from imtok.data.filling import check_alone, check_finished
 from imtok.data.latent_statistics import write_statistics
 from imtok.data.pictures import decode_sample, from_uint8
-from imtok.data.readers import open_source
+from imtok.data.readers import fingerprint, open_source
 from imtok.data.sample import DataError, PictureError, Sample, Source
 from imtok.data.token_shards import TokenManifest, Tokens, TokenShards, TokenWriter
 from imtok.data.transforms import Crop, centre_crop
@@ -75,6 +75,7 @@ def encode_pictures(
     pictures = open_source(source)
     place = os.path.abspath(source) if os.path.exists(source) else str(source)
     manifest = describe(model, tokenizer, place, resolution, crops, len(pictures))
+    manifest = dataclasses.replace(manifest, fingerprint=fingerprint(source))
     writer = TokenWriter(out, manifest)
     reader = None if model.hears is None else Reader(model.hears, [source], best_device())
     untold = 0

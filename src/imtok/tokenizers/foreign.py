@@ -69,6 +69,11 @@ def _convert(tensors: Tensors) -> tuple[VQGANConfig, dict[str, Tensor]]:
         return _one_codebook(kept, _llamagen_name, normalize=True)
     if "encoder.down.0.block.0.conv1.weight" in kept:
         # taming's VQGAN has the same names, but neither EMA statistics nor normalized codes
+        if "quantize.embed_avg" not in tensors and any(name.startswith("model_ema.") for name in tensors):
+            raise ConfigError(
+                "averaged weights (model_ema) beside taming's names: IBQ's checkpoints are like that, whose codes are "
+                "those of the largest dot product, which imtok does not read"
+            )
         return _one_codebook(kept, _taming_name, normalize="quantize.embed_avg" in tensors)
     raise ConfigError("an encoder of unknown layout (neither encoder.down.* nor encoder.conv_blocks.*)")
 
