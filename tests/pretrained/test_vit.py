@@ -67,7 +67,7 @@ def test_full_sizes_are_those_of_the_papers_targets() -> None:
 @pytest.mark.usefixtures("no_own_weights")
 def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
     for name in (name for name in SOURCES if name.startswith(("vision/clip", "vision/dino"))):
-        with pytest.raises(MissingWeights, match=f"{name} is missing.*hf://"):
+        with pytest.raises(MissingWeights, match=rf"{name} is missing.*`imtok weights fetch {name}` gets hf://"):
             load(name)
     save_file({"vision_model.embeddings.class_embedding": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(ConfigError, match="not the weights of"):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,11 @@ from imtok.tokenizers.text import Reader, Text
 
 
 def reconstruct(
-    tokenizer: str, images: Iterable[Path], out: Path, branches: bool = False, captions: str | None = None
+    tokenizer: str,
+    images: Iterable[str | PathLike[str]],
+    out: str | PathLike[str],
+    branches: bool = False,
+    captions: str | None = None,
 ) -> list[Path]:
     """Write OUT/NAME.png, and OUT_side_by_side/NAME.png with the original on the left.
 
@@ -47,7 +52,7 @@ def reconstruct(
             overwritten.
         MissingWeights: the network that reads the captions is not here.
     """
-    files = list(find_pictures(images))
+    files, out = list(find_pictures(map(Path, images))), Path(out)
     names = [file.stem for file in files]
     if not files:
         raise ConfigError("no pictures to reconstruct")

@@ -75,7 +75,7 @@ def open_reference(place: str) -> Reference:
 
 
 @torch.no_grad()
-def pack(pictures: str, out: Path, statistics: bool = False, size: int | None = None) -> int:
+def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | None = None) -> int:
     """Write pictures as one .npz file in ADM's layout, one after another.
 
     Args:
@@ -92,6 +92,7 @@ def pack(pictures: str, out: Path, statistics: bool = False, size: int | None = 
         DataError: pictures of several sizes, one that cannot be read, or too few for statistics; nothing is written.
         MissingWeights: the statistics are wanted, and Inception is not here.
     """
+    out = Path(out)
     if out.suffix != ".npz":
         raise ConfigError(f"{out}: name it {out.stem}.npz")
     if size is not None and size < MIN_SIDE:

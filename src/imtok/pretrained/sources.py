@@ -39,6 +39,7 @@ class NetworkSource:
         program: an executable that must be on the PATH instead.
         folder: the user's own is no file but a folder.
         suffix: of the user's own file, unless it is a .safetensors.
+        hub: the address of the user's own file, which `fetch` gets by the network's name.
         hint: where to get what no package carries.
     """
 
@@ -50,6 +51,7 @@ class NetworkSource:
     program: str | None = None
     folder: bool = False
     suffix: str = ".pth"
+    hub: str = ""
     hint: str = ""
 
 
@@ -317,18 +319,18 @@ SOURCES: dict[str, NetworkSource] = {
         what="CLIP ViT-L/14, vision half (unverified: loads its layout, checked without trained weights)",
         licence="MIT",
         load=load_clip_l14,
-        hint="hf://openai/clip-vit-large-patch14/model.safetensors holds it",
+        hub="hf://openai/clip-vit-large-patch14/model.safetensors",
     ),
     "vision/clip_vit_b16": NetworkSource(
         what="CLIP ViT-B/16, vision half (unverified: loads its layout, checked without trained weights)",
         licence="MIT",
         load=load_clip_b16,
-        hint="hf://openai/clip-vit-base-patch16/pytorch_model.bin holds it",
+        hub="hf://openai/clip-vit-base-patch16/pytorch_model.bin",
     ),
     "vision/dinov2_small": NetworkSource(
         what="DINOv2 ViT-S/14 (unverified: loads its layout, checked without trained weights)",
         licence="Apache-2.0",
         load=load_dinov2_small,
-        hint="hf://facebook/dinov2-small/model.safetensors holds it",
+        hub="hf://facebook/dinov2-small/model.safetensors",
     ),
 }
