@@ -140,8 +140,8 @@ def _find(name: str, source: NetworkSource, file: str | Path | None = None) -> l
 def _find_own(name: str, source: NetworkSource, file: str | Path | None) -> list[Path] | None:
     place = _own_place(name, source)
     if file is not None:
-        by_address = isinstance(file, str) and file.startswith(hub.PREFIX)
-        candidates = [hub.find_hub_file(file) if by_address else Path(file)]
+        address = str(file)
+        candidates = [hub.find_hub_file(address) if address.startswith(hub.PREFIX) else Path(file)]
     elif source.folder:
         candidates = [place.with_suffix("")]
     else:
