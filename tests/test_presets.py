@@ -6,6 +6,7 @@ import torch
 from imtok import presets
 from imtok.config import ConfigError
 from imtok.generators import catalog
+from imtok.generators.diffusion import DenoisingConfig
 from imtok.generators.sampling import SamplingConfig
 from imtok.tokenizers import build
 from imtok.training.run import RunConfig
@@ -131,7 +132,9 @@ def test_far_carries_the_paper_s_values(name: str, size: float, tokenizer: str, 
     assert run.generator.codebook_sizes == presets.get(tokenizer).tokenizer.quantizer.codebook_sizes
     assert run.sampling == SamplingConfig(guidance_scale=(guidance,))  # no top-k, no top-p
     assert run.generator.label_dropout == 0.1
-    assert run.training.optimizer.learning_rate == 2e-4
+    optimizer = run.training.optimizer
+    assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (2e-4, (0.9, 0.95), 0.05)
+    assert (optimizer.schedule, optimizer.warmup_share) == ("constant", 0.0)
     assert run.training.global_batch_size * run.training.phases[0].steps == pytest.approx(300 * 1_281_167, rel=1e-3)
 
 
@@ -146,8 +149,29 @@ def test_dit_carries_the_paper_s_values() -> None:
         assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (5e-4, (0.9, 0.99), 0.01)
         assert (training.global_batch_size, training.ema_decay) == (1024, 0.9999)
         assert training.global_batch_size * training.phases[0].steps == pytest.approx(350 * 1_281_167, rel=1e-3)
-        assert (run.sampling.num_inference_steps, run.sampling.guidance_schedule) == (250, "power_cosine")
+        assert run.sampling == DenoisingConfig(
+            num_inference_steps=250, guidance_scale=3.8, guidance_schedule="power_cosine", guidance_power=4.0
+        )
+    assert presets.get_generator("dit-l-textok-32-256").sampling.guidance_scale == 1.0  # Table 1 has none
     assert presets.get_generator("dit-t2i-nano").generator.text == presets.get("textok-nano").tokenizer.text
+
+
+def test_insightar_carries_the_paper_s_values() -> None:
+    """Section 3.3 and appendix E.2."""
+    run = presets.get_generator("insightar-7b")
+    tokenizer = presets.get("insighttok").tokenizer
+    assert run.generator.codebook_sizes == (tokenizer.quantizer.codebook_size,)
+    assert run.generator.codebook_dims == (tokenizer.quantizer.codebook_dim,)
+    first, second = run.training.phases
+    assert (first.steps, first.learning_rate) == (20_000, 1e-3)
+    assert {"adapter", "head", "start_of_image"} <= set(first.trains)
+    assert "language_model" not in first.trains
+    assert (second.trains, second.learning_rate) == (("all",), 1e-4)
+    optimizer = run.training.optimizer
+    assert (optimizer.betas, optimizer.weight_decay) == ((0.9, 0.95), 0.0)
+    assert (run.training.global_batch_size, run.training.max_grad_norm) == (512, 1.0)
+    assert run.sampling == SamplingConfig(guidance_scale=(5.0,), top_k=4096)
+    assert run.generator.prompt_dropout == 0.1
 
 
 def test_only_the_7b_wants_its_weights_cut_up() -> None:

@@ -249,6 +249,7 @@ def test_configs_go_to_json_and_back() -> None:
     [
         (lambda: DiTConfig(dim=100), "100 channels cannot be shared by 16 heads"),
         (lambda: DiTConfig(depth=0), "all sizes must be positive"),
+        (lambda: DiTConfig(mlp_ratio=0.0), "mlp_ratio = 0.0 must be positive"),
         (lambda: DiTConfig(latent_mean=(0.0,)), "latent_mean and latent_std are not of 8 channels"),
         (lambda: DiTConfig(classes=("a",)), "1 classes are named, num_classes is 1000"),
         (lambda: DiTConfig(dropout=1.0), r"dropout must be in \[0, 1\)"),

@@ -126,6 +126,14 @@ def test_latents_are_measured_and_the_measure_is_bound_to_them(home: Path, tmp_p
         train(debug(), str(tmp_path / "latents"), tmp_path / "run")
 
 
+def test_what_only_the_encoder_hears_needs_no_telling(home: Path, tmp_path: Path) -> None:
+    heard = dataclasses.replace(HEARD, where=("encoder",))
+    encode_pictures(untrained(tmp_path / "textok", text=heard), home / "signs", tmp_path / "latents", 64)
+    run = train(debug(), str(tmp_path / "latents"), tmp_path / "run")
+    assert not (run / FOLDER).exists()
+    assert imtok.load_generator(str(run)).narrator is None
+
+
 def test_a_run_learns_and_looks_at_held_out_latents(trained: Path) -> None:
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     steps = {line["step"]: line for line in lines if "phase" in line}

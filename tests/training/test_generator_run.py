@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +16,17 @@ import imtok
 from imtok import presets
 from imtok.checkpoints import RunFolder, load_tensors
 from imtok.cli import main
-from imtok.config import ConfigError
+from imtok.config import ConfigError, from_dict, to_dict
 from imtok.data.pictures import decode
 from imtok.data.sample import DataError
 from imtok.data.token_loader import TokenLoader, fixed_token_batches
-from imtok.data.token_shards import Tokens, TokenShards
+from imtok.data.token_shards import Tokens, TokenShards, TokenWriter
 from imtok.generators.far import FAR
 from imtok.generators.generate import read_prompts
 from imtok.generators.sampling import SamplingConfig
 from imtok.tokenizers.encode import encode_pictures
 from imtok.training.generator_task import GeneratorTask
-from imtok.training.launch import for_tokens, train
+from imtok.training.launch import check_same_model, check_same_run, for_tokens, train
 from imtok.training.run import GeneratorRunConfig, OptimizerConfig
 
 
@@ -155,7 +156,7 @@ def test_what_cannot_be_meant_is_said_in_a_line(home: Path, trained: Path, tmp_p
         imtok.load_generator(str(home / "dual"))
     with pytest.raises(ConfigError, match="no such run folder, and no generator that comes with imtok"):
         imtok.load_generator("nowhere")
-    with pytest.raises(ConfigError, match="kind"):
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
         imtok.load_tokenizer(str(trained))
     bad = presets.get_generator("far-debug")
     phase = dataclasses.replace(bad.training.phases[0], trains=("adapter",))
@@ -379,3 +380,99 @@ def test_prompts_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ):
         with pytest.raises(DataError, match=message):
             read_prompts([str(tmp_path / name)])
+
+
+def changed(config: Any, name: str) -> Any:
+    """The same with another value of one setting, as its JSON says it."""
+    values = to_dict(config)
+    *path, last = name.split(".")
+    inside = values
+    for key in path:
+        inside = inside[key]
+    was = inside[last]
+    inside[last] = (
+        {"bf16": "fp32", "fp32": "bf16", "none": "tensorboard"}.get(was, 0.5)
+        if isinstance(was, str)
+        else (not was if isinstance(was, bool) else (was or 0) / 2 if isinstance(was, float) else (was or 1) + 1)
+    )
+    return from_dict(type(config), values)
+
+
+MAY_CHANGE = [
+    *(f"training.{name}" for name in ("micro_batch_size", "channels_last", "gradient_checkpointing", "compile")),
+    *(f"training.{name}" for name in ("shard_weights", "threads", "log_every", "save_every", "preview_every")),
+    *(f"training.{name}" for name in ("evaluate_every", "evaluation_pictures", "logger")),
+    *("training.watchdog.patience", "sampling.top_k"),
+]
+MUST_STAY = ["precision", "global_batch_size", "seed", "max_grad_norm", "optimizer.learning_rate"]
+
+
+def test_what_a_resumed_run_may_change_is_what_changes_no_result(tmp_path: Path) -> None:
+    config, folder = presets.get_generator("far-debug"), RunFolder(tmp_path)
+    for name in MAY_CHANGE:
+        check_same_run(changed(config, name), config, folder)
+    for name in (*(f"training.{name}" for name in MUST_STAY), "generator.dropout", "generator.label_dropout"):
+        with pytest.raises(ConfigError, match=f"was started with {name} = "):
+            check_same_run(changed(config, name), config, folder)
+
+
+def test_what_a_run_may_have_otherwise_than_the_one_it_begins_with_says_nothing_of_the_weights() -> None:
+    far = presets.get_generator("far-debug").generator
+    insightar, vqgan = presets.get_generator("insightar-debug").generator, presets.get("insighttok-debug").tokenizer
+    textok = presets.get("fqgan-debug").tokenizer
+    for section, config, names in (
+        ("generator", far, ["dropout", "label_dropout"]),
+        ("generator", insightar, ["prompt_dropout"]),
+        ("tokenizer", vqgan, ["quantizer.decay", "quantizer.restart_threshold"]),
+        ("tokenizer", textok, ["quantizer.entropy_temperature"]),
+    ):
+        ours = {section: to_dict(config)}
+        for name in names:
+            check_same_model({section: to_dict(changed(config, name))}, ours, "run")
+    with pytest.raises(ConfigError, match=r"--init-from run: has generator\.head_depth = 1, this run 2"):
+        check_same_model({"generator": to_dict(changed(far, "head_depth"))}, {"generator": to_dict(far)}, "run")
+
+
+def without(shards: Path, out: Path, **changes: object) -> str:
+    """Token shards of whose pictures something is not known."""
+    found = TokenShards(shards)
+    writer = TokenWriter(out, found.manifest)
+    writer.write([dataclasses.replace(found[index], **changes) for index in range(len(found))])  # pyright: ignore[reportArgumentType]
+    return str(out)
+
+
+def test_shards_and_files_of_no_use_are_refused_before_the_first_step(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes, far = str(home / "codes"), presets.get_generator("far-debug")
+    insightar = presets.get_generator("insightar-debug")
+    unlabelled = without(home / "codes", tmp_path / "unlabelled", label=None)
+    silent = without(home / "codes", tmp_path / "silent", captions=())
+    for config, data, message in (
+        (far, unlabelled, "unlabelled: none of its pictures has a class to be generated by"),
+        (insightar, silent, "silent: none of its pictures has a caption to be generated by"),
+        (presets.get_generator("dit-debug"), codes, "holds codes; this generator wants latents of a continuous"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(config, data, tmp_path / "run")
+    place = dataclasses.replace(insightar.generator, language_model="language_model/smollm2")  # pyright: ignore[reportCallIssue]
+    monkeypatch.setattr("imtok.pretrained.load", lambda name: object())
+    with pytest.raises(ConfigError, match="is no language model; imtok weights lists them"):
+        train(dataclasses.replace(insightar, generator=place), codes, tmp_path / "run")
+    monkeypatch.setattr("imtok.training.launch.mean_over_ranks", lambda tensors: tensors[0].fill_(0.5))
+    with pytest.raises(ConfigError, match="only some of the processes see this run"):
+        train(far, codes, tmp_path / "run")
+
+
+def test_pictures_of_other_weights_are_in_the_way(trained: Path, tmp_path: Path, capsys) -> None:
+    for name in ("run", "copied"):
+        shutil.copytree(trained, tmp_path / name)
+    ask = ["--labels", "0", "--out", str(tmp_path / "out")]
+    assert main(["generate", str(tmp_path / "run"), *ask]) == 0
+    before = (tmp_path / "out/00000.png").stat().st_mtime_ns
+    assert main(["generate", str(tmp_path / "copied"), *ask]) == 0  # wherever it lies
+    assert (tmp_path / "out/00000.png").stat().st_mtime_ns == before
+    folder = RunFolder(tmp_path / "run")
+    folder.write_model({name: tensor * 1.5 for name, tensor in folder.read_model().items()})
+    assert main(["generate", str(tmp_path / "run"), *ask]) == 2
+    assert "was made in another way" in capsys.readouterr().err
