@@ -215,30 +215,59 @@ def test_a_phase_freezes_what_it_does_not_train() -> None:
 
 
 COMPILED = """
-import torch
+import sys, torch
 from imtok import presets
+from imtok.generators.catalog import build as build_generator
 from imtok.tokenizers import build
 
 torch.manual_seed(0)
-plain = build(presets.get("insighttok-debug").tokenizer)
-compiled = build(presets.get("insighttok-debug").tokenizer)
+name = sys.argv[1]
+config = presets.get_run(name)
+
+
+def make():
+    if hasattr(config, "generator"):
+        return build_generator(config.generator)
+    return build(config.tokenizer)
+
+
+def drawn(model):
+    if name == "dit-debug":
+        torch.manual_seed(1)
+        return sum(model.losses(torch.randn(2, model.tokens, model.config.channels), [None, None]).values())
+    if name == "insighttok-debug":
+        return model.decode(model.encode(images).latents)
+    if name == "textok-debug":
+        return model.decode(model.encode(images, text).latents, text)
+    codes = torch.zeros(2, model.tokens, len(model.codebook_sizes), dtype=torch.long)
+    return torch.cat([logits.flatten() for logits in model(codes, [None, None])])
+
+
+images = torch.rand(2, 3, 64, 64) * 2 - 1
+if name == "textok-debug":
+    text = torch.randn(2, 5, config.tokenizer.text.dim), torch.ones(2, 5, dtype=torch.bool)
+plain, compiled = make(), make()
+for parameter in plain.parameters():
+    if not parameter.any():  # what begins at zero would hide everything
+        torch.nn.init.normal_(parameter, std=0.02)
 compiled.load_weights(plain.weights())
 compiled.compile_parts()
-images = torch.rand(2, 3, 32, 32) * 2 - 1
 for model in (plain, compiled):
-    drawn = model.decode(model.encode(images).latents)
-    drawn.square().mean().backward()
-    model.drawn = drawn.detach()
-torch.testing.assert_close(plain.drawn, compiled.drawn, rtol=1e-4, atol=1e-5)
+    model.eval()
+    model.found = drawn(model)
+    model.found.square().mean().backward()
+torch.testing.assert_close(plain.found, compiled.found, rtol=1e-3, atol=1e-4)
 for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
-    torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(a.grad, b.grad, rtol=1e-2, atol=1e-4)
+assert any(module._compiled_call_impl is not None for module in compiled.modules())
 """
 
 
 @pytest.mark.slow
-def test_compiled_parts_compute_the_same() -> None:
+@pytest.mark.parametrize("name", ["insighttok-debug", "textok-debug", "far-debug", "insightar-debug", "dit-debug"])
+def test_compiled_parts_compute_the_same(name: str) -> None:
     # In a process of its own: the shape checks that the tests put into the package cannot be traced.
-    finished = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    finished = subprocess.run([sys.executable, "-c", COMPILED, name], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
 
 

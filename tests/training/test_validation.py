@@ -1,0 +1,92 @@
+"""What is said of a run while it trains, on a tokenizer whose answers are known."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from imtok import presets
+from imtok.data.pictures import decode, encode
+from imtok.data.sample import Sample, Samples, TextRegion
+from imtok.tokenizers.base import Encoding, Tokenizer
+from imtok.tokenizers.text import Text
+from imtok.training.feeds import PictureFeed, looked_at_together
+from imtok.training.run import Phase
+from imtok.training.validation import Validation
+
+SIDE = 64
+
+
+class Brighter(Tokenizer):
+    """Two codes of sixteen, and the picture itself, a tenth brighter."""
+
+    codebook_sizes = (16,)
+    downsample_factor = SIDE
+
+    def vectors(self, images: Tensor, text: Text | None = None) -> Tensor:
+        return images.flatten(2).mT
+
+    def encode(self, images: Tensor, text: Text | None = None) -> Encoding:
+        codes = torch.arange(len(images) * SIDE**2).view(len(images), -1, 1) % 2
+        return Encoding(latents=self.vectors(images), codes=codes, grid_size=(1, 1), image_size=(SIDE, SIDE))
+
+    def decode(self, latents: Tensor, text: Text | None = None, grid_size: tuple[int, int] | None = None) -> Tensor:
+        return latents.mT.unflatten(2, (SIDE, SIDE)) + 0.1
+
+
+def pictures(count: int) -> Samples:
+    """Of greys far from black and white, of the crops' size."""
+    rng = np.random.default_rng(0)
+    greys = [rng.integers(60, 190, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(count)]
+    return Samples(
+        Sample(image=encode(grey), path=str(index), width=SIDE, height=SIDE) for index, grey in enumerate(greys)
+    )
+
+
+@pytest.fixture
+def validation() -> Validation:
+    config = presets.get("insighttok-debug")
+    training = dataclasses.replace(config.training, evaluation_pictures=5, micro_batch_size=2)
+    return Validation(dataclasses.replace(config, training=training), pictures(6), held_out=True)
+
+
+def test_scores_are_those_of_the_pictures(validation: Validation) -> None:
+    scores = validation.evaluate(Brighter(), torch.device("cpu"))
+    assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 13), abs=1e-3)
+    assert 0.95 < scores["ssim"] < 1
+    assert scores["codebook_usage_0"] == 2 / 16
+    assert scores["codebook_perplexity_0"] == pytest.approx(2)
+
+
+def test_a_preview_shows_originals_above_their_reconstructions(validation: Validation, tmp_path: Path) -> None:
+    file = validation.preview(Brighter(), tmp_path, 7, torch.device("cpu"))
+    assert file.name == "step-00000007.png"
+    sheet = decode(file.read_bytes()).astype(int)
+    originals = [decode(sample.image).astype(int) for sample in pictures(6)]
+    assert sheet.shape == (2 * SIDE, 6 * SIDE, 3)
+    assert np.array_equal(sheet[:SIDE], np.concatenate(originals, axis=1))
+    assert set(np.unique(sheet[SIDE:] - sheet[:SIDE])) == {13}  # .1 of [-1, 1], rounded
+
+
+def test_no_more_is_looked_at_together_than_trains_together() -> None:
+    training = presets.get("insighttok-debug").training
+    for settings, expected in (
+        ({"global_batch_size": 512, "micro_batch_size": None}, 32),
+        ({"global_batch_size": 512, "micro_batch_size": 8}, 8),
+        ({"global_batch_size": 6, "micro_batch_size": None}, 6),
+    ):
+        assert looked_at_together(dataclasses.replace(training, **settings)) == expected
+
+
+def test_a_phase_s_share_of_pictures_with_regions_reaches_its_batches() -> None:
+    word = TextRegion(box=(8.0, 8.0, 40.0, 24.0), text="a")
+    plain = list(pictures(10))
+    source = Samples([dataclasses.replace(sample, words=[word] if row < 2 else []) for row, sample in enumerate(plain)])
+    feed = PictureFeed(source, presets.get("insighttok-debug").data)
+    for share, expected in ((0.5, 4), (0.0, 0), (1.0, 8)):
+        loader: Any = feed.loader(Phase(name="x", steps=1, region_share=share), 8, seed=0)
+        assert sum(path in ("0", "1") for path in loader.batch(0).paths) == expected
