@@ -76,7 +76,7 @@ def far_nano() -> GeneratorRunConfig:
                 learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_share=0.02, final_share=0.05
             ),
             ema_decay=0.999,
-            precision="fp32",
+            precision="bf16",
             save_every=250,
             preview_every=1000,
             evaluate_every=1000,
