@@ -441,7 +441,10 @@ def test_a_fingerprint_changes_with_the_pictures_and_with_nothing_beside_them(tm
         writer.write(Sample(image=JPEG, path="a", width=8, height=8))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/a.jpg").write_bytes(JPEG)
-    for place, file in ((tmp_path / "shards", "more.parquet"), (tmp_path / "folder", "b.jpg")):
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table/a.jpg").write_bytes(JPEG)
+    places = ((tmp_path / "shards", "more.parquet"), (tmp_path / "folder", "b.jpg"), (tmp_path / "table", "t.jsonl"))
+    for place, file in places:
         before = fingerprint(place)
         (place / "text_features").mkdir()
         (place / "text_features/part-00000.arrow").write_bytes(b"features")

@@ -55,7 +55,7 @@ def fingerprint(path: str | PathLike[str]) -> str:
     """A hash of the names and sizes of the files in which a source's pictures lie; empty where that would cost much.
 
     Args:
-        path: as for `open_source`; of tables only the table itself counts.
+        path: as for `open_source`; of a table named as a file only that counts.
 
     Raises:
         DataError: no such address.
@@ -63,13 +63,17 @@ def fingerprint(path: str | PathLike[str]) -> str:
     filesystem, place = locate(path)
     if not isinstance(filesystem, LocalFileSystem):
         return ""
-    files = [place]
     if os.path.isdir(place):
-        archives = [name for name in list_files(path) if name.lower().endswith(PARQUET_SUFFIXES + TAR_SUFFIXES)]
-        pictures = [name for name in list_files(path, deep=True) if name.lower().endswith(IMAGE_SUFFIXES)]
-        files = [os.path.join(place, name) for name in archives or pictures]
-    sizes = [f"{os.path.basename(file)} {os.path.getsize(file)}\n" for file in files]
-    return hashlib.sha256("".join(sizes).encode()).hexdigest()
+        names = list_files(path)
+        files = [name for name in names if name.lower().endswith(PARQUET_SUFFIXES + TAR_SUFFIXES)] or [
+            *(name for name in names if name.lower().endswith(TABLE_SUFFIXES) and name not in _NO_DATA),
+            *(name for name in list_files(path, deep=True) if name.lower().endswith(IMAGE_SUFFIXES)),
+        ]
+    else:
+        place, name = os.path.split(place)
+        files = [name]
+    sizes = [f"{name} {os.path.getsize(os.path.join(place, name))}\n" for name in files]
+    return hashlib.sha256("".join(sizes).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _open(path: str) -> Source:

@@ -75,7 +75,6 @@ def encode_pictures(
     pictures = open_source(source)
     place = os.path.abspath(source) if os.path.exists(source) else str(source)
     manifest = describe(model, tokenizer, place, resolution, crops, len(pictures))
-    manifest = dataclasses.replace(manifest, fingerprint=fingerprint(source))
     writer = TokenWriter(out, manifest)
     reader = None if model.hears is None else Reader(model.hears, [source], best_device())
     untold = 0
@@ -116,6 +115,7 @@ def describe(
         crops=crops,
         source=source,
         pictures=pictures,
+        fingerprint=fingerprint(source),
     )
 
 
