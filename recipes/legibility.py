@@ -12,12 +12,13 @@ from nano_data import plain_signs
 
 from imtok import pretrained
 from imtok.checkpoints import write_text
+from imtok.data.annotate import TEXT_DETECTOR
 from imtok.data.pictures import decode, encode, to_uint8
 from imtok.data.plain_signs import EXAMPLE, PlainSplit, prompt
 from imtok.data.sample import Sample
 from imtok.data.vocabulary import words_by_label
 from imtok.evaluation.contestants import open_contestant
-from imtok.evaluation.generated import TEXT_DETECTOR, TEXT_JUDGE, evaluate_generated
+from imtok.evaluation.generated import TEXT_JUDGE, evaluate_generated
 from imtok.evaluation.meters import make_items
 from imtok.evaluation.rendered import read_picture
 from imtok.evaluation.statistics import Interval, Items, interval, paired_difference

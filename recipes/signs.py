@@ -28,18 +28,18 @@ HELD_OUT = 256
 DISTANCE = "fd_efficientnet_lite0"
 """Deviation: a Fréchet distance of other features than gFID's."""
 MANY_SIGNS = 80_000
-"""For generators of codes, no sign more than once: in a run that saw 16,000 five times each, held-out signs became
-less likely from its 3,000th step on."""
+"""For generators of codes: of words of every kind, numbers and plates too, and no sign more than once. With the few
+words that other generators know, codes of words in colours were learned by heart, and not how words are spelled."""
 UNSEEN = 10
 """Captions of each class that no picture of the training has."""
 
 
-def render(out: Path, resolution: int, count: int) -> Path:
+def render(out: Path, resolution: int, count: int, labels: tuple[str, ...] = SAID) -> Path:
     """So many signs to train on, and others to look at, as OUT/train and OUT/combinations; what is there stays."""
     counts: dict[PlainSplit, int] = {"train": count, "combinations": HELD_OUT}
     for split, count in counts.items():
         place = str(out / split)
-        synthesize(place, count=count, size=resolution, plain=True, split=split, labels=SAID, steady=True)
+        synthesize(place, count=count, size=resolution, plain=True, split=split, labels=labels, steady=True)
     return out
 
 

@@ -5,7 +5,7 @@ import skimage.data
 import torch
 from torch import Tensor, nn
 
-from imtok.losses.reconstruction import feature_pairs, l1, l2, ocr_perceptual, perceptual_distance
+from imtok.losses.reconstruction import feature_pairs, l1, l2, perceptual_distance
 from imtok.pretrained import FeatureNetwork
 
 
@@ -34,8 +34,7 @@ def test_perceptual_distance_by_hand():
     images = torch.tensor([[3.0, 4.0, 0.0], [1.0, 0.0, 0.0]]).T.view(1, 3, 1, 2)
     reconstructions = torch.tensor([[6.0, 8.0, 0.0], [0.0, 5.0, 0.0]]).T.view(1, 3, 1, 2)
     # each of the two layers: mean over positions of (0, 2) = 1
-    for loss in (perceptual_distance, ocr_perceptual):
-        assert loss(Two(), images, reconstructions).item() == pytest.approx(2.0, abs=1e-5)
+    assert perceptual_distance(Two(), images, reconstructions).item() == pytest.approx(2.0, abs=1e-5)
 
 
 def test_channels_with_weights_count_by_them():
@@ -86,14 +85,12 @@ def test_originals_get_no_graph_and_bf16_features_are_widened():
         assert wanted.dtype == drawn.dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("name", "loss"), [("perceptual/vgg16", perceptual_distance), ("text_features/craft", ocr_perceptual)]
-)
-def test_real_networks_rank_damage(needs, photo, name, loss):
+@pytest.mark.parametrize("name", ["perceptual/vgg16", "text_features/craft"])
+def test_real_networks_rank_damage(needs, photo, name):
     network = needs(name)
     noise = torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))
     damaged = [(photo + strength * noise).clamp(-1, 1).requires_grad_() for strength in (0.0, 0.05, 0.3)]
-    costs = [loss(network, photo, picture) for picture in damaged]
+    costs = [perceptual_distance(network, photo, picture) for picture in damaged]
     assert costs[0].item() == 0.0
     assert costs[0] < costs[1] < costs[2]
     costs[2].backward()

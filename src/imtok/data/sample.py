@@ -39,7 +39,7 @@ class TextRegion:
         text: what it says; empty when only its place is known.
         quad: four corners clockwise from the text's own top left, for rotated text.
         score: confidence in [0, 1]; 1 for exact annotations.
-        ratio: its size as TokBench's files state it; its box is cut out as it is then. Not kept in shards.
+        ratio: its size as TokBench's files state it; its box is then cropped without a margin. Shards do not keep it.
     """
 
     box: Box

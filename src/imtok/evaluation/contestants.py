@@ -38,7 +38,7 @@ Known = tuple[str | None, str | None]
 
 @runtime_checkable
 class PicturesToCome(Protocol):
-    """A set before it is evaluated; each of these starts it anew."""
+    """A set before it is evaluated; every method goes through it from its beginning."""
 
     def samples(self) -> Iterable[Sample]:
         """The files, with what is known of them."""

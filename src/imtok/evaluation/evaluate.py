@@ -27,7 +27,7 @@ from imtok.evaluation.fit import CentreCrop, Fit, FitRule, SquareFit, make_fit
 from imtok.evaluation.meters import Meter, PerceptualMeter
 from imtok.evaluation.metric_names import family
 from imtok.evaluation.one_set import Part, evaluate_set
-from imtok.evaluation.protocols import Protocol, deviations, get_protocol
+from imtok.evaluation.protocols import EvaluationProtocol, deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, outcome, say, together
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
@@ -242,14 +242,14 @@ def _each(sets: Mapping[str, Source], measure: Callable[[str, Source], Part], fa
             yield part
 
 
-def _of_reconstructions(protocol: str) -> Protocol:
+def _of_reconstructions(protocol: str) -> EvaluationProtocol:
     found = get_protocol(protocol)
     if not set(found.metrics) <= set(METRICS):
         raise ConfigError(f"the protocol {protocol} is of generated pictures: imtok evaluate-generated")
     return found
 
 
-def _deviations(protocol: Protocol, part: Part, fit: Fit) -> list[str]:
+def _deviations(protocol: EvaluationProtocol, part: Part, fit: Fit) -> list[str]:
     """What differs from a protocol on a set; its reference are the originals themselves."""
     uncropped = "pictures are not cropped to centred squares of one size (--size 256 --fit crop)"
     return [

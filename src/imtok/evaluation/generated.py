@@ -12,6 +12,7 @@ from typing import Any
 from imtok import pretrained
 from imtok.checkpoints import write_text
 from imtok.config import ConfigError, InputError
+from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR
 from imtok.data.readers import open_source
 from imtok.evaluation.asked import Asked, Requests
 from imtok.evaluation.benchmark_meters import DPG, GENEVAL, DPGMeter, GenEvalMeter
@@ -59,7 +60,7 @@ METRICS = (
     *GENEVAL,
     *DPG,
 )
-TEXT_DETECTOR, TEXT_JUDGE, FACE_DETECTOR = "text_detector/ppocrv6", "text_judge/easyocr", "face_detector/mtcnn"
+TEXT_JUDGE = "text_judge/easyocr"
 CLIP_NETWORK = "clip/transformers"
 OBJECT_DETECTOR, QUESTION_ANSWERER = "object_detector/mask2former", "question_answerer/transformers"
 

@@ -8,7 +8,7 @@ from imtok.evaluation.benchmark_meters import DPG, GENEVAL
 
 
 @config
-class Protocol:
+class EvaluationProtocol:
     """What a published number was measured on. Whatever is None is free."""
 
     source: str
@@ -37,8 +37,8 @@ class Protocol:
 
 _SET_METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
 
-PROTOCOLS: dict[str, Protocol] = {
-    "imagenet-val-reconstruction": Protocol(
+PROTOCOLS: dict[str, EvaluationProtocol] = {
+    "imagenet-val-reconstruction": EvaluationProtocol(
         source="rFID and PSNR of InsightTok (Table 1, at 512 px) and FQGAN (section 4.1, at 256; inception score too)",
         metrics=("fid", "inception_score", "psnr"),
         pictures=50_000,
@@ -46,7 +46,7 @@ PROTOCOLS: dict[str, Protocol] = {
         reference="ImageNet-1K's validation pictures, resized and cropped like the reconstructions; not ADM's .npz",
         reference_pictures=50_000,
     ),
-    "imagenet-train-reconstruction": Protocol(
+    "imagenet-train-reconstruction": EvaluationProtocol(
         source="rFID, rIS, PSNR, SSIM and LPIPS of TexTok (section 4.2)",
         metrics=("fid", "inception_score", "psnr", "ssim", "lpips"),
         pictures=50_000,
@@ -54,7 +54,7 @@ PROTOCOLS: dict[str, Protocol] = {
         reference="the 50,000 training pictures of ImageNet-1K that were reconstructed; which ones is not stated",
         reference_pictures=50_000,
     ),
-    "imagenet-generation": Protocol(
+    "imagenet-generation": EvaluationProtocol(
         source="ADM's suite, as in TexTok (section 4.2) and FQGAN (section 4.1)",
         metrics=_SET_METRICS,
         pictures=50_000,
@@ -63,7 +63,7 @@ PROTOCOLS: dict[str, Protocol] = {
         reference_pictures=10_000,
         statistics=("frechet", "spatial"),
     ),
-    "imagenet-captions": Protocol(
+    "imagenet-captions": EvaluationProtocol(
         source="text-to-image of TexTok (section 4.2)",
         metrics=("fid", "clip_score"),
         pictures=50_000,
@@ -71,28 +71,28 @@ PROTOCOLS: dict[str, Protocol] = {
         reference="ImageNet-1K's validation pictures",
         reference_pictures=50_000,
     ),
-    "crowds": Protocol(
+    "crowds": EvaluationProtocol(
         source="MagFace of InsightTok (appendix F.2.1)",
         metrics=("magface",),
         pictures=300,
         prompts=15,
         pictures_per_prompt=20,
     ),
-    "geneval": Protocol(
+    "geneval": EvaluationProtocol(
         source="GenEval (Ghosh et al. 2023), as in InsightTok (Table 2)",
         metrics=GENEVAL,
         pictures=4 * 553,
         prompts=553,
         pictures_per_prompt=4,
     ),
-    "dpg": Protocol(
+    "dpg": EvaluationProtocol(
         source="DPG-Bench (Hu et al. 2024), as in InsightTok (Table 2); its network is not opened here",
         metrics=DPG,
         pictures=4 * 1065,
         prompts=1065,
         pictures_per_prompt=4,
     ),
-    "quotes": Protocol(
+    "quotes": EvaluationProtocol(
         source="NED of InsightTok (appendix F.2.2)",
         metrics=("rendered_text_ned",),
         networks={"rendered_text_ned": "text_judge/parseq"},  # docTR's; which of its recognizers is not stated
@@ -103,7 +103,7 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def get_protocol(name: str) -> Protocol:
+def get_protocol(name: str) -> EvaluationProtocol:
     """One by its name.
 
     Raises:
@@ -115,7 +115,7 @@ def get_protocol(name: str) -> Protocol:
 
 
 def deviations(
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     *,
     metrics: Mapping[str, str | None],
     pictures: int,

@@ -22,9 +22,10 @@ Found = TypeVar("Found")
 MIN_SIDE = 16
 """Smaller pictures are left out: SSIM's window and VGG16's last layer need so much."""
 _BATCH = 16
-"""At most so many pictures are held together,"""
+"""Pictures in a batch, at most."""
 _ENTERING, _ORIGINAL = 2**20, 2**22
-"""and at most so many pixels, as they enter and of originals, to which each contestant's reconstruction is restored."""
+"""Pixels in a batch, at most: of pictures as they enter a tokenizer, and of originals, to whose size every contestant's
+reconstruction is brought."""
 
 
 def name_sets(data: Sequence[str | PathLike[str]]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 MIN_ITEMS = 20
-"""A size bucket with fewer words or faces is null and leaves the mean, unless none has as many."""
+"""A size bucket with fewer words or faces has no value and no share in the mean, unless all are that small."""
 MIN_GROUPS = 10
 """With fewer groups a bootstrap says nothing, and no interval is given."""
 _CHUNK = 200

@@ -16,7 +16,7 @@ UNKNOWN = "unknown"
 def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
     """The networks behind the losses that a run's config gives a weight in some phase, such as `perceptual/vgg16`.
 
-    So are those that had taught the weights which it began with.
+    Networks that had taught the weights from which the run began are among them.
     """
     losses = config.get("losses", {})
     phases = config.get("training", {}).get("phases", [])

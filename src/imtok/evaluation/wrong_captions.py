@@ -27,7 +27,10 @@ class WrongCaptions(TokenizerContestant):
 
 
 def wrong_for(known: Sequence[Known]) -> list[Known]:
-    """Of each picture what is known of the last one before it of which something else is known, else of the next."""
+    """For each picture, what is known of the latest one before it of which something else is known.
+
+    Where there is none before it, that of the next.
+    """
     nothing = (None, None)
     first = [one for one in dict.fromkeys(known) if one != nothing][:2]  # of these one differs, whatever comes
     before: list[Known] = []  # the last two that differ, the newest first

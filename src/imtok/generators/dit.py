@@ -36,8 +36,8 @@ class DiTConfig:
     token_shape: tuple[int, ...] = (256,)
     """Rows and columns of the tokens, or how many there are where they lie on no grid."""
     latent_mean: tuple[float, ...] = ()
-    """Of each channel over the training pictures; the network sees latents of mean 0 and deviation 1. The shards know
-    it and the next one; empty before training."""
+    """Of each channel over the training pictures; the network sees latents of mean 0 and deviation 1. This and
+    `latent_std` come from the shards when training begins; empty before."""
     latent_std: tuple[float, ...] = ()
     num_classes: int = 1000
     classes: tuple[str, ...] = ()

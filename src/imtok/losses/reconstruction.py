@@ -67,25 +67,10 @@ def feature_distances(
     return torch.stack([error.sum(1).mean((1, 2)) for error in errors]).sum(0)
 
 
-def ocr_perceptual(
+def feature_pairs(
     network: FeatureNetwork,
     images: Float[Tensor, "batch 3 height width"],
     reconstructions: Float[Tensor, "batch 3 height width"],
-) -> Float[Tensor, ""]:
-    """OCR-VQGAN's text loss, the control of InsightTok's Table 5: it knows no regions.
-
-    The formula of `perceptual_distance` on the features of a text detector that sees the whole picture.
-
-    Args:
-        network: usually `text_features/craft`.
-        images: originals in [-1, 1]; no gradient flows into them.
-        reconstructions: same shape.
-    """
-    return perceptual_distance(network, images, reconstructions)
-
-
-def feature_pairs(
-    network: FeatureNetwork, images: Float[Tensor, "batch 3 height width"], reconstructions: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """The network's maps of the originals, without a graph, beside those of the reconstructions.
 

@@ -17,7 +17,7 @@ from imtok.tokenizers.quantizers import QuantizerConfig, build_quantizer
 from imtok.tokenizers.text import Text, TextConfig
 
 _NEAR = 2.0
-"""Patches apart, places have half of their likeness left."""
+"""Distance, in patches, at which the likeness of two places has fallen to a half."""
 
 
 @config

@@ -61,7 +61,8 @@ class LossConfig:
     """alpha_2 of eq. 3."""
     face: FaceLossConfig = FaceLossConfig()
     ocr_weight: float = 0.0
-    """The whole-picture loss of OCR-VQGAN, InsightTok's control in Table 5."""
+    """OCR-VQGAN's text loss, InsightTok's control in Table 5: the perceptual loss's formula on the features of a text
+    detector that sees the whole picture."""
     ocr_network: str = "text_features/craft"
     representation_weight: float = 0.0
     """lambda_2 of FQGAN eq. 8, for each of the targets."""
@@ -198,7 +199,7 @@ class TrainingConfig:
     threads: int | None = None
     """CPU threads; None: as torch decides."""
     log_every: int = 50
-    """Steps; so are the next three, of which 0 means only at the end of a phase."""
+    """In steps, as are `save_every`, `preview_every` and `evaluate_every`; 0 for those: only at the end of a phase."""
     save_every: int = 1000
     preview_every: int = 1000
     evaluate_every: int = 5000

@@ -17,7 +17,7 @@ from imtok.data.sample import Source
 from imtok.layers.model import Model
 from imtok.losses.adversarial import LeCAM, discriminator_loss, generator_loss, r1_penalty
 from imtok.losses.discriminators import PatchDiscriminatorConfig, StyleDiscriminatorConfig, build_discriminator
-from imtok.losses.reconstruction import l1, l2, ocr_perceptual, perceptual_distance
+from imtok.losses.reconstruction import l1, l2, perceptual_distance
 from imtok.losses.regions import face_loss, text_loss
 from imtok.losses.representation import RepresentationHead, RepresentationTarget, representation_loss
 from imtok.pretrained import FeatureNetwork, FrozenNetwork
@@ -212,7 +212,7 @@ class TokenizerTask(Task):
         if wanted["face"]:
             terms["face"] = face_loss(self._networks["face"], images, drawn, batch.faces, settings.face)
         if wanted["ocr"]:
-            terms["ocr"] = ocr_perceptual(self._networks["ocr"], images, drawn)
+            terms["ocr"] = perceptual_distance(self._networks["ocr"], images, drawn)
         if wanted["representation"]:
             terms["representation"] = self._representation_loss(batch, encoding)
         if adversarial:
