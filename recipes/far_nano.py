@@ -23,7 +23,6 @@ from signs import MANY_SIGNS, distance, encode, held_out_classes, render, run, s
 
 from imtok import presets
 from imtok.checkpoints import RunFolder, write_text
-from imtok.data.vocabulary import LABELS
 from imtok.generators.far import FARConfig
 from imtok.generators.heads import HeadKind
 from imtok.tokenizers.catalog import locate
@@ -46,7 +45,7 @@ def main(out: Path, tokenizer: str = "fqgan-dual-nano", seed: int = 0) -> None:
     """
     locate(tokenizer)  # says now what would be missing later
     out = out.resolve()
-    signs = render(out / "signs", RESOLUTION, MANY_SIGNS, LABELS)
+    signs = render(out / "signs", RESOLUTION, MANY_SIGNS, labels=())
     codes = encode(tokenizer, signs, out / Path(tokenizer).name / "codes", RESOLUTION)
     lines = ["| head | NLL of a place | first code | second code | Fréchet distance | paper: gFID |", "|---" * 6 + "|"]
     base = seeded(presets.get_generator("far-nano"), seed)

@@ -22,7 +22,6 @@ from signs import MANY_SIGNS, encode, render, run, seeded
 
 from imtok import presets
 from imtok.checkpoints import write_text
-from imtok.data.vocabulary import LABELS
 
 TWINS = {"insighttok-nano": "insightar-nano", "vqgan-nano": "insightar-nano-vqgan"}
 """Tokenizers, and what the generators over them are called."""
@@ -42,7 +41,7 @@ def main(out: Path, seed: int = 0) -> None:
     for twin in TWINS:
         readings[f"{twin}, reconstructed"] = read_reconstructed(twin, out / twin / "reconstructed", RESOLUTION)
     print(table(readings))
-    signs = render(out / "signs", RESOLUTION, MANY_SIGNS, LABELS)
+    signs = render(out / "signs", RESOLUTION, MANY_SIGNS, labels=())
     config = seeded(presets.get_generator("insightar-nano"), seed)
     shown = []
     for twin, name in TWINS.items():

@@ -35,7 +35,14 @@ UNSEEN = 10
 
 
 def render(out: Path, resolution: int, count: int, labels: tuple[str, ...] = SAID) -> Path:
-    """So many signs to train on, and others to look at, as OUT/train and OUT/combinations; what is there stays."""
+    """So many signs to train on, and others to look at, as OUT/train and OUT/combinations; what is there stays.
+
+    Args:
+        out: folder.
+        resolution: of the pictures.
+        count: to train on.
+        labels: kinds of words; every kind, if none are named.
+    """
     counts: dict[PlainSplit, int] = {"train": count, "combinations": HELD_OUT}
     for split, count in counts.items():
         place = str(out / split)
