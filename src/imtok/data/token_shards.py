@@ -116,9 +116,7 @@ class TokenWriter:
             if changed := [name for name in wanted if begun.get(name) != wanted[name]]:
                 name = changed[0]
                 if name == "fingerprint":
-                    raise DataError(
-                        f"{folder}: {manifest.source} has other files than when it was begun; name another folder"
-                    )
+                    raise DataError(f"{folder}: begun with other files in {manifest.source}; name another folder")
                 was, now = begun.get(name), wanted[name]
                 raise DataError(f"{folder}: begun with {name} = {was!r}, now it is {now!r}; name another folder")
         else:
