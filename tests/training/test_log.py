@@ -12,11 +12,12 @@ from imtok.training.log import TrainingLog, create_writer
 def test_lines_hold_means_since_the_line_before(tmp_path: Path) -> None:
     log = TrainingLog(RunFolder(tmp_path), start=0, steps=5, every=2, writer=None)
     for step in range(1, 6):
-        log.add(step, "all", 0.1, {"l1": float(step)} | ({"text": 1.0} if step == 4 else {}))
+        log.add(step, "all", 0.1, float(step), {"l1": float(step)} | ({"text": 1.0} if step == 4 else {}))
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["l1"]) for line in lines] == [(2, 1.5), (4, 3.5), (5, 5.0)]
     assert [line.get("text") for line in lines] == [None, 1.0, None]
+    assert [line["seconds_per_step"] for line in lines] == [1.5, 3.5, 5.0]
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
