@@ -114,8 +114,9 @@ class Diffusion:
             steps: 1 to 1,000.
             spacing: `trailing` begins at the last time, `leading` ends at the first (in diffusers' words).
 
-        Deviation: where the steps do not divide 1,000, diffusers' leading times stand 1000 // steps apart and begin too
-        low (150 steps at 894, here at 993), and its DDIM goes from each time by as much, not to the next visited one.
+        Where the steps do not divide 1,000, diffusers does otherwise: its leading times stand 1000 // steps apart and
+        begin too low (150 steps at 894, here at 993), and its DDIM goes from each time by as much, not to the next
+        visited one.
         """
         if self.config.path == "straight":
             return [STEPS * (steps - index) / steps for index in range(steps + 1)]
