@@ -1,6 +1,7 @@
 """What every trainable network is, whatever it computes: weights that can be saved, loaded and refused."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +43,17 @@ class Model(nn.Module):
         for part in self.modules():
             if isinstance(part, Checkpointed):
                 part.checkpointing = on
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """A model looks at pictures as it will after training, and then goes on as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 class Checkpointed(nn.Sequential):

@@ -16,6 +16,7 @@ from imtok.generators.catalog import build
 from imtok.generators.narrator import Narrator
 from imtok.generators.pipeline import ImageGenerator
 from imtok.layers.collective import rank
+from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Reader
 from imtok.training.feeds import looked_at_together
@@ -94,17 +95,16 @@ class GeneratorValidation:
 
         What is not better than untold has not learned to listen.
         """
-        training, settings = generator.training, self.config.training
-        generator.eval()
+        settings = self.config.training
         size = looked_at_together(settings)
         sums, count = defaultdict[str, float](float), 0
-        for batch in fixed_token_batches(self.shards, count=settings.evaluation_pictures, batch_size=size):
-            tokens, seeds = batch.tokens.to(device), range(count, count + len(batch))
-            for suffix, told in (("", conditions(generator, batch)), ("_untold", [None] * len(batch))):
-                for name, scores in generator.scores(tokens, told, seeds).items():
-                    sums[name + suffix] += scores.cpu().double().sum().item()
-            count += len(batch)
-        generator.train(training)
+        with in_eval_mode(generator):
+            for batch in fixed_token_batches(self.shards, count=settings.evaluation_pictures, batch_size=size):
+                tokens, seeds = batch.tokens.to(device), range(count, count + len(batch))
+                for suffix, told in (("", conditions(generator, batch)), ("_untold", [None] * len(batch))):
+                    for name, scores in generator.scores(tokens, told, seeds).items():
+                        sums[name + suffix] += scores.cpu().double().sum().item()
+                count += len(batch)
         return {name: total / count for name, total in sums.items()}
 
     @torch.no_grad()
@@ -116,9 +116,8 @@ class GeneratorValidation:
         batch = next(fixed_token_batches(self.shards, count=_PREVIEW_PICTURES, batch_size=_PREVIEW_PICTURES))
         reference = self.config.tokenizer
         assert reference is not None
-        training = generator.training
         pipeline = ImageGenerator(
-            generator=generator.eval(),
+            generator=generator,
             tokenizer=self.tokenizer.to(device),
             sampling=self.config.sampling,
             resolution=reference.resolution,
@@ -126,8 +125,8 @@ class GeneratorValidation:
             narrator=self.narrator,
         )
         told, seeds = conditions(generator, batch), range(len(batch))
-        tokens = generator.sample(told, seeds, self.config.sampling)
-        generator.train(training)
+        with in_eval_mode(generator):
+            tokens = generator.sample(told, seeds, self.config.sampling)
         known = None if self.narrator is None else self.narrator.reader.read(batch.captions, batch.labels)
         originals = pipeline.draw(batch.tokens.to(device), known)
         drawn = pipeline.draw(tokens, pipeline.told(told, seeds))

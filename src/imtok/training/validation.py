@@ -10,6 +10,7 @@ from imtok.data.loader import Batch, fixed_batches
 from imtok.data.pictures import encode, to_uint8
 from imtok.data.sample import Source
 from imtok.evaluation.metrics import codebook_perplexity, codebook_usage, psnr, ssim
+from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Reader, Text
 from imtok.training.feeds import looked_at_together
@@ -39,20 +40,20 @@ class Validation:
     @torch.no_grad()
     def evaluate(self, tokenizer: Tokenizer, device: torch.device) -> dict[str, float]:
         """PSNR, SSIM, and for each codebook how much of it is used."""
-        training, scores, codes = tokenizer.training, [], []
-        tokenizer.eval()
+        scores, codes = [], []
         settings = self.config.training
         size = looked_at_together(settings)
-        for batch in fixed_batches(self.data, self.config.data, count=settings.evaluation_pictures, batch_size=size):
-            images = batch.images.to(device)
-            text = self._text(batch)
-            encoding = tokenizer.encode(images, text)
-            drawn = tokenizer.decode(encoding.latents, text, encoding.grid_size)
-            original, reconstruction = _pixels(images), _pixels(drawn)
-            scores.append(torch.stack([psnr(original, reconstruction), ssim(original, reconstruction)]))
-            if encoding.codes is not None:
-                codes.append(encoding.codes.cpu())
-        tokenizer.train(training)
+        batches = fixed_batches(self.data, self.config.data, count=settings.evaluation_pictures, batch_size=size)
+        with in_eval_mode(tokenizer):
+            for batch in batches:
+                images = batch.images.to(device)
+                text = self._text(batch)
+                encoding = tokenizer.encode(images, text)
+                drawn = tokenizer.decode(encoding.latents, text, encoding.grid_size)
+                original, reconstruction = _pixels(images), _pixels(drawn)
+                scores.append(torch.stack([psnr(original, reconstruction), ssim(original, reconstruction)]))
+                if encoding.codes is not None:
+                    codes.append(encoding.codes.cpu())
         means = torch.cat(scores, dim=1).mean(1)
         numbers = {"psnr": means[0].item(), "ssim": means[1].item()}
         if codes:
@@ -67,9 +68,8 @@ class Validation:
         batches = fixed_batches(self.data, self.config.data, count=_PREVIEW_PICTURES, batch_size=_PREVIEW_PICTURES)
         batch = next(batches)
         images = batch.images.to(device)
-        training = tokenizer.training
-        drawn = tokenizer.eval().reconstruct(images, self._text(batch))
-        tokenizer.train(training)
+        with in_eval_mode(tokenizer):
+            drawn = tokenizer.reconstruct(images, self._text(batch))
         rows = torch.cat([torch.cat(list(pictures), dim=2) for pictures in (images, drawn)], dim=1)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"step-{step:08d}.png"
