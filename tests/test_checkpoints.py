@@ -1,6 +1,7 @@
 import argparse
 import errno
 import json
+import os
 import pickle
 import resource
 import warnings
@@ -145,14 +146,19 @@ def test_files_that_hold_no_tensors_are_refused_in_one_line(name: str, tmp_path:
             load_tensors(tmp_path / name)
 
 
-@pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOLCK, "No locks available")])
+@pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOSPC])
 def test_a_file_system_without_locks_keeps_nobody_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def acquire(*_: object, **__: object) -> None:
-        raise error
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("imtok.checkpoints.FileLock.acquire", acquire)
-    with RunFolder(tmp_path).held():
+    monkeypatch.setattr("fcntl.flock", flock)
+    if number == errno.ENOSPC:  # a real failure is one
+        with pytest.raises(OSError, match="No space left"), RunFolder(tmp_path).held():
+            pass
+        return
+    with RunFolder(tmp_path).held(), RunFolder(tmp_path).held():
         (tmp_path / "config.json").write_text("{}")
-    assert (tmp_path / "config.json").exists()
+    assert [file.name for file in tmp_path.iterdir() if file.name != "lock"] == ["config.json"]  # no marker stays

@@ -12,13 +12,14 @@ Everything but previews is written under a temporary name and renamed: a kill at
 """
 
 import argparse
+import errno
 import json
 import os
 import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from imtok.config import FORMAT_VERSION, ConfigError, first_line, read_json
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer (NFS without its lock daemon, Lustre without `flock`): nobody is kept out."""
 
 
 class _Inert:
@@ -140,8 +144,7 @@ class RunFolder:
         """Add the values, give the folder its name, and delete older states."""
         temporary, target = self.unfinished(step), self.resume_folder(step)
         write_text(temporary / "state.json", json.dumps({"format_version": FORMAT_VERSION, "step": step, **values}))
-        for file in temporary.iterdir():  # each rank may have written its share
-            _reach_disk(file)
+        _reach_disk(temporary)
         temporary.rename(target)
         _reach_disk(target.parent)
         self._delete_states(but=target)
@@ -154,13 +157,14 @@ class RunFolder:
             ConfigError: another one is at it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / "lock", timeout=0)
+        lock = FileLock(self.path / "lock", timeout=0, fallback_to_soft=False)  # a soft one would outlive a kill
         try:
             lock.acquire()
         except Timeout:
             raise ConfigError(f"{self.path}: another process is training into it; let it end first") from None
-        except (NotImplementedError, OSError):  # a file system without locks (NFS, Lustre): nobody is kept out
-            pass
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         try:
             yield
         finally:
@@ -302,11 +306,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _reach_disk(path: Path) -> None:
-    """Return when a file's content, or a folder's list of names, would outlast a power cut."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
-        return
-    opened = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    """Return when a file's content would outlast a power cut, or a folder's names where the system can tell of those.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
+    folder = path.is_dir()
+    with suppress(OSError) if folder else nullcontext():
+        opened = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

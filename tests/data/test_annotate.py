@@ -275,13 +275,13 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(tmp_path):
         annotate(source, out, text=True, faces=True)
     same = (tmp_path / "in" / "003.png").read_bytes()
     (tmp_path / "in" / "003.png").write_bytes(same + b" ")
-    with pytest.raises(DataError, match="out: the source has other files than when it was begun"):
+    with pytest.raises(DataError, match="out: begun with other pictures, or other files of them"):
         annotate(source, out, text=True)
     (tmp_path / "in" / "003.png").write_bytes(same)
     with pytest.raises(DataError, match="begun with faces = False, now it is True"):
         annotate(source, out, text=True, faces=True)
     (tmp_path / "in" / "new.png").write_bytes(encode(PHOTO))
-    with pytest.raises(DataError, match="begun with 6 pictures, the source has 7"):
+    with pytest.raises(DataError, match="begun with pictures = 6, now it is 7"):
         annotate(source, out, text=True)
     (tmp_path / "out" / "progress.json").unlink()
     with pytest.raises(DataError, match="holds shards of something else"):

@@ -25,6 +25,7 @@ def shards(folder: Path, *, crops: list[int]) -> TokenShards:
         resolution=8,
         crops="ten",
         source="none",
+        fingerprint="",
         pictures=len(crops),
     )
     writer = TokenWriter(folder, manifest)

@@ -382,55 +382,71 @@ def test_prompts_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             read_prompts([str(tmp_path / name)])
 
 
-def changed(config: Any, name: str) -> Any:
+def changed(config: Any, name: str, value: object) -> Any:
     """The same with another value of one setting, as its JSON says it."""
     values = to_dict(config)
     *path, last = name.split(".")
     inside = values
     for key in path:
         inside = inside[key]
-    was = inside[last]
-    inside[last] = (
-        {"bf16": "fp32", "fp32": "bf16", "none": "tensorboard"}.get(was, 0.5)
-        if isinstance(was, str)
-        else (not was if isinstance(was, bool) else (was or 0) / 2 if isinstance(was, float) else (was or 1) + 1)
-    )
+    assert inside[last] != value
+    inside[last] = value
     return from_dict(type(config), values)
 
 
-MAY_CHANGE = [
-    *(f"training.{name}" for name in ("micro_batch_size", "channels_last", "gradient_checkpointing", "compile")),
-    *(f"training.{name}" for name in ("shard_weights", "threads", "log_every", "save_every", "preview_every")),
-    *(f"training.{name}" for name in ("evaluate_every", "evaluation_pictures", "logger")),
-    *("training.watchdog.patience", "sampling.top_k"),
-]
-MUST_STAY = ["precision", "global_batch_size", "seed", "max_grad_norm", "optimizer.learning_rate"]
+MAY_CHANGE = {
+    "training.micro_batch_size": 1,
+    "training.channels_last": True,
+    "training.gradient_checkpointing": True,
+    "training.compile": True,
+    "training.shard_weights": True,
+    "training.threads": 3,
+    "training.log_every": 7,
+    "training.save_every": 7,
+    "training.preview_every": 7,
+    "training.evaluate_every": 7,
+    "training.evaluation_pictures": 7,
+    "training.logger": "tensorboard",
+    "training.watchdog.patience": 7,
+    "sampling.top_k": 7,
+}
+MUST_STAY = {
+    "training.precision": "fp32",
+    "training.global_batch_size": 7,
+    "training.seed": 7,
+    "training.max_grad_norm": 7.0,
+    "training.optimizer.learning_rate": 7.0,
+    "generator.dropout": 0.7,
+    "generator.label_dropout": 0.7,
+}
 
 
 def test_what_a_resumed_run_may_change_is_what_changes_no_result(tmp_path: Path) -> None:
     config, folder = presets.get_generator("far-debug"), RunFolder(tmp_path)
-    for name in MAY_CHANGE:
-        check_same_run(changed(config, name), config, folder)
-    for name in (*(f"training.{name}" for name in MUST_STAY), "generator.dropout", "generator.label_dropout"):
+    for name, value in MAY_CHANGE.items():
+        check_same_run(changed(config, name, value), config, folder)
+    for name, value in MUST_STAY.items():
         with pytest.raises(ConfigError, match=f"was started with {name} = "):
-            check_same_run(changed(config, name), config, folder)
+            check_same_run(changed(config, name, value), config, folder)
 
 
 def test_what_a_run_may_have_otherwise_than_the_one_it_begins_with_says_nothing_of_the_weights() -> None:
     far = presets.get_generator("far-debug").generator
-    insightar, vqgan = presets.get_generator("insightar-debug").generator, presets.get("insighttok-debug").tokenizer
-    textok = presets.get("fqgan-debug").tokenizer
-    for section, config, names in (
-        ("generator", far, ["dropout", "label_dropout"]),
-        ("generator", insightar, ["prompt_dropout"]),
-        ("tokenizer", vqgan, ["quantizer.decay", "quantizer.restart_threshold"]),
-        ("tokenizer", textok, ["quantizer.entropy_temperature"]),
+    insightar = presets.get_generator("insightar-debug").generator
+    ema, trained = (presets.get(name).tokenizer for name in ("insighttok-debug", "fqgan-debug"))
+    for config, name, value in (
+        (far, "dropout", 0.7),
+        (far, "label_dropout", 0.7),
+        (insightar, "prompt_dropout", 0.7),
+        (ema, "quantizer.decay", 0.7),
+        (ema, "quantizer.restart_threshold", 0.7),
+        (trained, "quantizer.entropy_temperature", 0.7),
     ):
-        ours = {section: to_dict(config)}
-        for name in names:
-            check_same_model({section: to_dict(changed(config, name))}, ours, "run")
-    with pytest.raises(ConfigError, match=r"--init-from run: has generator\.head_depth = 1, this run 2"):
-        check_same_model({"generator": to_dict(changed(far, "head_depth"))}, {"generator": to_dict(far)}, "run")
+        section = "generator" if config in (far, insightar) else "tokenizer"
+        ours, theirs = ({section: to_dict(one)} for one in (changed(config, name, value), config))
+        check_same_model(ours, theirs, "run")
+    with pytest.raises(ConfigError, match=r"--init-from run: has generator\.head_depth = 1, this run 7"):
+        check_same_model({"generator": to_dict(changed(far, "head_depth", 7))}, {"generator": to_dict(far)}, "run")
 
 
 def without(shards: Path, out: Path, **changes: object) -> str:
@@ -459,6 +475,7 @@ def test_shards_and_files_of_no_use_are_refused_before_the_first_step(
     monkeypatch.setattr("imtok.pretrained.load", lambda name: object())
     with pytest.raises(ConfigError, match="is no language model; imtok weights lists them"):
         train(dataclasses.replace(insightar, generator=place), codes, tmp_path / "run")
+    monkeypatch.undo()
     monkeypatch.setattr("imtok.training.launch.mean_over_ranks", lambda tensors: tensors[0].fill_(0.5))
     with pytest.raises(ConfigError, match="only some of the processes see this run"):
         train(far, codes, tmp_path / "run")
@@ -476,3 +493,13 @@ def test_pictures_of_other_weights_are_in_the_way(trained: Path, tmp_path: Path,
     folder.write_model({name: tensor * 1.5 for name, tensor in folder.read_model().items()})
     assert main(["generate", str(tmp_path / "run"), *ask]) == 2
     assert "was made in another way" in capsys.readouterr().err
+
+
+def test_several_processes_do_not_draw_into_one_folder(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["generate", str(trained), "--labels", "0", "--out", str(tmp_path / "out")]) == 2
+    assert "out: several processes would write the same files; call it once" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

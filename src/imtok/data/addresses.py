@@ -28,6 +28,16 @@ def locate(address: str | PathLike[str]) -> tuple[Any, str]:
         raise DataError(f"{address}: cannot be opened ({reason})") from None
 
 
+def local_place(address: str | PathLike[str]) -> str | None:
+    """The absolute path of a local file or folder, be it there or not; None for any other address.
+
+    Raises:
+        DataError: as `locate`.
+    """
+    filesystem, place = locate(address)
+    return place if isinstance(filesystem, LocalFileSystem) else None
+
+
 def list_files(folder: str | PathLike[str], deep: bool = False) -> list[str]:
     """Names of the files in a folder, relative to it and sorted; with `deep` those in sub-folders too.
 

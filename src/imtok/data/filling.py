@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
@@ -104,6 +104,25 @@ def check_finished(folder: str | PathLike[str]) -> None:
         raise DataError(f"{folder}: {done} of {rows} pictures are done; call what writes it again, so that it finishes")
 
 
+def check_begun(folder: str | PathLike[str], begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Whether a folder is being filled as it was begun.
+
+    Args:
+        folder: where.
+        begun: the settings that it was begun with, of which some may be missing.
+        wanted: those that are asked for now.
+
+    Raises:
+        DataError: names the first that differs.
+    """
+    for name, now in wanted.items():
+        if (was := begun.get(name)) != now:
+            differs = f"with {name} = {was!r}, now it is {now!r}"
+            if name == "fingerprint":
+                differs = "with other pictures, or other files of them"
+            raise DataError(f"{folder}: begun {differs}; name another folder")
+
+
 def check_alone(out: str | PathLike[str]) -> None:
     """Whether this is the only process that writes somewhere.
 
@@ -123,19 +142,10 @@ def _load_progress(out: str, settings: dict[str, Any], rows: int) -> Progress:
     if values.get("format_version") != FORMAT_VERSION or "settings" not in values:
         raise DataError(f"{out}: begun by another version of imtok; name another folder")
     progress = Progress(**values)
-    if "fingerprint" in settings:
-        progress.settings.setdefault("fingerprint", settings["fingerprint"])
-    changed = [name for name in settings if progress.settings.get(name) != settings[name]]
-    if (changed or progress.rows != rows) and not (progress.shards or holds_shards(out)):  # nothing to be lost
+    begun, wanted = {"pictures": progress.rows, **progress.settings}, {"pictures": rows, **settings}
+    if begun != wanted and not (progress.shards or holds_shards(out)):  # nothing to be lost
         return Progress(settings=settings, rows=rows)
-    if changed and changed != ["fingerprint"]:
-        name = changed[0]
-        was, now = progress.settings.get(name), settings[name]
-        raise DataError(f"{out}: begun with {name} = {was!r}, now it is {now!r}; name another folder")
-    if progress.rows != rows:
-        raise DataError(f"{out}: begun with {progress.rows} pictures, the source has {rows} now; name another folder")
-    if changed:
-        raise DataError(f"{out}: the source has other files than when it was begun; name another folder")
+    check_begun(out, begun, wanted)
     return progress
 
 

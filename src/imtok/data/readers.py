@@ -12,9 +12,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
-from imtok.data.addresses import join, list_files, locate, parent
+from imtok.data.addresses import join, list_files, local_place, locate, parent
 from imtok.data.npz import NpzSource
 from imtok.data.pictures import MAX_BYTES, read_bytes
 from imtok.data.rows import make_sample
@@ -26,8 +25,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 PARQUET_SUFFIXES = (".parquet",)
 TABLE_SUFFIXES = (".jsonl", ".csv")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_NO_DATA = ("items.jsonl", "metrics.jsonl")
-"""Tables that imtok's evaluations and runs leave behind."""
+_SCORES = "items.jsonl"
+"""What an evaluation writes names pictures, too, but is no table of them."""
 IMAGE_COLUMNS = ("image", "file", "file_name", "filename", "path")
 """Names under which a table may list its pictures: absolute paths, or relative to the table's own folder."""
 
@@ -60,13 +59,13 @@ def fingerprint(path: str | PathLike[str]) -> str:
     Raises:
         DataError: no such address.
     """
-    filesystem, place = locate(path)
-    if not isinstance(filesystem, LocalFileSystem):
+    place = local_place(path)
+    if place is None:
         return ""
     if os.path.isdir(place):
         names = list_files(path)
         files = [name for name in names if name.lower().endswith(PARQUET_SUFFIXES + TAR_SUFFIXES)] or [
-            *(name for name in names if name.lower().endswith(TABLE_SUFFIXES) and name not in _NO_DATA),
+            *(name for name in names if name.lower().endswith(TABLE_SUFFIXES) and name != _SCORES),
             *(name for name in list_files(path, deep=True) if name.lower().endswith(IMAGE_SUFFIXES)),
         ]
     else:
@@ -88,7 +87,7 @@ def _open(path: str) -> Source:
             return _open_files(files)
     if is_tokbench(path):
         return TokBenchSource(path)
-    tables = [join(path, name) for name in names if name.lower().endswith(TABLE_SUFFIXES) and name not in _NO_DATA]
+    tables = [join(path, name) for name in names if name.lower().endswith(TABLE_SUFFIXES) and name != _SCORES]
     tables = [table for table in tables if _lists_images(table)]
     if len(tables) > 1:
         raise DataError(f"{path}: holds {len(tables)} tables of images; name the one to read")

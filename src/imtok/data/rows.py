@@ -65,9 +65,6 @@ class ByPicture(Generic[Value]):
     """What a table says of pictures, by the names that it has for them.
 
     A name may be a picture's path, that from further up, or less of it, down to the file's name.
-
-    Raises:
-        DataError: on being asked for a picture that several names fit, of which the table says different things.
     """
 
     def __init__(self, values: Mapping[str, Value]) -> None:
@@ -77,7 +74,11 @@ class ByPicture(Generic[Value]):
             self._named[PurePosixPath(name).name].append(name)
 
     def of(self, path: str) -> Value | None:
-        """What is said of one picture, if anything is."""
+        """What is said of one picture, if anything is.
+
+        Raises:
+            DataError: several names fit it, of which different things are said.
+        """
         names = self._named.get(PurePosixPath(path).name, [])
         longer = [name for name in names if f"/{name}".endswith(f"/{path}")]
         shorter = [name for name in names if f"/{path}".endswith(f"/{name}")]

@@ -6,9 +6,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
-from imtok.data.addresses import join, list_files, locate, parent
+from imtok.data.addresses import join, list_files, local_place, locate, parent
 from imtok.data.pictures import read_bytes
 from imtok.data.rows import make_sample
 from imtok.data.sample import DataError, PictureError, Sample, Source
@@ -31,7 +30,7 @@ class TokBenchSource(Source):
     """
 
     def __init__(self, path: str) -> None:
-        files = [_absolute(path)] if path.lower().endswith(".json") else _files_of(path)
+        files = [local_place(path) or path] if path.lower().endswith(".json") else _files_of(path)
         self._rows = [(file, row) for file in files for row in _read(file)]
 
     def __len__(self) -> int:
@@ -54,12 +53,6 @@ class TokBenchSource(Source):
 def is_tokbench(folder: str) -> bool:
     """Whether a folder holds the release."""
     return bool(_files_of(folder))
-
-
-def _absolute(file: str) -> str:
-    """A file whose folder's folder can be told from its name."""
-    filesystem, place = locate(file)
-    return place if isinstance(filesystem, LocalFileSystem) else file
 
 
 def _files_of(folder: str) -> list[str]:

@@ -24,6 +24,7 @@ from jaxtyping import Num
 from imtok.config import FORMAT_VERSION
 from imtok.data.addresses import join, list_files, read_json, write_text
 from imtok.data.arrow import OPEN_FILES, open_arrow, write_arrow
+from imtok.data.filling import check_begun
 from imtok.data.sample import DataError
 
 _ROWS = 32
@@ -46,7 +47,7 @@ class TokenManifest:
         tokens: of a crop.
         grid_size: rows and columns of the patches that the decoder draws.
         tokens_on_grid: whether every token belongs to one of them.
-        fingerprint: of the pictures' files; empty where it is not known.
+        fingerprint: of the pictures' files; see `readers.fingerprint`.
     """
 
     tokenizer: str
@@ -60,7 +61,7 @@ class TokenManifest:
     tokens: int
     grid_size: tuple[int, int]
     tokens_on_grid: bool
-    fingerprint: str = ""
+    fingerprint: str
     format_version: int = FORMAT_VERSION
 
     @property
@@ -112,13 +113,7 @@ class TokenWriter:
         file = join(folder, "manifest.json")
         if (begun := read_json(file)) is not None:
             wanted = json.loads(json.dumps(manifest.to_json()))
-            begun.setdefault("fingerprint", wanted["fingerprint"])
-            if changed := [name for name in wanted if begun.get(name) != wanted[name]]:
-                name = changed[0]
-                if name == "fingerprint":
-                    raise DataError(f"{folder}: begun with other files in {manifest.source}; name another folder")
-                was, now = begun.get(name), wanted[name]
-                raise DataError(f"{folder}: begun with {name} = {was!r}, now it is {now!r}; name another folder")
+            check_begun(folder, begun, wanted)
         else:
             write_text(file, json.dumps(manifest.to_json(), indent=2) + "\n")
         there = TokenShards(folder)

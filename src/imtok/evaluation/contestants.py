@@ -209,13 +209,12 @@ class FolderContestant(Contestant):
             raise ConfigError(f"{self.folder}: neither a run folder (it has no config.json) nor a folder of pictures")
 
     def begin(self, pictures: PicturesToCome) -> None:
-        missing = [path for path in (sample.path for sample in pictures.samples()) if not self._named(path)]
-        if missing := list(pictures.readable(missing)):  # a sound header may stand before broken pixels
-            more = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
-            name = PurePosixPath(_without_suffix(missing[0])).name
-            raise ConfigError(
-                f"{self.folder}: holds no reconstruction of {missing[0]}{more}; there should be a {name}.png"
-            )
+        missing = {sample.path for sample in pictures.samples() if not self._named(sample.path)}
+        first = next(iter(pictures.readable(missing)), None)  # a sound header may stand before broken pixels
+        if first is not None:
+            more = f" ({len(missing)} pictures have none)" if len(missing) > 1 else ""
+            name = PurePosixPath(_without_suffix(first)).name
+            raise ConfigError(f"{self.folder}: holds no reconstruction of {first}{more}; there should be a {name}.png")
 
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         return [self._read(picture, sample.path) for picture, sample in zip(pictures, samples, strict=True)]

@@ -110,7 +110,8 @@ def status() -> list[WeightStatus]:
             what=source.what,
             present=_find(name, source) is not None,
             licence=source.licence,
-            source=str(source.package or source.program or f"a file of yours: {_wanted_place(name, source)}"),
+            source=str(source.package or source.program or source.hub)
+            or f"a file of yours: {_wanted_place(name, source)}",
             sha256=_joint([file.sha256 for file in source.files]),
         )
         for name, source in SOURCES.items()
@@ -185,7 +186,7 @@ def _how_to_get(name: str, source: NetworkSource, file: str | Path | None = None
     if isinstance(file, str) and file.startswith(hub.PREFIX):
         return missing + f"`imtok weights fetch {file}` gets it"
     if source.hub and file is None:
-        return missing + f"`imtok weights fetch {name}` gets {source.hub}"
+        return missing + f"`imtok weights fetch {name}` gets {source.hub}, or put it at {_wanted_place(name, source)}"
     return missing + f"there is no {file or _wanted_place(name, source)}; {source.hint}"
 
 

@@ -62,9 +62,9 @@ def encode_pictures(
     check_alone(out)
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size} must be at least 1")
-    before = hash_of(tokenizer)
+    sha256 = hash_of(tokenizer)
     model = load(tokenizer, best_device())
-    if hash_of(tokenizer) != before:
+    if hash_of(tokenizer) != sha256:
         raise DataError(f"{tokenizer}: has been saved anew meanwhile; encode when its training has ended")
     resolution = trained_resolution(tokenizer) if resolution is None else resolution
     if resolution is None:
@@ -74,7 +74,7 @@ def encode_pictures(
     check_finished(source)
     pictures = open_source(source)
     place = os.path.abspath(source) if os.path.exists(source) else str(source)
-    manifest = describe(model, tokenizer, place, resolution, crops, len(pictures))
+    manifest = describe(model, tokenizer, sha256, place, resolution, crops, len(pictures))
     writer = TokenWriter(out, manifest)
     reader = None if model.hears is None else Reader(model.hears, [source], best_device())
     untold = 0
@@ -99,13 +99,13 @@ def encode_pictures(
 
 
 def describe(
-    model: Tokenizer, tokenizer: str, source: str, resolution: int, crops: CropRule, pictures: int
+    model: Tokenizer, tokenizer: str, sha256: str, source: str, resolution: int, crops: CropRule, pictures: int
 ) -> TokenManifest:
     """The manifest of pictures that are encoded like this."""
     sizes, side = model.codebook_sizes, resolution // model.downsample_factor
     return TokenManifest(
         tokenizer=tokenizer if tokenizer in shipped() else str(locate(tokenizer).resolve()),
-        sha256=hash_of(tokenizer),
+        sha256=sha256,
         codebook_sizes=sizes,
         branch_dims=model.branch_dims,
         tokens=side * side if model.tokens_on_grid else model.config.num_latent_tokens,

@@ -136,7 +136,7 @@ class Reader:
             MissingWeights: it is not here.
         """
         if self.config.encoder == LABELS:
-            if captions is not None:
+            if captions is not None:  # of classes they say nothing, and whoever wrote the tokens down knew those
                 return
             for label in {sample.label for folder in self._data for sample in open_source(folder).annotations()}:
                 if label is not None:
