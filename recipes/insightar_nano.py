@@ -3,10 +3,10 @@
     python recipes/insightar_nano.py --out FOLDER
 
 What happens: a judge that trained nothing reads plain signs, and the twins' reconstructions of them, which is the most
-that a generator can reach; other such signs are written down as codes of each twin; one generator is trained on each,
-alike to the last setting; both draw the same prompts with the same seeds, of unseen combinations of seen words and
-colours, and of unseen words, and the judge reads what they drew. All is drawn by the weights as they are shipped, in
-fp16. Every step can be killed and goes on where it was.
+that a generator can reach; signs with words of every kind are written down as codes of each twin; one generator is
+trained on each, alike to the last setting; both draw the same prompts with the same seeds, of unseen combinations of
+seen words and colours, and of unseen words, and the judge reads what they drew. All is drawn by the weights as they are
+shipped, in fp16. Every step can be killed and goes on where it was.
 """
 
 import os

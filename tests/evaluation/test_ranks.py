@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from imtok.data.pictures import decode, encode
@@ -15,6 +17,15 @@ from imtok.data.readers import open_source
 from imtok.data.synthetic import synthesize
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.generated import evaluate_generated
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the other processes: with another number of threads, networks round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
