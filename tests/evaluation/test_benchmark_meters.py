@@ -28,10 +28,13 @@ LINES = [
     for thing in ("dog", "cat")
 ]
 QUESTIONS = """item_id,text,proposition_id,dependency,tuple,question_natural_language
-a,a red dog,1,0,entity - whole (dog),Is there a dog?
-a,a red dog,2,1,"attribute - color (dog, red)",Is it red?
-b,the sea,1,0,entity - whole (sea),Is there a sea?
+dog,a red dog on grass,1,0,entity - whole (dog),Is there a dog?
+dog,a red dog on grass,2,1,"attribute - color (dog, red)",Is the dog red?
+dog,a red dog on grass,3,0,entity - whole (grass),Is there grass?
+dog,a red dog on grass,4,"1, 3","relation - spatial (dog, grass, on)",Is the dog on the grass?
+sea,the sea,1,0,entity - whole (sea),Is there a sea?
 """
+TEXTS = ["Is there a dog?", "Is the dog red?", "Is there grass?", "Is the dog on the grass?", "Is there a sea?"]
 
 
 def generated(prompt: str | None, value: int = 0) -> Generated:
@@ -48,13 +51,13 @@ class Dogs:
         return [DetectedObject("dog", (0.0, 0.0, 5.0, 5.0), 0.95)] * int(picture.mean() > 100)
 
 
-class Yes:
-    """Says yes to the first question about bright pictures, and to all about the brightest."""
+class Recorded:
+    """Says yes to the questions in `TEXTS` whose bits are in the pixels' value."""
 
-    name, sha256 = "question_answerer/yes", "2"
+    name, sha256 = "question_answerer/recorded", "2"
 
     def answer(self, picture: np.ndarray, question: str) -> str:
-        return "Yes" if picture.mean() > (100 if question == "Is there a dog?" else 200) else "no"
+        return "Yes." if picture[0, 0, 0] & 1 << TEXTS.index(question) else "no"
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def measured(meter: Any, batch: list[Generated], groups: list[int]) -> dict[str,
 
 
 def test_a_task_counts_as_much_as_another(lines: str, tiny_clip: Path) -> None:
-    meter: Any = GenEvalMeter(lines, Dogs(), pretrained.load("clip/transformers", tiny_clip))
+    meter: Any = GenEvalMeter(lines, Dogs(), ColoursByCLIP(pretrained.load("clip/transformers", tiny_clip)))
     prompts = [(f"{tag} of dog", 200) for tag in TASKS] + [("counting of cat", 200)] * 3 + [("position of dog", 0)]
     batch = [generated(prompt, value) for prompt, value in prompts] + [generated("something else"), generated(None)]
     found = measured(meter, batch, list(range(len(batch))))
@@ -95,20 +98,22 @@ def test_a_task_counts_as_much_as_another(lines: str, tiny_clip: Path) -> None:
 
 
 def test_without_a_task_there_is_no_whole(lines: str, tiny_clip: Path) -> None:
-    meter: Any = GenEvalMeter(lines, Dogs(), pretrained.load("clip/transformers", tiny_clip))
+    meter: Any = GenEvalMeter(lines, Dogs(), ColoursByCLIP(pretrained.load("clip/transformers", tiny_clip)))
     assert measured(meter, [generated("counting of dog", 200)], [0]) == {"geneval_counting": 1.0}
     with pytest.raises(ConfigError, match="no picture is of a prompt of the task single_object"):
         meter.measure("geneval")
 
 
 def test_a_prompt_counts_as_much_as_another(questions: str) -> None:
-    meter: Any = DPGMeter(questions, Yes())
-    values = [("a red  dog\n", 250), ("a red dog", 150), ("a red dog", 0), ("the sea", 250), ("no prompt of it", 250)]
-    found = measured(meter, [generated(prompt, value) for prompt, value in values], [0, 0, 0, 1, 2])
-    # dog: 2 of 2, 1 of 2, none: 1/2 on average; sea: 1
-    expected = {"dpg": 3 / 4, "dpg_entity": 3 / 4, "dpg_attribute": 1 / 3}
+    meter: Any = DPGMeter(questions, Recorded())
+    # All yes: 1. No dog: its colour and place go too, grass stays: 1/4. No grass: its place goes: 2/4. Nothing: 0.
+    dogs = [("a red  dog on\ngrass", 0b1111)] + [("a red dog on grass", value) for value in (0b1110, 0b1011, 0)]
+    values = [*dogs, ("the sea", 0b10000), ("no prompt of it", 0b11111)]
+    found = measured(meter, [generated(prompt, value) for prompt, value in values], [0, 0, 0, 0, 1, 2])
+    # entity: dog 1 0 1 0, grass 1 1 0 0, sea 1; colour 1 0 1 0; place 1 0 0 0
+    expected = {"dpg": (7 / 16 + 1) / 2, "dpg_entity": 5 / 9, "dpg_attribute": 2 / 4, "dpg_relation": 1 / 4}
     assert found == pytest.approx(expected)
-    assert "1 pictures of other prompts; 2 prompts have more or fewer than 4 pictures" in meter.measure("dpg").note
+    assert "1 pictures of other prompts; 1 prompts have more or fewer than 4 pictures" in meter.measure("dpg").note
 
 
 def test_the_colour_is_that_of_the_nearest_texts(tiny_clip: Path) -> None:
@@ -134,7 +139,7 @@ def test_both_benchmarks_from_the_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "drawn").mkdir()
-    prompts = [*(str(line["prompt"]) for line in LINES), "a red dog", "the sea"]
+    prompts = [*(str(line["prompt"]) for line in LINES), "a red dog on grass", "the sea"]
     for index, prompt in enumerate(prompts):
         about = PngInfo()
         about.add_text("imtok", json.dumps({"prompt": prompt}))
@@ -161,8 +166,9 @@ def test_both_benchmarks_from_the_command_line(
 
 def test_files_that_are_none_of_the_benchmarks_are_refused(tiny_clip: Path, tmp_path: Path) -> None:
     (tmp_path / "lines.jsonl").write_text('{"prompt": "a dog"}\n')
+    colours = ColoursByCLIP(pretrained.load("clip/transformers", tiny_clip))
     with pytest.raises(ConfigError, match="GenEval"):
-        GenEvalMeter(str(tmp_path / "lines.jsonl"), Dogs(), pretrained.load("clip/transformers", tiny_clip))
+        GenEvalMeter(str(tmp_path / "lines.jsonl"), Dogs(), colours)
     (tmp_path / "rows.csv").write_text(QUESTIONS.replace(",text,", ",words,"))
     with pytest.raises(ConfigError, match="has no column text"):
-        DPGMeter(str(tmp_path / "rows.csv"), Yes())
+        DPGMeter(str(tmp_path / "rows.csv"), Recorded())

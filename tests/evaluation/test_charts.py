@@ -22,7 +22,8 @@ from imtok.evaluation.charts import (
     without_rate,
 )
 from imtok.evaluation.report import write_report
-from imtok.evaluation.results import DataSet, Evaluation, Example, Result, Score
+from imtok.evaluation.results import Evaluation, Example, Result, Score
+from imtok.evaluation.sets import DataSet
 
 
 def evaluation_of(points: dict[str, dict[str, Score]], checks: tuple[str, ...] = ()) -> Evaluation:

@@ -8,7 +8,7 @@ import pytest
 
 from imtok.config import ConfigError
 from imtok.data.sample import Box
-from imtok.evaluation.geneval import crop_object, judge, relations, score_geneval
+from imtok.evaluation.geneval import crop_object, judge, relations
 from imtok.pretrained.objects import DetectedObject
 
 PICTURE = np.full((100, 100, 3), 200, dtype=np.uint8)
@@ -16,6 +16,8 @@ PICTURE = np.full((100, 100, 3), 200, dtype=np.uint8)
 
 class Colours:
     """Answers in turn."""
+
+    name, sha256, size = "colours", "3", "a list"
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers)
@@ -103,36 +105,23 @@ def test_what_is_not_the_object_is_grey() -> None:
     assert crop_object(PICTURE, seen("cat", box=(-5.0, 90.0, 300.0, 300.0))).shape == (10, 100, 3)
 
 
-def test_the_whole_is_the_mean_of_the_tasks() -> None:
-    class Recorded:
-        def detect(self, picture: np.ndarray) -> list[DetectedObject]:
-            return [seen("cat")] * int(picture[0, 0, 0])  # so many cats as the first pixel says
-
-    def line(tag: str, prompt: str) -> dict[str, Any]:
-        return {"tag": tag, "prompt": prompt, "include": [{"class": "cat", "count": 1}]}
-
-    cat, nothing = np.full((8, 8, 3), 1, dtype=np.uint8), np.zeros((8, 8, 3), dtype=np.uint8)
-    pictures = [(line("single_object", "a cat"), cat), (line("single_object", "a cat"), nothing)]
-    pictures += [(line("single_object", "one cat"), nothing), (line("single_object", "one cat"), nothing)]
-    scores = score_geneval(pictures, Recorded(), Colours())
-    assert scores.tasks["single_object"].mean() == 0.25
-    assert scores.tasks["single_object"].number_of_groups() == 2
-    assert scores.overall is None
-    rest = ("two_object", "counting", "colors", "position", "color_attr")
-    pictures += [(line(tag, tag), cat) for tag in rest]
-    assert score_geneval(pictures, Recorded(), Colours()).overall == pytest.approx(5.25 / 6)
-    with pytest.raises(ConfigError, match="no pictures"):
-        score_geneval([], Recorded(), Colours())
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"tag": "counting"},
+        {"tag": "position", "prompt": "a cat", "include": [{"class": "cat"}]},
+        {"tag": "position", "prompt": "a cat", "include": [{"class": "cat", "count": 1, "position": ["above", 0]}]},
+        {"tag": "position", "prompt": "a cat", "include": [{"class": 3, "count": 1}]},
+    ],
+)
+def test_other_lines_are_refused(line: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="is no line of its prompts") as refused:
-        score_geneval([({"tag": "counting"}, cat)], Recorded(), Colours())
+        judge(line, PICTURE, [seen("cat")], Colours())
     assert "\n" not in str(refused.value)
-    for clause in ({"class": "cat"}, {"class": "cat", "count": 1, "position": ["above", 0]}, {"class": 3, "count": 1}):
-        with pytest.raises(ConfigError, match="is no line of its prompts"):
-            score_geneval([({"tag": "position", "prompt": "a cat", "include": [clause]}, cat)], Recorded(), Colours())
 
 
 def test_errors_of_somebody_s_judge_are_not_taken_for_the_prompt_s() -> None:
-    class Broken:
+    class Broken(Colours):
         def colour(self, crop: np.ndarray, name: str) -> str:
             return {}["a bug"]
 

@@ -4,35 +4,18 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from imtok.config import ConfigError
 from imtok.data.readers import read_table
 from imtok.evaluation.dpg import KINDS, PICTURES, QuestionAnswerer, is_yes, read_questions, settle
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
-from imtok.evaluation.geneval import TASKS, ColoursByCLIP, ObjectDetector, Verdict, check_line, judge
+from imtok.evaluation.geneval import TASKS, ColourJudge, ObjectDetector, Verdict, check_line, judge
 from imtok.evaluation.meters import Measurement, make_items
-from imtok.pretrained.clip import CLIP
 
 Found = TypeVar("Found")
 GENEVAL = ("geneval", *(f"geneval_{task}" for task in TASKS))
 DPG = ("dpg", *(f"dpg_{kind}" for kind in KINDS))
-
-
-@runtime_checkable
-class NamedDetector(ObjectDetector, Protocol):
-    """One behind the door, where its name and the hash of its weights are known."""
-
-    name: str
-    sha256: str
-
-
-@runtime_checkable
-class NamedAnswerer(QuestionAnswerer, Protocol):
-    """Likewise."""
-
-    name: str
-    sha256: str
 
 
 class PromptMeter(GeneratedMeter[list[Found | None]]):
@@ -61,12 +44,13 @@ class PromptMeter(GeneratedMeter[list[Found | None]]):
 class GenEvalMeter(PromptMeter[Verdict]):
     """Shares of pictures that show what their prompts ask (GenEval, Ghosh et al. 2023); see `geneval` for the rules.
 
-    `geneval` is the mean of the six tasks'. Pictures of other prompts are not scored.
+    `geneval` is the mean of the six tasks'; without pictures of each there is none, where the official script leaves a
+    task out without a word. Pictures of other prompts are not scored.
 
     Args:
         table: GenEval's `evaluation_metadata.jsonl`.
         detector: finds objects.
-        clip: names their colours.
+        colours: names their colours.
 
     Raises:
         ConfigError: a line that is none of GenEval's.
@@ -75,12 +59,12 @@ class GenEvalMeter(PromptMeter[Verdict]):
 
     metrics = GENEVAL
 
-    def __init__(self, table: str, detector: NamedDetector, clip: CLIP) -> None:
+    def __init__(self, table: str, detector: ObjectDetector, colours: ColourJudge) -> None:
         super().__init__()
         self._lines = {str(row.get("prompt")): row for _, row in read_table(table)}
         for row in self._lines.values():
             check_line(row)
-        self._detector, self._clip, self._colours = detector, clip, ColoursByCLIP(clip)
+        self._detector, self._colours = detector, colours
 
     def score(self, one: Generated) -> Verdict | None:
         """Whether a picture is right; None for one of another prompt."""
@@ -103,11 +87,11 @@ class GenEvalMeter(PromptMeter[Verdict]):
         if not some:
             raise ConfigError(f"no picture is of a prompt of the task {task}")
         values, groups = zip(*some, strict=True)
-        note = f"{len(some)} pictures, {self._others} of other prompts; colours by {self._clip.size}"
+        note = f"{len(some)} pictures, {self._others} of other prompts; colours by {self._colours.size}"
         return Measurement(
             items=make_items(values, groups),
-            network=f"{self._detector.name} + {self._clip.name}",
-            sha256=f"{self._detector.sha256} + {self._clip.sha256}",
+            network=f"{self._detector.name} + {self._colours.name}",
+            sha256=f"{self._detector.sha256} + {self._colours.sha256}",
             note=note,
         )
 
@@ -142,7 +126,7 @@ class DPGMeter(PromptMeter[Answers]):
 
     metrics = DPG
 
-    def __init__(self, table: str, answerer: NamedAnswerer) -> None:
+    def __init__(self, table: str, answerer: QuestionAnswerer) -> None:
         super().__init__()
         self._questions = read_questions(table)
         rows = (row for _, row in read_table(table) if row.get("text"))

@@ -8,27 +8,31 @@ zeroed along a chain; a prompt whose rows stand apart keeps the last of them onl
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
-
-import numpy as np
 
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture
 from imtok.data.readers import read_table
-from imtok.evaluation.meters import make_items
-from imtok.evaluation.statistics import Items
 
 KINDS = ("global", "entity", "attribute", "relation", "other")
 """Broad categories of questions."""
 PICTURES = 4
-"""Of a prompt; often in one file as a grid of two by two."""
+"""Of a prompt."""
 
 
 @runtime_checkable
 class QuestionAnswerer(Protocol):
-    """Answers questions about pictures; the paper's is mPLUG-large."""
+    """Answers questions about pictures; the paper's is mPLUG-large.
+
+    Attributes:
+        name: stands beside the number.
+        sha256: of its weights, likewise.
+    """
+
+    name: str
+    sha256: str
 
     def answer(self, picture: Picture, question: str) -> str:
         """`yes` or anything else."""
@@ -52,21 +56,6 @@ class Question:
     category: str
 
 
-@dataclass(frozen=True)
-class DPGScores:
-    """Shares between 0 and 1; the paper prints 100 times as much.
-
-    Attributes:
-        prompts: one number a prompt, for means and intervals.
-        categories: shares of questions, all pictures together.
-        broad_categories: likewise.
-    """
-
-    prompts: Items
-    categories: Mapping[str, float]
-    broad_categories: Mapping[str, float]
-
-
 def read_questions(table: str) -> dict[str, list[Question]]:
     """The questions of each prompt in DPG-Bench's CSV file, by the prompt's `item_id`.
 
@@ -86,49 +75,6 @@ def read_questions(table: str) -> dict[str, list[Question]]:
     return dict(questions)
 
 
-def score_dpg(
-    questions: Mapping[str, Sequence[Question]],
-    pictures: Iterable[tuple[str, Sequence[Picture]]],
-    answerer: QuestionAnswerer,
-    per_prompt: int = PICTURES,
-) -> DPGScores:
-    """Score pictures.
-
-    Deviation: an answer counts as yes whatever its case and final full stop; the official script's network writes
-    nothing but lower case.
-
-    Args:
-        questions: as `read_questions` returns them.
-        pictures: a prompt's `item_id` and its pictures; see `split_grid`.
-        answerer: answers.
-        per_prompt: how many pictures every prompt has; DPG-Bench's own number is the default.
-
-    Raises:
-        ConfigError: a prompt without questions or with another number of pictures, one that comes twice, or none.
-    """
-    prompts: dict[str, float] = {}
-    of_category: dict[str, list[float]] = defaultdict(list)
-    for item, drawn in pictures:
-        if not questions.get(item) or len(drawn) != per_prompt or item in prompts:
-            wrong = "comes twice" if item in prompts else f"{len(drawn)} pictures, {per_prompt} are wanted"
-            raise ConfigError(f"DPG-Bench: {item}: {wrong if questions.get(item) else 'no questions'}")
-        scores = []
-        for picture in drawn:
-            answers = {one.number: is_yes(answerer.answer(picture, one.text)) for one in questions[item]}
-            counted = settle(questions[item], answers)
-            scores.append(np.mean(list(counted.values())))
-            for one in questions[item]:
-                of_category[one.category].append(counted[one.number])
-        prompts[item] = float(np.mean(scores))
-    if not prompts:
-        raise ConfigError("DPG-Bench: no pictures to score")
-    broad: dict[str, list[float]] = defaultdict(list)
-    for category, found in of_category.items():
-        broad[category.split("-")[0].strip()] += found
-    means = [{name: float(np.mean(found)) for name, found in kind.items()} for kind in (of_category, broad)]
-    return DPGScores(make_items(list(prompts.values()), range(len(prompts))), *means)
-
-
 def settle(questions: Sequence[Question], answers: Mapping[int, bool]) -> dict[int, float]:
     """1 for each question that was answered yes together with its parents, their parents, and so on; else 0."""
     parents = {one.number: one.parents for one in questions}
@@ -137,18 +83,6 @@ def settle(questions: Sequence[Question], answers: Mapping[int, bool]) -> dict[i
         return answers[number] and all(holds(parent) for parent in parents[number])
 
     return {number: float(holds(number)) for number in parents}
-
-
-def split_grid(picture: Picture) -> list[Picture]:
-    """The four pictures of a grid of two by two, row by row.
-
-    Raises:
-        ConfigError: sides that cannot be halved.
-    """
-    height, width = picture.shape[:2]
-    if height % 2 or width % 2:
-        raise ConfigError(f"DPG-Bench: {width} x {height} pixels are no grid of two by two")
-    return [half for row in np.split(picture, 2, axis=0) for half in np.split(row, 2, axis=1)]
 
 
 def _check_parents(item: str, questions: Sequence[Question]) -> None:
@@ -164,5 +98,8 @@ def _check_parents(item: str, questions: Sequence[Question]) -> None:
 
 
 def is_yes(answer: str) -> bool:
-    """Whether an answer counts as yes."""
+    """Whether an answer counts as yes.
+
+    Deviation: whatever its case and final full stop; the official script's network writes nothing but lower case.
+    """
     return answer.strip().rstrip(".").lower() == "yes"

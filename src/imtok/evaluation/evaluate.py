@@ -1,6 +1,5 @@
 """Any tokenizers on any pictures: numbers with intervals, differences between tokenizers, and a report to look at."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from imtok import pretrained
-from imtok.checkpoints import write_text
 from imtok.config import ConfigError, InputError
 from imtok.data.readers import open_source
 from imtok.data.sample import Source
@@ -25,15 +23,15 @@ from imtok.evaluation.faces import FaceJudge, FaceMeter
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import CentreCrop, Fit, FitRule, SquareFit, make_fit
 from imtok.evaluation.meters import Meter, PerceptualMeter
-from imtok.evaluation.metric_names import family
+from imtok.evaluation.metric_names import check_names, family
 from imtok.evaluation.one_set import Part, evaluate_set
 from imtok.evaluation.protocols import EvaluationProtocol, deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, outcome, say, together
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
-from imtok.evaluation.results import Evaluation
+from imtok.evaluation.results import Evaluation, write_results
 from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter
-from imtok.evaluation.sets import MIN_SIDE, name_sets
+from imtok.evaluation.sets import check_limits, name_sets
 from imtok.evaluation.text import TextJudge, TextMeter
 from imtok.evaluation.wrong_captions import WrongCaptions
 from imtok.layers.collective import best_device, rank
@@ -133,12 +131,10 @@ def evaluate(
         published = None if protocol is None else _of_reconstructions(protocol)
         if metrics is None and published is not None:
             metrics = published.metrics
-        if unknown := [name for name in metrics or () if name not in METRICS]:
-            raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
+        check_names(metrics, METRICS)
         if not sources or not places or (metrics is not None and not metrics):
             raise ConfigError("name at least one tokenizer, one set of pictures and one metric")
-        if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
-            raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
+        check_limits(size, count)
         fitted = make_fit(size, fit)
         for source in sources:
             check_name(str(source))
@@ -178,6 +174,10 @@ def evaluate(
                 failed=failures.met,
             )
 
+        def write(found: Evaluation) -> None:
+            if out is not None and rank() == 0:
+                write_results(found.to_json(), (item for part in parts for item in part.items), Path(out))
+
         parts: list[Part] = []
         with Cache(default_file() if cache else None) as answers:
             meters = partial(_meters, networks, face_buckets, answers)
@@ -187,23 +187,16 @@ def evaluate(
 
             for part in _each(sets, measure, failures):
                 parts.append(part)
-                if out is not None and rank() == 0:  # so that nothing is lost if a later set ends all
-                    _write(evaluation(), parts, Path(out))
+                write(evaluation())  # so that nothing is lost if a later set ends all
         measured = {family(metric) for part in parts for r in part.results for metric in r.metrics}
         for metric in wanted or ():
             if metric not in measured:
                 failures.add("nothing to measure it on", metric=metric)
         found = evaluation()
+        write(found)
         if out is not None and rank() == 0:
-            _write(found, parts, Path(out))
             write_report(found, Path(out) / "report.html")
     return found
-
-
-def _write(evaluation: Evaluation, parts: Sequence[Part], out: Path) -> None:
-    """What was found so far."""
-    write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
-    write_text(out / "items.jsonl", "".join(json.dumps(item) + "\n" for part in parts for item in part.items))
 
 
 def _told_apart(opened: Sequence[tuple[str, Contestant]]) -> list[Contestant]:

@@ -1,6 +1,5 @@
 """Generated pictures: against a reference set, against their prompts, the words and faces in them."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from imtok import pretrained
-from imtok.checkpoints import write_text
 from imtok.config import ConfigError, InputError
 from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR
 from imtok.data.readers import open_source
@@ -20,15 +18,17 @@ from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import CentreCrop, OwnSize
 from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated, GeneratedMeter
 from imtok.evaluation.generated_results import ComparedWith, GeneratedEvaluation
+from imtok.evaluation.geneval import ColoursByCLIP
 from imtok.evaluation.meters import Shown
+from imtok.evaluation.metric_names import check_names
 from imtok.evaluation.protocols import deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, attempt, outcome, together
 from imtok.evaluation.references import INCEPTION, Reference, open_reference
 from imtok.evaluation.rendered import RenderedTextMeter
 from imtok.evaluation.repeat import command_line, versions
-from imtok.evaluation.results import DataSet, Score, score_of
+from imtok.evaluation.results import Score, score_of, write_results
 from imtok.evaluation.set_meters import Features, SetMeter
-from imtok.evaluation.sets import MIN_SIDE, Pictures
+from imtok.evaluation.sets import Pictures, check_limits
 from imtok.evaluation.teachers import teachers_behind_all
 from imtok.evaluation.text import TextJudge
 from imtok.layers.collective import best_device, rank
@@ -130,10 +130,8 @@ def evaluate_generated(
         published = None if protocol is None else get_protocol(protocol)
         if metrics is None and published is not None:
             metrics = [name for name in published.metrics if name in METRICS]
-        if unknown := [name for name in metrics or () if name not in METRICS]:
-            raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
-        if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
-            raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
+        check_names(metrics, METRICS)
+        check_limits(size, count)
         requests = Requests(prompts, words)
         looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
         compared = None if reference is None else open_reference(str(reference))
@@ -168,7 +166,7 @@ def evaluate_generated(
                 statistics=() if compared is None else tuple(compared.statistics),
             )
         evaluation = GeneratedEvaluation(
-            pictures=_about(looked, str(pictures), len({one.group or index for index, one in enumerate(asked)})),
+            pictures=replace(looked.counted(), groups=len({one.group or row for row, one in enumerate(asked)})),
             reference=of_reference,
             preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
             metrics=scores,
@@ -182,9 +180,7 @@ def evaluate_generated(
             },
         )
         if out is not None and rank() == 0:
-            items = [item for meter in meters for item in meter.items()]
-            write_text(Path(out) / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
-            write_text(Path(out) / "items.jsonl", "".join(json.dumps(item) + "\n" for item in items))
+            write_results(evaluation.to_json(), [item for meter in meters for item in meter.items()], Path(out))
     return evaluation
 
 
@@ -234,8 +230,8 @@ def _open_meters(
         table, folder = geneval
         if table is None:
             raise ConfigError("needs the benchmark's prompts, --geneval evaluation_metadata.jsonl")
-        clips = _moved(pretrained.load(CLIP_NETWORK, clip))
-        return GenEvalMeter(table, _moved(pretrained.load(OBJECT_DETECTOR, folder)), clips)
+        colours = ColoursByCLIP(_moved(pretrained.load(CLIP_NETWORK, clip)))
+        return GenEvalMeter(table, _moved(pretrained.load(OBJECT_DETECTOR, folder)), colours)
 
     def of_dpg() -> DPGMeter:
         table, folder = dpg
@@ -330,7 +326,7 @@ def _compare_with(
                 meter.add_reference(features)
     except (InputError, OSError) as error:
         failures.lose([metric for meter in curious for metric in meter.compared], error)
-    return replace(found, looked_at=_about(looked, reference.name, looked.groups))
+    return replace(found, looked_at=looked.counted())
 
 
 def _measure(meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str], failures: Failures) -> dict[str, Score]:
@@ -343,17 +339,6 @@ def _measure(meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str], fa
                 except InputError as error:
                     failures.lose([metric], error)
     return found
-
-
-def _about(looked: Pictures, name: str, groups: int) -> DataSet:
-    return DataSet(
-        name=name,
-        pictures=looked.seen,
-        groups=groups,
-        sha256=looked.sha256(),
-        paths_sha256=looked.paths_sha256(),
-        unreadable=looked.unreadable,
-    )
 
 
 def _moved(network: Any) -> Any:

@@ -6,7 +6,8 @@ from typing import Any
 
 from imtok.config import FORMAT_VERSION
 from imtok.evaluation.metric_names import about
-from imtok.evaluation.results import DataSet, Score, as_markdown, plain, show_interval, show_number
+from imtok.evaluation.results import Score, as_markdown, plain, show_interval, show_number
+from imtok.evaluation.sets import DataSet
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, RESAMPLES
 
 

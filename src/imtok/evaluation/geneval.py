@@ -2,13 +2,12 @@
 
 The rules are those of the official scripts: a confidence above .3 (.9 where objects are counted), at most 16 objects
 of a class, no suppression of overlapping ones, positions with a margin of a tenth, colours by a classifier of the
-user's, the overall score as the mean of the tasks'. What goes wrong there and not here: a task without pictures leaves
-the overall mean without a word; here there is none then.
+user's.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,8 +17,6 @@ import torch.nn.functional as F
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture, cut
 from imtok.data.sample import Box
-from imtok.evaluation.meters import make_items
-from imtok.evaluation.statistics import Items
 from imtok.pretrained.clip import CLIP
 from imtok.pretrained.objects import DetectedObject
 
@@ -36,7 +33,15 @@ BACKGROUND = 0x99
 
 @runtime_checkable
 class ObjectDetector(Protocol):
-    """Finds objects of COCO's 80 classes; the paper's is Mask2Former with a Swin-S."""
+    """Finds objects of COCO's 80 classes; the paper's is Mask2Former with a Swin-S.
+
+    Attributes:
+        name: stands beside the number.
+        sha256: of its weights, likewise.
+    """
+
+    name: str
+    sha256: str
 
     def detect(self, picture: Picture) -> Sequence[DetectedObject]:
         """All it sees, uncertain ones included."""
@@ -45,7 +50,17 @@ class ObjectDetector(Protocol):
 
 @runtime_checkable
 class ColourJudge(Protocol):
-    """Says which of `COLOURS` an object has; the paper's is CLIP ViT-L/14 (`ColoursByCLIP`)."""
+    """Says which of `COLOURS` an object has; the paper's is CLIP ViT-L/14 (`ColoursByCLIP`).
+
+    Attributes:
+        name: stands beside the number.
+        sha256: of its weights, likewise.
+        size: of what kind and size it is, likewise.
+    """
+
+    name: str
+    sha256: str
+    size: str
 
     def colour(self, crop: Picture, name: str) -> str:
         """The colour of the object in the crop, the rest of which is grey where its mask is known."""
@@ -61,6 +76,7 @@ class ColoursByCLIP:
 
     def __init__(self, network: CLIP) -> None:
         self._network = network
+        self.name, self.sha256, self.size = network.name, network.sha256, network.size
 
     @torch.no_grad()
     def colour(self, crop: Picture, name: str) -> str:
@@ -79,56 +95,6 @@ class Verdict:
     prompt: str
     correct: bool
     reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class GenEvalScores:
-    """Shares of right pictures.
-
-    Attributes:
-        tasks: of each task; the pictures of a prompt are one group, so that a bootstrap draws them together.
-        verdicts: picture by picture.
-    """
-
-    tasks: Mapping[str, Items]
-    verdicts: Sequence[Verdict] = field(repr=False)
-
-    @property
-    def overall(self) -> float | None:
-        """Mean over the six tasks; None where one was not looked at."""
-        if set(self.tasks) != set(TASKS):
-            return None
-        return float(np.mean([items.values.mean() for items in self.tasks.values()]))
-
-
-def score_geneval(
-    pictures: Iterable[tuple[Mapping[str, Any], Picture]], detector: ObjectDetector, colours: ColourJudge
-) -> GenEvalScores:
-    """Score pictures.
-
-    The benchmark has four of each of its 553 prompts; that is the caller's to see to, nothing here counts them.
-
-    Args:
-        pictures: each with the line of GenEval's `evaluation_metadata.jsonl` that it was drawn for: `tag`, `prompt`,
-            `include` and `exclude`.
-        detector: finds objects.
-        colours: names the colours of objects.
-
-    Raises:
-        ConfigError: a line that is none of GenEval's, or no pictures.
-    """
-    verdicts = [judge(wanted, picture, detector.detect(picture), colours) for wanted, picture in pictures]
-    if not verdicts:
-        raise ConfigError("GenEval: no pictures to score")
-    prompts = {prompt: index for index, prompt in enumerate(dict.fromkeys(one.prompt for one in verdicts))}
-    by_task: dict[str, list[Verdict]] = defaultdict(list)
-    for one in verdicts:
-        by_task[one.task].append(one)
-    tasks = {
-        task: make_items([float(one.correct) for one in found], [prompts[one.prompt] for one in found])
-        for task, found in by_task.items()
-    }
-    return GenEvalScores(tasks, verdicts)
 
 
 def judge(

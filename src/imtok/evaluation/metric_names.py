@@ -1,7 +1,9 @@
 """What metrics are called and mean, and which way is better; only the published networks' have the published names."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from imtok.config import ConfigError
 from imtok.evaluation.dpg import KINDS
 from imtok.evaluation.geneval import TASKS
 
@@ -82,3 +84,13 @@ def about(metric: str, network: str | None = None) -> About:
     if metric in ABOUT:
         return found
     return About(f"{found.label} {metric.rpartition('_')[2]}", found.meaning, found.lower_is_better)
+
+
+def check_names(metrics: Sequence[str] | None, known: Collection[str]) -> None:
+    """Before anything is measured.
+
+    Raises:
+        ConfigError: a name that is not among the known ones.
+    """
+    if unknown := [name for name in metrics or () if name not in known]:
+        raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(known)}")

@@ -16,8 +16,8 @@ from imtok.evaluation.fit import Fit
 from imtok.evaluation.meters import CodeMeter, Drawn, Measurement, Meter, PixelMeter, Shown
 from imtok.evaluation.metric_names import family
 from imtok.evaluation.ranks import Ranks, attempt, say
-from imtok.evaluation.results import Comparison, DataSet, Example, Result, score_of
-from imtok.evaluation.sets import Pictures
+from imtok.evaluation.results import Comparison, Example, Result, score_of
+from imtok.evaluation.sets import DataSet, Pictures
 from imtok.evaluation.statistics import paired_difference
 
 _WITH_CAPTION = ("bits_per_pixel_with_caption", "caption_bits")
@@ -166,14 +166,7 @@ def evaluate_set(
         if not any(metric in found for found in measured.values()):
             say(f"{name}: nothing to measure {metric} on")
     return Part(
-        data=DataSet(
-            name=name,
-            pictures=pictures.seen,
-            groups=pictures.groups,
-            sha256=pictures.sha256(),
-            paths_sha256=pictures.paths_sha256(),
-            unreadable=pictures.unreadable,
-        ),
+        data=pictures.counted(),
         results=[
             Result(
                 tokenizer=c.name,

@@ -1,18 +1,22 @@
 """What an evaluation finds, and its form in `metrics.json`."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from imtok.checkpoints import write_text
 from imtok.config import FORMAT_VERSION
 from imtok.data.pictures import Picture
 from imtok.evaluation.cases import Case
 from imtok.evaluation.failures import Failure
 from imtok.evaluation.meters import Measurement
 from imtok.evaluation.metric_names import About, about
+from imtok.evaluation.sets import DataSet
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, MIN_ITEMS, RESAMPLES, interval
 from imtok.evaluation.text import CROP_MARGIN, MIN_CHARACTERS
 
@@ -131,23 +135,6 @@ class Example:
     told: dict[str, str]
     words: list[dict[str, Any]]
     faces: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSet:
-    """What was looked at: name, number of pictures and of resampling groups.
-
-    Attributes:
-        sha256: of the pictures' own hashes, in their order.
-        paths_sha256: of their paths, a line each.
-    """
-
-    name: str
-    pictures: int
-    groups: int
-    sha256: str
-    paths_sha256: str
-    unreadable: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,3 +270,9 @@ def plain(score: Score) -> dict[str, Any]:
     return {name: value for name, value in asdict(score).items() if value is not None and value is not False} | {
         "value": score.value
     }
+
+
+def write_results(metrics: dict[str, Any], items: Iterable[dict[str, Any]], out: Path) -> None:
+    """`metrics.json` and `items.jsonl`, each whole or not at all."""
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    write_text(out / "items.jsonl", "".join(json.dumps(item) + "\n" for item in items))

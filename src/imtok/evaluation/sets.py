@@ -42,6 +42,33 @@ def name_sets(data: Sequence[str | PathLike[str]]) -> dict[str, str]:
     return {name if short.count(name) == 1 else place: place for name, place in zip(short, places, strict=True)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """What was looked at: name, number of pictures and of resampling groups.
+
+    Attributes:
+        sha256: of the pictures' own hashes, in their order.
+        paths_sha256: of their paths, a line each.
+    """
+
+    name: str
+    pictures: int
+    groups: int
+    sha256: str
+    paths_sha256: str
+    unreadable: int
+
+
+def check_limits(size: int | None, count: int | None) -> None:
+    """Before a set is read.
+
+    Raises:
+        ConfigError: no picture can be so small, or so few pictures a set.
+    """
+    if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
+        raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
+
+
 class Pictures:
     """The readable pictures of a set in batches of one size, and what has been counted of them.
 
@@ -61,18 +88,16 @@ class Pictures:
         self.total, self.seen, self.unreadable = total, 0, 0
         self.sizes: set[tuple[int, int]] = set()
 
-    @property
-    def groups(self) -> int:
-        """How many there are."""
-        return len(self._groups)
-
-    def sha256(self) -> str:
-        """Of the hashes of the encoded pictures that were seen, in their order."""
-        return self._hash.hexdigest()
-
-    def paths_sha256(self) -> str:
-        """Of their paths, a line each."""
-        return self._paths_hash.hexdigest()
+    def counted(self) -> DataSet:
+        """What has been seen so far."""
+        return DataSet(
+            name=self._name,
+            pictures=self.seen,
+            groups=len(self._groups),
+            sha256=self._hash.hexdigest(),
+            paths_sha256=self._paths_hash.hexdigest(),
+            unreadable=self.unreadable,
+        )
 
     def evenly_spread(self, number: int) -> set[int]:
         """Rows of at most so many of the pictures."""
