@@ -89,45 +89,67 @@ def evaluate_set(
         InputError: a set without a readable picture, or nobody but checks is left.
         OSError: likewise.
     """
-    pictures = Pictures(name, source, fit, count)
-    competitors = [c.name for c in contestants if not c.is_check]
-    failed: set[str] = set()
+    one = _OneSet(Pictures(name, source, fit, count), name, contestants, metrics, of_networks, fit, failures)
+    one.begin(ranks)
+    for groups, found in one.pictures.in_turn(one.look, ranks):
+        one.add(found, groups)
+    return one.part()
 
-    def drop(contestant: str, error: InputError | OSError) -> None:
-        if contestant not in failed:
-            failed.add(contestant)
-            if failed.issuperset(competitors):
-                raise error
-            failures.add(error, tokenizer=contestant, data=name)
 
-    for contestant in contestants:
-        if error := ranks.agree(contestant.begin, pictures):
-            drop(contestant.name, error)
-        elif contestant.rate_note:
-            say(f"{name}, {contestant.name}: {contestant.rate_note}")
-    codes = CodeMeter({c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants})
-    meters = [PixelMeter(), codes, *of_networks(pictures.total)]
-    broken: set[int] = set()
-    keeper = CaseKeeper(name, competitors)
-    wanted, examples, items = pictures.evenly_spread(_EXAMPLES), {}, []
+class _OneSet:
+    """A set while it is looked at: who is left, and what was found so far."""
 
-    def look(batch: list[Shown]) -> _Found:
-        made = {c.name: attempt(partial(_reconstruct, c, fit), batch) for c in contestants if c.name not in failed}
+    def __init__(
+        self,
+        pictures: Pictures,
+        name: str,
+        contestants: Sequence[Contestant],
+        metrics: Sequence[str] | None,
+        of_networks: Callable[[int], list[Meter[Any]]],
+        fit: Fit,
+        failures: Failures,
+    ) -> None:
+        self.pictures = pictures
+        self._name, self._metrics, self._fit, self._failures = name, metrics, fit, failures
+        self._contestants = {c.name: c for c in contestants}
+        self._competitors = [c.name for c in contestants if not c.is_check]
+        self._failed: set[str] = set()
+        self._codes = CodeMeter(
+            {c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants}
+        )
+        self._meters = [PixelMeter(), self._codes, *of_networks(pictures.total)]
+        self._broken: set[int] = set()
+        self._keeper = CaseKeeper(name, self._competitors)
+        self._rows = pictures.evenly_spread(_EXAMPLES)
+        self._examples: dict[int, Example] = {}
+        self._items: list[dict[str, Any]] = []
+
+    def begin(self, ranks: Ranks) -> None:
+        """Each contestant gets to know the set."""
+        for contestant in self._contestants.values():
+            if error := ranks.agree(contestant.begin, self.pictures):
+                self._drop(contestant.name, error)
+            elif contestant.rate_note:
+                say(f"{self._name}, {contestant.name}: {contestant.rate_note}")
+
+    def look(self, batch: list[Shown]) -> _Found:
+        """What a batch shows; changes nothing, so any process can do it."""
+        made = {c.name: attempt(partial(_reconstruct, c, self._fit), batch) for c in self._left()}
         errors = {who: one for who, one in made.items() if isinstance(one, _ERRORS)}
         drawn = {who: one for who, one in made.items() if not isinstance(one, _ERRORS)}
-        measured = [attempt(partial(meter.look, batch), drawn) for meter in meters]
-        of_those = [(m, one) for m, one in zip(meters, measured, strict=True) if not isinstance(one, _ERRORS)]
+        measured = [attempt(partial(meter.look, batch), drawn) for meter in self._meters]
+        of_those = [(m, one) for m, one in zip(self._meters, measured, strict=True) if not isinstance(one, _ERRORS)]
         items = [item for meter, one in of_those for item in meter.items(batch, one)]
-        longer, before = keeper.copy(), keeper.cases()
+        longer, before = self._keeper.copy(), self._keeper.cases()
         longer.see(batch, drawn, items)
         return _Found(
             measured=measured,
-            items=[{"data": name} | item for item in items],
+            items=[{"data": self._name} | item for item in items],
             cases=[case for case in longer.cases() if case not in before],
             examples={
-                shown.row: _example(name, shown, {who: several[i] for who, several in drawn.items()}, items)
+                shown.row: _example(self._name, shown, {who: several[i] for who, several in drawn.items()}, items)
                 for i, shown in enumerate(batch)
-                if shown.row in wanted
+                if shown.row in self._rows
             },
             files=[
                 (who, one.made.file, shown.sample.path)
@@ -138,58 +160,77 @@ def evaluate_set(
             failed=errors,
         )
 
-    by_name = {c.name: c for c in contestants}
-    for groups, found in pictures.in_turn(look, ranks):
+    def add(self, found: _Found, groups: Sequence[int]) -> None:
+        """What was found on the next batch."""
         for who, error in found.failed.items():
-            drop(who, error)
+            self._drop(who, error)
         for index, one in enumerate(found.measured):
-            if index not in broken and isinstance(one, _ERRORS):
-                broken.add(index)
-                failures.add(one, data=name, metric=meters[index].what)
-            elif index not in broken:
-                meters[index].add(one, groups)
+            if index not in self._broken and isinstance(one, _ERRORS):
+                self._broken.add(index)
+                self._failures.add(one, data=self._name, metric=self._meters[index].what)
+            elif index not in self._broken:
+                self._meters[index].add(one, groups)
         for case in found.cases:
-            keeper.add(case)
+            self._keeper.add(case)
         for who, file, path in found.files:
-            if who not in failed and (error := attempt(partial(by_name[who].add, file), path)):
-                drop(who, error)
-        examples |= found.examples
-        items += found.items
-    left = [c for c in contestants if c.name not in failed]
-    for contestant in left:
-        if untold := codes.untold(contestant.name):
-            say(f"{name}, {contestant.name}: hears captions, and {untold} of {pictures.seen} pictures have none")
-    meters = [meter for index, meter in enumerate(meters) if index not in broken]
-    measured = {c.name: _measurements(meters, c.name, metrics) for c in left}
-    items = [_without(failed, item) for item in items]
-    for metric in metrics or ():
-        if not any(metric in found for found in measured.values()):
-            say(f"{name}: nothing to measure {metric} on")
-    return Part(
-        data=pictures.counted(),
-        results=[
-            Result(
-                tokenizer=c.name,
-                data=name,
-                is_check=c.is_check,
-                metrics={metric: score_of(m, c.teachers) for metric, m in measured[c.name].items()},
-            )
-            for c in left
-        ],
-        comparisons=[
-            one
-            for c in left
-            if not c.is_check and (baseline := c.compared_with or competitors[0]) in measured and baseline != c.name
-            for one in _comparisons(name, c.name, baseline, measured)
-        ],
-        examples=[
-            replace(one, drawn={who: picture for who, picture in one.drawn.items() if who not in failed})
-            for one in examples.values()
-        ],
-        cases=[case for case in keeper.cases() if failed.isdisjoint(case.drawn)],
-        items=items,
-        sizes=pictures.sizes,
-    )
+            if who not in self._failed and (error := attempt(partial(self._contestants[who].add, file), path)):
+                self._drop(who, error)
+        self._examples |= found.examples
+        self._items += found.items
+
+    def part(self) -> Part:
+        """Everything as numbers; of those that have failed nothing."""
+        left, failed = self._left(), self._failed
+        for contestant in left:
+            if untold := self._codes.untold(contestant.name):
+                of = f"{untold} of {self.pictures.seen} pictures"
+                say(f"{self._name}, {contestant.name}: hears captions, and {of} have none")
+        meters = [meter for index, meter in enumerate(self._meters) if index not in self._broken]
+        measured = {c.name: _measurements(meters, c.name, self._metrics) for c in left}
+        for metric in self._metrics or ():
+            if not any(metric in found for found in measured.values()):
+                say(f"{self._name}: nothing to measure {metric} on")
+        return Part(
+            data=self.pictures.counted(),
+            results=[
+                Result(
+                    tokenizer=c.name,
+                    data=self._name,
+                    is_check=c.is_check,
+                    metrics={metric: score_of(m, c.teachers) for metric, m in measured[c.name].items()},
+                )
+                for c in left
+            ],
+            comparisons=[
+                one
+                for c in left
+                if not c.is_check and (other := c.compared_with or self._competitors[0]) in measured and other != c.name
+                for one in _comparisons(self._name, c.name, other, measured)
+            ],
+            examples=[
+                replace(one, drawn={who: picture for who, picture in one.drawn.items() if who not in failed})
+                for one in self._examples.values()
+            ],
+            cases=[case for case in self._keeper.cases() if failed.isdisjoint(case.drawn)],
+            items=[_without(failed, item) for item in self._items],
+            sizes=self.pictures.sizes,
+        )
+
+    def _left(self) -> list[Contestant]:
+        return [c for c in self._contestants.values() if c.name not in self._failed]
+
+    def _drop(self, who: str, error: InputError | OSError) -> None:
+        """Leave a contestant out from here on.
+
+        Raises:
+            InputError: nobody but checks is left.
+            OSError: likewise.
+        """
+        if who not in self._failed:
+            self._failed.add(who)
+            if self._failed.issuperset(self._competitors):
+                raise error
+            self._failures.add(error, tokenizer=who, data=self._name)
 
 
 def _example(data: str, shown: Shown, drawn: Mapping[str, Drawn], items: Sequence[dict[str, Any]]) -> Example:
