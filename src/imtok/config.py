@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -75,6 +75,18 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         key = ".".join(str(part) for part in first["loc"]) or cls.__name__
         reason = "no such setting" if first["type"] == "unexpected_keyword_argument" else first["msg"]
         raise ConfigError(f"{where}: {key}: {reason}") from None
+
+
+def from_kinds(kinds: Mapping[str, type[T]], values: dict[str, Any], where: str) -> T:
+    """Likewise, of the class that `kind` in the values names.
+
+    Raises:
+        ConfigError: it is of no kind that there is, or has other settings; one line.
+    """
+    kind = values.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError(f"{where}: is of the kind {kind!r}; there are {', '.join(kinds)}")
+    return from_dict(kinds[kind], values, where)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from imtok.data.pictures import encode
 from imtok.data.sample import Face, Sample, Samples, TextRegion
-from imtok.evaluation.cache import Cache, key_of
+from imtok.evaluation.cache import Cache, keys_of
 from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.meters import Shown
 from imtok.evaluation.text import crop_word
 from imtok.pretrained import DescribingNetwork, Description, Reading
 
@@ -158,15 +159,29 @@ def test_beyond_the_limit_the_oldest_answers_go(tmp_path: Path) -> None:
     assert missing == [0, 1, 2, 3, 4, 5, 6]
 
 
+class Judge:
+    def __init__(self, name: str, sha256: str) -> None:
+        self.name, self.sha256 = name, sha256
+
+
+def key(name: str, sha256: str, image: bytes, regions: list[list[int]], width: int = 20) -> str | None:
+    picture = np.zeros((16, width, 3), dtype=np.uint8)
+    sample = Sample(image=image, path="x", width=width, height=16)
+    shown = Shown(row=0, sample=sample, original=picture, prepared=picture, content=picture)
+    return keys_of(Judge(name, sha256), [shown], [regions])[0]
+
+
 def test_an_answer_belongs_to_a_judge_its_weights_a_picture_and_its_regions() -> None:
     keys = [
-        key_of("judge", "1", b"picture", [[0, 0, 5, 5]]),
-        key_of("other", "1", b"picture", [[0, 0, 5, 5]]),
-        key_of("judge", "2", b"picture", [[0, 0, 5, 5]]),
-        key_of("judge", "1", b"other", [[0, 0, 5, 5]]),
-        key_of("judge", "1", b"picture", [[0, 0, 5, 6]]),
-        key_of("judge", "1", b"picture", [[0, 0, 5, 5], [0, 0, 5, 5]]),
+        key("judge", "1", b"picture", [[0, 0, 5, 5]]),
+        key("other", "1", b"picture", [[0, 0, 5, 5]]),
+        key("judge", "2", b"picture", [[0, 0, 5, 5]]),
+        key("judge", "1", b"other", [[0, 0, 5, 5]]),
+        key("judge", "1", b"picture", [[0, 0, 5, 6]]),
+        key("judge", "1", b"picture", [[0, 0, 5, 5], [0, 0, 5, 5]]),
+        key("judge", "1", b"picture", [[0, 0, 5, 5]], width=21),
     ]
-    assert len(set(keys)) == 6
-    assert key_of("judge", "1", b"picture", [[0, 0, 5, 5]]) == keys[0]
-    assert key_of("judge", "", b"picture", []) is None
+    assert len(set(keys)) == 7
+    assert key("judge", "1", b"picture", [[0, 0, 5, 5]]) == keys[0]
+    assert key("judge", "", b"picture", [[0, 0, 5, 5]]) is None
+    assert key("judge", "1", b"picture", []) is None

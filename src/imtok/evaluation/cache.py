@@ -6,8 +6,9 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+from imtok.evaluation.meters import Shown
 from imtok.evaluation.repeat import versions
 from imtok.pretrained.packages import cache_folder
 
@@ -94,17 +95,30 @@ class Cache:
         self._database = None
 
 
-def key_of(judge: str, sha256: str, image: bytes, regions: Sequence[Any]) -> str | None:
+@runtime_checkable
+class Judge(Protocol):
+    """Who answers: the name, and the hash of the weights; an empty one is not known."""
+
+    name: str
+    sha256: str
+
+
+def key_of(judge: Judge, image: bytes, regions: Sequence[Any]) -> str | None:
     """The hash of all that an answer depends on; None for a judge whose weights are not known.
 
     Args:
-        judge: name of who answers.
-        sha256: of its weights.
+        judge: who answers.
         image: the encoded picture.
         regions: of it, made of what JSON knows.
     """
-    if not sha256:
+    if not judge.sha256:
         return None
     software = [REVISION, versions()]  # of what decodes and cuts the picture, too
-    asked = [judge, sha256, hashlib.sha256(image).hexdigest(), regions, software]
+    asked = [judge.name, judge.sha256, hashlib.sha256(image).hexdigest(), regions, software]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def keys_of(judge: Judge, shown: Sequence[Shown], regions: Sequence[Sequence[Any]]) -> list[str | None]:
+    """Likewise of each picture, of which an evaluation may have cut out a part; None for one without regions."""
+    of_each = zip(shown, regions, strict=True)
+    return [key_of(judge, one.sample.image, [one.original.shape[:2], *some]) if some else None for one, some in of_each]

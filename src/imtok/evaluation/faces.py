@@ -14,7 +14,7 @@ from torch import Tensor
 from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Face
 from imtok.evaluation.buckets import BUCKET_NAMES, FaceBuckets, face_buckets
-from imtok.evaluation.cache import Cache, key_of
+from imtok.evaluation.cache import Cache, keys_of
 from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
 from imtok.layers.crops import Regions, align_faces
 
@@ -138,17 +138,7 @@ class FaceMeter(Meter[Faces]):
         )
 
     def _embed_originals(self, shown: Sequence[Shown], scored: Sequence[list[Face]]) -> list[Tensor]:
-        keys = [
-            key_of(
-                self.judge.name,
-                self.judge.sha256,
-                one.sample.image,
-                [one.original.shape[:2], *([face.box, face.landmarks] for face in inside)],  # the shape tells a crop
-            )
-            if inside
-            else None
-            for one, inside in zip(shown, scored, strict=True)
-        ]
+        keys = keys_of(self.judge, shown, [[(face.box, face.landmarks) for face in inside] for inside in scored])
 
         def ask(places: list[int]) -> list[list[list[float]]]:
             return [embed_faces(self.judge, shown[place].original, scored[place]).tolist() for place in places]

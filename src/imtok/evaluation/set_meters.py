@@ -103,7 +103,7 @@ class FrechetMeter(Meter[Described]):
         """The pooled features of a batch of originals."""
         shapes = [list(picture.shape) for picture in originals]
         pixels = b"".join(picture.tobytes() for picture in originals)
-        key = key_of(self.network.name, self.network.sha256, pixels, ["pooled", str(self._device.type), shapes])
+        key = key_of(self.network, pixels, ["pooled", str(self._device.type), shapes])
 
         def ask(_: list[int]) -> list[str]:
             return [base64.b64encode(self._describe(originals)[0].float().numpy().tobytes()).decode()]

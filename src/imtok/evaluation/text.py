@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from imtok.data.pictures import Picture, cut
 from imtok.data.sample import TextRegion
 from imtok.evaluation.buckets import BUCKET_NAMES, text_buckets
-from imtok.evaluation.cache import Cache, key_of
+from imtok.evaluation.cache import Cache, keys_of
 from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
 from imtok.pretrained import Reading
 
@@ -188,17 +188,7 @@ class TextMeter(Meter[Words]):
         )
 
     def _read_originals(self, shown: Sequence[Shown], words: Sequence[Sequence[TextRegion]]) -> list[str]:
-        keys = [
-            key_of(
-                self.judge.name,
-                self.judge.sha256,
-                one.sample.image,
-                [one.original.shape[:2], *([margin_of(word), word.box] for word in inside)],  # the shape tells a crop
-            )
-            if inside
-            else None
-            for one, inside in zip(shown, words, strict=True)
-        ]
+        keys = keys_of(self.judge, shown, [[(margin_of(word), word.box) for word in inside] for inside in words])
 
         def ask(places: list[int]) -> list[list[str]]:
             asked = [words[place] for place in places]

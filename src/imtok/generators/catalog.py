@@ -10,7 +10,7 @@ import torch
 
 from imtok import pretrained
 from imtok.checkpoints import RunFolder, shipped_runs
-from imtok.config import ConfigError, config, from_dict
+from imtok.config import ConfigError, config, from_dict, from_kinds
 from imtok.data.latent_statistics import read_statistics
 from imtok.data.token_shards import TokenManifest, TokenShards
 from imtok.generators.base import Generator
@@ -75,10 +75,7 @@ def read_config(values: dict[str, Any], where: str) -> AnyConfig:
     Raises:
         ConfigError: it is of no kind that there is, or has other settings; one line.
     """
-    kind = values.get("kind")
-    if kind not in _KINDS:
-        raise ConfigError(f"{where}: is of the kind {kind!r}; there are {', '.join(_KINDS)}")
-    return from_dict(_KINDS[kind], values, where)
+    return from_kinds(_KINDS, values, where)
 
 
 def sampling_of(config: AnyConfig) -> type[SamplingConfig] | type[DenoisingConfig]:

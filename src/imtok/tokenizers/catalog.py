@@ -7,7 +7,7 @@ import pydantic
 import torch
 
 from imtok.checkpoints import RunFolder, load_tensors, shipped_runs
-from imtok.config import ConfigError, from_dict
+from imtok.config import ConfigError, from_kinds
 from imtok.pretrained.packages import sha256_of
 from imtok.tokenizers import foreign
 from imtok.tokenizers.base import Tokenizer
@@ -33,10 +33,7 @@ def read_config(values: dict[str, Any], where: str) -> VQGANConfig | TexTokConfi
     Raises:
         ConfigError: it is of no kind that there is, or has other settings; one line.
     """
-    kind = values.get("kind")
-    if kind not in _KINDS:
-        raise ConfigError(f"{where}: is of the kind {kind!r}; there are {', '.join(_KINDS)}")
-    return from_dict(_KINDS[kind], values, where)
+    return from_kinds(_KINDS, values, where)
 
 
 def shipped() -> list[str]:
