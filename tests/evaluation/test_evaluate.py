@@ -317,7 +317,7 @@ def test_checks_do_what_they_say() -> None:
         ({"data": "absent"}, "absent: no such file or folder"),
         ({"tokenizers": ["EMPTY"]}, "neither a run folder"),
         ({"size": 8}, "size must be 16 or more"),
-        ({"count": 0}, "count at least 1"),
+        ({"count": 0}, "count must be at least 1"),
         ({"fit": "crop"}, "a crop needs a size"),
         ({"protocol": "crowds"}, "the protocol crowds is of generated pictures: imtok evaluate-generated"),
     ],

@@ -17,7 +17,7 @@ WORD_VISIBLE = 0.8
 """A word of which a crop shows a smaller share of its box is dropped: half a word is another word."""
 FACE_VISIBLE = 0.6
 """Likewise for faces, whose boxes reach beyond the features; their landmarks must all be inside."""
-MIN_SIDE = 1.0
+MIN_REGION_SIDE = 1.0
 """Regions that come out thinner than a pixel are dropped."""
 
 _MIRRORED = [LANDMARKS.index(name) for name in ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth")]
@@ -83,7 +83,7 @@ class Crop:
         (x0, y0), (x1, y1) = self.point(box[:2]), self.point(box[2:])
         moved = (x1, y0, x0, y1) if self.flip else (x0, y0, x1, y1)
         clipped = clip_box(moved, self.resolution, self.resolution)
-        if clipped is None or min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < MIN_SIDE:
+        if clipped is None or min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < MIN_REGION_SIDE:
             return None
         return clipped if _area(clipped) >= min_visible * _area(moved) * (1 - 1e-9) else None
 

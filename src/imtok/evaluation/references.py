@@ -19,7 +19,7 @@ from imtok.data.readers import open_source
 from imtok.data.sample import DataError, Source
 from imtok.data.transforms import square
 from imtok.evaluation.metrics import FeatureStatistics, Moments
-from imtok.evaluation.sets import MIN_SIDE
+from imtok.evaluation.sets import check_limits
 from imtok.layers.collective import best_device
 
 INCEPTION = "vision/inception"
@@ -95,8 +95,7 @@ def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | N
     out = Path(out)
     if out.suffix != ".npz":
         raise ConfigError(f"{out}: name it {out.stem}.npz")
-    if size is not None and size < MIN_SIDE:
-        raise ConfigError(f"size must be {MIN_SIDE} or more")
+    check_limits(size)
     network = pretrained.load(INCEPTION).to(best_device()) if statistics else None
     source = open_source(pictures)
     found = {kind: FeatureStatistics() for kind in STATISTICS}

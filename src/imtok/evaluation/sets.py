@@ -59,14 +59,16 @@ class DataSet:
     unreadable: int
 
 
-def check_limits(size: int | None, count: int | None) -> None:
+def check_limits(size: int | None, count: int | None = None) -> None:
     """Before a set is read.
 
     Raises:
         ConfigError: no picture can be so small, or so few pictures a set.
     """
-    if (size is not None and size < MIN_SIDE) or (count is not None and count < 1):
-        raise ConfigError(f"size must be {MIN_SIDE} or more, and count at least 1")
+    if size is not None and size < MIN_SIDE:
+        raise ConfigError(f"size must be {MIN_SIDE} or more")
+    if count is not None and count < 1:
+        raise ConfigError("count must be at least 1")
 
 
 class Pictures:
