@@ -65,10 +65,8 @@ def captions(argv: Sequence[str]) -> None:
 
 def train(argv: Sequence[str]) -> None:
     """Train a preset, changed by flags: imtok train PRESET --data SHARDS --out RUN [--training.steps 200 …]."""
-    from torch import OutOfMemoryError
-
     from imtok import presets
-    from imtok.config import ConfigError, first_line
+    from imtok.config import ConfigError, first_line, is_out_of_memory
     from imtok.training.launch import train
     from imtok.training.trainer import TrainingStopped
 
@@ -103,9 +101,10 @@ def train(argv: Sequence[str]) -> None:
         except TrainingStopped as stopped:
             print(f"imtok train: {stopped}", file=sys.stderr)
             sys.exit(3)
-        except OutOfMemoryError as error:
-            reason = first_line(error)
-            raise ConfigError(f"{reason}; a smaller --training.micro-batch-size needs less memory") from None
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ConfigError(f"{first_line(error)}; a smaller --training.micro-batch-size needs less memory") from None
 
     _call(run, argv[1:], f"train {argv[0]}")
 

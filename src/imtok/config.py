@@ -24,6 +24,13 @@ class ConfigError(InputError):
     """A configuration that cannot be meant; the message names the field and what to do."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the computer or a device has run out of it; torch and ONNX Runtime have errors of their own for that."""
+    said = str(error).lower()
+    of_torch = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or of_torch or "allocate memory" in said or "not enough memory" in said
+
+
 def first_line(error: Exception) -> str:
     """What an error of some library says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -99,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds a {type(values).__name__}, expected a JSON object")

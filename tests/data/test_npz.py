@@ -86,6 +86,10 @@ def test_other_files_are_refused_in_a_line(pictures: np.ndarray, tmp_path: Path)
         np.lib.format.write_array_header_1_0(member, header)
         member.write(pictures.tobytes())
     refused("truncated; 1000000000 pictures are announced")
+    with zipfile.ZipFile(place, "w") as archive, archive.open("arr_0.npy", "w") as member:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (1, 10**5, 10**5, 3)}
+        np.lib.format.write_array_header_1_0(member, header)
+    refused("100000x100000 is more than 64000000 pixels")
     Path(place).write_bytes(b"PK nonsense")
     refused("no .npz file with pictures")
 

@@ -278,7 +278,7 @@ def test_own_and_foreign_parquet(tmp_path):
     pd.DataFrame({"image": structs, "label": [3, 4]}).to_parquet(tmp_path / "foreign" / "x.parquet")
     foreign = open_source(tmp_path / "foreign")
     assert isinstance(foreign, ParquetSource)
-    assert (foreign[0].path, foreign[0].label, foreign[0].width) == ("k.jpg", "3", 80)
+    assert (foreign[0].path, foreign[0].label, foreign[0].width) == ("00000000/k.jpg", "3", 80)
     with pytest.raises(PictureError, match="http: the row holds no image bytes"):
         foreign[1]
     pd.DataFrame({"image": [JPEG], "caption": ["c"]}).to_parquet(tmp_path / "foreign" / "x.parquet")
@@ -300,6 +300,41 @@ def test_zip_and_memory(tmp_path):
     assert isinstance(source, TableSource)
     assert (source[0].path, source[0].label) == ("a.jpg", "m")
     memory.rm("/test-readers", recursive=True)
+
+
+def test_every_kind_of_file_may_lie_in_an_archive(tmp_path):
+    """Its filesystem is forgotten at once, and closes the archive where nobody holds it."""
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name in ("a.jpg", "b.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = len(JPEG)
+            tar.addfile(info, io.BytesIO(JPEG))
+    np.savez(tmp_path / "n.npz", np.stack([PHOTO, PHOTO]))
+    pd.DataFrame({"image": [JPEG, JPEG]}).to_parquet(tmp_path / "p.parquet")
+    (tmp_path / "t.csv").write_text("image,label\na.jpg,m\nin/b.jpg,n\n")
+    put(tmp_path, "a.jpg", "in/b.jpg")
+    names = ("t.tar", "n.npz", "p.parquet", "t.csv", "a.jpg", "in/b.jpg")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for name in names:
+            archive.write(tmp_path / name, name)
+    for name in names[:4]:
+        source = open_source(f"zip://{name}::{tmp_path}/z.zip")
+        assert [sample.width for sample in source] == [80, 80], name
+    assert [sample.label for sample in source] == ["m", "n"]
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/t-at-the-root.csv": b"image\na-at-the-root.jpg\n", "/a-at-the-root.jpg": JPEG})
+    assert open_source("memory://t-at-the-root.csv")[0].width == 80
+    for file in ("/t-at-the-root.csv", "/a-at-the-root.jpg"):
+        memory.rm(file)
+
+
+def test_names_in_an_archive_lead_nowhere_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("in.jpg::memory://other.jpg", JPEG)
+    with pytest.raises(DataError, match=r"holds a file called 'in\.jpg::memory:.*', which is an address; rename it"):
+        open_source(f"zip://::{tmp_path}/z.zip")
+    put(tmp_path / "local", "a::b.jpg", "c::d/e.jpg")
+    assert [sample.path for sample in open_source(tmp_path / "local")] == ["a::b.jpg", "c::d/e.jpg"]
 
 
 def test_nothing_there(tmp_path):

@@ -1,6 +1,7 @@
 """TokBench's release as it lies on disk, in small."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,17 @@ def test_what_is_broken_is_one_line(release: Path) -> None:
         (release / "annotations/text_tt.json").write_text("[")
         with pytest.raises(DataError, match=said):
             open_source(release / "annotations" / name)
+
+
+def test_pictures_are_named_by_their_paths(release: Path) -> None:
+    entry = {"file_name": "a.jpg::memory://b.jpg", "height": 80, "width": 120, "annotations": []}
+    write(release / "annotations/text_ic13.json", [entry])
+    with pytest.raises(PictureError, match=r"entry 0 names an address, images/text_data/ic13/a\.jpg::memory"):
+        open_source(release / "annotations/text_ic13.json")[0]
+
+
+def test_the_release_may_lie_in_an_archive(release: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    packed = shutil.make_archive(str(tmp_path_factory.mktemp("packed") / "release"), "zip", release)
+    (sample,) = open_source(f"zip://annotations/text_ic13.json::{packed}")
+    assert (sample.width, len(sample.words or [])) == (120, 2)
+    assert len(open_source(f"zip://::{packed}")) == len(open_source(release))

@@ -50,6 +50,7 @@ def test_a_chain_falls_whatever_its_order(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ("x,t,,one,0,c,c,c (x),q", "chain.csv:3: no row of DPG-Bench"),
+        ("x,t,,2,0,c,c,c (x)", "chain.csv:3: no row of DPG-Bench .*a question is missing"),
         ("x,t,,2,7,c,c,c (x),q", r"x: question 2 depends on \[7\]"),
         ("x,t,,2,2,c,c,c (x),q", r"x: question 2 depends on \[2\]"),
         ("x,t,,1,0,c,c,c (x),q", "x: two questions have one number"),

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,8 @@ def test_what_was_found_is_written_before_another_set_ends_all(
         return sample
 
     monkeypatch.setattr(FolderSource, "read", read_until)
+    (places / "out").mkdir()
+    (places / "out/report.html").write_text("an earlier one, which would contradict the rest")
     assert main(["evaluate", "jpeg:30", "--data", "photos", "more", "--out", "out", "--metrics", "psnr"]) == 130
     written = json.loads((places / "out/metrics.json").read_text())
     assert [one["name"] for one in written["data"]] == ["photos"]
@@ -143,7 +146,14 @@ def test_a_judge_that_fails_costs_what_it_judges(places: Path, monkeypatch: pyte
     assert found.score("jpeg:30", "photos", "bits_per_pixel").count == 12
 
 
-@pytest.mark.parametrize("error", [MemoryError("all of it"), torch.OutOfMemoryError("all of it")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("there was no more"),
+        torch.OutOfMemoryError("CUDA: there was no more"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: there was no more"),  # torch's own of the host
+    ],
+)
 def test_a_picture_too_large_for_the_memory_costs_a_tokenizer_that_set(
     places: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -154,7 +164,7 @@ def test_a_picture_too_large_for_the_memory_costs_a_tokenizer_that_set(
     found = evaluate(["jpeg:30", str(CHECKPOINT)], "photos", metrics=["psnr"], checks=False)
     (failure,) = found.failed
     assert (failure.tokenizer, failure.data) == (CHECKPOINT.name, "photos")
-    assert failure.why == "out of memory (all of it); --size makes large pictures smaller"
+    assert failure.why == f"out of memory ({error}); --size makes large pictures smaller"
 
 
 def test_where_the_first_one_fails_nothing_is_compared(places: Path) -> None:
@@ -189,3 +199,17 @@ def test_wrong_names_and_nothing_left_end_all(
     assert said.err.startswith(f"imtok evaluate: {message}")
     assert said.err.count("\n") == 1
     assert list((places / "out").iterdir() if (places / "out").exists() else []) == []
+
+
+def test_names_that_are_no_unicode_are_written_as_numbers(places: Path) -> None:
+    (places / "photos/20.png").unlink()  # which was not drawn
+    for folder in ("photos", "drawn"):
+        for file in (places / folder).iterdir():
+            if file.name.startswith("02."):
+                file.rename(os.fsdecode(os.fsencode(file.parent) + b"/th\xe9" + file.suffix.encode()))
+    (places / "drawn").rename(os.fsdecode(b"dr\xe4wn"))
+    (places / "photos").rename(os.fsdecode(b"ph\xf6tos"))
+    drawn, photos = (os.fsdecode(name) for name in (b"dr\xe4wn", b"ph\xf6tos"))
+    found = evaluate([drawn, "jpeg:30"], [photos], "out", metrics=["psnr"], checks=False)
+    assert [found.score(name, r"ph\udcf6tos", "psnr").count for name in (r"dr\udce4wn", "jpeg:30")] == [11, 11]
+    assert r"dr\udce4wn" in (places / "out/report.html").read_text()

@@ -1,6 +1,7 @@
 """The whole way from pictures to metrics.json, with small networks of random weights, against torch-fidelity."""
 
 import hashlib
+import io
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from imtok.evaluation.generated import METRICS, SET_METRICS, evaluate_generated
 from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated
 from imtok.evaluation.metric_names import ABOUT
 from imtok.evaluation.protocols import PROTOCOLS, deviations
+from imtok.evaluation.references import open_reference
 from imtok.evaluation.rendered import RenderedTextMeter, found_words, plain, read_picture, reading_order
 from imtok.evaluation.teachers import UNKNOWN, teachers_behind
 from imtok.pretrained import (
@@ -192,6 +194,32 @@ def test_files_batches_and_given_statistics_change_nothing(
     np.savez(tmp_path / "torn.npz", mu=np.zeros(5), sigma=np.eye(4))
     with pytest.raises(DataError, match=r"mu \(5,\) and sigma \(4, 4\) differ"):
         evaluate_generated(drawn, reference=tmp_path / "torn.npz", metrics=["fid"])
+
+
+@pytest.mark.parametrize(
+    ("mean", "covariance"),
+    [
+        (np.full(5, np.nan), np.eye(5)),
+        (np.zeros(5), np.full((5, 5), np.inf)),
+        (np.array(["a"] * 5), np.eye(5)),
+        (np.zeros(5), np.eye(5) * 1j),
+    ],
+)
+def test_statistics_that_are_no_numbers_are_refused(mean: np.ndarray, covariance: np.ndarray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", mu=mean, sigma=covariance)
+    with pytest.raises(DataError, match="mu and sigma hold something else than finite numbers"):
+        open_reference(str(tmp_path / "x.npz"))
+
+
+def test_flags_that_nothing_heeds_are_refused(only_tiny: None, drawn: Path, real: Path, tmp_path: Path) -> None:
+    for given, message in (
+        ({"detector": tmp_path}, "give its file too, --geneval"),
+        ({"answerer": tmp_path}, "give its file too, --dpg"),
+        ({"geneval": "x.jsonl", "metrics": ["fid"], "reference": real}, "--geneval: none of the metrics"),
+        ({"size": 32}, "--size crops the reference; give one"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate_generated(drawn, **given)
 
 
 def test_statistics_are_of_pictures_of_the_same_size(only_tiny: None, drawn: Path, tmp_path: Path) -> None:
@@ -531,6 +559,14 @@ def test_face_norms_are_lengths_of_all_faces() -> None:
         FaceNormMeter(Detector(), Embedder(), "magface").measure("magface")
 
 
+def with_settings(text: str) -> bytes:
+    """A picture that says so of its making."""
+    about, file = PngInfo(), io.BytesIO()
+    about.add_text("imtok", text)
+    Image.new("RGB", (16, 16)).save(file, "PNG", pnginfo=about)
+    return file.getvalue()
+
+
 def test_what_was_asked_comes_from_the_table_first(tmp_path: Path) -> None:
     note(tmp_path, "a.png", 'a sign that says "OPEN"')
     picture = (tmp_path / "a.png").read_bytes()
@@ -542,6 +578,10 @@ def test_what_was_asked_comes_from_the_table_first(tmp_path: Path) -> None:
     assert (asked.prompt, asked.text) == ('a sign that says "OPEN"', "CLOSED")
     bare = Sample(image=encode(np.zeros((16, 16, 3), dtype=np.uint8)), path="b", width=16, height=16)
     assert Requests().of(bare) == generated.Asked()
+    for odd in ("[" * 100_000, '["a", "list"]', "no JSON"):
+        assert Requests().of(replace(bare, image=with_settings(odd))) == generated.Asked()
+    half_a_pair = Requests().of(replace(bare, image=with_settings(json.dumps({"prompt": "\ud800"}))))
+    assert half_a_pair.prompt == "\\ud800"
     (tmp_path / "broken.csv").write_text("file,word\na.png,CLOSED\n")
     with pytest.raises(DataError, match=r"broken\.csv:2: names no text"):
         Requests(words=str(tmp_path / "broken.csv"))

@@ -109,6 +109,7 @@ def test_what_is_not_the_object_is_grey() -> None:
     "line",
     [
         {"tag": "counting"},
+        {"tag": "attribute", "prompt": "a cat", "include": [{"class": "cat", "count": 1}]},
         {"tag": "position", "prompt": "a cat", "include": [{"class": "cat"}]},
         {"tag": "position", "prompt": "a cat", "include": [{"class": "cat", "count": 1, "position": ["above", 0]}]},
         {"tag": "position", "prompt": "a cat", "include": [{"class": 3, "count": 1}]},

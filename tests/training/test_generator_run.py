@@ -26,8 +26,10 @@ from imtok.generators.generate import read_prompts
 from imtok.generators.sampling import SamplingConfig
 from imtok.tokenizers.encode import encode_pictures
 from imtok.training.generator_task import GeneratorTask
-from imtok.training.launch import check_same_model, check_same_run, for_tokens, train
+from imtok.training.launch import train
+from imtok.training.launch_generator import for_tokens
 from imtok.training.run import GeneratorRunConfig, OptimizerConfig
+from imtok.training.same_settings import check_same_model, check_same_run
 
 
 @pytest.fixture(scope="module")

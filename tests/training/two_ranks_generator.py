@@ -22,7 +22,8 @@ from imtok.tokenizers.catalog import load
 from imtok.training import sharding
 from imtok.training.feeds import TokenFeed
 from imtok.training.generator_task import GeneratorTask, GeneratorValidation
-from imtok.training.launch import for_tokens, train
+from imtok.training.launch import train
+from imtok.training.launch_generator import for_tokens
 from imtok.training.run import GeneratorRunConfig, Phase
 from imtok.training.trainer import Trainer
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 from collections.abc import Iterator
 from os import PathLike
 from typing import Any
@@ -14,18 +15,44 @@ from imtok.data.sample import DataError
 
 
 def locate(address: str | PathLike[str]) -> tuple[Any, str]:
-    """The filesystem of an address, and the place in it.
+    """The filesystem of an address, and the place in it; a local file may be called as if it were an address.
 
     Raises:
         DataError: empty, or no filesystem that is installed has such addresses.
     """
     if not str(address):
         raise DataError("an empty name is no file or folder; is a variable of the shell unset?")
+    if os.path.exists(address):
+        return LocalFileSystem(), os.path.abspath(address)
     try:
         return fsspec.url_to_fs(str(address))
     except Exception as error:  # each filesystem has errors of its own
         reason = first_line(error)
         raise DataError(f"{address}: cannot be opened ({reason})") from None
+
+
+def open_file(address: str | PathLike[str], compression: str | None = None) -> Any:
+    """A file for reading bytes, to be closed by the caller.
+
+    Raises:
+        DataError: as `locate`.
+        OSError: no such file, or it cannot be read.
+    """
+    filesystem, place = locate(address)
+    file = filesystem.open(place, "rb", compression=compression)
+    # A forgotten archive closes itself, and with it the files that are open in it.
+    weakref.finalize(file, lambda _: None, filesystem).atexit = False
+    return file
+
+
+def file_part(address: str | PathLike[str]) -> str:
+    """An address without that of the archive behind its `::`; it ends with the file's suffix."""
+    return str(address).partition("::")[0]
+
+
+def is_address(name: str) -> bool:
+    """Whether a name out of somebody's table or archive leads elsewhere, if it is made part of an address."""
+    return "://" in name or "::" in name
 
 
 def local_place(address: str | PathLike[str]) -> str | None:
@@ -43,13 +70,17 @@ def list_files(folder: str | PathLike[str], deep: bool = False) -> list[str]:
 
     Raises:
         OSError: a local folder that cannot be listed.
+        DataError: an archive with a name in it that leads elsewhere.
     """
     filesystem, root = locate(folder)
     root = root.rstrip("/")
     if isinstance(filesystem, LocalFileSystem):  # whose own search passes over links, and over what it cannot list
         return sorted(_local_files(root, deep)) if os.path.isdir(root) else []
     found = filesystem.find(root, maxdepth=None if deep else 1)
-    return sorted(file[len(root) :].lstrip("/") for file in found)
+    names = sorted(file[len(root) :].lstrip("/") for file in found)
+    if elsewhere := [name for name in names if is_address(name)]:
+        raise DataError(f"{folder}: holds a file called {elsewhere[0]!r}, which is an address; rename it")
+    return names
 
 
 def _local_files(folder: str, deep: bool, above: tuple[str, ...] = ()) -> Iterator[str]:
@@ -80,7 +111,8 @@ def join(folder: str | PathLike[str], name: str) -> str:
 def parent(address: str) -> str:
     """The folder of a file, as an address."""
     head, chain, archive = address.partition("::")
-    return f"{head.rpartition('/')[0]}{chain}{archive}"
+    scheme, mark, place = head.rpartition("://")
+    return f"{scheme}{mark}{place.rpartition('/')[0]}{chain}{archive}"
 
 
 def read_text(address: str | PathLike[str]) -> str | None:
@@ -101,7 +133,7 @@ def read_json(address: str | PathLike[str]) -> dict[str, Any] | None:
     try:
         text = read_text(address)
         values = None if text is None else json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{address}: not JSON ({error})") from None
     if text is not None and not isinstance(values, dict):
         raise DataError(f"{address}: holds a {type(values).__name__}, expected a JSON object")

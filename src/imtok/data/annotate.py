@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
 from imtok import pretrained
-from imtok.config import InputError, first_line
+from imtok.config import InputError, first_line, is_out_of_memory
 from imtok.data.captions import Captioner, make_captioner
 from imtok.data.filling import Progress, fill
 from imtok.data.filters import KeepRules
@@ -104,9 +103,9 @@ def _ask(whom: str, network: Callable[[Any], Any], sample: Sample, given: Any) -
         return network(given)
     except InputError:
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise DataError(f"{sample.path}: the {whom} ran out of memory ({first_line(error)})") from error
     except Exception as error:  # one odd picture must not end a run of days, whatever the runtime raised
+        if is_out_of_memory(error):
+            raise DataError(f"{sample.path}: the {whom} ran out of memory ({first_line(error)})") from error
         raise NetworkFailed(f"{sample.path}: the {whom} failed ({first_line(error)})") from error
 
 

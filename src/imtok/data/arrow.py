@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 
 from imtok.config import first_line
-from imtok.data.addresses import locate
+from imtok.data.addresses import locate, open_file
 from imtok.data.sample import DataError
 
 OPEN_FILES = 128
@@ -21,7 +21,7 @@ def open_arrow(path: str) -> Any:
     filesystem, place = locate(path)
     local = "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,))
     try:
-        return pa.ipc.open_file(pa.memory_map(place) if local else filesystem.open(place, "rb"))
+        return pa.ipc.open_file(pa.memory_map(place) if local else open_file(path))
     except pa.ArrowInvalid as error:
         reason = first_line(error)
         raise DataError(

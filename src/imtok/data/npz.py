@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from jaxtyping import Shaped
 
 from imtok.config import first_line
-from imtok.data.pictures import Picture, encode
+from imtok.data.addresses import open_file
+from imtok.data.pictures import MAX_PIXELS, Picture, encode
 from imtok.data.sample import DataError, Sample, Source
 
 PICTURES = "arr_0"
@@ -35,6 +35,8 @@ class NpzSource(Source):
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not in_order or min(shape) < 1:
             raise DataError(f"{path}: its {PICTURES} is {dtype} {shape}; uint8 (pictures, height, width, 3) is wanted")
         self._count, self._height, self._width, _ = shape
+        if self._height * self._width > MAX_PIXELS:
+            raise DataError(f"{path}: {self._width}x{self._height} is more than {MAX_PIXELS} pixels")
         if size < self._start + np.prod(shape, dtype=np.int64):
             raise DataError(f"{path}: truncated; {shape[0]} pictures are announced")
 
@@ -55,8 +57,7 @@ class NpzSource(Source):
     def _seek(self, place: int | None) -> Any:
         """Go to a place in the array's file; to None: open it and read its header."""
         if self._open is None:
-            file: Any = fsspec.open(self._path, "rb")
-            archive = zipfile.ZipFile(file.open())
+            archive = zipfile.ZipFile(open_file(self._path))
             self._open = archive, archive.open(f"{PICTURES}.npy")
         archive, member = self._open
         if place is not None:
@@ -78,8 +79,7 @@ def read_arrays(path: str, names: Sequence[str]) -> dict[str, Shaped[np.ndarray,
         DataError: no such file, not an .npz, or an array of objects; one line.
     """
     try:
-        opened: Any = fsspec.open(path, "rb")
-        with opened as file, zipfile.ZipFile(file), np.load(file, allow_pickle=False) as arrays:
+        with open_file(path) as file, zipfile.ZipFile(file), np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names if name in arrays.files}
     except (AttributeError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: no readable .npz file ({_reason(error)})") from None
@@ -92,8 +92,7 @@ def holds_pictures(path: str) -> bool:
         DataError: no such file, or not an .npz; one line.
     """
     try:
-        opened: Any = fsspec.open(path, "rb")
-        with opened as file, zipfile.ZipFile(file) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             return f"{PICTURES}.npy" in archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: no readable .npz file ({_reason(error)})") from None

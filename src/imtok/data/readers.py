@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 import tarfile
@@ -11,9 +12,7 @@ from os import PathLike
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-
-from imtok.data.addresses import join, list_files, local_place, locate, parent
+from imtok.data.addresses import file_part, is_address, join, list_files, local_place, locate, open_file, parent
 from imtok.data.npz import NpzSource
 from imtok.data.pictures import MAX_BYTES, read_bytes
 from imtok.data.rows import make_sample
@@ -95,7 +94,7 @@ def _open(path: str) -> Source:
 
 
 def _open_files(files: list[str]) -> Source:
-    kind = files[0].partition("::")[0].lower()
+    kind = file_part(files[0]).lower()
     if kind.endswith(PARQUET_SUFFIXES):
         return ShardReader(files) if is_shard(files[0]) else ParquetSource(files)
     if kind.endswith(TAR_SUFFIXES):
@@ -149,7 +148,7 @@ class TableSource(Source):
         file = image_of(row)
         if file is None:
             raise PictureError(f"{self._path}:{line}: no column named {', '.join(IMAGE_COLUMNS)}")
-        if "://" in file or "::" in file:
+        if is_address(file):
             raise PictureError(f"{file}: an address; a table names its pictures by their paths")
         place = file if file.startswith("/") else join(parent(self._path), file)
         return make_sample(read_bytes(place), file, row)
@@ -171,7 +170,7 @@ class ParquetSource(Source):
             image, name = image.get("bytes"), image.get("path")
         else:
             name = row.get("path")
-        name = name or f"{index:08d}"
+        name = f"{index:08d}/{name}" if name else f"{index:08d}"  # some store base names, which many folders share
         if not isinstance(image, bytes):
             raise PictureError(f"{name}: the row holds no image bytes")
         return make_sample(image, name, row)
@@ -239,8 +238,8 @@ def read_table(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     csv.field_size_limit(MAX_BYTES)  # a cell may hold the words of a page
     try:
-        with fsspec.open(path, "r", encoding="utf-8-sig", newline="") as file:
-            if path.lower().endswith(".csv"):
+        with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
+            if file_part(path).lower().endswith(".csv"):
                 reader = csv.DictReader(file)
                 yield from ((reader.line_num, row) for row in reader)
                 return
@@ -270,8 +269,7 @@ def _parse_object(text: str, where: str, refusal: type[DataError] = DataError) -
 
 def _open_tar(path: str) -> Any:
     """The stream of tar blocks, decompressed on the fly where the name says so."""
-    filesystem, place = locate(path)
-    return filesystem.open(place, "rb", compression="gzip" if place.lower().endswith("gz") else None)
+    return open_file(path, compression="gzip" if file_part(path).lower().endswith("gz") else None)
 
 
 def _index_tar(path: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:

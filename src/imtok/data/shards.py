@@ -11,12 +11,11 @@ from os import PathLike
 from types import TracebackType
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imtok.config import FORMAT_VERSION, first_line
-from imtok.data.addresses import join, list_files, locate
+from imtok.data.addresses import join, list_files, locate, open_file
 from imtok.data.sample import SCHEMA, DataError, Face, PictureError, Point, Sample, Source, TextRegion
 
 ROW_GROUP_SIZE = 32
@@ -164,7 +163,7 @@ class RowGroups:
         group = bisect_right(self._starts, index) - 1
         if group not in self._cache:
             shard, number = self._groups[group]
-            with _readable(f"{self.paths[shard]}: row group {number}"), fsspec.open(self.paths[shard], "rb") as file:
+            with _readable(f"{self.paths[shard]}: row group {number}"), open_file(self.paths[shard]) as file:
                 self._cache[group] = pq.ParquetFile(file, metadata=self.footers[shard]).read_row_group(number)
             if len(self._cache) > self._cached_groups:
                 self._cache.popitem(last=False)
@@ -211,7 +210,7 @@ class ShardReader(Source):
 
 
 def _annotations(path: str, footer: pq.FileMetaData, groups: Sequence[int]) -> list[Sample]:
-    with _readable(path), fsspec.open(path, "rb") as file:
+    with _readable(path), open_file(path) as file:
         table = pq.ParquetFile(file, metadata=footer).read_row_groups(list(groups), columns=_ANNOTATIONS)
         return [from_row(row) for row in table.to_pylist()]
 
@@ -299,7 +298,7 @@ def _readable(what: str) -> Iterator[None]:
 
 def _read_footer(path: str, required: tuple[str, ...]) -> pq.FileMetaData:
     try:
-        with fsspec.open(path, "rb") as file:
+        with open_file(path) as file:
             footer = pq.read_metadata(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: not a readable Parquet file ({first_line(error)})") from None

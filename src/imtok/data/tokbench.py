@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-
-from imtok.data.addresses import join, list_files, local_place, locate, parent
+from imtok.data.addresses import file_part, is_address, join, list_files, local_place, locate, open_file, parent
 from imtok.data.pictures import read_bytes
 from imtok.data.rows import make_sample
 from imtok.data.sample import DataError, PictureError, Sample, Source
@@ -30,7 +28,7 @@ class TokBenchSource(Source):
     """
 
     def __init__(self, path: str) -> None:
-        files = [local_place(path) or path] if path.lower().endswith(".json") else _files_of(path)
+        files = [local_place(path) or path] if file_part(path).lower().endswith(".json") else _files_of(path)
         self._rows = [(file, row) for file in files for row in _read(file)]
 
     def __len__(self) -> int:
@@ -38,7 +36,7 @@ class TokBenchSource(Source):
 
     def read(self, index: int) -> Sample:
         file, row = self._rows[index]
-        name = PurePosixPath(file.partition("::")[0]).name
+        name = PurePosixPath(file_part(file)).name
         try:
             if name == _FACES:
                 image, found = f"{_FACE_PICTURES}/{row['image_name']}", {"faces": [_face(one) for one in row["faces"]]}
@@ -47,6 +45,8 @@ class TokBenchSource(Source):
                 found = {"words": [_word(one) for one in row["annotations"]]}
         except (KeyError, TypeError, ValueError) as error:
             raise PictureError(f"{file}: entry {index} is malformed ({error!r})") from None
+        if is_address(image):
+            raise PictureError(f"{file}: entry {index} names an address, {image}")
         return make_sample(read_bytes(join(parent(parent(file)), image)), image, found)
 
 
@@ -69,11 +69,11 @@ def _set_of(name: str) -> str:
 
 
 def _read(file: str) -> Iterator[dict[str, Any]]:
-    name = PurePosixPath(file.partition("::")[0]).name
+    name = PurePosixPath(file_part(file)).name
     try:
-        with fsspec.open(file, "r", encoding="utf-8") as opened:
-            rows = json.load(opened)  # pyright: ignore[reportArgumentType]
-    except ValueError as error:
+        with open_file(file) as opened:
+            rows = json.load(opened)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error})") from None
     if not (name == _FACES or _set_of(name)) or not isinstance(rows, list):
         raise DataError(f"{file}: expected TokBench's text_SET.json or {_FACES}, a list of pictures")

@@ -26,7 +26,7 @@ class Asked:
 
     @property
     def group(self) -> str | None:
-        """What a bootstrap draws together: pictures of one text or prompt."""
+        """What a bootstrap draws together: pictures of one text, whatever their prompts, or of one prompt."""
         return self.text or self.prompt
 
 
@@ -79,6 +79,7 @@ def _noted(sample: Sample) -> dict[str, Any]:
     try:
         with Image.open(io.BytesIO(sample.image)) as picture:
             noted = json.loads(picture.info.get(SETTINGS, "{}"))
-    except (OSError, ValueError, TypeError):  # no text in this format, or somebody else's
+    except (OSError, ValueError, TypeError, RecursionError):  # no text in this format, or somebody else's
         return {}
-    return {name: value for name, value in noted.items() if isinstance(value, str)} if isinstance(noted, dict) else {}
+    told = noted.items() if isinstance(noted, dict) else ()
+    return {name: as_unicode(value) for name, value in told if isinstance(value, str)}

@@ -20,6 +20,7 @@ from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture, decode, encode, from_uint8, read_bytes, to_uint8
 from imtok.data.readers import IMAGE_SUFFIXES
+from imtok.data.rows import as_unicode
 from imtok.data.sample import Sample
 from imtok.evaluation.codecs import Setting, read_setting
 from imtok.evaluation.metrics import bits_per_pixel
@@ -204,7 +205,8 @@ class FolderContestant(Contestant):
             raise ConfigError(f"{self.folder}@0: the rate is a number of bits per pixel, such as {self.folder}@0.25")
         self._files = defaultdict(list)
         for file in find_pictures([self.folder]):
-            self._files[_without_suffix(file.relative_to(self.folder).as_posix())].append(file)
+            name = as_unicode(file.relative_to(self.folder).as_posix())  # as the samples' paths are written
+            self._files[_without_suffix(name)].append(file)
         if not self._files:
             raise ConfigError(f"{self.folder}: neither a run folder (it has no config.json) nor a folder of pictures")
 

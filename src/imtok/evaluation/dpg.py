@@ -67,6 +67,8 @@ def read_questions(table: str) -> dict[str, list[Question]]:
         try:
             parents = tuple(int(number) for number in str(row["dependency"]).split(",") if int(number) != 0)
             text, category = row["question_natural_language"], row["tuple"].split("(")[0].strip()
+            if not text:
+                raise ValueError("a question is missing")
             questions[row["item_id"]].append(Question(int(row["proposition_id"]), text, parents, category))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{table}:{line}: no row of DPG-Bench ({error!r})") from None

@@ -9,6 +9,7 @@ from typing import Any
 from imtok import pretrained
 from imtok.config import ConfigError, InputError
 from imtok.data.readers import open_source
+from imtok.data.rows import as_unicode
 from imtok.data.sample import Source
 from imtok.evaluation.buckets import FaceBuckets
 from imtok.evaluation.cache import Cache, default_file
@@ -56,6 +57,7 @@ METRICS = (
     "face_similarity",
 )
 TEXT_JUDGE, FACE_JUDGE = "text_judge/easyocr", "face_judge/dlib"
+REPORT = "report.html"
 _JUDGES = {"text": TextJudge, "face": FaceJudge}
 _ON_DEVICE = ("perceptual", "lpips", "frechet", "inception")
 """Networks that look at whole pictures; the judges of words and faces read on the CPU."""
@@ -145,7 +147,10 @@ def evaluate(
         opened = [(str(source), ranks.agree(partial(open_contestant, data=told), str(source))) for source in sources]
         contestants = _told_apart(failures.survivors("tokenizer", opened))
         if wrong_captions:
-            contestants += [WrongCaptions(c) for c in contestants if isinstance(c, TokenizerContestant) and c.reader]
+            misled = [WrongCaptions(c) for c in contestants if isinstance(c, TokenizerContestant) and c.reader]
+            if not misled:
+                say("wrong captions: none of the tokenizers hears captions")
+            contestants += misled
         if checks:
             contestants += self_checks()
         networks, lost = load_networks(metrics, text_judge, face_judge, ranks)
@@ -176,6 +181,7 @@ def evaluate(
 
         def write(found: Evaluation) -> None:
             if out is not None and rank() == 0:
+                (Path(out) / REPORT).unlink(missing_ok=True)  # an earlier evaluation's would contradict these
                 write_results(found.to_json(), (item for part in parts for item in part.items), Path(out))
 
         parts: list[Part] = []
@@ -195,7 +201,7 @@ def evaluate(
         found = evaluation()
         write(found)
         if out is not None and rank() == 0:
-            write_report(found, Path(out) / "report.html")
+            write_report(found, Path(out) / REPORT)
     return found
 
 
@@ -207,8 +213,7 @@ def _told_apart(opened: Sequence[tuple[str, Contestant]]) -> list[Contestant]:
     """
     names = ["original", *(check.name for check in self_checks()), *(contestant.name for _, contestant in opened)]
     for source, contestant in opened:
-        if names.count(contestant.name) > 1:
-            contestant.name = source
+        contestant.name = as_unicode(contestant.name if names.count(contestant.name) == 1 else source)
     names[-len(opened) :] = [contestant.name for _, contestant in opened]
     if len(set(names)) < len(names):
         raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")

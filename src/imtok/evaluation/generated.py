@@ -132,6 +132,14 @@ def evaluate_generated(
             metrics = [name for name in published.metrics if name in METRICS]
         check_names(metrics, METRICS)
         check_limits(size, count)
+        of_benchmarks = {"detector": (detector, geneval, "geneval"), "answerer": (answerer, dpg, "dpg")}
+        for name, (folder, table, benchmark) in of_benchmarks.items():
+            if folder is not None and table is None:
+                raise ConfigError(f"--{name} looks at pictures for a benchmark; give its file too, --{benchmark}")
+            if table is not None and metrics is not None and not any(one.startswith(benchmark) for one in metrics):
+                raise ConfigError(f"--{benchmark}: none of the metrics is of this benchmark, such as {benchmark}")
+        if size is not None and reference is None:
+            raise ConfigError("--size crops the reference; give one, --reference REF")
         requests = Requests(prompts, words)
         looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
         compared = None if reference is None else open_reference(str(reference))
@@ -153,7 +161,7 @@ def evaluate_generated(
         scores = _measure(meters, teachers, failures)
         differences = []
         if published is not None:
-            of_prompts = Counter(one.group for one in asked if one.group)
+            of_prompts = Counter(one.prompt or one.text for one in asked if one.group)
             differences = deviations(
                 published,
                 metrics={metric: score.network for metric, score in scores.items()},

@@ -35,7 +35,7 @@ class GeneratedEvaluation:
     """What was found; `metrics.json` is this.
 
     Attributes:
-        pictures: what was looked at; its groups are prompts.
+        pictures: what was looked at; its groups are prompts, those of one quoted text together.
         reference: what it was compared with.
         preprocessing: of the reference.
         metrics: the numbers.

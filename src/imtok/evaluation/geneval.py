@@ -170,7 +170,7 @@ def check_line(wanted: Mapping[str, Any]) -> None:
     """
     try:
         clauses = [*wanted["include"], *wanted.get("exclude", [])]
-        right = all(isinstance(wanted[name], str) for name in ("tag", "prompt"))
+        right = isinstance(wanted["prompt"], str) and wanted["tag"] in TASKS
         right &= all(isinstance(one["class"], str) and isinstance(one["count"], int) for one in clauses)
         for place, (_, target) in ((i, one["position"]) for i, one in enumerate(clauses) if "position" in one):
             right &= target in range(place)  # objects of an earlier clause

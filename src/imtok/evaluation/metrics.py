@@ -162,4 +162,4 @@ def frechet_distance(a: FeatureStatistics | Moments, b: FeatureStatistics | Mome
     (mean_a, root_a), (mean_b, root_b) = a.mean_and_root(), b.mean_and_root()
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
     distance = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
-    return max(0.0, distance.item())
+    return distance.clamp(min=0).item()  # what is no number stays none

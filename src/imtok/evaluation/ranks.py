@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Never, TypeVar
 
-import torch
 from tqdm import tqdm
 
-from imtok.config import ConfigError, InputError, first_line
+from imtok.config import ConfigError, InputError, first_line, is_out_of_memory
 from imtok.layers.collective import ObjectGroup, process_group, rank, world_size
 
 Portion = TypeVar("Portion")
@@ -111,7 +110,9 @@ def attempt(look: Callable[[Portion], Found], portion: Portion) -> Found | Input
         return look(portion)
     except _SAID_IN_A_LINE as error:
         return error
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         return ConfigError(f"out of memory ({first_line(error)}); --size makes large pictures smaller")
 
 

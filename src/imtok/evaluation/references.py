@@ -4,15 +4,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import fsspec
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from imtok import pretrained
 from imtok.config import ConfigError
+from imtok.data.addresses import file_part, open_file
 from imtok.data.npz import NpzWriter, holds_pictures, read_arrays
 from imtok.data.pictures import decode, from_uint8
 from imtok.data.readers import open_source
@@ -56,7 +55,7 @@ def open_reference(place: str) -> Reference:
     Raises:
         DataError: neither is there.
     """
-    if not place.lower().endswith(".npz"):
+    if not file_part(place).lower().endswith(".npz"):
         return Reference(name=place, source=open_source(place))
     arrays = read_arrays(place, [name for pair in STATISTICS.values() for name in pair])
     statistics: dict[str, Moments] = {}
@@ -65,11 +64,12 @@ def open_reference(place: str) -> Reference:
             continue
         if arrays[mean].ndim != 1 or arrays[covariance].shape != arrays[mean].shape * 2:
             raise DataError(f"{place}: {mean} {arrays[mean].shape} and {covariance} {arrays[covariance].shape} differ")
-        pair = (torch.from_numpy(arrays[name].astype(np.float64)) for name in (mean, covariance))
-        statistics[kind] = Moments(*pair)
+        pair = [arrays[name] for name in (mean, covariance)]
+        if not all(array.dtype.kind in "fiu" and np.isfinite(array).all() for array in pair):
+            raise DataError(f"{place}: {mean} and {covariance} hold something else than finite numbers")
+        statistics[kind] = Moments(*(torch.from_numpy(array.astype(np.float64)) for array in pair))
     source = None if statistics and not holds_pictures(place) else open_source(place)
-    opened: Any = fsspec.open(place, "rb")
-    with opened as file:
+    with open_file(place) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Reference(name=place, source=source, statistics=statistics, sha256=digest)
 

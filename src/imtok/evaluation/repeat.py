@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from PIL import features
 
+from imtok.data.rows import as_unicode
+
 LIBRARIES = ("imtok", "numpy", "pillow")
 NETWORK_LIBRARIES = ("torch-fidelity", "transformers")
 """They define networks that numbers may come through; not everybody has them."""
@@ -36,7 +38,7 @@ def command_line(function: Callable[..., Any], words: Sequence[str], options: Ma
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             words += [f"--{flag}", *(map(str, value) if isinstance(value, list | tuple) else [str(value)])]
-    return shlex.join(words)
+    return as_unicode(shlex.join(words))
 
 
 @cache

@@ -12,6 +12,7 @@ from typing import TypeVar
 from imtok.config import ConfigError
 from imtok.data.addresses import exists
 from imtok.data.pictures import Picture, decode
+from imtok.data.rows import as_unicode
 from imtok.data.sample import DataError, PictureError, Sample, Source
 from imtok.evaluation.fit import Fit
 from imtok.evaluation.meters import Shown
@@ -39,7 +40,9 @@ def name_sets(data: Sequence[str | PathLike[str]]) -> dict[str, str]:
         if not exists(place):
             raise DataError(f"{place}: no such file or folder")
     short = [Path(place).name or place for place in places]
-    return {name if short.count(name) == 1 else place: place for name, place in zip(short, places, strict=True)}
+    return {
+        as_unicode(name if short.count(name) == 1 else place): place for name, place in zip(short, places, strict=True)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,166 @@
+"""From a generator's settings, token shards and a folder to its trainer."""
+
+import dataclasses
+import itertools
+
+import torch
+
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError
+from imtok.data.token_shards import TokenShards
+from imtok.generators.catalog import (
+    AnyConfig,
+    carry_prompts,
+    carry_tokenizer,
+    fitted,
+    open_language_model,
+    place_of,
+    read_run,
+    reference,
+    take_over_prompts,
+)
+from imtok.generators.dit import DiTConfig
+from imtok.generators.insightar import InsightAR
+from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
+from imtok.layers.collective import rank, wait_for_all
+from imtok.pretrained.language_model import LanguageModel
+from imtok.tokenizers.catalog import hash_of, load
+from imtok.tokenizers.text import Reader
+from imtok.training.feeds import TokenFeed
+from imtok.training.generator_task import GeneratorTask, GeneratorValidation
+from imtok.training.run import GeneratorRunConfig
+from imtok.training.same_settings import check_same_run, saved_settings
+from imtok.training.trainer import Trainer
+from imtok.training.warm_start import start_generator_from
+
+
+def generator_trainer(
+    config: GeneratorRunConfig,
+    data: str,
+    folder: RunFolder,
+    validation: str | None,
+    begin: str | None,
+    device: torch.device,
+) -> Trainer:
+    shards = complete_shards(data)
+    shown = shards if validation is None else complete_shards(validation)
+    origin = _origin(config, folder, begin)
+    config = for_tokens(config, shards, origin)
+    check_maker(shards, origin, folder)
+    check_alike(shards, shown, config)
+    pictures, reader = [one.manifest.source for one in (shards, shown)], None
+    if isinstance(config.generator, DiTConfig) and config.generator.text is not None:
+        reader = Reader(config.generator.text, pictures, device)
+        reader.prepare(itertools.chain(shards.captions(), shown.captions()))
+        config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, text=reader.config))
+    if origin.saved is not None:
+        check_same_run(config, origin.saved, folder)
+    elif rank() == 0:
+        carry_tokenizer(shards.manifest, folder)
+        if origin.language_model is not None:
+            carry_prompts(origin.language_model, folder)
+        elif origin.run is not None:
+            take_over_prompts(origin.run, folder)
+    wait_for_all()
+    assert config.tokenizer is not None
+    tokenizer = load(place_of(config.tokenizer, folder))
+    torch.manual_seed(config.training.seed)  # whatever has been drawn so far, all ranks begin alike
+    task = GeneratorTask(config, folder, reader)
+    task.generator.check_sampling(config.sampling)
+    if origin.language_model is not None:
+        assert isinstance(task.generator, InsightAR)
+        task.generator.language_model.load_state_dict(origin.language_model.model.state_dict())
+    if begin:
+        start_generator_from(task, config, begin)
+    task.generator.adopt(tokenizer)
+    if origin.saved is None and rank() == 0 and wants_unseen_captions(task.generator, tokenizer):
+        carry_unseen_captions(task.generator, shards.manifest.source, folder)
+    wait_for_all()
+    narrator = open_narrator(task.generator, tokenizer, folder, pictures, device)
+    if narrator is not None:
+        narrator.prepare(shown.captions())
+    looks = GeneratorValidation(config, shown, validation is not None, tokenizer, narrator)
+    return Trainer(config, task, TokenFeed(shards), looks, folder, device)
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a generator's run goes on with, or begins with: nothing, or one of these.
+
+    Attributes:
+        saved: its own settings, of a run that goes on.
+        run: another one, whose weights it begins with.
+        earlier: the generator of either.
+        language_model: that it begins with.
+    """
+
+    saved: GeneratorRunConfig | None = None
+    run: RunFolder | None = None
+    earlier: AnyConfig | None = None
+    language_model: LanguageModel | None = None
+
+
+def _origin(config: GeneratorRunConfig, folder: RunFolder, begin: str | None) -> Origin:
+    if (saved := saved_settings(config, folder)) is not None:
+        return Origin(saved=saved, earlier=saved.generator)
+    if begin:
+        run, earlier, _ = read_run(begin)
+        return Origin(run=run, earlier=earlier)
+    return Origin(language_model=open_language_model(config.generator))
+
+
+def check_maker(shards: TokenShards, origin: Origin, folder: RunFolder) -> None:
+    """Whether the tokenizer that made some shards is the one that a run was started on, or still the one that is here.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    made_by, saved = shards.manifest, origin.saved
+    if saved is None:
+        if hash_of(made_by.tokenizer) != made_by.sha256:
+            raise ConfigError(f"{shards.folder}: made by another {made_by.tokenizer} than the one that is here by now")
+    elif saved.tokenizer is not None and saved.tokenizer.sha256 != made_by.sha256:
+        raise ConfigError(f"{shards.folder}: made by another tokenizer than what {folder.path} was started on")
+
+
+def check_alike(shards: TokenShards, shown: TokenShards, config: GeneratorRunConfig) -> None:
+    """Whether a run can look at held-out pictures as at its own.
+
+    Raises:
+        ConfigError: codes of another tokenizer or size, unknown classes, or not one readable picture.
+    """
+    ours, theirs = shards.manifest, shown.manifest
+    if (ours.sha256, ours.grid_size) != (theirs.sha256, theirs.grid_size):
+        raise ConfigError(f"{shown.folder}: of another tokenizer or resolution than {shards.folder}")
+    if classes := getattr(config.generator, "classes", ()):
+        for one in (shards, shown):
+            if unknown := set(one.labels()) - set(classes):
+                raise ConfigError(f"{one.folder}: has the class {min(unknown)!r}, which the generator does not know")
+    for one in (shards, shown):
+        if not any(len(one[index].values) for index in range(len(one))):
+            raise ConfigError(f"{one.folder}: none of its pictures could be read when it was encoded")
+
+
+def for_tokens(config: GeneratorRunConfig, shards: TokenShards, origin: Origin = Origin()) -> GeneratorRunConfig:
+    """The run for the codes or latents in some shards.
+
+    Raises:
+        ConfigError: they are of no use for it.
+    """
+    generator = fitted(config.generator, shards, origin.earlier, origin.language_model)
+    return dataclasses.replace(config, generator=generator, tokenizer=reference(shards.manifest))
+
+
+def complete_shards(data: str) -> TokenShards:
+    """Token shards with all their pictures.
+
+    Raises:
+        ConfigError: some are still missing.
+        DataError: there are no token shards.
+    """
+    shards = TokenShards(data)
+    if not shards.complete:
+        raise ConfigError(
+            f"{data}: {len(shards)} of {shards.manifest.pictures} pictures are encoded; let imtok encode finish first"
+        )
+    return shards

@@ -1,0 +1,92 @@
+"""Whether a run that goes on, or the model that it begins with, is what its settings say."""
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from imtok.checkpoints import RunFolder
+from imtok.config import ConfigError, from_dict, to_dict
+from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
+
+AnyRun = TypeVar("AnyRun", RunConfig, GeneratorRunConfig)
+
+_MAY_CHANGE = (
+    "training.micro_batch_size",
+    "training.channels_last",
+    "training.gradient_checkpointing",
+    "training.shard_weights",
+    "training.compile",
+    "training.threads",
+    "training.log_every",
+    "training.save_every",
+    "training.preview_every",
+    "training.evaluate_every",
+    "training.evaluation_pictures",
+    "training.logger",
+    "training.watchdog.",
+    "data.num_workers",
+    "sampling.",
+)
+"""Settings that a resumed run may change: they alter how the steps are computed and watched, not what they compute."""
+
+_OF_ONE_PASS = ("entropy", "representation")
+"""Losses that compare the pictures of one pass, so that the size of a micro-batch is part of what they are."""
+
+_TRAINING_ONLY = (
+    "tokenizer.quantizer.decay",
+    "tokenizer.quantizer.restart_threshold",
+    "tokenizer.quantizer.entropy_temperature",
+    "generator.dropout",
+    "generator.label_dropout",
+    "generator.prompt_dropout",
+    "generator.language_model",
+)
+"""Settings that mean nothing to trained weights."""
+
+
+def saved_settings(config: AnyRun, folder: RunFolder) -> AnyRun | None:
+    """What the run in a folder was started with, if one was."""
+    return from_dict(type(config), folder.read_config(), str(folder.config_file)) if folder.exists() else None
+
+
+def check_same_model(ours: dict[str, Any], theirs: dict[str, Any], source: str) -> None:
+    """A run's model must compute what the one that it begins with does.
+
+    Raises:
+        ConfigError: names the first setting that differs.
+    """
+    now, then = dict(_leaves(ours)), dict(_leaves(theirs))
+    for name in sorted(now.keys() | then.keys()):
+        if now.get(name) != then.get(name) and not name.startswith(_TRAINING_ONLY):
+            raise ConfigError(
+                f"--init-from {source}: has {name} = {then.get(name)}, this run {now.get(name)}; "
+                "flags of this name make them alike"
+            )
+
+
+def check_same_run(config: AnyRunConfig, saved: AnyRunConfig, folder: RunFolder) -> None:
+    """A resumed run must be the one that was started.
+
+    Raises:
+        ConfigError: names the first setting that differs.
+    """
+    now, then = dict(_leaves(to_dict(config))), dict(_leaves(to_dict(saved)))
+    weights = [phase.weights for phase in config.training.phases]
+    if isinstance(config, RunConfig):
+        weights.append(config.losses.weights())
+    of_one_pass = any(weight.get(term) for weight in weights for term in _OF_ONE_PASS)
+    may_change = tuple(name for name in _MAY_CHANGE if not (of_one_pass and name == "training.micro_batch_size"))
+    for name in sorted(now.keys() | then.keys()):
+        if now.get(name) != then.get(name) and not name.startswith(may_change):
+            raise ConfigError(
+                f"{folder.path}: was started with {name} = {then.get(name)}, not {now.get(name)}; "
+                "resume with the same settings, or start a new run with --init-from"
+            )
+
+
+def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    children = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
+    if children is None:
+        yield prefix, values
+    else:
+        for key, value in children:
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
