@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -148,6 +149,28 @@ def test_prompts_are_cut_and_in_training_some_are_dropped() -> None:
     assert 0.4 < (there.sum(1) == 1).float().mean() < 0.6
 
 
+@pytest.mark.parametrize("head", ["mlp", "factorized"])
+def test_recomputed_activations_change_no_gradient(head: HeadKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small(head, prompt_dropout=0.0).train()
+    gradients = []
+    ran = Counter[str]()
+    for part in model.stages():
+        first = next(layer for layer in part.modules() if isinstance(layer, torch.nn.Linear))
+        first.register_forward_pre_hook(lambda *_, of=type(part).__name__: ran.update([of]))
+    for on in (False, True):
+        ran.clear()
+        model.checkpoint_activations(on)
+        model.zero_grad()
+        loss = sum(logits.logsumexp(2).mean() for logits in model(some_codes(model), PROMPTS))
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        counts = Counter(type(part).__name__ for part in model.stages())
+        assert ran == {name: count * (1 + on) for name, count in counts.items()}  # of the head too
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
+
+
 def test_the_published_size() -> None:
     with torch.device("meta"):
         model = catalog.build(
@@ -167,6 +190,13 @@ def test_what_cannot_be_meant_is_refused() -> None:
         dataclasses.replace(SMALL, architecture={})
     with pytest.raises(ConfigError, match="1 codebook_dims for 2 codebooks"):
         dataclasses.replace(SMALL, codebook_dims=(3,))
+    for name in ("codebook_sizes", "codebook_dims", "token_shape"):
+        for value in ((), (0,), (3, -1)):
+            with pytest.raises(ConfigError, match=f"{name} = .* must be one positive size or more"):
+                dataclasses.replace(SMALL, **{name: value})
+    odd = {"model_type": "gpt2", "n_embd": 30, "n_layer": 1, "n_head": 2, "vocab_size": 300}
+    with pytest.raises(ConfigError, match="a factorized head of 30 channels cannot be cut into 2 heads"):
+        InsightAR(dataclasses.replace(SMALL, architecture=odd, head="factorized"), ByteReader(4))
     small_bert = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
     for architecture, message in (
         ({"model_type": "no such model"}, "no language model can be made of this"),

@@ -32,6 +32,9 @@ def test_as_often_as_the_softmax_says(temperature: float) -> None:
         (SamplingConfig(top_p=0.6), [0, 2]),
         (SamplingConfig(top_k=3, top_p=0.95), [0, 1, 2]),
         (SamplingConfig(temperature=0.0), [0]),
+        (SamplingConfig(temperature=1e-3), [0]),
+        (SamplingConfig(temperature=1e-37), [0]),
+        (SamplingConfig(temperature=1e-50), [0]),
     ],
 )
 def test_only_what_is_let_through(settings: SamplingConfig, kept: list[int]) -> None:
@@ -68,6 +71,7 @@ def test_schedules_end_at_the_full_scale() -> None:
         assert settings.scale(1, 2, 5) == pytest.approx(3.0)
         rising = [settings.scale(1, token, 9) for token in range(9)]
         assert rising == sorted(rising)
+        assert settings.scale(1, 0, 1) == 5.0  # of a picture of one token the first is the last
     assert SamplingConfig(guidance_scale=(2.0,)).scale(1, 0, 5) == 2.0
     assert not SamplingConfig().guided
 

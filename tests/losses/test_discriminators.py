@@ -97,6 +97,9 @@ def test_configs_of_older_runs_are_patch_discriminators():
 def test_a_size_that_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match="100 px cannot be halved 3 times"):
         StyleDiscriminatorConfig(resolution=100, channel_multipliers=(1, 1, 1))
+    for multipliers in ((), (1, 0.3)):
+        with pytest.raises(ConfigError, match="must be 1 or more"):
+            StyleDiscriminatorConfig(resolution=64, base_channels=1, channel_multipliers=multipliers)
     with pytest.raises(ValueError, match=r"wants 32 px, not \(64, 64\)"):
         build_discriminator(SMALL[1])(torch.zeros(1, 3, 64, 64))
 

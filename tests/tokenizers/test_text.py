@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -172,6 +173,29 @@ def test_a_template_tells_the_class_in_words(needs, monkeypatch: pytest.MonkeyPa
     for template, name in (("a photo", "text_encoder/minilm"), ("a {label}", LABELS)):
         with pytest.raises(ConfigError, match="once, and an encoder that reads it"):
             TextConfig(encoder=name, dim=1, classes=("cat",), template=template)
+
+
+def test_a_caption_that_is_not_stored_is_read_once(needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, asked = needs("text_encoder/minilm"), []
+    reader = Reader(MINILM)
+    captions = ["a dog", None, "a red sign", "a dog"]
+    states, mask = reader.read(captions, [None] * 4)
+    assert torch.equal(states[0], states[3])
+    assert mask.any(1).tolist() == [True, False, True, True]
+    read = type(encoder).encode
+
+    def listen(self: Any, texts: list[str], most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.extend(texts)
+        return read(self, texts, most)
+
+    monkeypatch.setattr(type(encoder), "encode", listen)
+    again, _ = reader.read([*captions, "a cat"], [None] * 5)
+    assert asked == ["a cat"]
+    assert torch.equal(again[:4], states)
+    reader.read([f"number {index}" for index in range(100)], [None] * 100)  # more than are remembered
+    assert asked[1:] == [f"number {index}" for index in range(100)]
+    assert torch.equal(reader.read(captions, [None] * 4)[1], mask)
+    assert asked[101:] == ["a dog", "a red sign"]
 
 
 @pytest.fixture

@@ -108,6 +108,8 @@ def test_bad_configs_are_refused() -> None:
     for wrong in ({"groups": 0}, {"latent_channels": 0}, {"channel_multipliers": (1, 0)}):
         with pytest.raises(ConfigError, match="all sizes must be at least 1"):
             VQGANConfig(**wrong)
+    with pytest.raises(ConfigError, match="16 channels cannot be split into 32 groups"):
+        VQGANConfig(channels=16, channel_multipliers=(2, 4), groups=32)  # the first layers have the base width
     with pytest.raises(ConfigError, match="16 channels cannot be split into 3 groups"):
         tiny(groups=3)
     with pytest.raises(ConfigError, match="kanals: no such setting"):

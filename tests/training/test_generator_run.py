@@ -106,11 +106,18 @@ def test_it_opens_anywhere_with_its_tokenizer(
     assert images.shape == (3, 3, 64, 64)
     assert images.abs().max() <= 1
     for one in ([1], 1, torch.tensor([1]), [np.int64(1)], pipeline.generator.config.classes[1]):
-        again = pipeline.generate(one, seeds=[5], guidance_scale=1.5)
-        assert torch.allclose(again[0], images[1], atol=1e-5)
-    for seeds, message in (([1, 2], "2 seeds for 1 pictures"), ([2**64], "at most 64 bits")):
+        for seeds in ([5], np.array([5]), torch.tensor([5])):
+            again = pipeline.generate(one, seeds=seeds, guidance_scale=1.5)
+            assert torch.allclose(again[0], images[1], atol=1e-5)
+    for seeds, message in (
+        ([1, 2], "2 seeds for 1 pictures"),
+        ([2**64], "at most 64 bits"),
+        ([1.5], "seeds are whole numbers"),
+    ):
         with pytest.raises(ConfigError, match=message):
             pipeline.generate([1], seeds=seeds)
+    with pytest.raises(ConfigError, match="no class is called"):
+        pipeline.generate("9" * 5000)
     flags = ["--labels", label, "1", "--count", "2", "--seed", "3", "--guidance-scale", "1.5", "--batch-size", "3"]
     assert main(["generate", str(elsewhere), "--out", str(tmp_path / "out"), *flags]) == 0
     files = sorted((tmp_path / "out").glob("*.png"))

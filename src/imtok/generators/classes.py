@@ -46,7 +46,7 @@ class ClassEmbedding(nn.Embedding):
             return self.num_classes
         if name in self.names:
             return self.names.index(name)
-        if name.isdecimal() and int(name) < self.num_classes and not any(one.isdecimal() for one in self.names):
+        if name in map(str, range(self.num_classes)) and not any(one.isdecimal() for one in self.names):
             return int(name)
         known = f": {', '.join(self.names[:20])}" if self.names else ""
         raise ConfigError(f"no class is called {name!r}; there are {self.num_classes}{known}")

@@ -58,7 +58,10 @@ class InsightARConfig:
     def __post_init__(self) -> None:
         if "model_type" not in self.architecture:
             raise ConfigError("insightar: architecture names no model_type; it is a language model's config.json")
-        if len(self.codebook_dims) != len(self.codebook_sizes) or not self.codebook_sizes:
+        for name in ("codebook_sizes", "codebook_dims", "token_shape"):
+            if min(getattr(self, name), default=0) < 1:
+                raise ConfigError(f"insightar: {name} = {getattr(self, name)} must be one positive size or more")
+        if len(self.codebook_dims) != len(self.codebook_sizes):
             raise ConfigError(
                 f"insightar: {len(self.codebook_dims)} codebook_dims for {len(self.codebook_sizes)} codebooks"
             )
@@ -94,6 +97,11 @@ class InsightAR(AutoregressiveGenerator):
             self.register_buffer(f"codebook_{index}", torch.zeros(size, channels))
         self.adapter = nn.Sequential(nn.Linear(sum(config.codebook_dims), dim), nn.GELU(), nn.Linear(dim, dim))
         heads = getattr(self.language_model.config, "num_attention_heads", 1)
+        if config.head == "factorized" and dim % (2 * heads):
+            raise ConfigError(
+                f"insightar: a factorized head of {dim} channels cannot be cut into {heads} heads of an even number; "
+                "take another head, or another language model"
+            )
         self.embedding = CodeEmbedding(config.codebook_sizes if config.head == "factorized" else (), dim)
         self.head = build_head(config.head, config.codebook_sizes, dim, config.head_depth, heads)
         similar = config.codebook_dims if config.code_similarity else ()
@@ -175,10 +183,13 @@ class InsightAR(AutoregressiveGenerator):
             stage.compile()
 
     def checkpoint_activations(self, on: bool) -> None:
-        """Recompute activations in the backward pass: less memory, about a third more time."""
+        super().checkpoint_activations(on)  # the head's
         model, what = self.language_model, "enable" if on else "disable"
         renamed = getattr(model, f"activation_checkpointing_{what}", None)  # in transformers 5
-        (renamed or getattr(model, f"gradient_checkpointing_{what}"))()
+        try:
+            (renamed or getattr(model, f"gradient_checkpointing_{what}"))()
+        except ValueError as error:
+            raise ConfigError(f"training: gradient_checkpointing: {first_line(error)}") from None
 
 
 class _InsightARSession(Session):

@@ -1,5 +1,6 @@
 """A generator and its tokenizer: labels or prompts in, pictures out."""
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ class ImageGenerator:
         prompts: str | Sequence[str] | None = None,
         *,
         seed: int = 0,
-        seeds: Sequence[int] | None = None,
+        seeds: Iterable[Any] | None = None,
         progress: Callable[[float], object] = lambda share: None,
         **sampling: Any,
     ) -> Float[Tensor, "batch 3 height width"]:
@@ -56,7 +57,7 @@ class ImageGenerator:
                 tensor, and a None among them is any class.
             prompts: for a generator that reads text, or one.
             seed: of the first picture; the others have the numbers after it.
-            seeds: one for each picture instead.
+            seeds: one for each picture instead; an array or tensor will do.
             progress: hears every now and then which share of the work has been done since.
             sampling: fields of `SamplingConfig` or `DenoisingConfig`, such as `guidance_scale=2.0`; the others are the
                 preset's.
@@ -66,7 +67,11 @@ class ImageGenerator:
                 a prompt, seeds that do not fit, or a setting that does not exist.
         """
         conditions = self.conditions(labels, prompts)
-        numbers = list(range(seed, seed + len(conditions))) if seeds is None else list(seeds)
+        wanted = range(seed, seed + len(conditions)) if seeds is None else seeds
+        try:
+            numbers = [operator.index(one) for one in wanted]
+        except TypeError:
+            raise ConfigError("seeds are whole numbers, one for each picture") from None
         if len(numbers) != len(conditions):
             raise ConfigError(f"{len(numbers)} seeds for {len(conditions)} pictures; give one for each")
         if not all(-(2**63) <= number < 2**64 for number in numbers):
@@ -123,6 +128,6 @@ class ImageGenerator:
 def _listed(values: Any) -> list[str | None]:
     """Labels or prompts as texts: one alone, several, or numbers in an array or tensor."""
     values = values.tolist() if hasattr(values, "tolist") else values
-    several: Sequence[Any] = [values] if isinstance(values, str | int) else values
+    several: Iterable[Any] = values if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     plain = [value.item() if hasattr(value, "item") else value for value in several]
     return [None if value is None else as_unicode(value) for value in plain]

@@ -66,7 +66,7 @@ class SamplingConfig(Settings):
     def scale(self, codebook: int, token: int, tokens: int) -> float:
         """Guidance for a codebook at a token, counted from 0."""
         full = self.guidance_scale[min(codebook, len(self.guidance_scale) - 1)]
-        done = token / max(1, tokens - 1)
+        done = token / (tokens - 1) if tokens > 1 else 1.0
         rise = {"constant": 1.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}[self.guidance_schedule]
         return 1 + (full - 1) * rise
 
@@ -94,9 +94,10 @@ def pick_code(
         noise: in [0, 1).
         settings: temperature, top-k, top-p.
     """
-    if settings.temperature == 0:
+    if settings.temperature < torch.finfo(torch.float32).tiny:
         return logits.argmax(1)
-    logits = logits.float() / settings.temperature
+    logits = logits.float()
+    logits = (logits - logits.amax(1, keepdim=True)) / settings.temperature  # the largest stays finite
     if 0 < settings.top_k < logits.shape[1]:
         least = logits.topk(settings.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -46,12 +46,17 @@ class StyleDiscriminatorConfig:
     """A block each, which halves the resolution; (.5, 1, 2, 4, 4, 4, 4) at 512 px."""
 
     def __post_init__(self) -> None:
-        if not self.channel_multipliers or min(self.channel_multipliers) <= 0 or self.base_channels < 1:
-            raise ConfigError("discriminator: base_channels and channel_multipliers must be positive")
+        if min(self.widths, default=0) < 1:
+            raise ConfigError("discriminator: base_channels times each of the channel_multipliers must be 1 or more")
         if self.resolution % 2 ** len(self.channel_multipliers):
             raise ConfigError(
                 f"discriminator: {self.resolution} px cannot be halved {len(self.channel_multipliers)} times"
             )
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each block."""
+        return [round(self.base_channels * multiplier) for multiplier in self.channel_multipliers]
 
 
 def _kind(config: Any) -> str:
@@ -111,7 +116,7 @@ class StyleDiscriminator(nn.Module):
     def __init__(self, config: StyleDiscriminatorConfig) -> None:
         super().__init__()
         self.resolution = config.resolution
-        widths = [round(config.base_channels * multiplier) for multiplier in config.channel_multipliers]
+        widths = config.widths
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
         pairs = zip([widths[0], *widths[:-1]], widths, strict=True)
         self.blocks = nn.Sequential(*(StyleBlock(before, width) for before, width in pairs))

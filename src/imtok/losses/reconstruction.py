@@ -56,6 +56,9 @@ def feature_distances(
 ) -> Float[Tensor, " batch"]:
     """`perceptual_distance` of each picture, from the maps of originals and reconstructions.
 
+    Deviation: the weights multiply the squared errors, as in LPIPS's own code; InsightTok eq. 2 as printed squares them
+    too.
+
     Args:
         wanted: the originals' maps.
         drawn: the reconstructions'.

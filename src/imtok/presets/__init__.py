@@ -1,7 +1,7 @@
 """Every named run: a function that returns its config. The docstring gives the paper's numbers and what was measured.
 
 Each paper preset carries the paper's values; what the paper leaves open is marked in the config's own docstrings.
-`-nano` runs train on a laptop's CPU, `-debug` runs take ten steps in seconds.
+`-nano` runs train on a laptop's CPU, `-debug` runs take twelve steps in seconds.
 """
 
 from collections.abc import Callable

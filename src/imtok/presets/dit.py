@@ -53,7 +53,10 @@ def dit(size: str, tokens: int, resolution: int, text: bool = False) -> Generato
 
 
 def dit_nano() -> GeneratorRunConfig:
-    """DiT for a laptop's CPU, 3.5M over textok-nano's 2 tokens: signs by the kind of their words."""
+    """DiT for a laptop's CPU, 3.5M over textok-nano's 2 tokens: signs by the kind of their words.
+
+    Deviation: the settings of its training, which make better use of few steps (docs/papers/textok.md).
+    """
     base = dit("s", 2, 256)
     return dataclasses.replace(
         base,
@@ -79,7 +82,10 @@ def dit_nano() -> GeneratorRunConfig:
 
 
 def dit_t2i_nano() -> GeneratorRunConfig:
-    """DiT-T2I for a laptop's CPU, 3.5M over textok-nano's 2 tokens: a caption, by MiniLM, to a picture."""
+    """DiT-T2I for a laptop's CPU, 3.5M over textok-nano's 2 tokens: a caption, by MiniLM, to a picture.
+
+    Deviation: those of dit-nano.
+    """
     base = dit_nano()
     generator = dataclasses.replace(base.generator, depth=4, text=MINILM)
     return dataclasses.replace(base, name="dit-t2i-nano", generator=generator)

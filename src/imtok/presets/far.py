@@ -59,7 +59,10 @@ def far_l_triple() -> GeneratorRunConfig:
 
 
 def far_nano() -> GeneratorRunConfig:
-    """FAR for a laptop's CPU, 3.9M over two codebooks of 2,048 codes: signs by the kind of their words."""
+    """FAR for a laptop's CPU, 3.9M over two codebooks of 2,048 codes: signs by the kind of their words.
+
+    Deviation: the settings of its training, which make better use of few steps (docs/papers/fqgan.md).
+    """
     base = far_b()
     return dataclasses.replace(
         base,

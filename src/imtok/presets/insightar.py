@@ -88,7 +88,10 @@ def insightar_smollm2() -> GeneratorRunConfig:
 
 
 def insightar_nano() -> GeneratorRunConfig:
-    """InsightAR for a laptop's CPU, 3.7M with the head, trained from scratch: a prompt of bytes to a sign."""
+    """InsightAR for a laptop's CPU, 3.7M with the head, trained from scratch: a prompt of bytes to a sign.
+
+    Deviation: one phase, bytes, and what helps so small a model from scratch (docs/papers/insighttok.md).
+    """
     base = insightar_7b()
     return dataclasses.replace(
         base,

@@ -179,7 +179,7 @@ def _encode(model: Tokenizer, reader: Reader | None, batch: list[_Cropped]) -> l
             values=values[end - len(one.crops) : end],
             path=one.sample.path,
             label=one.sample.label,
-            captions=one.sample.captions if reader is None else one.sample.captions[:1],
+            captions=one.sample.captions[: 1 if reader is not None and reader.config.told == "captions" else None],
         )
         for one, end in zip(batch, ends, strict=True)
     ]

@@ -61,9 +61,9 @@ class VQGANConfig:
         if not self.channel_multipliers or min(*sizes, *self.channel_multipliers) < 1:
             raise ConfigError("vqgan: all sizes must be at least 1, and channel_multipliers not empty")
         widths = [self.channels * multiplier for multiplier in self.channel_multipliers]
-        for width in widths:
+        for width in (self.channels, *widths):
             if width % self.groups:
-                raise ConfigError(f"vqgan: a level of {width} channels cannot be split into {self.groups} groups")
+                raise ConfigError(f"vqgan: {width} channels cannot be split into {self.groups} groups")
         if self.adapter is not None:
             if not isinstance(self.quantizer, FactorizedVQConfig):
                 raise ConfigError("vqgan: adapters belong to the branches of a factorized quantizer; set its kind")
