@@ -37,3 +37,11 @@ def test_a_prompt_s_word_and_colour_are_in_the_picture(tmp_path: Path, judges: l
     assert [read_picture(*judges, picture) for picture in pictures] == list(PROMPTS)
     red, blue = (picture[:8].mean((0, 1)) for picture in pictures)
     assert (red.argmax(), blue.argmax()) == (0, 2)
+
+
+def test_a_word_is_spelled(tmp_path: Path, judges: list[Any]) -> None:
+    argv = ["generate", "insightar-nano", "--prompts", PROMPTS["OPEN"], "--count", "10", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    pictures = [np.asarray(Image.open(file)) for file in sorted(tmp_path.glob("*.png"))]
+    assert [read_picture(*judges, picture) for picture in pictures].count("OPEN") >= 7
+    assert {int(picture[:8].mean((0, 1)).argmax()) for picture in pictures} == {0}  # all of them are red

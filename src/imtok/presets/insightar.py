@@ -107,7 +107,7 @@ def insightar_nano() -> GeneratorRunConfig:
             code_similarity=True,
             grid_embedding=True,
         ),
-        sampling=SamplingConfig(guidance_scale=(2.0,), top_p=0.9),
+        sampling=SamplingConfig(guidance_scale=(2.0,), temperature=0.5, top_p=0.9),
         training=dataclasses.replace(
             base.training,
             phases=(Phase(name="train", steps=5000, trains=("all",)),),
