@@ -20,7 +20,6 @@ from imtok.data.sample import Face
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
 from imtok.tokenizers.encode import encode_pictures
-from imtok.training import launch as launch_module
 from imtok.training.feeds import share_of_batch
 from imtok.training.launch import train
 from imtok.training.trainer import Trainer
@@ -193,8 +192,8 @@ def test_a_run_with_shared_weights_is_killed_and_goes_on_to_the_same_bits(
 def test_shared_weights_need_a_generator_and_several_processes_and_that_is_said_before_any_are_made(
     signs: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for made in ("open_language_model", "GeneratorTask", "TokenizerTask"):
-        monkeypatch.setattr(launch_module, made, lambda *_: pytest.fail("too late"))
+    for made in ("launch_generator.open_language_model", "launch_generator.GeneratorTask", "launch.TokenizerTask"):
+        monkeypatch.setattr(f"imtok.training.{made}", lambda *_: pytest.fail("too late"))
     codes = str(home / "codes")
     for preset, data, message in (("far-debug", codes, "torchrun"), ("insighttok-debug", signs, "for generators")):
         config = presets.get_run(preset)

@@ -89,8 +89,7 @@ def evaluate_set(
         InputError: a set without a readable picture, or nobody but checks is left.
         OSError: likewise.
     """
-    one = _OneSet(Pictures(name, source, fit, count), name, contestants, metrics, of_networks, fit, failures)
-    one.begin(ranks)
+    one = _OneSet(Pictures(name, source, fit, count), name, contestants, metrics, of_networks, fit, failures, ranks)
     for groups, found in one.pictures.in_turn(one.look, ranks):
         one.add(found, groups)
     return one.part()
@@ -108,13 +107,15 @@ class _OneSet:
         of_networks: Callable[[int], list[Meter[Any]]],
         fit: Fit,
         failures: Failures,
+        ranks: Ranks,
     ) -> None:
         self.pictures = pictures
         self._name, self._metrics, self._fit, self._failures = name, metrics, fit, failures
         self._contestants = {c.name: c for c in contestants}
         self._competitors = [c.name for c in contestants if not c.is_check]
         self._failed: set[str] = set()
-        self._codes = CodeMeter(
+        self._begin(ranks)
+        self._codes = CodeMeter(  # comes after: some know their rate only when they know the set
             {c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants}
         )
         self._meters = [PixelMeter(), self._codes, *of_networks(pictures.total)]
@@ -124,7 +125,7 @@ class _OneSet:
         self._examples: dict[int, Example] = {}
         self._items: list[dict[str, Any]] = []
 
-    def begin(self, ranks: Ranks) -> None:
+    def _begin(self, ranks: Ranks) -> None:
         """Each contestant gets to know the set."""
         for contestant in self._contestants.values():
             if error := ranks.agree(contestant.begin, self.pictures):
