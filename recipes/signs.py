@@ -28,8 +28,8 @@ HELD_OUT = 256
 DISTANCE = "fd_efficientnet_lite0"
 """Deviation: a Fréchet distance of other features than gFID's."""
 MANY_SIGNS = 80_000
-"""For generators of codes: of words of every kind, numbers and plates too, and no sign more than once. With the few
-words that other generators know, codes of words in colours were learned by heart, and not how words are spelled."""
+"""For generators of codes: of words of every kind, numbers and plates too, and no sign more than once. Of the
+few words that other generators know, held-out codes became less likely while those of the training became more so."""
 UNSEEN = 10
 """Captions of each class that no picture of the training has."""
 

@@ -68,6 +68,13 @@ def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -
     assert len({sample.label for sample in open_source(signs)}) > 1
 
 
+def test_where_nobody_hears_captions_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synthesize(str(tmp_path / "signs"), count=2, size=64)
+    found = evaluate("jpeg:30", str(tmp_path / "signs"), metrics=["psnr"], checks=False, wrong_captions=True)
+    assert list(found.tokenizers) == ["jpeg:30"]
+    assert "wrong captions: none of the tokenizers hears captions" in capsys.readouterr().out
+
+
 def test_pictures_that_it_is_told_nothing_of_are_counted(
     tmp_path: Path, hearing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -211,6 +211,14 @@ def test_statistics_that_are_no_numbers_are_refused(mean: np.ndarray, covariance
         open_reference(str(tmp_path / "x.npz"))
 
 
+def test_prompts_that_quote_one_text_are_counted_as_several(only_tiny: None, tmp_path: Path) -> None:
+    for index, colour in enumerate(("red", "blue", "green")):
+        note(tmp_path, f"{index}.png", f'a {colour} sign that says "OPEN"')
+    found = evaluate_generated(tmp_path, metrics=["inception_score"], protocol="dpg")
+    assert any(line.startswith("3 different prompts") for line in found.deviations), found.deviations
+    assert found.pictures.groups == 1  # but a bootstrap draws them together
+
+
 def test_flags_that_nothing_heeds_are_refused(only_tiny: None, drawn: Path, real: Path, tmp_path: Path) -> None:
     for given, message in (
         ({"detector": tmp_path}, "give its file too, --geneval"),

@@ -1,5 +1,7 @@
 """Metrics of sets against torch-fidelity, scipy and closed forms."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,8 @@ def test_frechet_distance_of_given_moments_is_the_closed_form() -> None:
     expected = mean @ mean + np.square(np.sqrt(a) - np.sqrt(b)).sum()
     assert frechet_distance(*sets) == pytest.approx(expected, rel=1e-6)  # roots of zero cost half the digits
     assert frechet_distance(sets[0], sets[0]) == pytest.approx(0, abs=1e-6)
+    nowhere = Moments(sets[0].mean * torch.nan, sets[0].covariance)
+    assert math.isnan(frechet_distance(nowhere, sets[1]))  # and not a perfect 0
 
 
 def test_moments_are_numpy_s_and_stand_for_the_pictures() -> None:

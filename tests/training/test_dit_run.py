@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from imtok.checkpoints import RunFolder, load_tensors
 from imtok.cli import main
 from imtok.config import ConfigError, to_dict
 from imtok.data.latent_statistics import read_statistics
+from imtok.data.readers import open_source
 from imtok.data.sample import DataError
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
@@ -107,6 +109,24 @@ def trained(home: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretrained, "load", lambda name: Letters())
         return train(debug(), latents, home / "run", validation=latents)
+
+
+def test_of_captions_those_that_the_tokenizer_has_heard_are_kept(home: Path, tmp_path: Path) -> None:
+    with ShardWriter(str(tmp_path / "signs")) as writer:
+        for sample in open_source(home / "signs"):
+            writer.write(dataclasses.replace(sample, captions=[*sample.captions, "another"]))
+    embed(str(tmp_path / "signs"), HEARD.encoder, HEARD.max_tokens)
+    shards = encode_pictures(str(home / "textok"), tmp_path / "signs", tmp_path / "latents", 64)
+    assert [shards[row].captions for row in range(len(shards))] == [
+        sample.captions[:1] for sample in open_source(home / "signs")
+    ]
+
+
+def test_latents_may_lie_in_an_archive(home: Path, tmp_path: Path) -> None:
+    packed = TokenShards(f"zip://::{shutil.make_archive(str(tmp_path / 'latents'), 'zip', home / 'latents')}")
+    there = TokenShards(home / "latents")
+    assert len(packed) == len(there)
+    assert all(np.array_equal(packed[row].values, there[row].values) for row in range(len(there)))
 
 
 def test_latents_are_measured_and_the_measure_is_bound_to_them(home: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 
 from imtok.config import first_line
-from imtok.data.addresses import locate, open_file
+from imtok.data.addresses import local_place, locate, open_file
 from imtok.data.sample import DataError
 
 OPEN_FILES = 128
@@ -18,10 +18,9 @@ def open_arrow(path: str) -> Any:
     Raises:
         DataError: not an Arrow file, or a truncated one.
     """
-    filesystem, place = locate(path)
-    local = "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,))
+    place = local_place(path)
     try:
-        return pa.ipc.open_file(pa.memory_map(place) if local else open_file(path))
+        return pa.ipc.open_file(open_file(path) if place is None else pa.memory_map(place))
     except pa.ArrowInvalid as error:
         reason = first_line(error)
         raise DataError(

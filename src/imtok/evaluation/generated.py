@@ -161,7 +161,7 @@ def evaluate_generated(
         scores = _measure(meters, teachers, failures)
         differences = []
         if published is not None:
-            of_prompts = Counter(one.prompt or one.text for one in asked if one.group)
+            of_prompts = Counter(request for one in asked if (request := one.prompt or one.text))
             differences = deviations(
                 published,
                 metrics={metric: score.network for metric, score in scores.items()},

@@ -89,7 +89,7 @@ def evaluate_set(
         InputError: a set without a readable picture, or nobody but checks is left.
         OSError: likewise.
     """
-    one = _OneSet(Pictures(name, source, fit, count), name, contestants, metrics, of_networks, fit, failures, ranks)
+    one = _OneSet(Pictures(name, source, fit, count), contestants, metrics, of_networks, fit, failures, ranks)
     for groups, found in one.pictures.in_turn(one.look, ranks):
         one.add(found, groups)
     return one.part()
@@ -101,7 +101,6 @@ class _OneSet:
     def __init__(
         self,
         pictures: Pictures,
-        name: str,
         contestants: Sequence[Contestant],
         metrics: Sequence[str] | None,
         of_networks: Callable[[int], list[Meter[Any]]],
@@ -110,7 +109,7 @@ class _OneSet:
         ranks: Ranks,
     ) -> None:
         self.pictures = pictures
-        self._name, self._metrics, self._fit, self._failures = name, metrics, fit, failures
+        self._metrics, self._fit, self._failures = metrics, fit, failures
         self._contestants = {c.name: c for c in contestants}
         self._competitors = [c.name for c in contestants if not c.is_check]
         self._failed: set[str] = set()
@@ -120,7 +119,7 @@ class _OneSet:
         )
         self._meters = [PixelMeter(), self._codes, *of_networks(pictures.total)]
         self._broken: set[int] = set()
-        self._keeper = CaseKeeper(name, self._competitors)
+        self._keeper = CaseKeeper(pictures.name, self._competitors)
         self._rows = pictures.evenly_spread(_EXAMPLES)
         self._examples: dict[int, Example] = {}
         self._items: list[dict[str, Any]] = []
@@ -131,10 +130,11 @@ class _OneSet:
             if error := ranks.agree(contestant.begin, self.pictures):
                 self._drop(contestant.name, error)
             elif contestant.rate_note:
-                say(f"{self._name}, {contestant.name}: {contestant.rate_note}")
+                say(f"{self.pictures.name}, {contestant.name}: {contestant.rate_note}")
 
     def look(self, batch: list[Shown]) -> _Found:
         """What a batch shows; changes nothing, so any process can do it."""
+        name = self.pictures.name
         made = {c.name: attempt(partial(_reconstruct, c, self._fit), batch) for c in self._left()}
         errors = {who: one for who, one in made.items() if isinstance(one, _ERRORS)}
         drawn = {who: one for who, one in made.items() if not isinstance(one, _ERRORS)}
@@ -145,10 +145,12 @@ class _OneSet:
         longer.see(batch, drawn, items)
         return _Found(
             measured=measured,
-            items=[{"data": self._name} | item for item in items],
+            items=[{"data": name} | item for item in items],
             cases=[case for case in longer.cases() if case not in before],
             examples={
-                shown.row: _example(self._name, shown, {who: several[i] for who, several in drawn.items()}, items)
+                shown.row: _example(
+                    self.pictures.name, shown, {who: several[i] for who, several in drawn.items()}, items
+                )
                 for i, shown in enumerate(batch)
                 if shown.row in self._rows
             },
@@ -168,7 +170,7 @@ class _OneSet:
         for index, one in enumerate(found.measured):
             if index not in self._broken and isinstance(one, _ERRORS):
                 self._broken.add(index)
-                self._failures.add(one, data=self._name, metric=self._meters[index].what)
+                self._failures.add(one, data=self.pictures.name, metric=self._meters[index].what)
             elif index not in self._broken:
                 self._meters[index].add(one, groups)
         for case in found.cases:
@@ -185,18 +187,18 @@ class _OneSet:
         for contestant in left:
             if untold := self._codes.untold(contestant.name):
                 of = f"{untold} of {self.pictures.seen} pictures"
-                say(f"{self._name}, {contestant.name}: hears captions, and {of} have none")
+                say(f"{self.pictures.name}, {contestant.name}: hears captions, and {of} have none")
         meters = [meter for index, meter in enumerate(self._meters) if index not in self._broken]
         measured = {c.name: _measurements(meters, c.name, self._metrics) for c in left}
         for metric in self._metrics or ():
             if not any(metric in found for found in measured.values()):
-                say(f"{self._name}: nothing to measure {metric} on")
+                say(f"{self.pictures.name}: nothing to measure {metric} on")
         return Part(
             data=self.pictures.counted(),
             results=[
                 Result(
                     tokenizer=c.name,
-                    data=self._name,
+                    data=self.pictures.name,
                     is_check=c.is_check,
                     metrics={metric: score_of(m, c.teachers) for metric, m in measured[c.name].items()},
                 )
@@ -206,7 +208,7 @@ class _OneSet:
                 one
                 for c in left
                 if not c.is_check and (other := c.compared_with or self._competitors[0]) in measured and other != c.name
-                for one in _comparisons(self._name, c.name, other, measured)
+                for one in _comparisons(self.pictures.name, c.name, other, measured)
             ],
             examples=[
                 replace(one, drawn={who: picture for who, picture in one.drawn.items() if who not in failed})
@@ -231,7 +233,7 @@ class _OneSet:
             self._failed.add(who)
             if self._failed.issuperset(self._competitors):
                 raise error
-            self._failures.add(error, tokenizer=who, data=self._name)
+            self._failures.add(error, tokenizer=who, data=self.pictures.name)
 
 
 def _example(data: str, shown: Shown, drawn: Mapping[str, Drawn], items: Sequence[dict[str, Any]]) -> Example:

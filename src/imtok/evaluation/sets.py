@@ -78,6 +78,7 @@ class Pictures:
     """The readable pictures of a set in batches of one size, and what has been counted of them.
 
     Attributes:
+        name: of the set.
         total: how many there are, readable or not.
         seen: of them so far.
         unreadable: likewise.
@@ -87,7 +88,7 @@ class Pictures:
     def __init__(self, name: str, source: Source, fit: Fit, count: int | None) -> None:
         total = len(source) if count is None else min(count, len(source))
         self._rows = [index * len(source) // total for index in range(total)]
-        self._name, self._source, self._fit = name, source, fit
+        self.name, self._source, self._fit = name, source, fit
         self._groups: dict[str, int] = {}
         self._hash, self._paths_hash = hashlib.sha256(), hashlib.sha256()
         self.total, self.seen, self.unreadable = total, 0, 0
@@ -96,7 +97,7 @@ class Pictures:
     def counted(self) -> DataSet:
         """What has been seen so far."""
         return DataSet(
-            name=self._name,
+            name=self.name,
             pictures=self.seen,
             groups=len(self._groups),
             sha256=self._hash.hexdigest(),
@@ -165,14 +166,14 @@ class Pictures:
             count = _Count()
             return count, [(len(batch), look(batch)) for batch in self._batches(rows, count)]
 
-        with progress_bar(self.total, what or self._name) as bar:
+        with progress_bar(self.total, what or self.name) as bar:
             for rows, (count, batches) in zip(portions, ranks.look_in_turn(portions, look_at), strict=True):
                 groups = iter(self._add(count))
                 for size, found in batches:
                     yield list(islice(groups, size)), found
                 bar.update(len(rows))
         if not self.seen:
-            raise ConfigError(f"{self._name}: none of the pictures can be read")
+            raise ConfigError(f"{self.name}: none of the pictures can be read")
 
     def _batches(self, rows: Sequence[int], count: "_Count") -> Iterator[list[Shown]]:
         """The readable ones of some pictures in batches of one prepared size; `count` notes what comes by."""
