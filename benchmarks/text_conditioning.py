@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from imtok import presets
+from imtok import presets, pretrained
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import distinct_captions, embed
 from imtok.tokenizers.catalog import build
@@ -62,11 +62,11 @@ def main(preset: str = "textok-128-256", text_tokens: int = 128, steps: int = 5)
         stored = TextConfig(encoder="text_encoder/minilm", dim=384)
         captions = list(distinct_captions(shards))[:BATCH]
         labels = [None] * len(captions)
-        by_itself = Reader(stored)
+        minilm = pretrained.load(stored.encoder)
         embed(shards, stored.encoder, stored.max_tokens)
         from_store = Reader(stored, [shards])
         ways = {
-            "by MiniLM itself": lambda: by_itself.read(captions, labels),
+            "by MiniLM itself": lambda: minilm.encode(captions, stored.max_tokens),
             "from the store": lambda: from_store.read(captions, labels),
         }
         print(f"\n{len(captions)} captions of signs")

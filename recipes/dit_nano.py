@@ -20,6 +20,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/training.md
 
 import dataclasses
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -143,7 +144,7 @@ def by_class(tokenizer: Path, signs: Path, out: Path, seed: int) -> list[str]:
     """What the shipped class-conditional generator draws of held-out signs' classes."""
     latents = encode(str(tokenizer), signs, out / tokenizer.name / "latents", RESOLUTION)
     trained = run(seeded(presets.get_generator("dit-nano"), seed), latents, out / f"dit-nano-{seed}")
-    final = ship(trained, out / "shipped" / "dit-nano")
+    final = ship(trained, out / f"shipped-{seed}" / "dit-nano")
     held_out, asked = list(open_source(signs / "combinations")), held_out_classes(signs)
     # Against what its tokenizer makes of held-out signs: what that loses is not the generator's fault.
     reference = reconstructed(str(tokenizer), held_out, out / "reconstructed")
@@ -227,16 +228,18 @@ def minutes(trained: Path) -> float:
 def timed(runs: dict[str, Path]) -> dict[tuple[str, int], float]:
     """Seconds to draw a picture in so many steps, of several together, tokenizer included.
 
-    Medians of rounds in which all take turns.
+    Medians of rounds in which all take turns. No two drawings hear the same captions, which a text encoder would then
+    read once.
     """
     pipelines = {name: load(str(trained)) for name, trained in runs.items()}
     found: dict[tuple[str, int], list[float]] = {(name, steps): [] for name in runs for steps in FIGURE_INFERENCE_STEPS}
     for pipeline in pipelines.values():
         pipeline.generate([0] * TIMED, num_inference_steps=2)
+    seeds = itertools.count(TIMED, TIMED)
     for _ in range(ROUNDS):
         for name, steps in found:
             start = time.perf_counter()
-            pipelines[name].generate([0] * TIMED, num_inference_steps=steps)
+            pipelines[name].generate([0] * TIMED, num_inference_steps=steps, seed=next(seeds))
             found[name, steps].append((time.perf_counter() - start) / TIMED)
     return {drawn: statistics.median(seconds) for drawn, seconds in found.items()}
 
@@ -254,14 +257,14 @@ def table_3(tokenizers: dict[str, Path], captioned: Path, signs: Path, out: Path
     for name, tokenizer in tokenizers.items():
         place = str(tokenizer)
         latents = encode(place, captioned, out / name / "captioned", RESOLUTION)
-        trained = ship(run(config, latents, out / name / f"t2i-{seed}"), out / "shipped" / PAIR[name])
+        trained = ship(run(config, latents, out / name / f"t2i-{seed}"), out / f"shipped-{seed}" / PAIR[name])
         far = distance(samples_of(trained, prompts=prompts), signs / "combinations")
         lines.append(f"| {name} | {show(far)} |")
         readings[f"{name}, reconstructed"] = read_reconstructed(place, out / name / "reconstructed", RESOLUTION)
         readings[f"{name}, generated"] = read_generated(trained, out / name / f"generated-{seed}")
         readings[f"{name}, latents of another prompt"] = read_misled(trained, out / name / f"misled-{seed}")
     ours, theirs = PAIR
-    shown = read_showpiece(out / "shipped" / PAIR[ours], out / ours / f"showpiece-{seed}")
+    shown = read_showpiece(out / f"shipped-{seed}" / PAIR[ours], out / ours / f"showpiece-{seed}")
     lines += ["", f"paper: {PAPER_TEXT}", ""]
     return [*lines, table(readings, [(f"{ours}, generated", f"{theirs}, generated")]), "", shown]
 

@@ -52,7 +52,7 @@ def main(out: Path, tokenizer: str = "fqgan-dual-nano", seed: int = 0) -> None:
     for head in get_args(HeadKind):
         trained = run(with_head(base, head), codes, out / f"{head}-{seed}")
         lines.append(f"| {head} | {' | '.join(scores(trained, signs))} | {PAPER[head]} |")
-    final = ship(run(base, codes, out / f"far-nano-{seed}"), out / "shipped" / "far-nano")
+    final = ship(run(base, codes, out / f"far-nano-{seed}"), out / f"shipped-{seed}" / "far-nano")
     lines.append(f"| factorized, {base.training.phases[0].steps} steps | {' | '.join(scores(final, signs))} | |")
     text = "\n".join(lines)
     write_text(out / f"table-{seed}.md", text + "\n")

@@ -46,7 +46,7 @@ def main(out: Path, seed: int = 0) -> None:
     shown = []
     for twin, name in TWINS.items():
         codes = encode(twin, signs, out / twin / "codes", RESOLUTION)
-        shipped = ship(run(config, codes, out / twin / f"run-{seed}"), out / "shipped" / name)
+        shipped = ship(run(config, codes, out / twin / f"run-{seed}"), out / f"shipped-{seed}" / name)
         readings[f"{twin}, generated"] = read_generated(shipped, out / twin / f"generated-{seed}")
         shown.append(f"{twin}: {read_showpiece(shipped, out / twin / f'showpiece-{seed}')}")
     ours, theirs = (f"{twin}, generated" for twin in TWINS)

@@ -68,9 +68,8 @@ def prepare(
     """
     shards = out / "shards"
     if not (shards / "complete").exists():
-        kinds = {"words": [annotated(out, source, words=True) for source in text]}
-        kinds["faces"] = [annotated(out, source, faces=True) for source in faces]
-        kinds["plain"] = [annotated(out, source) for source in plain]
+        places = {"words": list(text), "faces": list(faces), "plain": list(plain)}
+        kinds = {kind: [annotated(out, kind, *one) for one in enumerate(each)] for kind, each in places.items()}
         shutil.rmtree(shards, ignore_errors=True)
         training, tests = rendered or (Samples(()), {})
         write_training(kinds, shards, training)
@@ -86,10 +85,10 @@ def prepare(
     return shards
 
 
-def annotated(out: Path, source: str, *, words: bool = False, faces: bool = False) -> Path:
-    """Annotate a source once; a folder that was begun is finished."""
-    folder = out / "annotated" / Path(source).name
-    annotate(source, str(folder), text=words, faces=faces, captions=CAPTION)
+def annotated(out: Path, kind: str, number: int, source: str) -> Path:
+    """Find in a source what it is there for, once; a folder that was begun is finished."""
+    folder = out / "annotated" / f"{kind}-{number}-{Path(source).name}"
+    annotate(source, str(folder), text=kind == "words", faces=kind == "faces", captions=CAPTION)
     return folder
 
 

@@ -234,6 +234,10 @@ def test_no_memory_names_the_way_out(monkeypatch: pytest.MonkeyPatch, capsys: py
     said = capsys.readouterr().err
     assert "9 GiB.; a smaller --training.micro-batch-size" in said
     assert said.count("\n") == 1
+    monkeypatch.setattr("imtok.generators.generate.generate", full)
+    assert main(["generate", "dit-nano", "--labels", "animal", "--out", "y"]) == 2
+    assert "9 GiB.; fewer or smaller pictures at a time" in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1
 
 
 def test_train_without_a_preset_lists_them(capsys: pytest.CaptureFixture[str]) -> None:

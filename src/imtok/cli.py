@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 import imtok
-from imtok.config import InputError, suggest
+from imtok.config import InputError, first_line, is_out_of_memory, suggest
 
 
 def demo(argv: Sequence[str]) -> None:
@@ -461,6 +461,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         print(f"imtok {argv[0]}: {said}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"imtok {argv[0]}: {first_line(error)}; fewer or smaller pictures at a time need less", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         with suppress(OSError):  # the same Ctrl-C has ended `| tee`

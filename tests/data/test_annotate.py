@@ -289,6 +289,25 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(tmp_path):
         annotate(source, out, text=True)
 
 
+def test_other_captions_than_a_run_was_begun_with_are_refused(tmp_path):
+    make_pictures(tmp_path / "in", 2)
+    table, source, out = tmp_path / "captions.csv", str(tmp_path / "in"), str(tmp_path / "out")
+    table.write_text("image,caption\n000.png,a dog\n")
+    for _ in range(2):
+        annotate(source, out, captions=str(table))
+    table.write_text("image,caption\n000.png,a young dog\n")
+    with pytest.raises(DataError, match="begun with captions_fingerprint"):
+        annotate(source, out, captions=str(table))
+
+
+def test_a_link_to_nothing_is_a_picture_that_cannot_be_read(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/000.png").write_bytes(encode(PHOTO))
+    (tmp_path / "in/001.png").symlink_to(tmp_path / "nowhere.png")
+    done = annotate(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert (done.kept, done.skipped) == (1, 1)
+
+
 def save(image: Image.Image, format: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)

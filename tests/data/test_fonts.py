@@ -50,6 +50,10 @@ def test_a_folder_of_ones_own(tmp_path, monkeypatch):
     default = ImageFont.load_default(10)
     (tmp_path / "mine.ttf").write_bytes(default.font_bytes)
     (face,) = find_typefaces(str(tmp_path), "test")
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    with pytest.raises(DataError, match=r"broken.ttf: no typeface that can be read"):
+        find_typefaces(str(tmp_path))
+    (tmp_path / "broken.ttf").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(fonts, "_in_folder", lambda folder: [Typeface(family=name, path="x.ttf") for name in "AB"])
         patch.setattr(fonts, "in_split", lambda family, split: split == "train")

@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from imtok.data import fonts, grounds
 from imtok.data.pictures import decode, encode
@@ -177,6 +178,22 @@ def test_synthesize_writes_shards(tmp_path):
     for other in ({"count": 1}, {"count": 25, "seed": 2}, {"count": 25, "seed": 1, "word_height": (20.0, 30.0)}):
         with pytest.raises(DataError, match=r"begun with .* name another folder"):
             synthesize(out, samples_per_shard=10, **{"seed": 1, **other})
+
+
+def test_other_photographs_or_typefaces_than_a_folder_was_begun_with_are_refused(tmp_path):
+    own = {"grounds": str(tmp_path), "fonts": str(tmp_path)}
+    (tmp_path / "p.png").write_bytes(encode(np.full((40, 40, 3), 90, np.uint8)))
+    (tmp_path / "f.ttf").write_bytes(ImageFont.load_default(10).font_bytes)
+    for _ in range(2):
+        assert synthesize(str(tmp_path / "s"), count=2, **own) == 2
+    for file, what in (("sub/g.ttf", "fonts"), ("sub/q.png", "grounds")):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes((tmp_path / {"fonts": "f.ttf", "grounds": "p.png"}[what]).read_bytes())
+        with pytest.raises(DataError, match=f"begun with {what}_fingerprint"):
+            synthesize(str(tmp_path / "s"), count=2, **own)
+        (tmp_path / file).unlink()
+    with pytest.raises(DataError, match="no paragraphs on photographs"):
+        synthesize(str(tmp_path / "t"), count=2, paragraphs=True, grounds=str(tmp_path))
 
 
 def test_synthesize_goes_on_where_it_was(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """New captions of every class: none that a training picture has, whoever writes them, whatever happens in between."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,9 @@ def test_what_is_refused(fresh: str, others: str, tmp_path: Path) -> None:
     write_unseen_captions(fresh, others, per_class=2)
     with pytest.raises(DataError, match="was begun in another way"):
         write_unseen_captions(fresh, others, per_class=3)
+    shutil.copy(next(Path(others).glob("*.parquet")), Path(others) / "more.parquet")
+    with pytest.raises(DataError, match="was begun in another way"):
+        write_unseen_captions(fresh, others, per_class=2)
     with pytest.raises(DataError, match="has no captions of 'dogs', only of"):
         UnseenCaptions(Path(fresh) / unseen_captions.FOLDER).draw("dogs", 0)
     with pytest.raises(DataError, match="imtok captions writes them"):

@@ -16,10 +16,11 @@ from imtok.cli import main
 from imtok.config import ConfigError
 from imtok.data.sample import Sample
 from imtok.evaluation.asked import Asked
-from imtok.evaluation.benchmark_meters import DPG, GENEVAL, DPGMeter, GenEvalMeter
+from imtok.evaluation.benchmark_meters import GENEVAL, DPGMeter, GenEvalMeter
 from imtok.evaluation.generated_meters import Generated
 from imtok.evaluation.geneval import COLOUR_TEXTS, COLOURS, TASKS, ColoursByCLIP
 from imtok.evaluation.results import score_of
+from imtok.pretrained.captioner import PictureReader
 from imtok.pretrained.objects import DetectedObject
 
 LINES = [
@@ -113,7 +114,24 @@ def test_a_prompt_counts_as_much_as_another(questions: str) -> None:
     # entity: dog 1 0 1 0, grass 1 1 0 0, sea 1; colour 1 0 1 0; place 1 0 0 0
     expected = {"dpg": (7 / 16 + 1) / 2, "dpg_entity": 5 / 9, "dpg_attribute": 2 / 4, "dpg_relation": 1 / 4}
     assert found == pytest.approx(expected)
-    assert "1 pictures of other prompts; 1 prompts have more or fewer than 4 pictures" in meter.measure("dpg").note
+    note = meter.measure("dpg").note
+    assert note == "1 pictures of other prompts; 1 prompts have more or fewer than 4 pictures"
+    assert [item["path"] for item in meter.items()] == ["x"] * 5
+    assert meter.items()[1]["said"] == {1: "no", 2: "Yes.", 3: "Yes.", 4: "Yes."}
+
+
+def test_answers_that_are_neither_yes_nor_no_are_told(questions: str) -> None:
+    class Rambling(Recorded):
+        def answer(self, picture: np.ndarray, question: str) -> str:
+            return super().answer(picture, question) if picture[0, 0, 0] else "<think>"
+
+    meter: Any = DPGMeter(questions, Rambling())
+    measured(meter, [generated("a red dog on grass", 0b1111), generated("a red dog on grass", 0)], [0, 0])
+    assert "4 answers of 8 are neither yes nor no and count as no" in meter.measure("dpg").note
+    meter = DPGMeter(questions, Rambling())
+    meter.add(meter.look([generated("the sea", 0)]), [0])
+    with pytest.raises(ConfigError, match=r"not one answer is yes or no; .* says '<think>'"):
+        meter.measure("dpg")
 
 
 def test_the_colour_is_that_of_the_nearest_texts(tiny_clip: Path) -> None:
@@ -137,6 +155,7 @@ def test_both_benchmarks_from_the_command_line(
     tiny_reader: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "drawn").mkdir()
     prompts = [*(str(line["prompt"]) for line in LINES), "a red dog on grass", "the sea"]
@@ -149,11 +168,17 @@ def test_both_benchmarks_from_the_command_line(
     wanted = ["--metrics", *GENEVAL, "dpg", "dpg_entity", "dpg_attribute"]
     files = ["--geneval", lines, "--detector", str(tiny_segmenter), "--clip", str(tiny_clip)]
     files += ["--dpg", questions, "--answerer", str(tiny_reader)]
+    with pytest.raises(SystemExit, match="2"):
+        main([*argv, *wanted, *files])
+    failed = json.loads((tmp_path / "scores/metrics.json").read_text())["failed"]
+    assert "not one answer is yes or no" in failed["dpg"]  # nobody has taught the answerer to speak
+    monkeypatch.setattr(PictureReader, "answer", lambda self, picture, question: "no" if "sea" in question else "Yes")
     assert main([*argv, *wanted, *files]) == 0
     found = json.loads((tmp_path / "scores/metrics.json").read_text())["metrics"]
     assert set(found) == {*GENEVAL, "dpg", "dpg_entity", "dpg_attribute"}
     assert found["geneval"]["count"] == len(LINES)
     assert found["dpg"]["network"] == "question_answerer/transformers"
+    assert found["dpg"]["value"] == 0.5  # one prompt's questions are all answered with yes, the other's with no
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "scores/items.jsonl").read_text().splitlines()]
     assert (kinds.count("geneval"), kinds.count("dpg")) == (len(LINES), 2)
     capsys.readouterr()
@@ -161,7 +186,6 @@ def test_both_benchmarks_from_the_command_line(
         main([*argv, "--metrics", "geneval", "dpg"])
     said = capsys.readouterr()
     assert "--geneval evaluation_metadata.jsonl" in said.out + said.err
-    assert set(DPG) >= {"dpg", "dpg_entity", "dpg_attribute"}
 
 
 def test_files_that_are_none_of_the_benchmarks_are_refused(tiny_clip: Path, tmp_path: Path) -> None:

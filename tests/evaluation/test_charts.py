@@ -30,7 +30,9 @@ def evaluation_of(points: dict[str, dict[str, Score]], checks: tuple[str, ...] =
     """One set, `signs`, with these scores of each contestant."""
     data = DataSet(name="signs", pictures=20, groups=20, sha256="a" * 64, paths_sha256="b" * 64, unreadable=0)
     results = [
-        Result(tokenizer=name, data="signs", is_check=name in checks, metrics=metrics)
+        Result(
+            tokenizer=name, data="signs", is_check=name in checks, is_codec=name.startswith("jpeg:3"), metrics=metrics
+        )
         for name, metrics in points.items()
     ]
     about = {name: {"teachers": [], "is_check": name in checks} for name in points}
@@ -50,6 +52,11 @@ def test_the_caption_alone_stands_at_its_own_rate() -> None:
     assert [point.label for point in chart.points] == ["both", "alone"]
     assert chart.points[1].x < chart.points[0].x
     assert not without_rate(found, "signs")
+
+
+def test_a_tokenizer_may_be_called_like_a_codec() -> None:
+    (chart,) = draw_charts(evaluation_of({"jpeg:9000": at(0.1, 20.0)}), "signs")
+    assert not chart.points[0].is_codec
 
 
 def test_points_lie_where_a_hand_would_put_them() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imtok.config import ConfigError
-from imtok.evaluation.dpg import is_yes, read_questions, settle
+from imtok.evaluation.dpg import plain_answer, read_questions, settle
 
 HEADER = (
     "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,question_natural_language"
@@ -35,7 +35,8 @@ def test_a_question_counts_with_its_parents(table: Path) -> None:
 
 
 def test_what_counts_as_yes() -> None:
-    assert [is_yes(said) for said in ("yes", " Yes.\n", "YES", "no", "yes, two dogs", "")] == [True] * 3 + [False] * 3
+    counts = [plain_answer(said) == "yes" for said in ("yes", " Yes.\n", "YES", "no", "yes, two dogs", "")]
+    assert counts == [True] * 3 + [False] * 3
 
 
 def test_a_chain_falls_whatever_its_order(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_wrong_names_and_nothing_left_end_all(
 
 
 def test_names_that_are_no_unicode_are_written_as_numbers(places: Path) -> None:
-    (places / "photos/20.png").unlink()  # which was not drawn
+    (places / "photos/20.png").rename(places / "whole.png")  # which was not drawn
     for folder in ("photos", "drawn"):
         for file in (places / folder).iterdir():
             if file.name.startswith("02."):
@@ -213,3 +213,7 @@ def test_names_that_are_no_unicode_are_written_as_numbers(places: Path) -> None:
     found = evaluate([drawn, "jpeg:30"], [photos], "out", metrics=["psnr"], checks=False)
     assert [found.score(name, r"ph\udcf6tos", "psnr").count for name in (r"dr\udce4wn", "jpeg:30")] == [11, 11]
     assert r"dr\udce4wn" in (places / "out/report.html").read_text()
+    (places / "whole.png").rename(Path(photos) / "20.png")
+    found = evaluate([drawn, "jpeg:30"], [photos], "out", metrics=["psnr"], checks=False)
+    assert r"without dr\udce4wn on ph\udcf6tos" in str(found.failed[0])
+    assert r"without dr\udce4wn on ph\udcf6tos" in (places / "out/report.html").read_text()

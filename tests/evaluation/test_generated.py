@@ -32,6 +32,7 @@ from imtok.evaluation.metric_names import ABOUT
 from imtok.evaluation.protocols import PROTOCOLS, deviations
 from imtok.evaluation.references import open_reference
 from imtok.evaluation.rendered import RenderedTextMeter, found_words, plain, read_picture, reading_order
+from imtok.evaluation.set_meters import SetMeter
 from imtok.evaluation.teachers import UNKNOWN, teachers_behind
 from imtok.pretrained import (
     DescribingNetwork,
@@ -290,7 +291,8 @@ def test_reconstructions_have_the_same_numbers_in_the_other_command(
     sizes = "pictures of 32 x 32 pixels, 256 x 256 or 512 x 512 are wanted"
     assert f"on photos: 50 pictures, 50000 are wanted; {sizes}\n" in said
     written = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert written["preprocessing"] == "centred square, bicubic with antialiasing, 32 px"
+    assert written["preprocessing"] == "ADM's centred square: halved (BOX), then resized (BICUBIC), 32 px"
+    assert written["notes"] == []
     scores = {result["tokenizer"]: result["metrics"] for result in written["results"]}
     expected = evaluate_generated(drawn, reference=photos, metrics=["fid", "inception_score"], size=32).to_json()
     assert scores[str(drawn)]["fid"]["value"] == pytest.approx(expected["metrics"]["fid"]["value"], rel=1e-6)
@@ -299,7 +301,10 @@ def test_reconstructions_have_the_same_numbers_in_the_other_command(
     assert scores["identity"]["fid"]["value"] == pytest.approx(0, abs=1e-6)
 
     padded = evaluate("jpeg:10", photos, size=32, metrics=["fid"], count=8, protocol="imagenet-val-reconstruction")
-    assert "--fit crop crops them" in capsys.readouterr().out
+    assert "not cropped to squares (--size 256 --fit crop), so they are not those of papers" in str(padded)
+    own_size = evaluate("jpeg:10", drawn, tmp_path / "own", metrics=["fid"], count=8)
+    assert own_size.notes == padded.notes == json.loads((tmp_path / "own/metrics.json").read_text())["notes"]
+    assert own_size.notes[0] in (tmp_path / "own/report.html").read_text()
     assert "are not cropped to centred squares" in str(padded)
     assert "inception_score was not measured; psnr was not measured; 8 pictures" in str(padded)
 
@@ -327,6 +332,29 @@ def assert_exit(act: Callable[[], Any], code: int) -> None:
     assert ended.value.code == code
 
 
+def test_what_is_found_without_the_reference_is_written_before_it_is_seen(
+    only_tiny: None, drawn: Path, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: SetMeter, found: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SetMeter, "add_reference", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_generated(drawn, tmp_path, reference=real, metrics=["fid", "inception_score"])
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["metrics"].keys() == {"inception_score"}
+    assert written["failed"] == {}
+
+
+def test_a_table_that_means_several_things_ends_all_before_it_begins(
+    only_tiny: None, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words.csv").write_text("file,text\na/039.png,OPEN\nb/039.png,SHUT\n")
+    monkeypatch.setattr(SetMeter, "look", lambda self, batch: pytest.fail("looked at pictures"))
+    with pytest.raises(DataError, match=r"039.png: is it the table's a/039.png or b/039.png\?"):
+        evaluate_generated(drawn, metrics=["inception_score"], words=str(tmp_path / "words.csv"))
+
+
 def test_sizes_must_be_one(only_tiny: None, drawn: Path, real: Path, tmp_path: Path) -> None:
     large = write(tmp_path / "large", 8, seed=3, size=48)
     found = evaluate_generated(drawn, reference=large, metrics=SETS)
@@ -335,7 +363,7 @@ def test_sizes_must_be_one(only_tiny: None, drawn: Path, real: Path, tmp_path: P
     assert found.failed["fid"].startswith("000.png: has 48 x 48 pixels, the generated pictures 32 x 32; sets are")
     cropped = evaluate_generated(drawn, reference=large, metrics=["fid"], size=32)
     assert cropped.metrics["fid"].value is not None
-    assert cropped.preprocessing == "reference: centred square, bicubic with antialiasing, 32 px"
+    assert cropped.preprocessing == "reference: ADM's centred square: halved (BOX), then resized (BICUBIC), 32 px"
     measured = evaluate_generated(drawn, reference=large)  # which alone says what is wanted
     of_the_stand_in = SET_METRICS["vision/efficientnet_lite0"]
     assert measured.failed.keys() == {name for name, kind in of_the_stand_in.items() if kind != "classes"}
@@ -648,12 +676,15 @@ def test_protocols_measure_what_there_is_and_say_what_differs(only_tiny: None, d
     counts = {"pictures": 200, "sizes": {(9, 9)}, "reference_pictures": None, "prompts": 200}
     texts = ("x" * 100, "x" * 300)
     read = {"rendered_text_ned": "text_detector/ppocrv6 + text_judge/parseq"}
-    assert deviations(quotes, metrics=read, texts=texts, **counts) == []
+    detector = "lines are found by PP-OCRv6's detector, not by docTR's"
+    assert deviations(quotes, metrics=read, texts=texts, **counts) == [detector]
     other = {"rendered_text_ned": "text_judge/easyocr"}
     assert deviations(quotes, metrics=other, texts=texts, **counts) == [
-        "rendered_text_ned was measured through text_judge/easyocr, text_judge/parseq is wanted"
+        detector,
+        "rendered_text_ned was measured through text_judge/easyocr, text_judge/parseq is wanted",
     ]
     assert deviations(quotes, metrics={}, texts=("x" * 99,), **counts) == [
+        detector,
         "rendered_text_ned was not measured",
         "1 texts have fewer than 100 or more than 300 characters",
     ]
@@ -665,8 +696,10 @@ def test_protocols_measure_what_there_is_and_say_what_differs(only_tiny: None, d
         "prompts": 15,
         "texts": (),
     }
-    assert deviations(PROTOCOLS["crowds"], pictures_of_prompts=(20,) * 15, **crowds) == []
+    (faces,) = deviations(PROTOCOLS["crowds"], pictures_of_prompts=(20,) * 15, **crowds)
+    assert "MTCNN" in faces
     uneven = (20,) * 13 + (19, 21)  # as many pictures and prompts as are wanted
     assert deviations(PROTOCOLS["crowds"], pictures_of_prompts=uneven, **crowds) == [
-        "2 prompts have more or fewer than 20 pictures"
+        faces,
+        "2 prompts have more or fewer than 20 pictures",
     ]

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
-from imtok.evaluation.set_meters import Described, FrechetMeter, InceptionMeter
+from imtok.evaluation.set_meters import Described, FrechetMeter, InceptionMeter, PartedStatistics
 from imtok.evaluation.set_metrics import ClassScore, covered, disjoint_parts, neighbour_radii
 from imtok.pretrained import DescribingNetwork, Description
 
@@ -82,6 +82,17 @@ def test_the_parts_of_a_frechet_distance_are_whole_groups() -> None:
         meter.add(Described(originals, {"a": (moved, torch.zeros(24, 2))}), groups=groups)
     found = meter.results("a")["fd_inception"]
     assert found.parts == pytest.approx([3 * group**2 for group in range(4)], abs=1e-4)
+
+
+def test_the_parts_of_a_set_together_are_the_set() -> None:
+    features = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)).double() @ torch.randn(4, 4).double()
+    parted = PartedStatistics()
+    for rows in torch.arange(60).split(7):
+        parted.add(features[rows], rows % 3)  # and one part is empty
+    found = parted.whole().moments()
+    assert parted.whole().count == 60
+    assert np.allclose(found.mean, features.mean(0).numpy(), atol=1e-12)
+    assert np.allclose(found.covariance, np.cov(features.numpy().T), rtol=1e-9)
 
 
 class Stub(DescribingNetwork):

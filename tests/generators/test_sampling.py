@@ -50,6 +50,14 @@ def test_no_noise_draws_what_is_impossible() -> None:
     assert pick_code(logits.expand(2, -1), ends, SamplingConfig()).tolist() == [1, 3]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_of_a_broken_model_are_refused(temperature: float) -> None:
+    noise, settings = torch.tensor([0.5], dtype=torch.float64), SamplingConfig(temperature=temperature)
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(ConfigError, match="the generator answers NaN or infinity"):
+            pick_code(torch.tensor([[0.0, bad, 1.0]]), noise, settings)
+
+
 def test_noise_is_the_picture_s_own() -> None:
     together = draw_noise([5, 6, 7], 4, 2)
     assert torch.equal(together, torch.cat([draw_noise([seed], 4, 2) for seed in (5, 6, 7)]))

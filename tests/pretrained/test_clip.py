@@ -29,6 +29,14 @@ def test_the_cosine_is_that_of_the_two_towers(tiny_clip: Path) -> None:
             assert found[index].item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_thin_crop_keeps_its_colour(tiny_clip: Path) -> None:
+    network = pretrained.load("clip/transformers", file=tiny_clip)
+    red = np.zeros((40, 40, 3), np.uint8) + np.array([220, 30, 30], np.uint8)
+    with torch.no_grad():
+        (whole, *others), _ = network.embed([red, *(red[:height] for height in (1, 2, 3, 4))], ["red"])
+    assert all(torch.allclose(one, whole, atol=1e-5) for one in others)
+
+
 def test_long_texts_are_cut_and_known_to_be(tiny_clip: Path) -> None:
     network = pretrained.load("clip/transformers", file=tiny_clip)
     picture = np.ascontiguousarray(data.coffee()[:48, :48])

@@ -1,8 +1,11 @@
+import sys
 from pathlib import Path
 
 import pytest
 
+from imtok.cli import main
 from imtok.config import ConfigError
+from imtok.pretrained import status
 from imtok.pretrained.hub import find_hub_file
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -48,6 +51,17 @@ def test_without_a_copy_the_hub_is_asked_only_on_request(monkeypatch: pytest.Mon
     assert find_hub_file("hf://owner/network@v2/model.pth") is None
     assert find_hub_file("hf://owner/network@v2/model.pth", download=True) == Path("/somewhere/model.pth")
     assert asked == [("owner/network", "model.pth", "v2", True), ("owner/network", "model.pth", "v2", False)]
+
+
+def test_without_the_hub_s_client_its_files_are_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert main(["weights", "fetch", "vision/dinov2_small"]) == 2
+    said = capsys.readouterr().err
+    assert "pip install 'imtok[networks]'" in said
+    assert said.count("\n") == 1
+    assert any(row.name == "vision/dinov2_small" for row in status())
 
 
 @pytest.mark.parametrize("address", ["hf://owner", "hf://owner/network", "hf:///network/file", "owner/network/file"])

@@ -30,6 +30,11 @@ def test_smollm2_knows_the_capital_of_france(needs) -> None:
 def test_a_folder_without_a_model_and_an_adapter_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no language model in transformers' layout"):
         load_language_model(tmp_path)
+    for config in ('{"model_type": "llama", "hidden_size": "x"}', '{"model_type": "llama", "hidden_size": 8}'):
+        (tmp_path / "config.json").write_text(config)
+        (tmp_path / "tokenizer.json").write_text('{"model": {"type": "none that is known"}}')
+        with pytest.raises(ConfigError, match="no language model in transformers' layout"):
+            load_language_model(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds an adapter"):
         load_language_model(tmp_path)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,21 @@ def test_a_language_model_learns_in_two_stages_and_goes_on_to_the_same_bits(
     assert "shorten it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_smollm2_goes_through_both_stages(home: Path, tmp_path: Path, needs: Callable[[str], Any]) -> None:
+    known = needs("language_model/smollm2").model.state_dict()
+    config = presets.get_generator("insightar-smollm2")
+    phases = tuple(dataclasses.replace(phase, steps=2) for phase in config.training.phases)
+    training = dataclasses.replace(config.training, phases=phases, global_batch_size=2, micro_batch_size=None)
+    run = train(dataclasses.replace(config, training=training), str(home / "codes"), tmp_path / "run")
+    learned = load_tensors(run / "model.safetensors")
+    moved = {name: (learned[f"language_model.{name}"] - told).abs().max() for name, told in known.items()}
+    assert 0 < max(moved.values()) < 4 * 1e-4  # in two of the four steps, at the second stage's rate
+    argv = ["generate", str(run), "--prompts", "a red sign that says OPEN", "--out", str(tmp_path / "out")]
+    assert main(argv) == 0
+    assert Image.open(tmp_path / "out/00000.png").size == (64, 64)
+
+
 def test_the_paper_s_control_reads_llamagen_s_checkpoint(home: Path, tmp_path: Path) -> None:
     """LlamaGenTok-AR (InsightTok, Table 2): another project's .pt below the same generator, here of bytes."""
     checkpoint = shutil.copy(Path(__file__).parents[1] / "tokenizers/reference/llamagen_tiny.pt", tmp_path)
@@ -377,13 +393,15 @@ def test_prompts_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert read_prompts([str(tmp_path / "TABLE.JSONL")]) == ["a dog", "a cat"]
     (tmp_path / "half.jsonl").write_text('{"prompt": "half a \\ud83d pair"}\n')
     assert read_prompts([str(tmp_path / "half.jsonl")]) == ["half a \\ud83d pair"]
-    assert read_prompts(["what prompts.txt says", "b.txt"]) == ["what prompts.txt says", "b.txt"]
+    assert read_prompts(["what prompts.txt says", "b.text"]) == ["what prompts.txt says", "b.text"]
+    with pytest.raises(DataError, match=r"half.jsonl: one file of prompts, or prompts themselves"):
+        read_prompts([str(tmp_path / "half.jsonl"), "a red sign"])
     (tmp_path / "latin.txt").write_bytes("café\n".encode("latin-1"))
     (tmp_path / "words.csv").write_text("text\nOPEN\n")
     (tmp_path / "blank.txt").write_text("\n")
     for name, message in (
         ("latin.txt", "not UTF-8"),
-        ("gone.txt", "no such file of prompts"),
+        ("gone.txt", "gone.txt: no such file"),
         ("words.csv", "no row has a prompt or a caption"),
         ("blank.txt", "is empty"),
     ):

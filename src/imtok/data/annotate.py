@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from imtok import pretrained
 from imtok.config import InputError, first_line, is_out_of_memory
-from imtok.data.captions import Captioner, make_captioner
+from imtok.data.captions import Captioner, captions_fingerprint, make_captioner
 from imtok.data.filling import Progress, fill
 from imtok.data.filters import KeepRules
 from imtok.data.pictures import decode_sample
@@ -160,6 +160,8 @@ def annotate(
         "samples_per_shard": samples_per_shard,
         "fingerprint": fingerprint(source),
     }
+    if captions is not None and (told := captions_fingerprint(captions)):
+        settings["captions_fingerprint"] = told
     if not (0 <= min_text_score <= 1 and 0 <= min_face_score <= 1):
         raise DataError("min_text_score and min_face_score must be in [0, 1]")
     rules, pictures = KeepRules(keep), open_source(source)

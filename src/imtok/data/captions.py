@@ -6,13 +6,14 @@ from pathlib import Path
 
 from imtok.data.addresses import locate
 from imtok.data.pictures import decode
-from imtok.data.readers import image_of, read_table
+from imtok.data.readers import fingerprint, image_of, read_table
 from imtok.data.rows import ByPicture, listed_captions
 from imtok.data.sample import DataError, Sample
 from imtok.pretrained.captioner import load_captioner
 
 Captioner = Callable[[Sample], list[str]]
 """The captions that a picture shall have from now on."""
+_OF_A_MODEL = (".json", ".safetensors")
 
 
 def make_captioner(captions: str) -> Captioner:
@@ -47,6 +48,17 @@ def make_captioner(captions: str) -> Captioner:
         return [start + sample.label.replace("_", " ") + end]
 
     return from_template
+
+
+def captions_fingerprint(captions: str) -> str:
+    """A hash of the names and sizes of the files of a table, model or collection with captions; empty for a template.
+
+    Args:
+        captions: as `make_captioner` and `write_unseen_captions` take it.
+    """
+    folder, _ = split_word_limit(captions)
+    is_model = os.path.isfile(os.path.join(folder, "config.json"))
+    return fingerprint(folder, _OF_A_MODEL) if is_model else fingerprint(captions)
 
 
 def split_word_limit(model: str) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from imtok.data.vocabulary import Split, in_split
 
 _WEIGHTS = (400, 700)
 """The weights drawn from a family that has more: what most signs are set in."""
+FONT_SUFFIXES = (".ttf", ".otf")
 _NO_GLYPH = "\ue000"
 """A private code point that no text font draws; it shows what a missing letter looks like."""
 
@@ -90,8 +91,12 @@ def _installed() -> Iterator[Typeface]:
 
 def _in_folder(folder: str) -> Iterator[Typeface]:
     for path in Path(folder).rglob("*"):
-        if path.suffix.lower() in (".ttf", ".otf"):
-            yield Typeface(family=str(ImageFont.truetype(path).getname()[0]), path=str(path))
+        if path.suffix.lower() in FONT_SUFFIXES:
+            try:
+                family = str(ImageFont.truetype(path).getname()[0])
+            except OSError as error:
+                raise DataError(f"{path}: no typeface that can be read ({error})") from None
+            yield Typeface(family=family, path=str(path))
 
 
 @lru_cache(maxsize=512)

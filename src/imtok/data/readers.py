@@ -49,19 +49,22 @@ def open_source(path: str | PathLike[str]) -> Source:
     return source
 
 
-def fingerprint(path: str | PathLike[str]) -> str:
+def fingerprint(path: str | PathLike[str], suffixes: tuple[str, ...] = ()) -> str:
     """A hash of the names and sizes of the files in which a source's pictures lie; empty where that would cost much.
 
     Args:
-        path: as for `open_source`; of a table named as a file only that counts.
+        path: as for `open_source`; of a table named as a file only that counts. What is not there has none.
+        suffixes: what to look at instead in a folder that is no source of pictures, and in its sub-folders.
 
     Raises:
         DataError: no such address.
     """
     place = local_place(path)
-    if place is None:
+    if place is None or not os.path.exists(place):
         return ""
-    if os.path.isdir(place):
+    if os.path.isdir(place) and suffixes:
+        files = [name for name in list_files(path, deep=True) if name.lower().endswith(suffixes)]
+    elif os.path.isdir(place):
         names = list_files(path)
         files = [name for name in names if name.lower().endswith(PARQUET_SUFFIXES + TAR_SUFFIXES)] or [
             *(name for name in names if name.lower().endswith(TABLE_SUFFIXES) and name != _SCORES),
@@ -70,8 +73,15 @@ def fingerprint(path: str | PathLike[str]) -> str:
     else:
         place, name = os.path.split(place)
         files = [name]
-    sizes = [f"{name} {os.path.getsize(os.path.join(place, name))}\n" for name in files]
+    sizes = [f"{name} {_size(os.path.join(place, name))}\n" for name in files]
     return hashlib.sha256("".join(sizes).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _size(file: str) -> int:
+    try:
+        return os.path.getsize(file)
+    except FileNotFoundError:  # a link to nothing: a picture that cannot be read, like others
+        return -1
 
 
 def _open(path: str) -> Source:

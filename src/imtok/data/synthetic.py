@@ -9,10 +9,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
 from imtok.data.filling import fill
-from imtok.data.fonts import Typeface, find_typefaces
+from imtok.data.fonts import FONT_SUFFIXES, Typeface, find_typefaces
 from imtok.data.grounds import Colour, draw_colour, draw_ground, find_photos, with_article
 from imtok.data.pictures import MAX_PIXELS, encode
 from imtok.data.plain_signs import PlainSigns, PlainSplit
+from imtok.data.readers import fingerprint
 from imtok.data.sample import Box, DataError, Sample, Source, TextRegion, clip_box
 from imtok.data.typesetting import SetWord, bounds, largest_size, set_paragraph, set_rows
 from imtok.data.vocabulary import Split, draw_paragraph, draw_words
@@ -89,6 +90,10 @@ def synthesize(
         "fonts": fonts,
         "samples_per_shard": samples_per_shard,
     }
+    if grounds is not None:
+        settings["grounds_fingerprint"] = fingerprint(grounds)
+    if fonts is not None:
+        settings["fonts_fingerprint"] = fingerprint(fonts, FONT_SUFFIXES)
     if count < 1 or seed < 0 or not 0 < size * size <= MAX_PIXELS:
         raise DataError(f"count, seed and size must be at least 1, 0 and 1, and size at most {math.isqrt(MAX_PIXELS)}")
     pictures: Source
@@ -102,7 +107,7 @@ def synthesize(
             labels=labels or None,
             steady=steady,
         )
-    elif not (plain or labels or steady) and split in get_args(Split):
+    elif not (plain or labels or steady or (paragraphs and grounds)) and split in get_args(Split):
         pictures = SyntheticPictures(
             count,
             seed=seed,
@@ -114,7 +119,7 @@ def synthesize(
             fonts=fonts,
         )
     else:
-        kind = "paragraphs" if paragraphs else f"signs{' on photographs' if grounds else ''} of the split {split}"
+        kind = f"{'paragraphs' if paragraphs else 'signs'}{' on photographs' if grounds else ''} of the split {split}"
         chosen = f" with words of chosen kinds ({', '.join(labels)})" if labels else ""
         chosen += " with steady words" if steady else ""
         raise DataError(f"there are no {'plain ' if plain else ''}{kind}{chosen}; see imtok synthesize --help")

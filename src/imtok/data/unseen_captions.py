@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from imtok.config import FORMAT_VERSION
 from imtok.data.addresses import join, list_files, locate, read_json, write_text
-from imtok.data.captions import split_word_limit
+from imtok.data.captions import captions_fingerprint, split_word_limit
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError
 from imtok.pretrained.writer import load_writer
@@ -66,6 +66,8 @@ def write_unseen_captions(data: str, source: str, per_class: int = 50, reference
         "references": references,
         "seed": seed,
     }
+    if told := captions_fingerprint(source):
+        settings["fingerprint"] = told
     manifest = join(folder, "manifest.json")
     if (begun := read_json(manifest)) not in (None, settings):
         raise DataError(f"{folder}: was begun in another way; delete it to begin anew")

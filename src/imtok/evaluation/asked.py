@@ -48,6 +48,15 @@ class Requests:
         self._prompts = ByPicture({} if prompts is None else _read(prompts, "prompt"))
         self._words = ByPicture({} if words is None else _read(words, "text"))
 
+    def check(self, sample: Sample) -> None:
+        """Before anything is measured.
+
+        Raises:
+            DataError: a table means several things for one picture.
+        """
+        self._prompts.of(sample.path)
+        self._words.of(sample.path)
+
     def of(self, sample: Sample) -> Asked:
         """What was asked of one picture."""
         noted = _noted(sample)

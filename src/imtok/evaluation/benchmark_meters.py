@@ -3,12 +3,13 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeVar
 
 from imtok.config import ConfigError
 from imtok.data.readers import read_table
-from imtok.evaluation.dpg import KINDS, PICTURES, QuestionAnswerer, is_yes, read_questions, settle
+from imtok.evaluation.dpg import KINDS, PICTURES, QuestionAnswerer, plain_answer, read_questions, settle
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
 from imtok.evaluation.geneval import TASKS, ColourJudge, ObjectDetector, Verdict, check_line, judge
 from imtok.evaluation.meters import Measurement, make_items
@@ -18,27 +19,37 @@ GENEVAL = ("geneval", *(f"geneval_{task}" for task in TASKS))
 DPG = ("dpg", *(f"dpg_{kind}" for kind in KINDS))
 
 
-class PromptMeter(GeneratedMeter[list[Found | None]]):
+class PromptMeter(GeneratedMeter[list[tuple[str, Found | None]]]):
     """Scores the pictures of a benchmark's prompts, and counts the others."""
 
     def __init__(self) -> None:
         self._found: list[tuple[Found, int]] = []
+        self._paths: list[str] = []
         self._others = 0
 
     @abstractmethod
     def score(self, one: Generated) -> Found | None:
         """What is found on a picture; None for one of another prompt."""
 
-    def look(self, batch: Sequence[Generated]) -> list[Found | None]:
-        """`score` of each picture."""
-        return [self.score(one) for one in batch]
+    @abstractmethod
+    def about(self, found: Found) -> dict[str, Any]:
+        """What `items.jsonl` tells of a picture."""
 
-    def add(self, found: list[Found | None], groups: Sequence[int]) -> None:
-        for one, group in zip(found, groups, strict=True):
+    def look(self, batch: Sequence[Generated]) -> list[tuple[str, Found | None]]:
+        """The path of each picture, and its `score`."""
+        return [(one.sample.path, self.score(one)) for one in batch]
+
+    def add(self, found: list[tuple[str, Found | None]], groups: Sequence[int]) -> None:
+        for (path, one), group in zip(found, groups, strict=True):
             if one is None:
                 self._others += 1
             else:
                 self._found.append((one, group))
+                self._paths.append(path)
+
+    def items(self) -> list[dict[str, Any]]:
+        of_each = zip(self._paths, self._found, strict=True)
+        return [{"kind": self.metrics[0], "path": path, **self.about(one)} for path, (one, _) in of_each]
 
 
 class GenEvalMeter(PromptMeter[Verdict]):
@@ -95,15 +106,23 @@ class GenEvalMeter(PromptMeter[Verdict]):
             note=note,
         )
 
-    def items(self) -> list[dict[str, Any]]:
-        return [
-            {"kind": "geneval", "prompt": one.prompt, "task": one.task, "correct": one.correct, "reasons": one.reasons}
-            for one, _ in self._found
-        ]
+    def about(self, found: Verdict) -> dict[str, Any]:
+        return {"prompt": found.prompt, "task": found.task, "correct": found.correct, "reasons": found.reasons}
 
 
-Answers = tuple[str, dict[int, float]]
-"""A prompt's `item_id`, and which of its questions count as answered with yes."""
+@dataclass(frozen=True)
+class Answers:
+    """What was said of a picture.
+
+    Attributes:
+        item: its prompt's `item_id`.
+        said: the answer to each question, by the question's number.
+        counted: 1 for those that count as answered with yes, else 0.
+    """
+
+    item: str
+    said: dict[int, str]
+    counted: dict[int, float]
 
 
 class DPGMeter(PromptMeter[Answers]):
@@ -141,20 +160,25 @@ class DPGMeter(PromptMeter[Answers]):
         if item is None:
             return None
         said = {asked.number: self._answerer.answer(one.picture, asked.text) for asked in self._questions[item]}
-        return item, settle(self._questions[item], {number: is_yes(answer) for number, answer in said.items()})
+        yes = {number: plain_answer(answer) == "yes" for number, answer in said.items()}
+        return Answers(item, said, settle(self._questions[item], yes))
 
     def measure(self, metric: str) -> Measurement:
         kind = metric.removeprefix("dpg_")
-        pictures = Counter(item for (item, _), _ in self._found)
+        pictures = Counter(one.item for one, _ in self._found)
+        said = [answer for one, _ in self._found for answer in one.said.values()]
+        neither = [answer for answer in said if plain_answer(answer) not in ("yes", "no")]
+        if said and len(neither) == len(said):
+            raise ConfigError(f"not one answer is yes or no; {self._answerer.name} says {neither[0][:40]!r}")
         if metric == "dpg":
             # A prompt counts as much as another, whatever its number of pictures.
             weight = {item: len(self._found) / len(pictures) / count for item, count in pictures.items()}
-            some = [(weight[item] * fmean(counted.values()), group) for (item, counted), group in self._found]
+            some = [(weight[one.item] * fmean(one.counted.values()), group) for one, group in self._found]
         else:
             some = [
-                (counted[question.number], group)
-                for (item, counted), group in self._found
-                for question in self._questions[item]
+                (one.counted[question.number], group)
+                for one, group in self._found
+                for question in self._questions[one.item]
                 if question.category.split("-")[0].strip() == kind
             ]
         if not some:
@@ -162,8 +186,10 @@ class DPGMeter(PromptMeter[Answers]):
         values, groups = zip(*some, strict=True)
         uneven = sum(count != PICTURES for count in pictures.values())
         note = f"{self._others} pictures of other prompts; {uneven} prompts have more or fewer than {PICTURES} pictures"
+        if neither:
+            note += f"; {len(neither)} answers of {len(said)} are neither yes nor no and count as no"
         network, sha256 = self._answerer.name, self._answerer.sha256
         return Measurement(items=make_items(values, groups), network=network, sha256=sha256, note=note)
 
-    def items(self) -> list[dict[str, Any]]:
-        return [{"kind": "dpg", "item_id": item, "answers": counted} for (item, counted), _ in self._found]
+    def about(self, found: Answers) -> dict[str, Any]:
+        return {"item_id": found.item, "said": found.said, "answers": found.counted}

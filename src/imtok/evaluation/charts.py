@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imtok.evaluation.codecs import read_setting
 from imtok.evaluation.metric_names import about
 from imtok.evaluation.results import Evaluation, Result, Score, show_interval, show_number
 
@@ -193,7 +192,7 @@ def _chart(data: str, metric: str, entries: Sequence[_Entry]) -> Chart:
             label=shorten(entry.result.tokenizer),
             told=entry.told(metric),
             colour=entry.number % COLOURS,
-            is_codec=read_setting(entry.result.tokenizer) is not None,
+            is_codec=entry.result.is_codec,
             x=x(entry.rate),
             y=y(entry.value),
             interval=None if entry.interval is None else (y(entry.interval[0]), y(entry.interval[1])),

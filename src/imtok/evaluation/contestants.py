@@ -92,6 +92,7 @@ class Contestant(ABC):
         codebook_sizes: of a discrete tokenizer; empty otherwise.
         teachers: names of the networks that it was trained with; `UNKNOWN` stands for those that nobody here knows.
         is_check: whether it is a model-free check and no competitor.
+        is_codec: whether it is JPEG or the like.
         compared_with: another contestant's name; None: the first one's.
         at_own_size: whether it wants each picture at its own size, whatever the evaluation's.
         sha256: of its weights, or of the hashes of the files that were read so far; None where there are none.
@@ -102,6 +103,7 @@ class Contestant(ABC):
     codebook_sizes: tuple[int, ...] = ()
     teachers: frozenset[str] = frozenset({UNKNOWN})
     is_check = False
+    is_codec = False
     compared_with: str | None = None
     at_own_size = False
     sha256: str | None = None
@@ -255,6 +257,7 @@ class FolderContestant(Contestant):
 class CodecContestant(Contestant):
     """A codec at the rate of its own files, for comparison at equal rates."""
 
+    is_codec = True
     name: str
     setting: Setting
     teachers = frozenset[str]()

@@ -99,9 +99,9 @@ def _check_parents(item: str, questions: Sequence[Question]) -> None:
             raise ConfigError(f"DPG-Bench: {item}: question {number} depends on {sorted(above)}, which cannot be")
 
 
-def is_yes(answer: str) -> bool:
-    """Whether an answer counts as yes.
+def plain_answer(answer: str) -> str:
+    """An answer as it is compared: "yes" counts, all else does not.
 
     Deviation: whatever its case and final full stop; the official script's network writes nothing but lower case.
     """
-    return answer.strip().rstrip(".").lower() == "yes"
+    return answer.strip().rstrip(".").lower()

@@ -1,6 +1,7 @@
 """Any tokenizers on any pictures: numbers with intervals, differences between tokenizers, and a report to look at."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -22,7 +23,7 @@ from imtok.evaluation.contestants import (
 )
 from imtok.evaluation.faces import FaceJudge, FaceMeter
 from imtok.evaluation.failures import Failures
-from imtok.evaluation.fit import CentreCrop, Fit, FitRule, SquareFit, make_fit
+from imtok.evaluation.fit import CentreCrop, Fit, FitRule, make_fit
 from imtok.evaluation.meters import Meter, PerceptualMeter
 from imtok.evaluation.metric_names import check_names, family
 from imtok.evaluation.one_set import Part, evaluate_set
@@ -59,6 +60,10 @@ METRICS = (
 TEXT_JUDGE, FACE_JUDGE = "text_judge/easyocr", "face_judge/dlib"
 REPORT = "report.html"
 _JUDGES = {"text": TextJudge, "face": FaceJudge}
+_UNCROPPED = (
+    "fid and inception_score are of pictures that are not cropped to squares (--size 256 --fit crop), so they are not "
+    "those of papers"
+)
 _ON_DEVICE = ("perceptual", "lpips", "frechet", "inception")
 """Networks that look at whole pictures; the judges of words and faces read on the CPU."""
 
@@ -140,51 +145,31 @@ def evaluate(
         fitted = make_fit(size, fit)
         for source in sources:
             check_name(str(source))
+        in_memory = isinstance(places, Mapping)
         sets = places if isinstance(places, Mapping) else _open_sets(places, failures, ranks)
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
-        told = () if isinstance(places, Mapping) else places
-        opened = [(str(source), ranks.agree(partial(open_contestant, data=told), str(source))) for source in sources]
-        contestants = _told_apart(failures.survivors("tokenizer", opened))
+        contestants = _open_contestants(sources, () if in_memory else tuple(places), failures, ranks)
         if wrong_captions:
-            misled = [WrongCaptions(c) for c in contestants if isinstance(c, TokenizerContestant) and c.reader]
-            if not misled:
-                say("wrong captions: none of the tokenizers hears captions")
-            contestants += misled
+            contestants += _misled(contestants)
         if checks:
             contestants += self_checks()
         networks, lost = load_networks(metrics, text_judge, face_judge, ranks)
         wanted = None
         if metrics is not None:
             wanted = [metric for metric, _ in failures.survivors("metric", [(one, lost.get(one)) for one in metrics])]
-        if "inception" in networks and isinstance(fitted, SquareFit):
-            say("fid and inception_score of padded squares are not the papers': --fit crop crops them")
-        repeat = {}
-        if not isinstance(places, Mapping):  # sets in memory have no command
-            words = ["evaluate", *map(str, sources), "--data", *map(str, places)]
-            repeat = {"command": command_line(evaluate, words, given)}
-
-        def evaluation() -> Evaluation:
-            return Evaluation(
-                tokenizers={c.name: _about(c) for c in contestants},
-                sets=[part.data for part in parts],
-                results=[result for part in parts for result in part.results],
-                comparisons=[comparison for part in parts for comparison in part.comparisons],
-                preprocessing=fitted.rule if size is None else f"{fitted.rule}, {size} px",
-                examples=[example for part in parts for example in part.examples],
-                repeat=repeat | {"versions": versions()},
-                cases=[case for part in parts for case in part.cases],
-                protocol=protocol,
-                deviations={} if published is None else {p.data.name: _deviations(published, p, fitted) for p in parts},
-                failed=failures.met,
-            )
-
-        def write(found: Evaluation) -> None:
-            if out is not None and rank() == 0:
-                (Path(out) / REPORT).unlink(missing_ok=True)  # an earlier evaluation's would contradict these
-                write_results(found.to_json(), (item for part in parts for item in part.items), Path(out))
-
-        parts: list[Part] = []
+        # Sets in memory have no command.
+        words = None if in_memory else ["evaluate", *map(str, sources), "--data", *map(str, places)]
+        record = _Record(
+            contestants=contestants,
+            fit=fitted,
+            preprocessing=fitted.rule if size is None else f"{fitted.rule}, {size} px",
+            notes=[_UNCROPPED] if "inception" in networks and not isinstance(fitted, CentreCrop) else [],
+            protocol=(protocol, published),
+            repeat={} if words is None else {"command": command_line(evaluate, words, given)},
+            failures=failures,
+            out=None if out is None or rank() != 0 else Path(out),
+        )
         with Cache(default_file() if cache else None) as answers:
             meters = partial(_meters, networks, face_buckets, answers)
 
@@ -192,17 +177,85 @@ def evaluate(
                 return evaluate_set(name, source, contestants, wanted, meters, fitted, count, failures, ranks)
 
             for part in _each(sets, measure, failures):
-                parts.append(part)
-                write(evaluation())  # so that nothing is lost if a later set ends all
-        measured = {family(metric) for part in parts for r in part.results for metric in r.metrics}
-        for metric in wanted or ():
+                record.add(part)
+        return record.finish(wanted or ())
+
+
+@dataclass(kw_only=True)
+class _Record:
+    """What an evaluation has found so far.
+
+    Attributes:
+        notes: what a reader must not miss.
+        protocol: its name, and itself.
+        out: where it is written; None on other ranks than the first.
+    """
+
+    contestants: list[Contestant]
+    fit: Fit
+    preprocessing: str
+    notes: list[str]
+    protocol: tuple[str | None, EvaluationProtocol | None]
+    repeat: dict[str, Any]
+    failures: Failures
+    out: Path | None
+    parts: list[Part] = field(default_factory=list)
+
+    def add(self, part: Part) -> None:
+        """One more set, written at once, so that nothing is lost if a later one ends all."""
+        self.parts.append(part)
+        self._write(self._found())
+
+    def finish(self, wanted: Sequence[str]) -> Evaluation:
+        """All of it, with the report; those metrics that no set had anything for are named."""
+        measured = {family(metric) for part in self.parts for r in part.results for metric in r.metrics}
+        for metric in wanted:
             if metric not in measured:
-                failures.add("nothing to measure it on", metric=metric)
-        found = evaluation()
-        write(found)
-        if out is not None and rank() == 0:
-            write_report(found, Path(out) / REPORT)
-    return found
+                self.failures.add("nothing to measure it on", metric=metric)
+        found = self._found()
+        self._write(found)
+        if self.out is not None:
+            write_report(found, self.out / REPORT)
+        return found
+
+    def _found(self) -> Evaluation:
+        name, published = self.protocol
+        differing = {} if published is None else {p.data.name: _deviations(published, p, self.fit) for p in self.parts}
+        return Evaluation(
+            tokenizers={c.name: _about(c) for c in self.contestants},
+            sets=[part.data for part in self.parts],
+            results=[result for part in self.parts for result in part.results],
+            comparisons=[comparison for part in self.parts for comparison in part.comparisons],
+            preprocessing=self.preprocessing,
+            examples=[example for part in self.parts for example in part.examples],
+            repeat=self.repeat | {"versions": versions()},
+            cases=[case for part in self.parts for case in part.cases],
+            protocol=name,
+            deviations=differing,
+            notes=self.notes,
+            failed=self.failures.met,
+        )
+
+    def _write(self, found: Evaluation) -> None:
+        if self.out is not None:
+            (self.out / REPORT).unlink(missing_ok=True)  # an earlier evaluation's would contradict these
+            write_results(found.to_json(), (item for part in self.parts for item in part.items), self.out)
+
+
+def _open_contestants(
+    sources: Sequence[str | PathLike[str]], data: Sequence[str | PathLike[str]], failures: Failures, ranks: Ranks
+) -> list[Contestant]:
+    """As far as they can be opened."""
+    opened = [(str(source), ranks.agree(partial(open_contestant, data=data), str(source))) for source in sources]
+    return _told_apart(failures.survivors("tokenizer", opened))
+
+
+def _misled(contestants: Sequence[Contestant]) -> list[Contestant]:
+    """Those that hear of captions once more, told wrong ones."""
+    found = [WrongCaptions(one) for one in contestants if isinstance(one, TokenizerContestant) and one.reader]
+    if not found:
+        say("wrong captions: none of the tokenizers hears captions")
+    return [*found]
 
 
 def _told_apart(opened: Sequence[tuple[str, Contestant]]) -> list[Contestant]:

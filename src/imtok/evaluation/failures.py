@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from imtok.config import InputError
+from imtok.data.rows import as_unicode
 from imtok.evaluation.ranks import say
 
 Found = TypeVar("Found")
@@ -44,12 +45,12 @@ class Failures:
 
     def add(self, error: Exception | str, **what: str) -> None:
         """A tokenizer or a set, or a tokenizer or a metric on one set, has met an error."""
-        self._add(Failure(why=str(error), **what))
+        self._add(_failure(error, **what))
 
     def lose(self, metrics: Sequence[str], error: Exception) -> None:
         """Some metrics have met an error; those that were lost before keep their first one."""
         if lost := [metric for metric in metrics if metric in self.left()]:
-            self.met += [Failure(why=str(error), metric=metric) for metric in lost]
+            self.met += [_failure(error, metric=metric) for metric in lost]
             say(f"without {', '.join(lost)}: {error}")
 
     def left(self) -> list[str]:
@@ -73,7 +74,7 @@ class Failures:
         errors = [(name, one) for name, one in attempts if isinstance(one, InputError | OSError)]
         nothing_left = bool(errors) and len(errors) == len(attempts)
         for name, error in errors[nothing_left:]:
-            self._add(Failure(**{"why": str(error), kind: name}))
+            self._add(_failure(error, **{kind: name}))
         if nothing_left:
             raise errors[0][1]
         return [(name, one) for name, one in attempts if not isinstance(one, InputError | OSError)]
@@ -81,3 +82,8 @@ class Failures:
     def _add(self, failure: Failure) -> None:
         self.met.append(failure)
         say(str(failure))
+
+
+def _failure(error: Exception | str, **what: str) -> Failure:
+    """Names of files need not be Unicode; what is written to reports has to."""
+    return Failure(why=as_unicode(error), **{kind: as_unicode(name) for kind, name in what.items()})

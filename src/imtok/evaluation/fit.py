@@ -86,11 +86,12 @@ class CentreCrop(Fit):
     """The largest centred square, resized to `size` pixels: it takes the place of the original.
 
     So are prepared ImageNet's pictures for rFID, and those to be compared with generated pictures. InsightTok (appendix
-    F.1), FQGAN and TexTok state neither the crop nor its filter; the crop is what the field's scripts do.
+    F.1), FQGAN and TexTok state neither the crop nor its filter. This is ADM's, which the field's scripts have taken
+    over: halved while both sides are twice the size or more, then resized until the shorter one has it, then cut.
     """
 
     size: int
-    rule = "centred square, bicubic with antialiasing"
+    rule = "ADM's centred square: halved (BOX), then resized (BICUBIC)"
 
     def cut(self, sample: Sample, picture: Picture) -> tuple[Sample, Picture]:
         """The square, with the words and faces that it shows by the rules of training crops (`Crop.words`, `.faces`).
@@ -107,7 +108,17 @@ class CentreCrop(Fit):
             words=None if sample.words is None else _grown(crop.words(sample.words), growth),
             faces=None if sample.faces is None else _grown(crop.faces(sample.faces), growth),
         )
-        return cut, crop.pixels(picture)
+        return cut, self.pixels(picture)
+
+    def pixels(self, picture: Picture) -> Picture:
+        """The square."""
+        image = Image.fromarray(picture)
+        while min(image.size) >= 2 * self.size:
+            image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+        scale = self.size / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
+        return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
 
 
 def make_fit(size: int | None, rule: FitRule) -> Fit:

@@ -1,8 +1,9 @@
 """Generated pictures: against a reference set, against their prompts, the words and faces in them."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -12,6 +13,7 @@ from imtok import pretrained
 from imtok.config import ConfigError, InputError
 from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR
 from imtok.data.readers import open_source
+from imtok.data.sample import PictureError, Source
 from imtok.evaluation.asked import Asked, Requests
 from imtok.evaluation.benchmark_meters import DPG, GENEVAL, DPGMeter, GenEvalMeter
 from imtok.evaluation.failures import Failures
@@ -21,7 +23,7 @@ from imtok.evaluation.generated_results import ComparedWith, GeneratedEvaluation
 from imtok.evaluation.geneval import ColoursByCLIP
 from imtok.evaluation.meters import Shown
 from imtok.evaluation.metric_names import check_names
-from imtok.evaluation.protocols import deviations, get_protocol
+from imtok.evaluation.protocols import EvaluationProtocol, deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, attempt, outcome, together
 from imtok.evaluation.references import INCEPTION, Reference, open_reference
 from imtok.evaluation.rendered import RenderedTextMeter
@@ -142,6 +144,8 @@ def evaluate_generated(
             raise ConfigError("--size crops the reference; give one, --reference REF")
         requests = Requests(prompts, words)
         looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
+        for sample in looked.samples() if prompts or words else ():
+            requests.check(sample)
         compared = None if reference is None else open_reference(str(reference))
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
@@ -155,41 +159,91 @@ def evaluate_generated(
         meters = _open_meters(
             wanted, looked.total, compared, clip, text_judge, (geneval, detector), (dpg, answerer), failures
         )
-        asked = _look(looked, requests, meters, failures, ranks)
-        of_reference = None if compared is None else _compare_with(compared, looked, size, meters, failures, ranks)
-        teachers = teachers_behind_all(one.run for one in asked)
-        scores = _measure(meters, teachers, failures)
-        differences = []
-        if published is not None:
-            of_prompts = Counter(request for one in asked if (request := one.prompt or one.text))
-            differences = deviations(
-                published,
-                metrics={metric: score.network for metric, score in scores.items()},
-                pictures=looked.seen,
-                sizes=looked.sizes,
-                reference_pictures=None if of_reference is None else (of_reference.looked_at or of_reference).pictures,
-                prompts=len(of_prompts),
-                pictures_of_prompts=tuple(of_prompts.values()),
-                texts=tuple(one.text for one in asked if one.text),
-                statistics=() if compared is None else tuple(compared.statistics),
-            )
-        evaluation = GeneratedEvaluation(
-            pictures=replace(looked.counted(), groups=len({one.group or row for row, one in enumerate(asked)})),
-            reference=of_reference,
+        record = _Record(
+            looked=looked,
+            meters=meters,
+            asked=_look(looked, requests, meters, failures, ranks),
+            asked_for=asked_for,
             preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
-            metrics=scores,
-            failed={one.metric: one.why for one in failures.met if one.metric in asked_for},
-            protocol=protocol,
-            deviations=differences,
-            teachers=sorted(teachers),
-            repeat={
-                "command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], given),
-                "versions": versions(),
-            },
+            protocol=(protocol, published),
+            statistics=() if compared is None else tuple(compared.statistics),
+            repeat={"command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], given)},
+            failures=failures,
+            out=None if out is None or rank() != 0 else Path(out),
         )
-        if out is not None and rank() == 0:
-            write_results(evaluation.to_json(), [item for meter in meters for item in meter.items()], Path(out))
-    return evaluation
+        if compared is not None:
+            record.write()  # so that nothing is lost if the reference ends all
+            record.reference = _compare_with(compared, looked, size, meters, failures, ranks)
+        return record.write()
+
+
+@dataclass(kw_only=True)
+class _Record:
+    """What was found so far.
+
+    Attributes:
+        asked: of each picture.
+        asked_for: the metrics that somebody misses if they fail.
+        protocol: its name, and itself.
+        statistics: that the reference brings along.
+        out: where it is written; None on other ranks than the first.
+        reference: what was seen of it; None as long as nothing was.
+    """
+
+    looked: Pictures
+    meters: list[GeneratedMeter[Any]]
+    asked: list[Asked]
+    asked_for: tuple[str, ...]
+    preprocessing: str
+    protocol: tuple[str | None, EvaluationProtocol | None]
+    statistics: tuple[str, ...]
+    repeat: dict[str, Any]
+    failures: Failures
+    out: Path | None
+    reference: ComparedWith | None = None
+
+    def write(self) -> GeneratedEvaluation:
+        """All that can be told by now."""
+        name, published = self.protocol
+        teachers = teachers_behind_all(one.run for one in self.asked)
+        waiting = set() if self.reference else {metric for meter in _eyes(self.meters) for metric in meter.compared}
+        scores = _measure(self.meters, waiting, teachers, self.failures)
+        found = GeneratedEvaluation(
+            pictures=replace(
+                self.looked.counted(), groups=len({one.group or row for row, one in enumerate(self.asked)})
+            ),
+            reference=self.reference,
+            preprocessing=self.preprocessing,
+            metrics=scores,
+            failed={one.metric: one.why for one in self.failures.met if one.metric in self.asked_for},
+            protocol=name,
+            deviations=[] if published is None else self._deviations(published, scores),
+            teachers=sorted(teachers),
+            repeat=self.repeat | {"versions": versions()},
+        )
+        if self.out is not None:
+            write_results(found.to_json(), [item for meter in self.meters for item in meter.items()], self.out)
+        return found
+
+    def _deviations(self, published: EvaluationProtocol, scores: Mapping[str, Score]) -> list[str]:
+        of_prompts = Counter(request for one in self.asked if (request := one.prompt or one.text))
+        seen = None if self.reference is None else (self.reference.looked_at or self.reference).pictures
+        return deviations(
+            published,
+            metrics={metric: score.network for metric, score in scores.items()},
+            pictures=self.looked.seen,
+            sizes=self.looked.sizes,
+            reference_pictures=seen,
+            prompts=len(of_prompts),
+            pictures_of_prompts=tuple(of_prompts.values()),
+            texts=tuple(one.text for one in self.asked if one.text),
+            statistics=self.statistics,
+        )
+
+
+def _eyes(meters: Sequence[GeneratedMeter[Any]]) -> list[SetMeter]:
+    """Those that look at sets as a whole."""
+    return [meter for meter in meters if isinstance(meter, SetMeter)]
 
 
 def _at_hand(has_reference: bool, has_clip: bool) -> tuple[str, ...]:
@@ -311,13 +365,12 @@ def _compare_with(
         statistics=sorted(reference.statistics),
         looked_at=None,
     )
-    eyes = [meter for meter in meters if isinstance(meter, SetMeter)]
-    if reference.statistics and reference.source is not None and len(reference.source):
-        sample = reference.source[0]
-        if drawn.sizes != {(sample.width, sample.height)}:
-            size_of_it = f"{sample.width} x {sample.height}"
-            error = ConfigError(f"{reference.name}: its statistics are of {size_of_it} pixels, the pictures are not")
-            failures.lose([metric for meter in eyes for metric in meter.by_statistics], error)
+    eyes = _eyes(meters)
+    their_size = None if reference.source is None or not reference.statistics else _size_of(reference.source)
+    if their_size is not None and drawn.sizes != {their_size}:
+        width, height = their_size
+        error = ConfigError(f"{reference.name}: its statistics are of {width} x {height} pixels, the pictures are not")
+        failures.lose([metric for meter in eyes for metric in meter.by_statistics], error)
     curious = [meter for meter in eyes if meter.compared]
     if not curious or reference.source is None:
         return found
@@ -337,11 +390,22 @@ def _compare_with(
     return replace(found, looked_at=looked.counted())
 
 
-def _measure(meters: Sequence[GeneratedMeter[Any]], teachers: frozenset[str], failures: Failures) -> dict[str, Score]:
+def _size_of(source: Source) -> tuple[int, int] | None:
+    """Width and height of the first picture that can be opened."""
+    for row in range(len(source)):
+        with suppress(PictureError):
+            return source[row].width, source[row].height
+    return None
+
+
+def _measure(
+    meters: Sequence[GeneratedMeter[Any]], waiting: Collection[str], teachers: frozenset[str], failures: Failures
+) -> dict[str, Score]:
+    """All but those that wait for a reference."""
     found: dict[str, Score] = {}
     for meter in meters:
         for metric in meter.metrics:
-            if metric in failures.left():
+            if metric in failures.left() and metric not in waiting:
                 try:
                     found[metric] = score_of(meter.measure(metric), teachers)
                 except InputError as error:

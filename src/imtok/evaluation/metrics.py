@@ -1,6 +1,7 @@
 """Metrics between pictures and their reconstructions. One rule each, on uint8 with data range 255."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -112,6 +113,14 @@ class FeatureStatistics:
         self.dim = features.shape[1]
         if sum(len(rows) for rows in self._rows) > 2 * extended.shape[1]:
             self._rows = [torch.linalg.qr(torch.cat(self._rows), mode="r").R]
+
+    @classmethod
+    def joined(cls, parts: "Sequence[FeatureStatistics]") -> "FeatureStatistics":
+        """Those of a set, from those of its disjoint parts."""
+        whole = cls()
+        whole.count, whole.dim = sum(part.count for part in parts), max(part.dim for part in parts)
+        whole._rows = [rows for part in parts for rows in part._rows]
+        return whole
 
     def mean_and_root(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, "rows dim"]]:
         """The mean, and a matrix A with A^T A = the unbiased covariance.

@@ -200,6 +200,7 @@ class _OneSet:
                     tokenizer=c.name,
                     data=self.pictures.name,
                     is_check=c.is_check,
+                    is_codec=c.is_codec,
                     metrics={metric: score_of(m, c.teachers) for metric, m in measured[c.name].items()},
                 )
                 for c in left

@@ -21,6 +21,8 @@ class EvaluationProtocol:
     """How many are looked at."""
     sizes: tuple[int, ...] = ()
     """Of the pictures' sides, in pixels: one of these."""
+    others: tuple[str, ...] = ()
+    """What differs here whatever is measured, or cannot be checked; a line each."""
     reference: str | None = None
     """In words; the files are the user's own."""
     reference_pictures: int | None = None
@@ -65,6 +67,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
     ),
     "imagenet-captions": EvaluationProtocol(
         source="text-to-image of TexTok (section 4.2)",
+        others=("which CLIP the paper's score is of is not stated",),
         metrics=("fid", "clip_score"),
         pictures=50_000,
         sizes=(256,),
@@ -73,6 +76,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
     ),
     "crowds": EvaluationProtocol(
         source="MagFace of InsightTok (appendix F.2.1)",
+        others=("faces are found by MTCNN; the paper's detector is named by ArcFace's article alone",),
         metrics=("magface",),
         pictures=300,
         prompts=15,
@@ -80,13 +84,15 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
     ),
     "geneval": EvaluationProtocol(
         source="GenEval (Ghosh et al. 2023), as in InsightTok (Table 2)",
+        others=("whether the networks are the benchmark's (Mask2Former with Swin-S, CLIP ViT-L/14) is not checked",),
         metrics=GENEVAL,
         pictures=4 * 553,
         prompts=553,
         pictures_per_prompt=4,
     ),
     "dpg": EvaluationProtocol(
-        source="DPG-Bench (Hu et al. 2024), as in InsightTok (Table 2); its network is not opened here",
+        source="DPG-Bench (Hu et al. 2024), as in InsightTok (Table 2)",
+        others=("questions are not answered by the benchmark's network, mPLUG-large",),
         metrics=DPG,
         pictures=4 * 1065,
         prompts=1065,
@@ -94,6 +100,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
     ),
     "quotes": EvaluationProtocol(
         source="NED of InsightTok (appendix F.2.2)",
+        others=("lines are found by PP-OCRv6's detector, not by docTR's",),
         metrics=("rendered_text_ned",),
         networks={"rendered_text_ned": "text_judge/parseq"},  # docTR's; which of its recognizers is not stated
         pictures=200,
@@ -139,7 +146,8 @@ def deviations(
         pictures_of_prompts: how many there are of each different prompt.
         statistics: that the reference brings along.
     """
-    found = [f"{metric} was not measured" for metric in protocol.metrics if metric not in metrics]
+    found = [*protocol.others]
+    found += [f"{metric} was not measured" for metric in protocol.metrics if metric not in metrics]
     found += [
         f"{metric} was measured through {metrics[metric]}, {wanted} is wanted"
         for metric, wanted in protocol.networks.items()

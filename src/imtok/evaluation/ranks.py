@@ -12,6 +12,7 @@ from typing import Any, Never, TypeVar
 from tqdm import tqdm
 
 from imtok.config import ConfigError, InputError, first_line, is_out_of_memory
+from imtok.data.rows import as_unicode
 from imtok.layers.collective import ObjectGroup, process_group, rank, world_size
 
 Portion = TypeVar("Portion")
@@ -96,7 +97,7 @@ def together() -> Iterator[Ranks]:
 def say(line: str) -> None:
     """A line for the user beside the progress bar, once for all ranks."""
     if rank() == 0:
-        tqdm.write(line)
+        tqdm.write(as_unicode(line))
 
 
 def progress_bar(total: int, what: str) -> "tqdm[Never]":

@@ -16,7 +16,7 @@ from imtok.data.npz import NpzWriter, holds_pictures, read_arrays
 from imtok.data.pictures import decode, from_uint8
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError, Source
-from imtok.data.transforms import square
+from imtok.evaluation.fit import CentreCrop
 from imtok.evaluation.metrics import FeatureStatistics, Moments
 from imtok.evaluation.sets import check_limits
 from imtok.layers.collective import best_device
@@ -104,7 +104,7 @@ def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | N
         for row in tqdm(range(len(source)), unit=" pictures", disable=None):
             sample = source[row]
             picture = decode(sample.image, sample.path)
-            picture = picture if size is None else square(picture, size)
+            picture = picture if size is None else CentreCrop(size).pixels(picture)
             writer.write(picture, sample.path)
             batch.append(picture)
             if network is not None and (len(batch) == _BATCH or row == len(source) - 1):

@@ -93,6 +93,7 @@ class Result:
     tokenizer: str
     data: str
     is_check: bool
+    is_codec: bool = False
     metrics: dict[str, Score]
 
 
@@ -148,6 +149,7 @@ class Evaluation:
         cases: what the contestants draw best and worst, all but the first beside the first.
         protocol: of what publication, by name.
         deviations: what differs from it, on each set.
+        notes: what else a reader must not miss.
         failed: what was asked for and had to be left out, and why.
     """
 
@@ -161,6 +163,7 @@ class Evaluation:
     cases: list[Case] = field(repr=False, default_factory=list)
     protocol: str | None = None
     deviations: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
 
     def score(self, tokenizer: str, data: str, metric: str) -> Score:
@@ -185,12 +188,13 @@ class Evaluation:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader must not miss, a line each: what differs from the protocol."""
-        return [
+        """What a reader must not miss, a line each: what differs from the protocol, and the notes."""
+        differing = [
             f"not the numbers of the protocol {self.protocol} on {data}: {'; '.join(found)}"
             for data, found in self.deviations.items()
             if found
         ]
+        return [*differing, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
@@ -207,6 +211,7 @@ class Evaluation:
             "TokBench's own at their boxes",
             "protocol": self.protocol,
             "deviations": self.deviations,
+            "notes": self.notes,
             "failed": [
                 {name: value for name, value in asdict(one).items() if value is not None} for one in self.failed
             ],

@@ -24,9 +24,21 @@ FRECHET_PARTS = 4
 _FRECHET = ("frechet", "spatial")
 
 
-def _moments() -> list[FeatureStatistics]:
-    """Of a set's disjoint parts, and at the end of the whole."""
-    return [FeatureStatistics() for _ in range(FRECHET_PARTS + 1)]
+class PartedStatistics:
+    """Feature vectors of a set's disjoint parts, which together are those of the set."""
+
+    def __init__(self) -> None:
+        self.parts = [FeatureStatistics() for _ in range(FRECHET_PARTS)]
+
+    def add(self, features: Tensor, part_of: Tensor) -> None:
+        """More pictures, and the part of each."""
+        for number, part in enumerate(self.parts):
+            if (mine := part_of == number).any():
+                part.add(features[mine])
+
+    def whole(self) -> FeatureStatistics:
+        """Of the set."""
+        return FeatureStatistics.joined(self.parts)
 
 
 class ClassScores:
@@ -92,8 +104,8 @@ class FrechetMeter(Meter[Described]):
         self.network, self.metric, self._device = network, metric, device_of(network)
         self.what = metric
         self._cache = cache or Cache()
-        self._originals = _moments()
-        self._drawn = defaultdict(_moments)
+        self._originals = PartedStatistics()
+        self._drawn = defaultdict(PartedStatistics)
 
     def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Described:
         of_drawn = {name: self._describe([one.made.picture for one in several]) for name, several in drawn.items()}
@@ -118,27 +130,24 @@ class FrechetMeter(Meter[Described]):
         return found.pooled.cpu(), found.logits.cpu()
 
     def add(self, found: Described, groups: Sequence[int]) -> None:
-        for parts, pooled in (
-            (self._originals, found.originals),
-            *((self._drawn[name], pooled) for name, (pooled, _) in found.drawn.items()),
-        ):
-            parts[-1].add(pooled)  # the whole set comes last, its disjoint parts first
-            for part in range(FRECHET_PARTS):
-                parts[part].add(pooled[torch.tensor(groups) % FRECHET_PARTS == part])  # a group stays together
+        part_of = torch.tensor(groups) % FRECHET_PARTS  # a group stays together
+        self._originals.add(found.originals, part_of)
+        for name, (pooled, _) in found.drawn.items():
+            self._drawn[name].add(pooled, part_of)
 
     def results(self, name: str) -> dict[str, Measurement]:
-        pairs = list(zip(self._originals, self._drawn[name], strict=True))
-        if pairs[-1][0].count < 2:
+        ours, theirs = self._originals, self._drawn[name]
+        if ours.whole().count < 2:
             return {}
-        *parts, whole = [frechet_distance(a, b) for a, b in pairs if a.count >= 2]
+        parts = [frechet_distance(a, b) for a, b in zip(ours.parts, theirs.parts, strict=True) if a.count >= 2]
         return {
             self.metric: Measurement(
-                value=whole,
+                value=frechet_distance(ours.whole(), theirs.whole()),
                 parts=parts,
                 network=self.network.name,
                 sha256=self.network.sha256,
                 note=f"parts: {len(parts)} of whole groups; biased upwards by few pictures",
-                count=pairs[-1][0].count,
+                count=ours.whole().count,
             )
         }
 
@@ -209,7 +218,7 @@ class SetMeter(GeneratedMeter[Features]):
         self._device = next(network.parameters()).device
         self._quarters = disjoint_parts(total, FRECHET_PARTS)
         self._given = given or {}
-        self._moments = {kind: _moments() for kind in _FRECHET}
+        self._moments = {kind: PartedStatistics() for kind in _FRECHET}
         self._reference = {kind: FeatureStatistics() for kind in _FRECHET}
         self._classes = ClassScores(network, total)
         self._features: list[Tensor] = []
@@ -244,10 +253,7 @@ class SetMeter(GeneratedMeter[Features]):
         self._seen = rows.stop
         for kind, features in (("frechet", found.pooled), ("spatial", found.spatial)):
             if kind in self._kinds.values():
-                *parts, whole = self._moments[kind]
-                whole.add(features)
-                for part, statistics in enumerate(parts):
-                    statistics.add(features[self._quarters[rows] == part])
+                self._moments[kind].add(features, torch.from_numpy(self._quarters[rows]))
         self._classes.add(found.logits)
         if self._keeps_features:
             self._features.append(found.pooled)
@@ -300,7 +306,7 @@ class SetMeter(GeneratedMeter[Features]):
             of = f"{reference.count} reference pictures"
         else:
             of = "given statistics of the reference"
-        *parts, whole = self._moments[kind]
+        parts, whole = self._moments[kind].parts, self._moments[kind].whole()
         if whole.count < 2:
             raise ValueError(f"needs two pictures or more, got {whole.count}")
         if isinstance(reference, Moments) and len(reference.mean) != whole.dim:

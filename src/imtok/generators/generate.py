@@ -99,8 +99,9 @@ def read_prompts(prompts: Sequence[str]) -> list[str]:
     """
     first, kinds = prompts[0] if prompts else "", (".txt", ".jsonl", ".csv")
     if len(prompts) != 1 or not os.path.isfile(first):  # Path.is_file minds long names, and prompts can be long
-        if len(prompts) == 1 and len(first.split()) == 1 and first.lower().endswith(kinds):
-            raise DataError(f"{first}: no such file of prompts")
+        if files := [prompt for prompt in prompts if len(prompt.split()) == 1 and prompt.lower().endswith(kinds)]:
+            several = "one file of prompts, or prompts themselves" if os.path.isfile(files[0]) else "no such file"
+            raise DataError(f"{files[0]}: {several}")
         return list(prompts)
     if first.lower().endswith(kinds[1:]):
         rows = (row for _, row in read_table(first))

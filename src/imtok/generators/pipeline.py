@@ -89,9 +89,15 @@ class ImageGenerator:
 
     @torch.no_grad()
     def draw(self, tokens: Num[Tensor, "batch tokens _"], text: Text | None) -> Float[Tensor, "batch 3 height width"]:
-        """What the tokenizer makes of codes or latents, and of what it is told of the pictures."""
+        """What the tokenizer makes of codes or latents, and of what it is told of the pictures.
+
+        Raises:
+            ConfigError: NaN or infinity.
+        """
         decode = self.tokenizer.decode if tokens.is_floating_point() else self.tokenizer.decode_codes
         images = decode(tokens, text, self.grid_size)
+        if not images.isfinite().all():
+            raise ConfigError("pictures are NaN or infinite: weights are broken, or guidance is too strong")
         return images[:, :, : self.resolution, : self.resolution].clamp(-1, 1)
 
     def conditions(

@@ -93,11 +93,17 @@ def pick_code(
         logits: of all codes, on the CPU: the sums are in float64, which not every device has.
         noise: in [0, 1).
         settings: temperature, top-k, top-p.
+
+    Raises:
+        ConfigError: no code is likelier than the others, since logits are NaN or infinite.
     """
+    logits = logits.float()
+    highest = logits.amax(1, keepdim=True)
+    if not highest.isfinite().all():
+        raise ConfigError("the generator answers NaN or infinity: its weights are broken, or guidance is too strong")
     if settings.temperature < torch.finfo(torch.float32).tiny:
         return logits.argmax(1)
-    logits = logits.float()
-    logits = (logits - logits.amax(1, keepdim=True)) / settings.temperature  # the largest stays finite
+    logits = (logits - highest) / settings.temperature  # the largest stays finite
     if 0 < settings.top_k < logits.shape[1]:
         least = logits.topk(settings.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

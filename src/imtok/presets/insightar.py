@@ -78,7 +78,7 @@ def insightar_smollm2() -> GeneratorRunConfig:
             micro_batch_size=4,
             gradient_checkpointing=False,
             shard_weights=False,
-            precision="fp32",
+            precision="bf16",
             save_every=100,
             preview_every=0,
             evaluate_every=100,

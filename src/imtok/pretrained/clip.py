@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from imtok.pretrained.networks import FrozenNetwork
@@ -54,7 +55,7 @@ class CLIP(FrozenNetwork):
         """Vectors of length 1 of pictures and of texts, as many as there are of each."""
         inputs = self.processor(
             text=list(texts),
-            images=[np.array(picture) for picture in pictures],  # it warns of those that cannot be written to
+            images=[Image.fromarray(picture) for picture in pictures],  # of arrays it would guess where the colours are
             return_tensors="pt",
             padding=True,
             truncation=True,

@@ -173,7 +173,7 @@ def _wanted_place(name: str, source: NetworkSource) -> Path:
 def _fetched(address: str) -> Path | None:
     try:
         return hub.find_hub_file(address)
-    except ModuleNotFoundError:  # whoever lacks the hub's client has fetched nothing by it
+    except ConfigError:  # whoever lacks the hub's client has fetched nothing by it
         return None
 
 

@@ -15,11 +15,14 @@ def find_hub_file(address: str, download: bool = False) -> Path | None:
         download: ask the hub when there is no copy.
 
     Raises:
-        ConfigError: the address cannot be read.
+        ConfigError: the address cannot be read, or the hub's own library is not here.
         OSError: the download failed.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise ConfigError(f"{address}: to look there, `pip install 'imtok[networks]'`") from None
 
     owner, _, rest = address.removeprefix(PREFIX).partition("/")
     repository, _, path = rest.partition("/")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
+from PIL import Image
 
 from imtok.config import ConfigError
 from imtok.pretrained.networks import FrozenNetwork
@@ -54,7 +55,7 @@ class InstanceSegmenter(FrozenNetwork):
     @torch.no_grad()
     def detect(self, picture: UInt8[np.ndarray, "h w 3"]) -> list[DetectedObject]:
         """All objects that it is a little certain of, overlapping ones included."""
-        inputs = self.processor(images=[np.array(picture)], return_tensors="pt").to(self.model.device)
+        inputs = self.processor(images=[Image.fromarray(picture)], return_tensors="pt").to(self.model.device)
         (found,) = self.processor.post_process_instance_segmentation(
             self.model(**inputs), threshold=LEAST, target_sizes=[picture.shape[:2]], return_binary_maps=True
         )

@@ -1,12 +1,9 @@
 """A model of the transformers library from a folder; nothing in the folder is executed and nothing is downloaded."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from imtok.config import ConfigError, first_line
+from imtok.config import ConfigError, first_line, is_out_of_memory
 
 
 def open_model(place: str | Path, model: str, reader: str, what: str) -> tuple[Any, Any]:
@@ -46,5 +43,7 @@ def open_part(part: str, place: str | Path, what: str, **options: Any) -> Any:
     try:
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         return getattr(transformers, part).from_pretrained(place, **local, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever the library and those below it think of the files
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(f"{place}: no {what} ({first_line(error)})") from None

@@ -19,9 +19,6 @@ from imtok.data.text_features import TextFeatures, distinct_captions, features_f
 from imtok.pretrained.language import TextEncoder
 
 _logger = logging.getLogger(__name__)
-_REMEMBERED = 64
-"""Captions that are not stored and need not be read again when they come again soon: a generator and its tokenizer hear
-the same ones, and so do a picture's crops."""
 
 Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
 """Text states and their mask (True where there is a token)."""
@@ -93,7 +90,9 @@ class Reader:
     ) -> None:
         self.config, self.device = config, torch.device(device)
         self._encoder: TextEncoder | None = None
-        self._recent: dict[str, Float[Tensor, "tokens dim"]] = {}  # of captions that are not stored
+        # Those that are not stored and were read last: a generator and its tokenizer hear the same, and so do crops. No
+        # more than these, since a caption's bits depend on what is read beside it, and that is then the batch alone.
+        self._last: dict[str, Float[Tensor, "tokens dim"]] = {}
         self._of_classes: dict[str, Float[Tensor, "tokens dim"]] = {}  # a template's few texts, read once
         self._data = tuple(data)
         self._stored = {
@@ -264,12 +263,11 @@ class Reader:
     def _captions(self, captions: Sequence[str | None]) -> list[Float[Tensor, "tokens dim"] | None]:
         known = {caption: self._look_up(caption) for caption in dict.fromkeys(captions)}
         unread = [caption for caption, states in known.items() if caption is not None and states is None]
-        if new := [caption for caption in unread if caption not in self._recent]:
-            states, mask = self._load().encode(new, self.config.max_tokens)
-            of_each = zip(new, states.cpu(), mask.cpu(), strict=True)
-            self._recent |= {caption: of_it[there] for caption, of_it, there in of_each}
-        known |= {caption: self._recent[caption] for caption in unread}
-        self._recent = dict(list(self._recent.items())[-_REMEMBERED:])
+        if unread and unread != list(self._last):
+            states, mask = self._load().encode(unread, self.config.max_tokens)
+            of_each = zip(unread, states.cpu(), mask.cpu(), strict=True)
+            self._last = {caption: of_it[there] for caption, of_it, there in of_each}
+        known |= {caption: self._last[caption] for caption in unread}
         return [known[caption] for caption in captions]
 
     def _look_up(self, caption: str | None) -> Float[Tensor, "tokens dim"] | None:
