@@ -341,7 +341,8 @@ def test_smollm2_goes_through_both_stages(home: Path, tmp_path: Path, needs: Cal
     assert 0 < max(moved.values()) < 4 * 1e-4  # in two of the four steps, at the second stage's rate
     argv = ["generate", str(run), "--prompts", "a red sign that says OPEN", "--out", str(tmp_path / "out")]
     assert main(argv) == 0
-    assert Image.open(tmp_path / "out/00000.png").size == (64, 64)
+    with Image.open(tmp_path / "out/00000.png") as picture:
+        assert picture.size == (64, 64)
 
 
 def test_the_paper_s_control_reads_llamagen_s_checkpoint(home: Path, tmp_path: Path) -> None:
