@@ -7,10 +7,12 @@ from statistics import fmean
 
 from nano import run, test_sets
 
-from imtok.evaluation.evaluate import FACE_JUDGE, TEXT_JUDGE, evaluate, load_networks
+from imtok.evaluation.evaluate import evaluate, load_networks
+from imtok.evaluation.faces import FACE_JUDGE
 from imtok.evaluation.metric_names import family
 from imtok.evaluation.ranks import Ranks
 from imtok.evaluation.results import Evaluation
+from imtok.evaluation.text import TEXT_JUDGE
 from imtok.training.run import RunConfig
 
 

@@ -18,11 +18,11 @@ from imtok.data.plain_signs import EXAMPLE, PlainSplit, prompt
 from imtok.data.sample import Sample
 from imtok.data.vocabulary import words_by_label
 from imtok.evaluation.contestants import open_contestant
-from imtok.evaluation.generated import TEXT_JUDGE, evaluate_generated
+from imtok.evaluation.generated import evaluate_generated
 from imtok.evaluation.meters import make_items
 from imtok.evaluation.rendered import read_picture
 from imtok.evaluation.statistics import Interval, Items, interval, paired_difference
-from imtok.evaluation.text import normalized_edit_similarity
+from imtok.evaluation.text import TEXT_JUDGE, normalized_edit_similarity
 from imtok.generators.catalog import load, weights_hash
 from imtok.generators.generate import generate
 from imtok.generators.pipeline import ImageGenerator

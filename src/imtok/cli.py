@@ -233,8 +233,10 @@ def generate(argv: Sequence[str]) -> None:
 def evaluate(argv: Sequence[str]) -> None:
     """Measure tokenizers and compare them: imtok evaluate TOKENIZER… --data SRC… --out DIR."""
     from imtok.evaluation.buckets import FaceBuckets
-    from imtok.evaluation.evaluate import FACE_JUDGE, METRICS, TEXT_JUDGE, evaluate
+    from imtok.evaluation.evaluate import METRICS, evaluate
+    from imtok.evaluation.faces import FACE_JUDGE
     from imtok.evaluation.fit import FitRule
+    from imtok.evaluation.text import TEXT_JUDGE
     from imtok.layers.collective import process_group, rank
 
     def run(
@@ -301,7 +303,9 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def evaluate_generated(argv: Sequence[str]) -> None:
     """Measure generated pictures: imtok evaluate-generated PICTURES [--reference REF] --out DIR."""
-    from imtok.evaluation.generated import METRICS, TEXT_JUDGE, evaluate_generated
+    from imtok.evaluation.generated import evaluate_generated
+    from imtok.evaluation.generated_metrics import METRICS
+    from imtok.evaluation.text import TEXT_JUDGE
     from imtok.layers.collective import process_group, rank
 
     def run(

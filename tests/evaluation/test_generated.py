@@ -22,12 +22,13 @@ from imtok.config import ConfigError
 from imtok.data.pictures import decode, encode
 from imtok.data.sample import DataError, Sample
 from imtok.data.transforms import square
-from imtok.evaluation import generated
-from imtok.evaluation.asked import Requests, quoted
+from imtok.evaluation.asked import Asked, Requests, quoted
 from imtok.evaluation.evaluate import METRICS as OF_RECONSTRUCTIONS
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.generated import METRICS, SET_METRICS, evaluate_generated
+from imtok.evaluation.generated import evaluate_generated
 from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated
+from imtok.evaluation.generated_metrics import METRICS, SET_METRICS
+from imtok.evaluation.generated_results import GeneratedEvaluation
 from imtok.evaluation.metric_names import ABOUT
 from imtok.evaluation.protocols import PROTOCOLS, deviations
 from imtok.evaluation.references import open_reference
@@ -107,7 +108,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("real") / "real", 50, seed=2)
 
 
-def values(found: generated.GeneratedEvaluation) -> dict[str, float | None]:
+def values(found: GeneratedEvaluation) -> dict[str, float | None]:
     return {name: score.value for name, score in found.metrics.items()}
 
 
@@ -458,7 +459,7 @@ def test_a_negative_cosine_counts_as_none() -> None:
             return torch.tensor([float(text) for text in texts])
 
     meter = ClipMeter(Fixed())
-    asked = [generated.Asked(prompt=prompt) for prompt in ("0.3", "-0.2", "0.1")]
+    asked = [Asked(prompt=prompt) for prompt in ("0.3", "-0.2", "0.1")]
     meter.add(meter.look([replace(drawn_with(None), asked=one) for one in asked]), groups=[0, 1, 2])
     found = meter.measure("clip_score").items
     assert found is not None
@@ -517,7 +518,7 @@ def test_words_are_found_as_often_as_they_are_read() -> None:
 def drawn_with(text: str | None, row: int = 0) -> Generated:
     picture = np.zeros((40, 40, 3), dtype=np.uint8)
     sample = Sample(image=encode(picture), path=f"{row}.png", width=40, height=40)
-    asked = generated.Asked(prompt=None, text=text)
+    asked = Asked(prompt=None, text=text)
     return Generated(sample=sample, picture=picture, asked=asked)
 
 
@@ -613,9 +614,9 @@ def test_what_was_asked_comes_from_the_table_first(tmp_path: Path) -> None:
     asked = Requests(words=str(tmp_path / "words.csv")).of(sample)
     assert (asked.prompt, asked.text) == ('a sign that says "OPEN"', "CLOSED")
     bare = Sample(image=encode(np.zeros((16, 16, 3), dtype=np.uint8)), path="b", width=16, height=16)
-    assert Requests().of(bare) == generated.Asked()
+    assert Requests().of(bare) == Asked()
     for odd in ("[" * 100_000, '["a", "list"]', "no JSON"):
-        assert Requests().of(replace(bare, image=with_settings(odd))) == generated.Asked()
+        assert Requests().of(replace(bare, image=with_settings(odd))) == Asked()
     half_a_pair = Requests().of(replace(bare, image=with_settings(json.dumps({"prompt": "\ud800"}))))
     assert half_a_pair.prompt == "\\ud800"
     (tmp_path / "broken.csv").write_text("file,word\na.png,CLOSED\n")

@@ -21,7 +21,7 @@ from imtok.evaluation.contestants import (
     open_contestant,
     self_checks,
 )
-from imtok.evaluation.faces import FaceJudge, FaceMeter
+from imtok.evaluation.faces import FACE_JUDGE, FaceJudge, FaceMeter
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import CentreCrop, Fit, FitRule, make_fit
 from imtok.evaluation.meters import Meter, PerceptualMeter
@@ -34,7 +34,7 @@ from imtok.evaluation.report import write_report
 from imtok.evaluation.results import Evaluation, write_results
 from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter
 from imtok.evaluation.sets import check_limits, name_sets
-from imtok.evaluation.text import TextJudge, TextMeter
+from imtok.evaluation.text import TEXT_JUDGE, TextJudge, TextMeter
 from imtok.evaluation.wrong_captions import WrongCaptions
 from imtok.layers.collective import best_device, rank
 
@@ -57,7 +57,6 @@ METRICS = (
     "text_accuracy_alnum",
     "face_similarity",
 )
-TEXT_JUDGE, FACE_JUDGE = "text_judge/easyocr", "face_judge/dlib"
 REPORT = "report.html"
 _JUDGES = {"text": TextJudge, "face": FaceJudge}
 _UNCROPPED = (

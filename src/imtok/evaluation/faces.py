@@ -18,6 +18,9 @@ from imtok.evaluation.cache import Cache, keys_of
 from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
 from imtok.layers.crops import Regions, align_faces
 
+FACE_JUDGE = "face_judge/dlib"
+"""Compares, unless another is named."""
+
 
 @runtime_checkable
 class FaceJudge(Protocol):

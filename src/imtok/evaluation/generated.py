@@ -1,70 +1,34 @@
 """Generated pictures: against a reference set, against their prompts, the words and faces in them."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from imtok import pretrained
 from imtok.config import ConfigError, InputError
-from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR
 from imtok.data.readers import open_source
 from imtok.data.sample import PictureError, Source
 from imtok.evaluation.asked import Asked, Requests
-from imtok.evaluation.benchmark_meters import DPG, GENEVAL, DPGMeter, GenEvalMeter
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import CentreCrop, OwnSize
-from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated, GeneratedMeter
+from imtok.evaluation.generated_meters import Generated, GeneratedMeter
+from imtok.evaluation.generated_metrics import METRICS, Brought
 from imtok.evaluation.generated_results import ComparedWith, GeneratedEvaluation
-from imtok.evaluation.geneval import ColoursByCLIP
 from imtok.evaluation.meters import Shown
 from imtok.evaluation.metric_names import check_names
 from imtok.evaluation.protocols import EvaluationProtocol, deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, attempt, outcome, together
-from imtok.evaluation.references import INCEPTION, Reference, open_reference
-from imtok.evaluation.rendered import RenderedTextMeter
+from imtok.evaluation.references import Reference, open_reference
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.results import Score, score_of, write_results
 from imtok.evaluation.set_meters import Features, SetMeter
 from imtok.evaluation.sets import Pictures, check_limits
 from imtok.evaluation.teachers import teachers_behind_all
-from imtok.evaluation.text import TextJudge
-from imtok.layers.collective import best_device, rank
-
-STAND_IN = "vision/efficientnet_lite0"
-SET_METRICS = {
-    INCEPTION: {
-        "fid": "frechet",
-        "sfid": "spatial",
-        "inception_score": "classes",
-        "precision": "precision",
-        "recall": "recall",
-    },
-    STAND_IN: {
-        "fd_efficientnet_lite0": "frechet",
-        "sfd_efficientnet_lite0": "spatial",
-        "class_score_efficientnet_lite0": "classes",
-        "precision_efficientnet_lite0": "precision",
-        "recall_efficientnet_lite0": "recall",
-    },
-}
-"""Metrics of whole sets by the network that looks; only the published one's have the published names."""
-FACE_METRICS = {"magface": "face_quality/magface", "face_norm_mobilefacenet": "face_features/mobilefacenet"}
-METRICS = (
-    *(name for names in SET_METRICS.values() for name in names),
-    *ClipMeter.metrics,
-    *RenderedTextMeter.metrics,
-    *FACE_METRICS,
-    *GENEVAL,
-    *DPG,
-)
-TEXT_JUDGE = "text_judge/easyocr"
-CLIP_NETWORK = "clip/transformers"
-OBJECT_DETECTOR, QUESTION_ANSWERER = "object_detector/mask2former", "question_answerer/transformers"
+from imtok.evaluation.text import TEXT_JUDGE
+from imtok.layers.collective import rank
 
 
 def evaluate_generated(
@@ -134,12 +98,10 @@ def evaluate_generated(
             metrics = [name for name in published.metrics if name in METRICS]
         check_names(metrics, METRICS)
         check_limits(size, count)
-        of_benchmarks = {"detector": (detector, geneval, "geneval"), "answerer": (answerer, dpg, "dpg")}
-        for name, (folder, table, benchmark) in of_benchmarks.items():
-            if folder is not None and table is None:
-                raise ConfigError(f"--{name} looks at pictures for a benchmark; give its file too, --{benchmark}")
-            if table is not None and metrics is not None and not any(one.startswith(benchmark) for one in metrics):
-                raise ConfigError(f"--{benchmark}: none of the metrics is of this benchmark, such as {benchmark}")
+        brought = Brought(
+            clip=clip, text_judge=text_judge, geneval=geneval, detector=detector, dpg=dpg, answerer=answerer
+        )
+        brought.check(metrics)
         if size is not None and reference is None:
             raise ConfigError("--size crops the reference; give one, --reference REF")
         requests = Requests(prompts, words)
@@ -149,21 +111,18 @@ def evaluate_generated(
         compared = None if reference is None else open_reference(str(reference))
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
-        benchmarks = (*(GENEVAL if geneval else ()), *(DPG if dpg else ()))
         if metrics is not None:
-            wanted = asked_for = tuple(dict.fromkeys(metrics))
+            wanted = missed = tuple(dict.fromkeys(metrics))
         else:
-            wanted = _at_hand(reference is not None, clip is not None) + benchmarks
-            asked_for = _asked_for(reference is not None, bool(words), bool(clip or prompts)) + benchmarks
+            wanted = brought.metrics_at_hand(reference is not None)
+            missed = brought.metrics_missed(reference is not None, bool(words), bool(prompts))
         failures = Failures(wanted)
-        meters = _open_meters(
-            wanted, looked.total, compared, clip, text_judge, (geneval, detector), (dpg, answerer), failures
-        )
+        meters = brought.open_meters(wanted, looked.total, compared, failures)
         record = _Record(
             looked=looked,
             meters=meters,
             asked=_look(looked, requests, meters, failures, ranks),
-            asked_for=asked_for,
+            missed=missed,
             preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
             protocol=(protocol, published),
             statistics=() if compared is None else tuple(compared.statistics),
@@ -183,7 +142,7 @@ class _Record:
 
     Attributes:
         asked: of each picture.
-        asked_for: the metrics that somebody misses if they fail.
+        missed: the metrics that somebody misses if they fail.
         protocol: its name, and itself.
         statistics: that the reference brings along.
         out: where it is written; None on other ranks than the first.
@@ -193,7 +152,7 @@ class _Record:
     looked: Pictures
     meters: list[GeneratedMeter[Any]]
     asked: list[Asked]
-    asked_for: tuple[str, ...]
+    missed: tuple[str, ...]
     preprocessing: str
     protocol: tuple[str | None, EvaluationProtocol | None]
     statistics: tuple[str, ...]
@@ -215,7 +174,7 @@ class _Record:
             reference=self.reference,
             preprocessing=self.preprocessing,
             metrics=scores,
-            failed={one.metric: one.why for one in self.failures.met if one.metric in self.asked_for},
+            failed={one.metric: one.why for one in self.failures.met if one.metric in self.missed},
             protocol=name,
             deviations=[] if published is None else self._deviations(published, scores),
             teachers=sorted(teachers),
@@ -244,85 +203,6 @@ class _Record:
 def _eyes(meters: Sequence[GeneratedMeter[Any]]) -> list[SetMeter]:
     """Those that look at sets as a whole."""
     return [meter for meter in meters if isinstance(meter, SetMeter)]
-
-
-def _at_hand(has_reference: bool, has_clip: bool) -> tuple[str, ...]:
-    """What can be measured with the networks that are here."""
-    present = {row.name for row in pretrained.status() if row.present}
-    eyes = INCEPTION if INCEPTION in present else STAND_IN
-    sets = [name for name, kind in SET_METRICS[eyes].items() if has_reference or kind == "classes"]
-    clip = ClipMeter.metrics if has_clip or CLIP_NETWORK in present else ()
-    face = "magface" if FACE_METRICS["magface"] in present else "face_norm_mobilefacenet"
-    return (*sets, *clip, *RenderedTextMeter.metrics, face)
-
-
-def _asked_for(has_reference: bool, has_words: bool, has_prompts: bool) -> tuple[str, ...]:
-    """What somebody misses if it fails, having given what it needs."""
-    sets = [name for names in SET_METRICS.values() for name, kind in names.items() if kind != "classes"]
-    return (
-        *(sets if has_reference else ()),
-        *(RenderedTextMeter.metrics if has_words else ()),
-        *(ClipMeter.metrics if has_prompts else ()),
-    )
-
-
-def _open_meters(
-    wanted: Sequence[str],
-    total: int,
-    reference: Reference | None,
-    clip: str | Path | None,
-    text_judge: str,
-    geneval: tuple[str | None, str | Path | None],
-    dpg: tuple[str | None, str | Path | None],
-    failures: Failures,
-) -> list[GeneratedMeter[Any]]:
-    """A meter for each network, as far as they are here."""
-
-    def of_sets(network: str, names: Mapping[str, str]) -> SetMeter:
-        given = {} if reference is None or network != INCEPTION else reference.statistics
-        return SetMeter(_moved(pretrained.load(network)), {kind: name for name, kind in names.items()}, total, given)
-
-    def of_words() -> RenderedTextMeter:
-        judge = None if text_judge == TEXT_DETECTOR else pretrained.load(text_judge)
-        if not isinstance(judge, TextJudge | None):
-            raise ConfigError(f"{text_judge}: cannot judge texts; see imtok weights for the text judges")
-        return RenderedTextMeter(pretrained.load(TEXT_DETECTOR), judge)
-
-    def of_geneval() -> GenEvalMeter:
-        table, folder = geneval
-        if table is None:
-            raise ConfigError("needs the benchmark's prompts, --geneval evaluation_metadata.jsonl")
-        colours = ColoursByCLIP(_moved(pretrained.load(CLIP_NETWORK, clip)))
-        return GenEvalMeter(table, _moved(pretrained.load(OBJECT_DETECTOR, folder)), colours)
-
-    def of_dpg() -> DPGMeter:
-        table, folder = dpg
-        if table is None:
-            raise ConfigError("needs the benchmark's questions, --dpg dpg_bench.csv")
-        return DPGMeter(table, _moved(pretrained.load(QUESTION_ANSWERER, folder)))
-
-    makers: list[tuple[Sequence[str], Callable[[], GeneratedMeter[Any]]]] = []
-    for network, kinds in SET_METRICS.items():
-        names = {name: kind for name, kind in kinds.items() if name in wanted}
-        alone = [name for name, kind in names.items() if kind != "classes" and reference is None]
-        if alone:
-            failures.lose(alone, ConfigError("needs a set to compare with, --reference REF"))
-        names = {name: kind for name, kind in names.items() if name not in alone}
-        makers.append((list(names), partial(of_sets, network, names)))
-    makers.append((ClipMeter.metrics, lambda: ClipMeter(_moved(pretrained.load(CLIP_NETWORK, clip)))))
-    makers.append((RenderedTextMeter.metrics, of_words))
-    makers += [(GENEVAL, of_geneval), (DPG, of_dpg)]
-    for name, network in FACE_METRICS.items():
-        detect = partial(pretrained.load, FACE_DETECTOR)
-        makers.append(((name,), lambda d=detect, n=network, m=name: FaceNormMeter(d(), pretrained.load(n), m)))
-    meters = []
-    for served, make in makers:
-        if set(served) & set(failures.left()):
-            try:
-                meters.append(make())
-            except InputError as error:
-                failures.lose(served, error)
-    return meters
 
 
 def _look(
@@ -411,7 +291,3 @@ def _measure(
                 except InputError as error:
                     failures.lose([metric], error)
     return found
-
-
-def _moved(network: Any) -> Any:
-    return network.to(best_device())

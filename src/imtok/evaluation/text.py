@@ -15,6 +15,8 @@ from imtok.evaluation.cache import Cache, keys_of
 from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
 from imtok.pretrained import Reading
 
+TEXT_JUDGE = "text_judge/easyocr"
+"""Reads, unless another is named."""
 MIN_CHARACTERS = 2
 """Shorter words are not scored, as in the files that TokBench has released."""
 CROP_MARGIN = 0.2
