@@ -86,6 +86,20 @@ def test_metrics_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Pat
     assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [1, 2]
 
 
+def test_files_of_a_newer_format_are_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config({"tokenizer": {}})
+    folder.write_resume(3, {"a": torch.zeros(1)}, {})
+    for file, read in (
+        (folder.config_file, folder.read_config),
+        (tmp_path / "resume/step-00000003/state.json", folder.read_resume),
+    ):
+        read()
+        file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 99}))
+        with pytest.raises(ConfigError, match=f"{file.name}: format version 99, .* install a newer one"):
+            read()
+
+
 def test_folders_that_hold_no_run_say_so(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with pytest.raises(ConfigError, match="not a run folder"):

@@ -6,6 +6,10 @@ import pytest
 
 from imtok import presets
 from imtok.config import ConfigError, config, from_dict, read_json, to_dict
+from imtok.tokenizers.ema_vq import EMAVQConfig
+from imtok.tokenizers.vq import VQConfig
+from imtok.tokenizers.vqgan import AdapterConfig
+from imtok.training.run import OptimizerConfig
 
 
 @config
@@ -38,6 +42,18 @@ def test_what_is_not_meant_is_refused_in_one_line(values: dict[str, object], mes
     with pytest.raises(ConfigError, match=message) as caught:
         from_dict(Outer, values, "somewhere")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_are_finite_wherever_they_stand(value: float) -> None:
+    for make, where in (
+        (lambda: EMAVQConfig(restart_threshold=value), "ema_vq: restart_threshold"),
+        (lambda: VQConfig(entropy_temperature=value), "vq: entropy_temperature"),
+        (lambda: OptimizerConfig(betas=(0.9, value)), "optimizer: betas"),
+        (lambda: from_dict(AdapterConfig, {"mlp_ratio": value}), "adapter: mlp_ratio"),
+    ):
+        with pytest.raises(ConfigError, match=f"{where} = .* must be finite"):
+            make()
 
 
 def test_configs_cannot_be_changed() -> None:

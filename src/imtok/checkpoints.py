@@ -30,7 +30,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from imtok.config import FORMAT_VERSION, ConfigError, first_line, read_json
+from imtok.config import FORMAT_VERSION, ConfigError, check_format, first_line, read_json
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What file systems without locks answer (NFS without its lock daemon, Lustre without `flock`): nobody is kept out."""
@@ -70,11 +70,13 @@ class RunFolder:
         """The resolved config.
 
         Raises:
-            ConfigError: no run here, or a broken file.
+            ConfigError: no run here, a broken file, or one of a newer format.
         """
         if not self.exists():
             raise ConfigError(f"{self.path}: not a run folder (it has no config.json)")
-        return read_json(self.config_file)
+        found = read_json(self.config_file)
+        check_format(found, str(self.config_file))
+        return found
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Save the resolved config; `format_version` is added."""
@@ -188,6 +190,11 @@ class RunFolder:
         """Delete the states that a start that was cut short has left behind."""
         self._delete_states(but=self.begin_resume(0))
 
+    def amend_resume(self, step: int, values: Mapping[str, Any]) -> None:
+        """Change some values of the state after `step`."""
+        file = self.resume_folder(step) / "state.json"
+        write_text(file, json.dumps({**read_json(file), **values}))
+
     def _states(self) -> list[Path]:
         """Whole and unfinished ones, in order."""
         return sorted((self.path / "resume").glob("step-*"))
@@ -204,11 +211,14 @@ class RunFolder:
         """The newest whole state: the folder with its tensors, and its values (with `step`).
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is none, or one of a newer format.
         """
         if not (states := self._whole_states()):
             raise ConfigError(f"{self.path}: has no saved state in resume/ to go on from; start a new run")
-        return states[-1], read_json(states[-1] / "state.json")
+        file = states[-1] / "state.json"
+        values = read_json(file)
+        check_format(values, str(file))
+        return states[-1], values
 
 
 def shipped_runs(section: str) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -45,7 +46,23 @@ def suggest(name: str, names: Iterable[str]) -> str:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
-    """Decorator: a frozen, keyword-only dataclass whose JSON form admits no unknown keys."""
+    """Decorator: a frozen, keyword-only dataclass of finite numbers whose JSON form admits no unknown keys.
+
+    Raises:
+        ConfigError: on making an instance, if a field is NaN or infinite.
+    """
+    check_values = getattr(cls, "__post_init__", lambda self: None)
+
+    def check(self: Any) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            numbers = [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, float)]
+            if not all(map(math.isfinite, numbers)):
+                where = getattr(self, "kind", cls.__name__.removesuffix("Config").lower())
+                raise ConfigError(f"{where}: {field.name} = {value} must be finite")
+        check_values(self)
+
+    cls.__post_init__ = check  # pyright: ignore[reportAttributeAccessIssue]
     cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")  # pyright: ignore[reportAttributeAccessIssue]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
@@ -71,10 +88,8 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
     Raises:
         ConfigError: an unknown key, a wrong type, or a file of a newer format; one line.
     """
-    values = dict(values)
-    version = values.pop("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise ConfigError(f"{where}: format version {version}, this imtok reads {FORMAT_VERSION}; install a newer one")
+    check_format(values, where)
+    values = {name: value for name, value in values.items() if name != "format_version"}
     try:
         return _adapter(cls).validate_python(values)
     except pydantic.ValidationError as error:
@@ -82,6 +97,17 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         key = ".".join(str(part) for part in first["loc"]) or cls.__name__
         reason = "no such setting" if first["type"] == "unexpected_keyword_argument" else first["msg"]
         raise ConfigError(f"{where}: {key}: {reason}") from None
+
+
+def check_format(values: Mapping[str, Any], where: str) -> None:
+    """Whether a file is of the format that this version reads, as far as it says.
+
+    Raises:
+        ConfigError: of a newer one; one line.
+    """
+    version = values.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise ConfigError(f"{where}: format version {version}, this imtok reads {FORMAT_VERSION}; install a newer one")
 
 
 def from_kinds(kinds: Mapping[str, type[T]], values: dict[str, Any], where: str) -> T:

@@ -187,7 +187,7 @@ def test_noise_is_the_seed_s_alone() -> None:
     [
         (lambda: DenoisingConfig(num_inference_steps=0), "num_inference_steps = 0 must be 1 to 1000"),
         (lambda: DenoisingConfig(num_inference_steps=10**6), "num_inference_steps = 1000000 must be 1 to 1000"),
-        (lambda: DenoisingConfig(guidance_scale=float("nan")), "guidance_scale = nan must be 0 or more"),
+        (lambda: DenoisingConfig(guidance_scale=float("nan")), "guidance_scale = nan must be finite"),
         (lambda: DenoisingConfig(guidance_power=0.0), "guidance_power = 0.0 must be positive"),
         (lambda: DenoisingConfig().changed(guidance_scale=(1.0, 2.0)), "2 guidance scales; latents have one"),
         (lambda: DenoisingConfig().changed(guidance_schedule="linear"), "'constant' or 'power_cosine'"),

@@ -279,7 +279,7 @@ def test_configs_go_to_json_and_back() -> None:
     [
         (lambda: TexTokConfig(dim=100, num_heads=3), "3 heads do not divide 100"),
         (lambda: TexTokConfig(patch_size=0), "all sizes must be positive"),
-        (lambda: TexTokConfig(mlp_ratio=math.nan), "mlp_ratio = nan must be positive"),
+        (lambda: TexTokConfig(mlp_ratio=math.nan), "mlp_ratio = nan must be finite"),
         (lambda: TexTokConfig(num_latent_tokens=-1), "num_latent_tokens = -1"),
         (lambda: TexTokConfig(num_latent_tokens=0, text=None), "at least 1, or 0 for continuous tokens and a decoder"),
         (lambda: TexTokConfig(num_latent_tokens=0, text=TextConfig(where=("encoder",))), "a decoder that hears text"),

@@ -12,10 +12,11 @@ from imtok.data.loader import Batch
 from imtok.data.sample import Face, Sample, Samples, TextRegion
 from imtok.layers.crops import Regions
 from imtok.losses.adversarial import r1_penalty
-from imtok.pretrained.networks import FeatureNetwork
+from imtok.pretrained.networks import FeatureNetwork, FrozenNetwork
 from imtok.tokenizers.text import LABELS, Reader, TextConfig
+from imtok.training.checks import check_pictures, check_scales, load_networks
 from imtok.training.run import Phase
-from imtok.training.tasks import TokenizerTask, check_pictures, check_scales
+from imtok.training.tasks import TokenizerTask
 
 
 def batch(size: int = 2) -> Batch:
@@ -67,6 +68,14 @@ def test_terms_of_weight_zero_are_not_computed_and_load_no_network(monkeypatch: 
 def test_a_phase_in_which_nothing_can_train_is_refused_beforehand(phase: Phase, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"phase x: .*{reason}"):
         task().prepare([Phase(name="first", steps=1), phase], torch.device("cpu"))
+
+
+def test_a_discriminator_that_is_not_heard_yet_teaches_nothing() -> None:
+    late = task(adversarial_start=100)
+    alone = Phase(name="x", steps=1, trains=("decoder",), weights={"l1": 0.0, "adversarial": 0.5})
+    with pytest.raises(ConfigError, match="phase x: no loss that it weighs trains decoder"):
+        late.prepare([alone], torch.device("cpu"))
+    late.prepare([Phase(name="first", steps=100), alone], torch.device("cpu"))
 
 
 def gradients(of: TokenizerTask, player: str) -> list[Tensor | None]:
@@ -132,6 +141,50 @@ def test_a_loss_of_what_no_picture_has_is_said_or_refused(caplog: pytest.LogCapt
     assert not caplog.records
     with pytest.raises(ConfigError, match="text_encoder/minilm reads captions, and no picture has one"):
         check_pictures(presets.get("fqgan-dual-nano"), Samples([sample]))
+
+
+def test_regions_that_never_enter_the_losses_are_as_good_as_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    config = presets.get("insighttok-debug")
+    word, face = TextRegion(box=(0.0, 0.0, 9.0, 9.0), text="a"), Face(box=(0.0, 0.0, 9.0, 9.0))
+    pictures = Samples([Sample(image=b"", path="x", width=9, height=9, words=[word], faces=[face], captions=[])])
+    check_pictures(dataclasses.replace(config, data=dataclasses.replace(config.data, max_words=0)), pictures)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("losses: text has a weight, but data.max_words or data.drop_regions leaves out all words")
+    caplog.clear()
+    check_pictures(dataclasses.replace(config, data=dataclasses.replace(config.data, drop_regions=1.0)), pictures)
+    assert len(caplog.records) == 2
+
+
+class AnySize(FeatureNetwork):
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images]
+
+
+class Crops(AnySize):
+    input_size = (48, 160)
+
+
+@pytest.mark.parametrize(
+    ("term", "network", "side", "reason"),
+    [
+        ("text", AnySize(), 64, "text looks at crops of one size, and x has none of its own"),
+        ("face", AnySize(), 64, "face looks at crops of one size"),
+        ("face", Crops(), 64, "face aligns faces by their landmarks, and x does not say where these lie"),
+        ("face", FrozenNetwork(), 64, "face compares feature maps, and x has none"),
+        ("perceptual", Crops(), 64, "perceptual looks at whole pictures, and x at crops of one size"),
+        ("ocr", AnySize(), 8, "ocr needs pictures of 16 px or more, these have 8"),
+    ],
+)
+def test_networks_that_cannot_do_what_a_loss_asks_are_refused_beforehand(
+    term: str, network: FrozenNetwork, side: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imtok.pretrained.load", lambda name: network)
+    settings = presets.get("insighttok-debug").losses
+    text, face = (dataclasses.replace(one, network="x") for one in (settings.text, settings.face))
+    settings = dataclasses.replace(settings, text=text, face=face, perceptual_network="x", ocr_network="x")
+    alone = {name: float(name == term) for name in settings.weights()}
+    with pytest.raises(ConfigError, match=reason):
+        load_networks(settings, [Phase(name="all", steps=1, weights=alone)], side)
 
 
 def test_weights_that_were_chosen_for_other_features_are_named(caplog: pytest.LogCaptureFixture) -> None:

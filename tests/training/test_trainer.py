@@ -33,7 +33,7 @@ from imtok.losses.discriminators import PatchDiscriminatorConfig
 from imtok.pretrained import MissingWeights
 from imtok.tokenizers import VQGAN, load
 from imtok.tokenizers.text import Reader
-from imtok.training import tasks
+from imtok.training import launch, tasks, trainer
 from imtok.training.launch import train
 from imtok.training.log import TrainingLog
 from imtok.training.run import LossConfig, OptimizerConfig, Phase, RunConfig, TrainingConfig, WatchdogConfig
@@ -445,6 +445,48 @@ def test_rollback_goes_on_with_other_pictures(signs: str, tmp_path: Path, monkey
     assert line["l1"] == pytest.approx(sum(numbers["l1"] for numbers in added[4:7]) / 3)  # none that has been undone
     assert "step 5: l1 is nan" in (out / "metrics.jsonl").read_text()
     assert all(torch.isfinite(t).all() for t in load_file(out / "model.safetensors").values())
+
+
+def test_a_run_that_ends_after_a_rollback_remembers_it(
+    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison_from(monkeypatch, 5)
+    config = small_run(save_every=3)
+    watchdog = dataclasses.replace(config.training.watchdog, action="rollback", max_rollbacks=1)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, watchdog=watchdog))
+    for _ in range(2):  # and resumed, it does not roll back again
+        with pytest.raises(TrainingStopped, match=r"l1 is nan"):
+            train(config, signs, tmp_path / "run", resume=True)
+        state = json.loads((tmp_path / "run/resume/step-00000003/state.json").read_text())
+        assert (state["step"], state["rollbacks"]) == (3, 1)
+    assert len([line for line in RunFolder(tmp_path / "run").read_metrics() if "rollback" in line]) == 1
+
+
+def test_ranks_with_different_states_are_refused(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = train(small_run(phases=(Phase(name="all", steps=2),)), signs, tmp_path / "run")
+    monkeypatch.setattr(trainer, "mean_over_ranks", lambda tensors: tensors[0].sub_(0.5))  # of 2 and 1
+    with pytest.raises(ConfigError, match="this process has the state of step 2, others have another one"):
+        train(small_run(phases=(Phase(name="all", steps=2),)), signs, out, resume=True)
+
+
+def test_a_run_that_begins_while_another_gets_ready_is_left_alone(
+    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_run(phases=(Phase(name="all", steps=2),))
+    build, first = launch._tokenizer_trainer, []
+
+    def build_slowly(*arguments: Any) -> Any:
+        built = build(*arguments)
+        if not first:
+            first.append(True)
+            train(config, signs, tmp_path / "run")
+        return built
+
+    monkeypatch.setattr(launch, "_tokenizer_trainer", build_slowly)
+    with pytest.raises(ConfigError, match="another process has begun a run here meanwhile"):
+        train(config, signs, tmp_path / "run")
+    assert len(RunFolder(tmp_path / "run").read_metrics()) > 0
+    assert (tmp_path / "run/resume/step-00000002").is_dir()
 
 
 def poison_from(monkeypatch: pytest.MonkeyPatch, step: int, once: bool = False) -> list[torch.Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from imtok import presets
+from imtok.config import ConfigError
 from imtok.data.pictures import decode, encode
 from imtok.data.sample import Sample, Samples, TextRegion
 from imtok.tokenizers.base import Encoding, Tokenizer
@@ -52,6 +53,14 @@ def validation() -> Validation:
     config = presets.get("insighttok-debug")
     training = dataclasses.replace(config.training, evaluation_pictures=5, micro_batch_size=2)
     return Validation(dataclasses.replace(config, training=training), pictures(6), held_out=True)
+
+
+def test_pictures_that_cannot_be_scored_are_refused() -> None:
+    config = presets.get("insighttok-debug")
+    small = dataclasses.replace(config.data, crop=dataclasses.replace(config.data.crop, resolution=8))
+    with pytest.raises(ConfigError, match="pictures of 8 px cannot be scored; SSIM needs 16 or more"):
+        Validation(dataclasses.replace(config, data=small), pictures(6), held_out=True)
+    Validation(dataclasses.replace(config, data=small), pictures(6), held_out=False)
 
 
 def test_scores_are_those_of_the_pictures(validation: Validation) -> None:

@@ -66,9 +66,9 @@ class DenoisingConfig(Settings):
     def __post_init__(self) -> None:
         if not 1 <= self.num_inference_steps <= STEPS:
             raise ConfigError(f"sampling: num_inference_steps = {self.num_inference_steps} must be 1 to {STEPS}")
-        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
+        if self.guidance_scale < 0:
             raise ConfigError(f"sampling: guidance_scale = {self.guidance_scale} must be 0 or more")
-        if not (math.isfinite(self.guidance_power) and self.guidance_power > 0):
+        if self.guidance_power <= 0:
             raise ConfigError(f"sampling: guidance_power = {self.guidance_power} must be positive")
 
     def changed(self, **changes: Any) -> Settings:

@@ -56,7 +56,7 @@ class DiTConfig:
     def __post_init__(self) -> None:
         if min(self.channels, self.num_classes, self.dim, self.depth, self.num_heads, *self.token_shape, 1) < 1:
             raise ConfigError("dit: all sizes must be positive")
-        if not 0 < self.mlp_ratio < math.inf:
+        if self.mlp_ratio <= 0:
             raise ConfigError(f"dit: mlp_ratio = {self.mlp_ratio} must be positive")
         if not self.token_shape or self.dim % self.num_heads or self.dim % (2 * len(self.token_shape)):
             raise ConfigError(

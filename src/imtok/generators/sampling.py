@@ -45,9 +45,9 @@ class SamplingConfig(Settings):
     """Only the likeliest codes that together have this probability."""
 
     def __post_init__(self) -> None:
-        if not self.guidance_scale or not all(math.isfinite(scale) and scale >= 0 for scale in self.guidance_scale):
+        if not self.guidance_scale or min(self.guidance_scale) < 0:
             raise ConfigError(f"sampling: guidance_scale = {self.guidance_scale} must be 0 or more")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+        if self.temperature < 0:
             raise ConfigError(f"sampling: temperature = {self.temperature} must be 0 or more")
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ConfigError("sampling: top_k must be 0 or more, and top_p in (0, 1]")

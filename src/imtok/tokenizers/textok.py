@@ -48,7 +48,7 @@ class TexTokConfig:
     def __post_init__(self) -> None:
         if min(self.patch_size, self.grid_size, self.dim, self.depth, self.num_heads) < 1:
             raise ConfigError("textok: all sizes must be positive")
-        if not 0 < self.mlp_ratio < math.inf:
+        if self.mlp_ratio <= 0:
             raise ConfigError(f"textok: mlp_ratio = {self.mlp_ratio} must be positive")
         alone = isinstance(self.quantizer, ContinuousConfig) and self.text is not None and "decoder" in self.text.where
         if self.num_latent_tokens < (0 if alone else 1):

@@ -19,9 +19,10 @@ from imtok.layers.collective import rank
 from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Reader
+from imtok.training.checks import check_parts, parts_of
 from imtok.training.feeds import looked_at_together
 from imtok.training.run import GeneratorRunConfig, Phase
-from imtok.training.tasks import Losses, Task, check_parts, parts_of
+from imtok.training.tasks import Losses, Task
 
 _PREVIEW_PICTURES = 8
 

@@ -15,11 +15,12 @@ from imtok.layers.collective import has_process_group, mean_over_ranks, process_
 from imtok.tokenizers.catalog import locate
 from imtok.tokenizers.text import Reader
 from imtok.tokenizers.textok import TexTokConfig
+from imtok.training.checks import check_pictures, check_scales
 from imtok.training.feeds import PictureFeed
 from imtok.training.launch_generator import generator_trainer
 from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
 from imtok.training.same_settings import check_same_run, saved_settings
-from imtok.training.tasks import TokenizerTask, check_pictures, check_scales
+from imtok.training.tasks import TokenizerTask
 from imtok.training.trainer import Trainer
 from imtok.training.validation import Validation
 from imtok.training.warm_start import start_from
@@ -73,6 +74,8 @@ def train(
         else:
             trainer = _tokenizer_trainer(config, data, folder, validation, begin, device)
         with folder.held() if rank() == 0 else nullcontext():
+            if rank() == 0 and folder.exists() != started:
+                raise ConfigError(f"{out}: another process has begun a run here meanwhile; name another folder")
             trainer.run(resume=started)
     return folder.path
 

@@ -119,7 +119,7 @@ class Phase:
         check_weights(self.weights, f"phase {self.name}")
         if self.steps < 1 or not 0 <= (self.region_share or 0) <= 1:
             raise ConfigError(f"phase {self.name}: steps must be at least 1 and region_share in [0, 1]")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+        if self.learning_rate is not None and self.learning_rate <= 0:
             raise ConfigError(f"phase {self.name}: learning_rate = {self.learning_rate} must be positive")
 
     def trains_part(self, name: str) -> bool:
@@ -145,7 +145,7 @@ class OptimizerConfig:
     """The cosine ends at this share of the learning rate."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
+        if self.learning_rate <= 0 or self.weight_decay < 0:
             raise ConfigError("optimizer: learning_rate must be positive and weight_decay must not be negative")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optimizer: betas = {self.betas} must be in [0, 1)")
@@ -170,7 +170,7 @@ class WatchdogConfig:
     def __post_init__(self) -> None:
         if self.patience < 1 or self.max_rollbacks < 0:
             raise ConfigError("watchdog: patience must be at least 1, and max_rollbacks must not be negative")
-        if not (0 <= self.min_codebook_used <= 1 and 0 <= self.min_discriminator_loss < math.inf):
+        if not 0 <= self.min_codebook_used <= 1 or self.min_discriminator_loss < 0:
             raise ConfigError("watchdog: min_codebook_used must be in [0, 1], min_discriminator_loss not negative")
 
 

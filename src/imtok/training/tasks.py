@@ -1,6 +1,5 @@
 """A task is a model with its losses: what the trainer drives."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,39 +9,24 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from imtok import pretrained
 from imtok.config import ConfigError
 from imtok.data.loader import Batch
-from imtok.data.sample import Source
 from imtok.layers.model import Model
 from imtok.losses.adversarial import LeCAM, discriminator_loss, generator_loss, r1_penalty
-from imtok.losses.discriminators import PatchDiscriminatorConfig, StyleDiscriminatorConfig, build_discriminator
+from imtok.losses.discriminators import build_discriminator
 from imtok.losses.reconstruction import l1, l2, perceptual_distance
 from imtok.losses.regions import face_loss, text_loss
-from imtok.losses.representation import RepresentationHead, RepresentationTarget, representation_loss
+from imtok.losses.representation import RepresentationHead, representation_loss
 from imtok.pretrained import FeatureNetwork, FrozenNetwork
 from imtok.pretrained.language import TextEncoder
 from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.catalog import build
 from imtok.tokenizers.quantization import Quantizer
 from imtok.tokenizers.text import Reader
-from imtok.training.run import LossConfig, Phase, RunConfig
-
-_logger = logging.getLogger(__name__)
+from imtok.training.checks import OF_CODES, check_losses, check_parts, load_networks, load_target, parts_of, weighed
+from imtok.training.run import Phase, RunConfig
 
 Losses = dict[str, Float[Tensor, ""]]
-
-_WHY_ABSENT = {
-    "entropy": "only a codebook that the gradient trains has an entropy loss",
-    "kl": "only a continuous bottleneck with `kl` has that loss",
-    "disentangle": "only a factorized quantizer of two codebooks or more can be disentangled",
-    "representation": "losses.representation.targets is empty",
-}
-"""Losses of the codes that not every tokenizer has, each with the reason why one lacks it."""
-_OF_PICTURES = frozenset({"l1", "l2", "perceptual", "text", "face", "ocr", "adversarial"})
-"""Losses of what is drawn, which train every part."""
-_OF_REGIONS = {"words": "text", "faces": "face"}
-"""Losses by the regions that they look at."""
 
 
 class Task(nn.Module, ABC):
@@ -141,41 +125,18 @@ class TokenizerTask(Task):
 
     def prepare(self, phases: Sequence[Phase], device: torch.device) -> None:
         check_parts(self.tokenizer, phases)
-        settings, side, factor = self.config.losses, self.config.data.crop.resolution, self.tokenizer.downsample_factor
-        if side % factor:
-            raise ConfigError(f"data.crop.resolution: {side} px is no multiple of the tokenizer's {factor}")
-        networks = {
-            "perceptual": settings.perceptual_network,
-            "text": settings.text.network,
-            "face": settings.face.network,
-            "ocr": settings.ocr_network,
-        }
-        for term, network in networks.items():
-            if _weighed(term, settings, phases):
-                self._networks[term] = pretrained.load(network).to(device)
-        plays, wanted = _weighed("adversarial", settings, phases), self.config.discriminator
-        if plays and isinstance(wanted, StyleDiscriminatorConfig) and wanted.resolution != side:
-            raise ConfigError(
-                f"discriminator: made for {wanted.resolution} px, the pictures have {side}; set its resolution"
-            )
-        if plays and isinstance(wanted, PatchDiscriminatorConfig) and side < wanted.smallest:
-            raise ConfigError(f"discriminator: judges pictures of {wanted.smallest} px or more, these have {side}")
-        for term, there in self._optional_terms().items():
-            if _weighed(term, settings, phases) and not there:
-                raise ConfigError(f"losses: {term}_weight is set, but {_WHY_ABSENT[term]}")
-        for phase in phases:
-            weighed = {term for term, weight in {**settings.weights(), **phase.weights}.items() if weight}
-            codes = phase.trains_part("encoder") or phase.trains_part("quantizer")
-            if not weighed & (_OF_PICTURES | self._owed() if codes else _OF_PICTURES):
-                raise ConfigError(f"phase {phase.name}: no loss that it weighs trains {', '.join(phase.trains)}")
-        if _weighed("representation", settings, phases):
-            self._targets = [_load_target(target).to(device) for target in settings.representation.targets]
+        check_losses(self.config, phases, self._owed(), self.tokenizer.downsample_factor)
+        settings = self.config.losses
+        networks = load_networks(settings, phases, self.config.data.crop.resolution)
+        self._networks = {term: network.to(device) for term, network in networks.items()}
+        if weighed("representation", settings, phases):
+            self._targets = [load_target(target).to(device) for target in settings.representation.targets]
         self.to(device)
 
     def start_phase(self, phase: Phase) -> None:
         self._weights = {**self.config.losses.weights(), **phase.weights}
         if not (phase.trains_part("encoder") or phase.trains_part("quantizer")):  # codes that cannot change owe nothing
-            self._weights |= {term: 0.0 for term in _WHY_ABSENT}
+            self._weights |= dict.fromkeys(OF_CODES, 0.0)
         for name, part in parts_of(self.tokenizer):
             part.requires_grad_(phase.trains_part(name))
         for quantizer in self._quantizers():
@@ -220,10 +181,6 @@ class TokenizerTask(Task):
             terms["adversarial"] = generator_loss(self.discriminator(drawn), self.config.losses.adversarial_kind)
         return terms
 
-    def _optional_terms(self) -> dict[str, bool]:
-        """Which of the losses that not every tokenizer has this one has."""
-        return {term: term in self._owed() for term in _WHY_ABSENT}
-
     def _owed(self) -> frozenset[str]:
         """The losses of this tokenizer's codes, which train what comes before the decoder."""
         predicted = {"representation"} if len(self.heads) else set[str]()
@@ -237,7 +194,7 @@ class TokenizerTask(Task):
             ConfigError: a target's branch does not exist.
         """
         settings, tokenizer = self.config.losses.representation, self.tokenizer
-        if not _weighed("representation", self.config.losses, self.config.training.phases):
+        if not weighed("representation", self.config.losses, self.config.training.phases):
             return
         for target in settings.targets:
             if target.branch >= max(1, len(tokenizer.codebook_sizes)):
@@ -285,89 +242,6 @@ class TokenizerTask(Task):
 
     def _quantizers(self) -> Iterator[Quantizer]:
         return (module for module in self.tokenizer.modules() if isinstance(module, Quantizer))
-
-
-def parts_of(model: Model) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
-    """What of a model a phase can name: its modules, and parameters that belong to none."""
-    yield from model.named_children()
-    yield from model.named_parameters(recurse=False)
-
-
-def check_parts(model: Model, phases: Sequence[Phase]) -> None:
-    """Whether the parts that phases train are parts of a model, and something in them trains.
-
-    Raises:
-        ConfigError: one is not, or nothing does.
-    """
-    there = [name for name, _ in parts_of(model)]
-    for phase in phases:
-        if unknown := [name for name in phase.trains if name not in (*there, "all")]:
-            raise ConfigError(
-                f"phase {phase.name}: trains {unknown[0]!r}, which is no part of this model; there are "
-                f"{', '.join(there)}, all"
-            )
-        parts = (part for name, part in parts_of(model) if phase.trains_part(name))
-        if not any(isinstance(part, nn.Parameter) or any(True for _ in part.parameters()) for part in parts):
-            trains = ", ".join(phase.trains) or "no part"
-            raise ConfigError(f"phase {phase.name}: trains {trains}, in which the optimizer finds nothing to train")
-
-
-def check_pictures(config: RunConfig, pictures: Source) -> None:
-    """Whether some picture has what the weighed losses look at; what lacks words or faces is said, as their loss is 0.
-
-    Raises:
-        ConfigError: a branch shall predict captions, and there are none.
-    """
-    settings, phases = config.losses, config.training.phases
-    missing = {regions: term for regions, term in _OF_REGIONS.items() if _weighed(term, settings, phases)}
-    targets = settings.representation.targets if _weighed("representation", settings, phases) else ()
-    if texts := [target.network for target in targets if target.network.startswith("text_encoder/")]:
-        missing["captions"] = texts[0]
-    samples = pictures.annotations() if missing else iter(())
-    while missing and (sample := next(samples, None)) is not None:
-        missing = {kind: what for kind, what in missing.items() if not getattr(sample, kind)}
-    if "captions" in missing:
-        raise ConfigError(
-            f"representation: {missing['captions']} reads captions, and no picture has one; imtok annotate --captions "
-            "gives them some, --losses.representation-weight 0 does without"
-        )
-    for regions, term in missing.items():
-        _logger.warning("losses: %s has a weight, but no picture has %s: it stays 0", term, regions)
-
-
-def check_scales(config: RunConfig) -> None:
-    """Say which region losses compare unscaled features of a network that the paper's weights were not chosen for."""
-    settings = config.losses
-    for term, of_term in (("text", settings.text), ("face", settings.face)):
-        papers = of_term.network == "face_features/arcface" or of_term.layer_scale == "energy"
-        if _weighed(term, settings, config.training.phases) and not papers:
-            _logger.warning(
-                "losses: the paper's weight of %s is for another network than %s, whose features differ by hundreds of "
-                "times as much; --losses.%s.layer-scale energy makes up for that",
-                term,
-                of_term.network,
-                term,
-            )
-
-
-def _weighed(term: str, settings: LossConfig, phases: Sequence[Phase]) -> bool:
-    """Whether any phase gives a term weight."""
-    return any({**settings.weights(), **phase.weights}[term] for phase in phases)
-
-
-def _load_target(target: RepresentationTarget) -> FrozenNetwork:
-    """The network that a branch predicts.
-
-    Raises:
-        ConfigError: it embeds neither pictures nor captions, or in another width.
-    """
-    network = pretrained.load(target.network)
-    dim = getattr(network, "embed_dim", None)
-    if dim is None:
-        raise ConfigError(f"representation: {target.network} has no embedding of pictures or captions to predict")
-    if dim != target.dim:
-        raise ConfigError(f"representation: {target.network} embeds in {dim} channels, not {target.dim}")
-    return network
 
 
 @torch.no_grad()

@@ -273,12 +273,27 @@ class Trainer:
             raise ConfigError(
                 f"{self.folder.path}: was started on {values['pictures']} pictures, these are {len(self.feed)}"
             )
+        self._check_agreement(values["step"], values["rollbacks"])
         tensors = sharding.read_state(place, self._modules(), self.optimizers)
         state.restore(tensors, self._modules(), self.optimizers)
         self.step, self.watchdog.symptoms = values["step"], values["symptoms"]
         self.rollbacks = max(self.rollbacks, values["rollbacks"])
         if rank() == 0:
             self.folder.truncate_metrics(self.step)
+
+    def _check_agreement(self, step: int, rollbacks: int) -> None:
+        """Whether all ranks have found one state.
+
+        Raises:
+            ConfigError: they have not.
+        """
+        mean = torch.tensor([float(step), float(rollbacks)], device=self.device)
+        mean_over_ranks([mean])
+        if mean.tolist() != [step, rollbacks]:
+            raise ConfigError(
+                f"{self.folder.path}: this process has the state of step {step}, others have another one; copy the run "
+                "to every machine again, or use a shared folder"
+            )
 
     def _handle(self, trouble: str) -> None:
         """Roll back or stop.
@@ -292,6 +307,8 @@ class Trainer:
             raise TrainingStopped(f"{where}; the last saved state is kept in {self.folder.path}")
         self.rollbacks += 1
         self._restore()
+        if rank() == 0:
+            self.folder.amend_resume(self.step, {"rollbacks": self.rollbacks})  # even if it dies before it saves again
         self.watchdog.symptoms = {}  # whatever was on its way then gets the full patience again
         self.log.forget()
         self.log.record(self.step, rollback=where)

@@ -10,6 +10,7 @@ from imtok.data.loader import Batch, fixed_batches
 from imtok.data.pictures import encode, to_uint8
 from imtok.data.sample import Source
 from imtok.evaluation.metrics import codebook_perplexity, codebook_usage, psnr, ssim
+from imtok.evaluation.sets import MIN_SIDE
 from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Reader, Text
@@ -29,12 +30,14 @@ class Validation:
         reader: tells a tokenizer that hears of captions what they say.
 
     Raises:
-        ConfigError: no readable pictures.
+        ConfigError: no readable pictures, or too small ones to be scored.
     """
 
     def __init__(self, config: RunConfig, data: Source, held_out: bool, reader: Reader | None = None) -> None:
         if next(fixed_batches(data, config.data, count=1, batch_size=1), None) is None:
             raise ConfigError(f"none of the {len(data)} pictures to look at while training can be read")
+        if held_out and (side := config.data.crop.resolution) < MIN_SIDE:
+            raise ConfigError(f"validation: pictures of {side} px cannot be scored; SSIM needs {MIN_SIDE} or more")
         self.config, self.data, self.held_out, self.reader = config, data, held_out, reader
 
     @torch.no_grad()
