@@ -5,7 +5,8 @@
 What happens: plain signs are rendered and written down as codes of a tokenizer with two codebooks; generators with the
 factorized, the linear and the MLP head learn to draw them by the kind of their words, for fewer steps than `far-nano`,
 which is trained last; held-out signs say how likely each finds them, and samples of each are compared with these signs,
-one for each of them and of its class.
+one for each of them and of its class. On `far-nano`'s samples a judge that trained nothing reads whether the word is of
+the kind that was asked for.
 Every step can be killed and goes on where it was.
 """
 
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import get_args
 
 import tyro
+from legibility import check_judges, class_consistency, reconstructed, rendered
 from nano import ship
 from signs import MANY_SIGNS, distance, encode, held_out_classes, render, run, samples_of, seeded, show
 
 from imtok import presets
 from imtok.checkpoints import RunFolder, write_text
+from imtok.data.readers import open_source
 from imtok.generators.far import FARConfig
 from imtok.generators.heads import HeadKind
 from imtok.tokenizers.catalog import locate
@@ -44,6 +47,7 @@ def main(out: Path, tokenizer: str = "fqgan-dual-nano", seed: int = 0) -> None:
         seed: of the training.
     """
     locate(tokenizer)  # says now what would be missing later
+    check_judges()
     out = out.resolve()
     signs = render(out / "signs", RESOLUTION, MANY_SIGNS, labels=())
     codes = encode(tokenizer, signs, out / Path(tokenizer).name / "codes", RESOLUTION)
@@ -54,6 +58,7 @@ def main(out: Path, tokenizer: str = "fqgan-dual-nano", seed: int = 0) -> None:
         lines.append(f"| {head} | {' | '.join(scores(trained, signs))} | {PAPER[head]} |")
     final = ship(run(base, codes, out / f"far-nano-{seed}"), out / f"shipped-{seed}" / "far-nano")
     lines.append(f"| factorized, {base.training.phases[0].steps} steps | {' | '.join(scores(final, signs))} | |")
+    lines += ["", *kinds_that_are_read(final, tokenizer, signs, out)]
     text = "\n".join(lines)
     write_text(out / f"table-{seed}.md", text + "\n")
     print(text)
@@ -74,6 +79,19 @@ def scores(trained: Path, signs: Path) -> list[str]:
     nll = [likely[f"validation/{name}"] for name in ("nll", "nll_0", "nll_1")]
     far = distance(samples_of(trained, held_out_classes(signs)), signs / "combinations")
     return [*(f"{value:.3f}" for value in nll), show(far)]
+
+
+def kinds_that_are_read(generator: Path, tokenizer: str, signs: Path, out: Path) -> list[str]:
+    """How many words are of the kind asked for: of samples, and of held-out signs themselves, which is the most."""
+    held_out, asked = list(open_source(signs / "combinations")), held_out_classes(signs)
+    samples = samples_of(generator, asked)
+    by_chance = [*asked[len(asked) // 2 :], *asked[: len(asked) // 2]]
+    return [
+        f"signs of the kind asked for: {class_consistency(samples, asked)}",
+        f"of the kind that another sign was asked for: {class_consistency(samples, by_chance)}",
+        f"held-out ones, reconstructed: {class_consistency(reconstructed(tokenizer, held_out, out / 'again'), asked)}",
+        f"held-out ones, rendered: {class_consistency(rendered(held_out, out / 'rendered'), asked)}",
+    ]
 
 
 if __name__ == "__main__":

@@ -471,20 +471,23 @@ def test_insightar_nano_from_signs_to_table(tmp_path, monkeypatch, few):
     assert sum("generated" in line and "combinations" in line for line in lines) == 3  # both, and their difference
     assert lines[-1].endswith("of 2 seeds")
     for name in insightar_nano.TWINS.values():
-        assert (tmp_path / "out/shipped" / name / "tokenizer/model.safetensors").exists()
+        assert (tmp_path / "out/shipped-0" / name / "tokenizer/model.safetensors").exists()
 
 
 @pytest.mark.slow
 def test_far_nano_from_signs_to_table(tmp_path, few):
     dual = untrained(tmp_path / "dual", presets.get("fqgan-debug"))
-    far_nano.main(tmp_path / "out", tokenizer=str(dual))
-    table = (tmp_path / "out/table-0.md").read_text()
-    assert [line.split("|")[1].strip().split(",")[0] for line in table.splitlines()[2:]] == [
-        "factorized",
-        "linear",
-        "mlp",
-        "factorized",
-    ]
+    for seed in (0, 1):  # in one folder
+        far_nano.main(tmp_path / "out", tokenizer=str(dual), seed=seed)
+        heads, _, kinds = (tmp_path / f"out/table-{seed}.md").read_text().partition("\n\n")
+        first = [line.split("|")[1].strip().split(",")[0] for line in heads.splitlines()[2:]]
+        assert first == ["factorized", "linear", "mlp", "factorized"]
+        assert [line.split(":")[0] for line in kinds.splitlines()] == [
+            "signs of the kind asked for",
+            "of the kind that another sign was asked for",
+            "held-out ones, reconstructed",
+            "held-out ones, rendered",
+        ]
 
 
 def test_speed_is_compared_at_no_worse_quality() -> None:
