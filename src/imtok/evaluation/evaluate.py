@@ -164,7 +164,7 @@ def evaluate(
             fit=fitted,
             preprocessing=fitted.rule if size is None else f"{fitted.rule}, {size} px",
             notes=[_UNCROPPED] if "inception" in networks and not isinstance(fitted, CentreCrop) else [],
-            protocol=(protocol, published),
+            protocol=protocol,
             repeat={} if words is None else {"command": command_line(evaluate, words, given)},
             failures=failures,
             out=None if out is None or rank() != 0 else Path(out),
@@ -186,7 +186,6 @@ class _Record:
 
     Attributes:
         notes: what a reader must not miss.
-        protocol: its name, and itself.
         out: where it is written; None on other ranks than the first.
     """
 
@@ -194,7 +193,7 @@ class _Record:
     fit: Fit
     preprocessing: str
     notes: list[str]
-    protocol: tuple[str | None, EvaluationProtocol | None]
+    protocol: str | None
     repeat: dict[str, Any]
     failures: Failures
     out: Path | None
@@ -218,7 +217,7 @@ class _Record:
         return found
 
     def _found(self) -> Evaluation:
-        name, published = self.protocol
+        published = None if self.protocol is None else get_protocol(self.protocol)
         differing = {} if published is None else {p.data.name: _deviations(published, p, self.fit) for p in self.parts}
         return Evaluation(
             tokenizers={c.name: _about(c) for c in self.contestants},
@@ -229,7 +228,7 @@ class _Record:
             examples=[example for part in self.parts for example in part.examples],
             repeat=self.repeat | {"versions": versions()},
             cases=[case for part in self.parts for case in part.cases],
-            protocol=name,
+            protocol=self.protocol,
             deviations=differing,
             notes=self.notes,
             failed=self.failures.met,

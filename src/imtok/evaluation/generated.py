@@ -124,7 +124,7 @@ def evaluate_generated(
             asked=_look(looked, requests, meters, failures, ranks),
             missed=missed,
             preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
-            protocol=(protocol, published),
+            protocol=protocol,
             statistics=() if compared is None else tuple(compared.statistics),
             repeat={"command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], given)},
             failures=failures,
@@ -143,7 +143,6 @@ class _Record:
     Attributes:
         asked: of each picture.
         missed: the metrics that somebody misses if they fail.
-        protocol: its name, and itself.
         statistics: that the reference brings along.
         out: where it is written; None on other ranks than the first.
         reference: what was seen of it; None as long as nothing was.
@@ -154,7 +153,7 @@ class _Record:
     asked: list[Asked]
     missed: tuple[str, ...]
     preprocessing: str
-    protocol: tuple[str | None, EvaluationProtocol | None]
+    protocol: str | None
     statistics: tuple[str, ...]
     repeat: dict[str, Any]
     failures: Failures
@@ -163,7 +162,7 @@ class _Record:
 
     def write(self) -> GeneratedEvaluation:
         """All that can be told by now."""
-        name, published = self.protocol
+        published = None if self.protocol is None else get_protocol(self.protocol)
         teachers = teachers_behind_all(one.run for one in self.asked)
         waiting = set() if self.reference else {metric for meter in _eyes(self.meters) for metric in meter.compared}
         scores = _measure(self.meters, waiting, teachers, self.failures)
@@ -175,7 +174,7 @@ class _Record:
             preprocessing=self.preprocessing,
             metrics=scores,
             failed={one.metric: one.why for one in self.failures.met if one.metric in self.missed},
-            protocol=name,
+            protocol=self.protocol,
             deviations=[] if published is None else self._deviations(published, scores),
             teachers=sorted(teachers),
             repeat=self.repeat | {"versions": versions()},
