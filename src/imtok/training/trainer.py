@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, to_dict
-from imtok.layers.collective import mean_over_ranks, rank, wait_for_all, world_size
+from imtok.layers.collective import ObjectGroup, mean_over_ranks, rank, wait_for_all, world_size
 from imtok.layers.model import Model
 from imtok.training import sharding, state
 from imtok.training.feeds import Batches, Feed, share_of_batch
@@ -273,7 +273,7 @@ class Trainer:
             raise ConfigError(
                 f"{self.folder.path}: was started on {values['pictures']} pictures, these are {len(self.feed)}"
             )
-        self._check_agreement(values["step"], values["rollbacks"])
+        self._check_agreement((values["step"], values["rollbacks"]))
         tensors = sharding.read_state(place, self._modules(), self.optimizers)
         state.restore(tensors, self._modules(), self.optimizers)
         self.step, self.watchdog.symptoms = values["step"], values["symptoms"]
@@ -281,17 +281,17 @@ class Trainer:
         if rank() == 0:
             self.folder.truncate_metrics(self.step)
 
-    def _check_agreement(self, step: int, rollbacks: int) -> None:
-        """Whether all ranks have found one state.
+    def _check_agreement(self, found: tuple[int, int]) -> None:
+        """Whether all ranks have found one state: a step, after so many rollbacks.
 
         Raises:
             ConfigError: they have not.
         """
-        mean = torch.tensor([float(step), float(rollbacks)], device=self.device)
-        mean_over_ranks([mean])
-        if mean.tolist() != [step, rollbacks]:
+        everyones = ObjectGroup().gather(found)
+        if len(set(everyones)) > 1:
+            steps = ", ".join(str(step) for step, _ in everyones)
             raise ConfigError(
-                f"{self.folder.path}: this process has the state of step {step}, others have another one; copy the run "
+                f"{self.folder.path}: the processes have found different states (after steps {steps}); copy the run "
                 "to every machine again, or use a shared folder"
             )
 
