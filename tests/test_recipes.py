@@ -535,9 +535,9 @@ def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
     assert "| baseline-nano | " in text
     assert sum(line.startswith("- textok-") for line in text.splitlines()) == 3 * len(dit_nano.GRIDS)
     assert "FID 2.82 and CLIP score 29.23" in text
-    reference = json.loads((tmp_path / "out/shipped/dit-nano-samples-scores/metrics.json").read_text())["reference"]
+    reference = json.loads((tmp_path / "out/shipped-0/dit-nano-samples-scores/metrics.json").read_text())["reference"]
     assert (reference["name"], reference["pictures"]) == (str(tmp_path / "out/reconstructed"), signs.HELD_OUT)
-    assert (tmp_path / "out/shipped/dit-nano/unseen_captions").is_dir()
+    assert (tmp_path / "out/shipped-0/dit-nano/unseen_captions").is_dir()
 
 
 @pytest.fixture
