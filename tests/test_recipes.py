@@ -490,6 +490,16 @@ def test_far_nano_from_signs_to_table(tmp_path, few):
         ]
 
 
+def test_no_two_timed_drawings_hear_the_same_captions(monkeypatch) -> None:
+    """A text encoder would read them once, and the other drawings would cost less than they do."""
+    asked = []
+    draw = SimpleNamespace(generate=lambda labels, seed=0, **sampling: asked.extend(range(seed, seed + len(labels))))
+    monkeypatch.setattr(dit_nano, "load", lambda name: draw)
+    dit_nano.timed({"textok-8": Path("a")})
+    draws = 1 + dit_nano.ROUNDS * len(dit_nano.FIGURE_INFERENCE_STEPS)  # one that is not counted
+    assert len(asked) == len(set(asked)) == draws * dit_nano.TIMED
+
+
 def test_speed_is_compared_at_no_worse_quality() -> None:
     seconds = {("few", 5): 1.0, ("few", 10): 2.0, ("kl-nano", 5): 20.0, ("kl-nano", 10): 40.0}
     seconds |= {("kl-nano-f2", 5): 100.0, ("kl-nano-f2", 10): 200.0}

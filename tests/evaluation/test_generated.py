@@ -302,7 +302,7 @@ def test_reconstructions_have_the_same_numbers_in_the_other_command(
     assert scores["identity"]["fid"]["value"] == pytest.approx(0, abs=1e-6)
 
     padded = evaluate("jpeg:10", photos, size=32, metrics=["fid"], count=8, protocol="imagenet-val-reconstruction")
-    assert "not cropped to squares (--size 256 --fit crop), so they are not those of papers" in str(padded)
+    assert "pictures were not cropped here (--size 256 --fit crop does that)" in str(padded)
     own_size = evaluate("jpeg:10", drawn, tmp_path / "own", metrics=["fid"], count=8)
     assert own_size.notes == padded.notes == json.loads((tmp_path / "own/metrics.json").read_text())["notes"]
     assert own_size.notes[0] in (tmp_path / "own/report.html").read_text()

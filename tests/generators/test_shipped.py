@@ -39,6 +39,14 @@ def test_a_prompt_s_word_and_colour_are_in_the_picture(tmp_path: Path, judges: l
     assert (red.argmax(), blue.argmax()) == (0, 2)
 
 
+def test_guidance_beyond_all_numbers_is_said_and_nothing_written(tmp_path: Path, needs, capsys) -> None:
+    needs("text_encoder/minilm")
+    argv = ["generate", "dit-nano", "--labels", "animal", "--num-inference-steps", "2", "--guidance-scale", "1e38"]
+    assert main([*argv, "--out", str(tmp_path)]) == 2
+    assert "guidance is too strong" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_a_word_is_spelled(tmp_path: Path, judges: list[Any]) -> None:
     argv = ["generate", "insightar-nano", "--prompts", PROMPTS["OPEN"], "--count", "10", "--out", str(tmp_path)]
     assert main(argv) == 0

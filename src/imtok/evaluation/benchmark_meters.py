@@ -23,8 +23,7 @@ class PromptMeter(GeneratedMeter[list[tuple[str, Found | None]]]):
     """Scores the pictures of a benchmark's prompts, and counts the others."""
 
     def __init__(self) -> None:
-        self._found: list[tuple[Found, int]] = []
-        self._paths: list[str] = []
+        self._found: list[tuple[Found, int, str]] = []
         self._others = 0
 
     @abstractmethod
@@ -44,12 +43,10 @@ class PromptMeter(GeneratedMeter[list[tuple[str, Found | None]]]):
             if one is None:
                 self._others += 1
             else:
-                self._found.append((one, group))
-                self._paths.append(path)
+                self._found.append((one, group, path))
 
     def items(self) -> list[dict[str, Any]]:
-        of_each = zip(self._paths, self._found, strict=True)
-        return [{"kind": self.metrics[0], "path": path, **self.about(one)} for path, (one, _) in of_each]
+        return [{"kind": self.metrics[0], "path": path, **self.about(one)} for one, _, path in self._found]
 
 
 class GenEvalMeter(PromptMeter[Verdict]):
@@ -86,15 +83,15 @@ class GenEvalMeter(PromptMeter[Verdict]):
 
     def measure(self, metric: str) -> Measurement:
         task = metric.removeprefix("geneval_")
-        of_tasks = {name: [one for one, _ in self._found if one.task == name] for name in TASKS}
+        of_tasks = {name: [one for one, *_ in self._found if one.task == name] for name in TASKS}
         if metric == "geneval":
             if missing := [name for name, those in of_tasks.items() if not those]:
                 raise ConfigError(f"no picture is of a prompt of the task {missing[0]}")
             # A task counts as much as another, whatever their numbers of pictures: so their mean is that of the whole.
             share = {name: len(self._found) / len(TASKS) / len(those) for name, those in of_tasks.items()}
-            some = [(share[one.task] * one.correct, group) for one, group in self._found]
+            some = [(share[one.task] * one.correct, group) for one, group, _ in self._found]
         else:
-            some = [(float(one.correct), group) for one, group in self._found if one.task == task]
+            some = [(float(one.correct), group) for one, group, _ in self._found if one.task == task]
         if not some:
             raise ConfigError(f"no picture is of a prompt of the task {task}")
         values, groups = zip(*some, strict=True)
@@ -165,19 +162,19 @@ class DPGMeter(PromptMeter[Answers]):
 
     def measure(self, metric: str) -> Measurement:
         kind = metric.removeprefix("dpg_")
-        pictures = Counter(one.item for one, _ in self._found)
-        said = [answer for one, _ in self._found for answer in one.said.values()]
+        pictures = Counter(one.item for one, *_ in self._found)
+        said = [answer for one, *_ in self._found for answer in one.said.values()]
         neither = [answer for answer in said if plain_answer(answer) not in ("yes", "no")]
         if said and len(neither) == len(said):
             raise ConfigError(f"not one answer is yes or no; {self._answerer.name} says {neither[0][:40]!r}")
         if metric == "dpg":
             # A prompt counts as much as another, whatever its number of pictures.
             weight = {item: len(self._found) / len(pictures) / count for item, count in pictures.items()}
-            some = [(weight[one.item] * fmean(one.counted.values()), group) for one, group in self._found]
+            some = [(weight[one.item] * fmean(one.counted.values()), group) for one, group, _ in self._found]
         else:
             some = [
                 (one.counted[question.number], group)
-                for one, group in self._found
+                for one, group, _ in self._found
                 for question in self._questions[one.item]
                 if question.category.split("-")[0].strip() == kind
             ]

@@ -60,8 +60,8 @@ METRICS = (
 REPORT = "report.html"
 _JUDGES = {"text": TextJudge, "face": FaceJudge}
 _UNCROPPED = (
-    "fid and inception_score are of pictures that are not cropped to squares (--size 256 --fit crop), so they are not "
-    "those of papers"
+    "fid and inception_score: pictures were not cropped here (--size 256 --fit crop does that), so these are the "
+    "numbers of papers only if the pictures had been cropped before"
 )
 _ON_DEVICE = ("perceptual", "lpips", "frechet", "inception")
 """Networks that look at whole pictures; the judges of words and faces read on the CPU."""

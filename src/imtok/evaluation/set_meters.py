@@ -137,17 +137,18 @@ class FrechetMeter(Meter[Described]):
 
     def results(self, name: str) -> dict[str, Measurement]:
         ours, theirs = self._originals, self._drawn[name]
-        if ours.whole().count < 2:
+        whole = ours.whole()
+        if whole.count < 2:
             return {}
         parts = [frechet_distance(a, b) for a, b in zip(ours.parts, theirs.parts, strict=True) if a.count >= 2]
         return {
             self.metric: Measurement(
-                value=frechet_distance(ours.whole(), theirs.whole()),
+                value=frechet_distance(whole, theirs.whole()),
                 parts=parts,
                 network=self.network.name,
                 sha256=self.network.sha256,
                 note=f"parts: {len(parts)} of whole groups; biased upwards by few pictures",
-                count=ours.whole().count,
+                count=whole.count,
             )
         }
 
@@ -215,7 +216,7 @@ class SetMeter(GeneratedMeter[Features]):
     ) -> None:
         self.network, self._kinds = network, {name: kind for kind, name in names.items()}
         self.metrics = tuple(self._kinds)
-        self._device = next(network.parameters()).device
+        self._device = device_of(network)
         self._quarters = disjoint_parts(total, FRECHET_PARTS)
         self._given = given or {}
         self._moments = {kind: PartedStatistics() for kind in _FRECHET}

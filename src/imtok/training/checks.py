@@ -1,7 +1,7 @@
-"""What a tokenizer's run is asked before its first step, so that nothing is found wrong or missing after days."""
+"""What a run is asked before its first step, so that nothing is found wrong or missing after days."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -33,10 +33,11 @@ _OF_REGIONS = {"words": "text", "faces": "face"}
 
 def weighed(term: str, settings: LossConfig, phases: Sequence[Phase]) -> bool:
     """Whether any phase gives a term weight."""
-    return any(_weights(settings, phase)[term] for phase in phases)
+    return any(weights_of(settings, phase)[term] for phase in phases)
 
 
-def _weights(settings: LossConfig, phase: Phase) -> Mapping[str, float]:
+def weights_of(settings: LossConfig, phase: Phase) -> dict[str, float]:
+    """Of each loss in a phase."""
     return {**settings.weights(), **phase.weights}
 
 
@@ -92,7 +93,7 @@ def check_losses(config: RunConfig, phases: Sequence[Phase], of_codes: frozenset
             raise ConfigError(f"losses: {term}_weight is set, but {why}")
     start = 0
     for phase in phases:
-        terms = {term for term, weight in _weights(settings, phase).items() if weight}
+        terms = {term for term, weight in weights_of(settings, phase).items() if weight}
         if start < max(settings.adversarial_start, settings.discriminator_start):
             terms -= {"adversarial"}  # not yet
         codes = phase.trains_part("encoder") or phase.trains_part("quantizer")

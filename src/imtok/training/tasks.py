@@ -23,7 +23,16 @@ from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.catalog import build
 from imtok.tokenizers.quantization import Quantizer
 from imtok.tokenizers.text import Reader
-from imtok.training.checks import OF_CODES, check_losses, check_parts, load_networks, load_target, parts_of, weighed
+from imtok.training.checks import (
+    OF_CODES,
+    check_losses,
+    check_parts,
+    load_networks,
+    load_target,
+    parts_of,
+    weighed,
+    weights_of,
+)
 from imtok.training.run import Phase, RunConfig
 
 Losses = dict[str, Float[Tensor, ""]]
@@ -134,7 +143,7 @@ class TokenizerTask(Task):
         self.to(device)
 
     def start_phase(self, phase: Phase) -> None:
-        self._weights = {**self.config.losses.weights(), **phase.weights}
+        self._weights = weights_of(self.config.losses, phase)
         if not (phase.trains_part("encoder") or phase.trains_part("quantizer")):  # codes that cannot change owe nothing
             self._weights |= dict.fromkeys(OF_CODES, 0.0)
         for name, part in parts_of(self.tokenizer):
