@@ -19,7 +19,7 @@ import tyro
 from imtok import presets
 from imtok.data.loader import Batch
 from imtok.layers.crops import Regions
-from imtok.training.optim import create_optimizer
+from imtok.training.optim import create_optimizers
 from imtok.training.run import Phase, RunConfig
 from imtok.training.tasks import TokenizerTask
 
@@ -37,7 +37,7 @@ def main(preset: str = "insighttok", steps: int = 3, batch_size: int = 1, percep
     if not perceptual:
         config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, perceptual_weight=0.0))
     task = ready(config)
-    optimizers = [create_optimizer(task.parameters_of(player), config.training.optimizer) for player in task.players]
+    optimizers = optimizers_of(task)
     batch = example_batch(batch_size, config.data.crop.resolution)
     phases = {
         "without": Phase(name="without", steps=1),
@@ -87,7 +87,14 @@ def ready(config: RunConfig) -> TokenizerTask:
     return task.to(memory_format=torch.channels_last) if config.training.channels_last else task
 
 
-def train_step(task: TokenizerTask, optimizers: list[torch.optim.AdamW], batch: Batch) -> None:
+def optimizers_of(task: TokenizerTask) -> list[torch.optim.Optimizer]:
+    """Those of all players, as the trainer makes them."""
+    settings, model = task.config.training.optimizer, task.model
+    made = [create_optimizers(player, task.parameters_of(player), model, settings) for player in task.players]
+    return [optimizer for each in made for optimizer in each.values()]
+
+
+def train_step(task: TokenizerTask, optimizers: list[torch.optim.Optimizer], batch: Batch) -> None:
     """One step of both players, as the trainer does it."""
     for player in task.players:
         with torch.autocast("cpu", torch.bfloat16, enabled=task.config.training.precision == "bf16"):

@@ -17,15 +17,14 @@ import tyro
 STEP = """
 import sys, time, torch
 sys.path.insert(0, {folder!r})
-from training_step import example_batch, ready, train_step
+from training_step import example_batch, optimizers_of, ready, train_step
 from imtok import presets
-from imtok.training.optim import create_optimizer
 from imtok.training.run import Phase
 config = presets.get("insighttok-nano")
 task = ready(config)
 task.start_phase(Phase(name="plain", steps=1))
-optimizers = [create_optimizer(task.parameters_of("tokenizer"), config.training.optimizer)]
 batch, task.players = example_batch(16, 128), ("tokenizer",)
+optimizers = optimizers_of(task)
 for _ in range({steps} + 1):
     started = time.perf_counter()
     train_step(task, optimizers, batch)

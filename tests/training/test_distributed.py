@@ -136,14 +136,20 @@ def test_generators_equal_one_process_whether_weights_are_shared_or_not(
     for shared in (False, True):
         run_generators(tmp_path / f"two-{shared}", chosen, 2, shared)
     for preset in names:
-        first, last = (load_file(tmp_path / "one" / preset / f"{of}-0.safetensors") for of in ("gradients", "weights"))
+        first, last, by_muon = (
+            load_file(tmp_path / "one" / preset / f"{of}-0.safetensors") for of in ("gradients", "weights", "muon")
+        )
         gradients = [name for name in first if name.startswith("gradient.")]
         weights = [name for name in last if not name.startswith("gradient.")]
         assert len(gradients) > 10
         assert [name for name in gradients if first[name].norm() == 0] == []
         assert any(name.startswith("average.") for name in weights)
+        assert any(difference(last[name], by_muon[name]) > 0.01 for name in weights)
         for together in ("two-False", "two-True"):
-            for of, expected, compared in (("gradients", first, gradients), ("weights", last, weights)):
+            steps = [("gradients", first, gradients), ("weights", last, weights)]
+            if together == "two-False":
+                steps.append(("muon", by_muon, weights))
+            for of, expected, compared in steps:
                 for rank in range(2):
                     ours = load_file(tmp_path / together / preset / f"{of}-{rank}.safetensors")
                     assert [name for name in compared if difference(expected[name], ours[name]) > 1e-5] == []
@@ -200,6 +206,8 @@ def test_shared_weights_need_a_generator_and_several_processes_and_that_is_said_
         training = dataclasses.replace(config.training, shard_weights=True)
         with pytest.raises(ConfigError, match=message):
             train(dataclasses.replace(config, training=training), data, tmp_path / preset)
+        with pytest.raises(ConfigError, match="muon needs whole matrices"):
+            dataclasses.replace(training, optimizer=dataclasses.replace(training.optimizer, kind="muon"))
 
 
 def test_torchrun_trains_a_preset(signs: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -88,12 +88,19 @@ def killed(home: Path, config: GeneratorRunConfig, out: Path, monkeypatch: pytes
             train(config, str(home / "codes"), out, validation=str(home / "codes"))
 
 
-def test_resuming_gives_the_same_bits(home: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = presets.get_generator("far-debug")
-    killed(home, config, home / "cut", monkeypatch, at=6)
-    train(config, str(home / "codes"), home / "cut", validation=str(home / "codes"), resume=True)
-    ours, theirs = (load_tensors(folder / "model.safetensors") for folder in (home / "cut", trained))
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_resuming_gives_the_same_bits(
+    home: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["adamw", "muon"]
+) -> None:
+    config, codes = presets.get_generator("far-debug"), str(home / "codes")
+    optimizer = dataclasses.replace(config.training.optimizer, kind=kind)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, optimizer=optimizer))
+    straight = trained if kind == "adamw" else train(config, codes, home / "muon", validation=codes)
+    killed(home, config, home / f"cut-{kind}", monkeypatch, at=6)
+    cut = train(config, codes, home / f"cut-{kind}", validation=codes, resume=True)
+    ours, theirs, others = (load_tensors(folder / "model.safetensors") for folder in (cut, straight, trained))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert all(torch.equal(ours[name], others[name]) for name in others) == (kind == "adamw")
 
 
 def test_it_opens_anywhere_with_its_tokenizer(

@@ -4,8 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from imtok.training.optim import averaged, create_optimizer, learning_rate
-from imtok.training.run import OptimizerConfig, Phase
+from imtok import presets
+from imtok.config import ConfigError
+from imtok.generators import catalog as generators
+from imtok.layers.model import Model
+from imtok.tokenizers import catalog as tokenizers
+from imtok.training.optim import averaged, create_adamw, create_optimizers, learning_rate
+from imtok.training.run import OptimizerConfig, Phase, RunConfig
 
 
 def test_rate_rises_linearly_and_falls_by_a_cosine() -> None:
@@ -41,8 +46,62 @@ def test_average_follows_the_recurrence_by_hand() -> None:
 
 def test_weight_decay_is_decoupled() -> None:
     parameter = nn.Parameter(torch.full((1,), 2.0))
-    optimizer = create_optimizer([parameter], OptimizerConfig(weight_decay=0.05))
+    optimizer = create_adamw([parameter], OptimizerConfig(weight_decay=0.05))
     parameter.grad = torch.zeros(1)
     optimizer.param_groups[0]["lr"] = 0.1
     optimizer.step()
     assert parameter.item() == pytest.approx(2 * (1 - 0.1 * 0.05))
+
+
+MUON = OptimizerConfig(kind="muon", weight_decay=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "count"),
+    [
+        ("far-debug", ("decoder.blocks.0.", "head.decoder.blocks.0."), 8),
+        ("dit-debug", ("layers.0.", "layers.1."), 10),
+        ("insightar-debug", ("language_model.layers.0.",), 7),
+        ("textok-debug", ("encoder.transformer.blocks.0.", "decoder.transformer.blocks.0."), 8),
+    ],
+)
+def test_muon_trains_the_matrices_in_the_blocks_and_adamw_everything_else(
+    name: str, hidden: tuple[str, ...], count: int
+) -> None:
+    run = presets.get_run(name)
+    model: Model = tokenizers.build(run.tokenizer) if isinstance(run, RunConfig) else generators.build(run.generator)
+    named = dict(model.named_parameters())
+    optimizers = create_optimizers("model", list(named.values()), model, MUON)
+    assert {key: type(one) for key, one in optimizers.items()} == {
+        "model": torch.optim.AdamW,
+        "model_matrices": torch.optim.Muon,
+    }
+    theirs = {key: [id(p) for p in one.param_groups[0]["params"]] for key, one in optimizers.items()}
+    assert sorted([*theirs["model"], *theirs["model_matrices"]]) == sorted(id(p) for p in named.values())
+    muons = [key for key, parameter in named.items() if id(parameter) in theirs["model_matrices"]]
+    assert len(muons) == count
+    assert all(key.startswith(hidden) and key.endswith("weight") and named[key].ndim == 2 for key in muons)
+
+
+def test_muon_steps_along_the_gradient_s_directions_alike_and_as_far_as_adamw() -> None:
+    model = generators.build(presets.get_generator("far-debug").generator)
+    optimizers = create_optimizers("model", list(model.parameters()), model, MUON)
+    matrix = model.hidden_matrices()[0]
+    torch.manual_seed(0)
+    matrix.grad, before = torch.randn_like(matrix), matrix.detach().clone()
+    muon = optimizers["model_matrices"]
+    muon.param_groups[0]["lr"] = 0.1
+    muon.step()
+    step = (before * (1 - 0.1 * 0.05) - matrix.detach()) / 0.1  # decoupled decay
+    left, strengths, right = torch.linalg.svd(matrix.grad, full_matrices=False)
+    along = left.T @ step @ right.T
+    assert strengths.max() > 3 * strengths.min()
+    assert (along - along.diag().diag()).norm() < 0.02 * along.norm()  # the same directions
+    assert along.diag().min() > 0.5 * along.diag().max()  # whatever their strength
+    assert step.square().mean().sqrt() == pytest.approx(0.2, rel=0.2)  # AdamW's: .2 to .4 of the rate (Liu et al. 2025)
+
+
+def test_muon_is_refused_where_there_are_no_blocks() -> None:
+    model = presets.create_tokenizer("insighttok-debug")
+    with pytest.raises(ConfigError, match="optimizer: muon trains the matrices of a transformer's blocks"):
+        create_optimizers("tokenizer", list(model.parameters()), model, MUON)

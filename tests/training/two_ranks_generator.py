@@ -115,7 +115,12 @@ if __name__ == "__main__":
         with process_group() as device:
             for preset, tokens in zip(sys.argv[4::2], sys.argv[5::2], strict=True):
                 (out / preset).mkdir(exist_ok=True)
-                config, shards = presets.get_generator(preset), TokenShards(tokens)
-                for name, dtype, count in (("gradients", torch.float32, 1), ("weights", torch.float64, 10)):
+                adamw, shards = presets.get_generator(preset), TokenShards(tokens)
+                optimizer = dataclasses.replace(adamw.training.optimizer, kind="muon")
+                muon = dataclasses.replace(adamw, training=dataclasses.replace(adamw.training, optimizer=optimizer))
+                kinds = [("gradients", torch.float32, 1, adamw), ("weights", torch.float64, 10, adamw)]
+                if not shared:
+                    kinds.append(("muon", torch.float64, 10, muon))
+                for name, dtype, count, config in kinds:
                     found = first_steps(out, shards, config, dtype, count, micro, shared, device)
                     save_file(found, out / preset / f"{name}-{rank()}.safetensors")

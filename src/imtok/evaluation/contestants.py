@@ -143,7 +143,7 @@ class TokenizerContestant(Contestant):
     ) -> None:
         self.name, self.tokenizer, self.teachers, self.sha256 = name, tokenizer, teachers, sha256
         self.codebook_sizes = tokenizer.codebook_sizes
-        self.device = next(tokenizer.parameters()).device
+        self.device = tokenizer.device
         self.reader = None if tokenizer.hears is None else Reader(tokenizer.hears, data, self.device)
 
     @torch.no_grad()

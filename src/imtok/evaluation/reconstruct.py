@@ -128,7 +128,7 @@ def reconstruct_picture(tokenizer: Tokenizer, picture: Picture, text: Text | Non
     Raises:
         ConfigError: it answers NaN or infinity.
     """
-    images = from_uint8(picture)[None].to(next(tokenizer.parameters()).device)
+    images = from_uint8(picture)[None].to(tokenizer.device)
     with torch.no_grad():
         return _picture(tokenizer.reconstruct(images, text))
 
@@ -137,7 +137,7 @@ def reconstruct_picture(tokenizer: Tokenizer, picture: Picture, text: Text | Non
 def each_branch(tokenizer: Tokenizer, picture: Picture, text: Text | None = None) -> list[Picture]:
     """The picture as each codebook alone would have it, the others set to zero."""
     height, width = picture.shape[:2]
-    encoding = tokenizer.encode(from_uint8(picture)[None].to(next(tokenizer.parameters()).device), text)
+    encoding = tokenizer.encode(from_uint8(picture)[None].to(tokenizer.device), text)
     alone = [tokenizer.alone(encoding.latents, branch) for branch in range(len(tokenizer.codebook_sizes))]
     drawn = [tokenizer.decode(latents, text, encoding.grid_size) for latents in alone]
     return [_picture(images[:, :, :height, :width]) for images in drawn]

@@ -111,19 +111,18 @@ class AutoregressiveGenerator(Generator):
     ) -> Int[Tensor, "batch tokens codebooks"]:
         settings = settings or SamplingConfig()
         self.check_sampling(settings)
-        device = next(self.parameters()).device
         noise = draw_noise(list(seeds), self.tokens, len(self.codebook_sizes))
         guided = settings.guided
         session = self.begin([*conditions, *([None] * len(conditions) if guided else [])])
         cache = self.head.new_cache(len(session.hidden))
-        codes = torch.empty(noise.shape, dtype=torch.long, device=device)
+        codes = torch.empty(noise.shape, dtype=torch.long, device=self.device)
         for token in range(self.tokens):
 
             def pick(logits: Tensor, codebook: int, token: int = token) -> Tensor:
                 logits = logits + self.shared_logits(session.hidden, codebook)
                 if guided:
                     logits = guide(logits, settings.scale(codebook, token, self.tokens))
-                found = pick_code(logits.cpu(), noise[:, token, codebook], settings).to(device)
+                found = pick_code(logits.cpu(), noise[:, token, codebook], settings).to(self.device)
                 return torch.cat([found, found]) if guided else found
 
             drawn = self.head.draw(session.hidden, self.embedding, pick, cache)

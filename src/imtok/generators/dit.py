@@ -155,8 +155,7 @@ class DiT(Generator):
         if self.training:
             conditions = withhold(conditions, self.config.dropout)
         states, mask = self.reader.read(conditions, [None] * len(conditions))
-        device = self.latents_in.weight.device
-        return self.text_in(states.to(device)), mask.to(device)
+        return self.text_in(states.to(self.device)), mask.to(self.device)
 
     def resolve(self, condition: str | None) -> str | None:
         if self.class_embedding is not None:
@@ -220,7 +219,7 @@ class DiT(Generator):
             conditional, unconditional = self.denoise(both, both.new_full((len(both),), time), told).chunk(2)
             return guide(conditional, unconditional, settings.scale(time))
 
-        noise = draw_noise(seeds, self.tokens, self.config.channels).to(self.latents_in.weight.device)
+        noise = draw_noise(seeds, self.tokens, self.config.channels).to(self.device)
         latents = self.diffusion.sample(predict, noise, settings.num_inference_steps, settings.spacing, progress)
         return latents * self.std + self.mean
 

@@ -115,8 +115,7 @@ class InsightAR(AutoregressiveGenerator):
         for index, size in enumerate(self.codebook_sizes):
             codes = torch.zeros(1, size, len(self.codebook_sizes), dtype=torch.long)
             codes[0, :, index] = torch.arange(size)
-            device = next(tokenizer.parameters()).device
-            vectors = tokenizer.split(tokenizer.lookup(codes.to(device)))[index][0]
+            vectors = tokenizer.split(tokenizer.lookup(codes.to(tokenizer.device)))[index][0]
             self.get_buffer(f"codebook_{index}").copy_(vectors)
 
     def forward(
@@ -144,8 +143,8 @@ class InsightAR(AutoregressiveGenerator):
         if self.training:
             conditions = withhold(conditions, self.config.prompt_dropout)
         ids, there = self.prompt_reader.read(conditions)
-        embed, device = self.language_model.get_input_embeddings(), self.start_of_image.device
-        return embed(ids.to(device)), there.to(device)
+        embed = self.language_model.get_input_embeddings()
+        return embed(ids.to(self.device)), there.to(self.device)
 
     def resolve(self, condition: str | None) -> str | None:
         self.prompt_reader.check(condition or "")
@@ -162,7 +161,7 @@ class InsightAR(AutoregressiveGenerator):
 
     def next_places(self, first: int, stop: int) -> Float[Tensor, "places dim"]:
         """What tokens carry of the places that come next, counted row by row from 0; zeros without `grid_embedding`."""
-        numbers = torch.arange(first, stop, device=self.start_of_image.device)
+        numbers = torch.arange(first, stop, device=self.device)
         found = torch.zeros(len(numbers), len(self.start_of_image), device=numbers.device)
         for axis, vectors in enumerate(self.grid):
             below = math.prod(self.config.token_shape[axis + 1 :])

@@ -14,6 +14,11 @@ from imtok.checkpoints import check_fit
 class Model(nn.Module):
     """A network that a run folder holds."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
     def weights(self) -> dict[str, Tensor]:
         """The tensors that inference needs: the state without running statistics (`*.statistics.*`)."""
         return {name: tensor for name, tensor in self.state_dict().items() if ".statistics." not in name}
@@ -32,8 +37,12 @@ class Model(nn.Module):
         self.load_state_dict(dict(tensors))
 
     def stages(self) -> list[nn.Module]:
-        """Its large parts that compute one after the other, for models that may be cut up among devices."""
+        """Its large parts that compute one after the other: a transformer's blocks."""
         return []
+
+    def hidden_matrices(self) -> list[Tensor]:
+        """The weights of the linear layers inside its stages."""
+        return [part.weight for stage in self.stages() for part in stage.modules() if isinstance(part, nn.Linear)]
 
     def compile_parts(self) -> None:
         """Compile what is worth compiling (torch.compile), in place; by default nothing."""

@@ -10,6 +10,8 @@ IMAGENET = 1_281_167
 
 
 def for_tests(training: TrainingConfig, *phases: Phase, **changes: Any) -> TrainingConfig:
-    """A run of some twelve steps, saved and looked at every few."""
+    """A run of some twelve steps by AdamW, which any model can have, saved and looked at every few."""
+    optimizer = dataclasses.replace(training.optimizer, kind="adamw")
     often = {"log_every": 1, "save_every": 4, "preview_every": 4, "evaluate_every": 6}
-    return dataclasses.replace(training, phases=phases, global_batch_size=4, evaluation_pictures=8, **often, **changes)
+    few = {"phases": phases, "global_batch_size": 4, "evaluation_pictures": 8, "optimizer": optimizer}
+    return dataclasses.replace(training, **few, **often, **changes)

@@ -162,7 +162,6 @@ def _batches(
 
 @torch.no_grad()
 def _encode(model: Tokenizer, reader: Reader | None, batch: list[_Cropped]) -> list[Tokens]:
-    device = next(model.parameters()).device
     crops = [crop for one in batch for crop in one.crops]
     text = None
     if reader is not None:
@@ -170,7 +169,7 @@ def _encode(model: Tokenizer, reader: Reader | None, batch: list[_Cropped]) -> l
         text = reader.read([next(iter(sample.captions), None) for sample in heard], [sample.label for sample in heard])
     values = np.zeros((0, 0, 0), np.int32)
     if crops:
-        encoding = model.encode(from_uint8(np.stack(crops)).to(device), text)
+        encoding = model.encode(from_uint8(np.stack(crops)).to(model.device), text)
         found = encoding.latents.half() if encoding.codes is None else encoding.codes.int()
         values = found.cpu().numpy()
     ends = np.cumsum([len(one.crops) for one in batch])

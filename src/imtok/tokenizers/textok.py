@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.positions import START_STD, GridPositions
-from imtok.layers.transformer import Attention, Transformer
+from imtok.layers.transformer import Attention, Block, Transformer
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.continuous import ContinuousConfig
 from imtok.tokenizers.quantizers import QuantizerConfig, build_quantizer
@@ -111,6 +111,10 @@ class TexTok(Tokenizer):
         if latents.shape[1] != self.config.num_latent_tokens:
             raise ValueError(f"{latents.shape[1]} tokens, expected {self.config.num_latent_tokens}")
         return self.decoder(latents, text, grid_size or (self.config.grid_size,) * 2)
+
+    def stages(self) -> list[nn.Module]:
+        """The blocks of both transformers."""
+        return [part for part in self.modules() if isinstance(part, Block)]
 
     def compile_parts(self) -> None:
         """torch.compile for both transformers; batches differ in their longest caption, so sizes are left open."""

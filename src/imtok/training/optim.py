@@ -1,20 +1,50 @@
 """Optimizer, learning rate and averaged weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from imtok.config import ConfigError
+from imtok.layers.model import Model
 from imtok.training.run import OptimizerConfig, Phase
 
 ParamList = tuple[Tensor, ...] | list[Tensor]
 
 
-def create_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters, the fused kernel on CPU and CUDA; the rate is set by `learning_rate` each step."""
-    parameters = list(parameters)
+def create_optimizers(
+    player: str, parameters: Sequence[nn.Parameter], model: Model, config: OptimizerConfig
+) -> dict[str, torch.optim.Optimizer]:
+    """What trains a player's parameters, by the names under which its state is saved; `learning_rate` sets the rate.
+
+    Args:
+        player: its name.
+        parameters: of the player.
+        model: Muon gets those of its hidden matrices that are among the parameters.
+        config: which kind.
+
+    Raises:
+        ConfigError: Muon is wanted and the model has no hidden matrices.
+    """
+    if config.kind == "adamw":
+        return {player: create_adamw(parameters, config)}
+    hidden = {id(matrix) for matrix in model.hidden_matrices()}
+    if not hidden:
+        raise ConfigError("optimizer: muon trains the matrices of a transformer's blocks, and this model has none")
+    matrices = [parameter for parameter in parameters if id(parameter) in hidden]
+    others = [parameter for parameter in parameters if id(parameter) not in hidden]
+    optimizers: dict[str, torch.optim.Optimizer] = {player: create_adamw(others, config)}
+    if matrices:  # scaled as large as AdamW's steps usually are, so that one rate serves both
+        optimizers[f"{player}_matrices"] = torch.optim.Muon(
+            matrices, lr=0.0, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+    return optimizers
+
+
+def create_adamw(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters, by the fused kernel on CPU and CUDA."""
     fused = parameters[0].device.type in ("cpu", "cuda")
     return torch.optim.AdamW(parameters, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=fused)
 

@@ -18,7 +18,7 @@ from imtok.layers.model import Model
 from imtok.training import sharding, state
 from imtok.training.feeds import Batches, Feed, share_of_batch
 from imtok.training.log import TrainingLog, create_writer
-from imtok.training.optim import averaged, create_optimizer, learning_rate
+from imtok.training.optim import averaged, create_optimizers, learning_rate
 from imtok.training.run import AnyRunConfig
 from imtok.training.tasks import Observer, Task
 from imtok.training.watchdog import Watchdog
@@ -80,7 +80,8 @@ class Trainer:
             if self.average is not None:
                 sharding.shard(self.inference_model(), device)
         self.optimizers = {
-            player: create_optimizer(task.parameters_of(player), self.settings.optimizer) for player in task.players
+            player: create_optimizers(player, task.parameters_of(player), task.model, self.settings.optimizer)
+            for player in task.players
         }
         self._asked_to_stop = self._stopping = self._owes_state = False
 
@@ -179,8 +180,8 @@ class Trainer:
         mean_over_ranks(list(sums.values()))
         numbers = {name: value.item() for name, value in sums.items()}
         self._stopping = numbers.pop("stop") > 0
-        for player, optimizer in self.optimizers.items():
-            norm = self._optimizer_step(player, optimizer, rate)
+        for player in self.task.players:
+            norm = self._optimizer_step(player, rate)
             if norm is not None:
                 numbers[f"grad_norm_{player}"] = norm
         numbers |= self.task.after_step()
@@ -188,18 +189,19 @@ class Trainer:
             self.average.update_parameters(self.task.model)
         return numbers
 
-    def _optimizer_step(self, player: str, optimizer: torch.optim.Optimizer, rate: float) -> float | None:
+    def _optimizer_step(self, player: str, rate: float) -> float | None:
         """Average the gradients over ranks, clip, step; None for a player that rests."""
         parameters = [p for p in self.task.parameters_of(player) if p.grad is not None]
         if not parameters:
             return None
         mean_over_ranks([p.grad for p in parameters if p.grad is not None and not sharding.is_share(p.grad)])
         norm = sharding.whole(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)).item()
-        if math.isfinite(norm):  # if not, the watchdog will report it, and the weights stay sound
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers[player].values():
+            if math.isfinite(norm):  # if not, the watchdog will report it, and the weights stay sound
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return norm
 
     def _precision(self) -> torch.autocast:
@@ -242,6 +244,9 @@ class Trainer:
         assert isinstance(self.average.module, Model)
         return self.average.module
 
+    def _optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        return {name: optimizer for each in self.optimizers.values() for name, optimizer in each.items()}
+
     def _modules(self) -> Mapping[str, torch.nn.Module]:
         return {"task": self.task} if self.average is None else {"task": self.task, "average": self.average}
 
@@ -259,10 +264,10 @@ class Trainer:
         if rank() == 0:
             self.folder.write_model(weights)
         if self.settings.shard_weights:
-            tensors = state.collect(self._modules(), self.optimizers)
+            tensors = state.collect(self._modules(), self._optimizers())
             sharding.write_resume(self.folder, self.step, tensors, values)
         elif rank() == 0:
-            self.folder.write_resume(self.step, state.collect(self._modules(), self.optimizers), values)
+            self.folder.write_resume(self.step, state.collect(self._modules(), self._optimizers()), values)
 
     def _restore(self) -> None:
         """Back to the last saved state."""
@@ -274,8 +279,8 @@ class Trainer:
                 f"{self.folder.path}: was started on {values['pictures']} pictures, these are {len(self.feed)}"
             )
         self._check_agreement((values["step"], values["rollbacks"]))
-        tensors = sharding.read_state(place, self._modules(), self.optimizers)
-        state.restore(tensors, self._modules(), self.optimizers)
+        tensors = sharding.read_state(place, self._modules(), self._optimizers())
+        state.restore(tensors, self._modules(), self._optimizers())
         self.step, self.watchdog.symptoms = values["step"], values["symptoms"]
         self.rollbacks = max(self.rollbacks, values["rollbacks"])
         if rank() == 0:

@@ -1,0 +1,54 @@
+"""What Muon learns in as many steps as AdamW: one preset, the same pictures, first weights and rate.
+
+    python benchmarks/optimizers.py textok-nano --data PICTURES [--steps 800]
+
+A generator's preset wants token shards. Prints the loss over the last tenth of the steps, which has fallen to the end
+of its schedule, and the median seconds of a step.
+"""
+
+import dataclasses
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from imtok import presets
+from imtok.checkpoints import RunFolder
+from imtok.training.launch import train
+
+KINDS: tuple[Literal["adamw", "muon"], ...] = ("adamw", "muon")
+
+
+def main(preset: tyro.conf.Positional[str], data: str, steps: int = 800, learning_rate: float | None = None) -> None:
+    """Train one run by each, one after the other.
+
+    Args:
+        preset: whose model has a transformer's blocks.
+        data: what it trains on.
+        steps: of each run.
+        learning_rate: in place of the preset's.
+    """
+    print("| optimizer | loss | seconds a step |\n|---|---|---|")
+    for kind in KINDS:
+        config = presets.get_run(preset)
+        rate = learning_rate or config.training.optimizer.learning_rate
+        optimizer = dataclasses.replace(config.training.optimizer, kind=kind, learning_rate=rate)
+        rest = {"log_every": max(1, steps // 50), "save_every": 0, "preview_every": 0, "evaluate_every": 0}
+        training = dataclasses.replace(config.training, steps=steps, optimizer=optimizer, **rest)
+        with tempfile.TemporaryDirectory() as folder:
+            run = train(dataclasses.replace(config, training=training), data, Path(folder) / kind)
+            logged = [record for record in RunFolder(run).read_metrics() if "seconds_per_step" in record]
+        about = {"step", "phase", "learning_rate", "seconds_per_step"}
+        losses = [
+            sum(value for name, value in record.items() if name not in about and not name.startswith("grad_norm"))
+            for record in logged
+            if record["step"] > 0.9 * steps
+        ]
+        takes = statistics.median(record["seconds_per_step"] for record in logged)
+        print(f"| {kind} | {statistics.fmean(losses):.4f} | {takes:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
