@@ -186,16 +186,16 @@ def configs() -> dict[str, RunConfig]:
 
 def short(kind: str, tokens: int) -> RunConfig:
     """The shipped run of a kind, `textok` or `baseline`, with other tokens and as many steps as all of the queue."""
-    config = shortened(presets.get(f"{kind}-nano"))
+    config = shortened(presets.get(f"{kind}-nano"), STEPS)
     tokenizer = dataclasses.replace(config.tokenizer, num_latent_tokens=tokens)
     optimizer = dataclasses.replace(config.training.optimizer, kind="muon")
     training = dataclasses.replace(config.training, optimizer=optimizer)
     return dataclasses.replace(config, name=f"nano-{kind}-{tokens}", tokenizer=tokenizer, training=training)
 
 
-def shortened(config: RunConfig) -> RunConfig:
-    """With as many steps as all runs of the queue."""
-    training = dataclasses.replace(config.training, phases=(Phase(name="train", steps=STEPS),))
+def shortened(config: RunConfig, steps: int) -> RunConfig:
+    """With so many steps in one phase."""
+    training = dataclasses.replace(config.training, phases=(Phase(name="train", steps=steps),))
     return dataclasses.replace(config, training=training)
 
 

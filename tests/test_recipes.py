@@ -422,6 +422,7 @@ def few(monkeypatch, needs):
         (fqgan_nano, "EQUAL_BITS_STEPS", 2),
         (nano_data, "split_of", lambda sample: ("train", "validation", "test")[len(sample.path) % 3]),
         (dit_nano, "FIGURE", dict.fromkeys(dit_nano.FIGURE, (2, 2))),
+        (dit_nano, "GRID_STEPS", 2),
         (dit_nano, "FIGURE_SAMPLES", 12),
         (dit_nano, "FIGURE_INFERENCE_STEPS", (2, 4)),
         (dit_nano, "TIMED", 1),
