@@ -120,6 +120,22 @@ def test_a_prompt_counts_as_much_as_another(questions: str) -> None:
     assert meter.items()[1]["said"] == {1: "no", 2: "Yes.", 3: "Yes.", 4: "Yes."}
 
 
+def test_intervals_keep_to_what_a_score_can_be(lines: str, questions: str, tiny_clip: Path) -> None:
+    """However uneven the tasks are, or the pictures of the prompts: what is always right is so in every resample."""
+    geneval: Any = GenEvalMeter(lines, Dogs(), ColoursByCLIP(pretrained.load("clip/transformers", tiny_clip)))
+    batch = [generated(f"{tag} of dog", 200) for tag in TASKS for _ in range(2 if tag == "counting" else 9)]
+    dpg: Any = DPGMeter(questions, Recorded())
+    answered = [generated("a red dog on grass", 0b1111)] * 11 + [generated("the sea", 0b10000)]
+    for meter, pictures in ((geneval, batch), (dpg, answered)):
+        meter.add(meter.look(pictures), list(range(len(pictures))))
+    for metric in GENEVAL:
+        score = score_of(geneval.measure(metric), frozenset())
+        assert score.value == 1
+        assert {score.low, score.high} <= {1, None}
+    assert score_of(geneval.measure("geneval"), frozenset()).low == 1
+    assert dpg.measure("dpg").items.values.tolist() == [1, 1]  # a prompt each, whatever its number of pictures
+
+
 def test_answers_that_are_neither_yes_nor_no_are_told(questions: str) -> None:
     class Rambling(Recorded):
         def answer(self, picture: np.ndarray, question: str) -> str:

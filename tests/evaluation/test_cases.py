@@ -15,7 +15,7 @@ from skimage import data
 
 from imtok.data.pictures import encode
 from imtok.data.sample import Sample, TextRegion
-from imtok.evaluation.cases import Case, CaseKeeper, crop_of, value_of
+from imtok.evaluation.cases import Case, CaseKeeper, part_of, value_of
 from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.meters import Drawn, Shown
@@ -114,13 +114,13 @@ def test_a_word_is_shown_as_the_judge_saw_it(ratio: float | None) -> None:
     meter = TextMeter(Judge())
     (item,) = meter.items([one], meter.look([one], {"first": [drawn(100)]}))
     assert seen[0].shape == ((10, 20, 3) if ratio else (14, 24, 3))
-    assert (crop_of(item, picture) == seen[0]).all()
+    assert (part_of(item, picture) == seen[0]).all()
 
 
 @pytest.mark.parametrize("box", [(10.0, 10.0, 20.0, 10.4), (-9.0, 50.0, -3.0, 60.0), (35.0, 0.2, 90.0, 0.3)])
 def test_thin_and_outlying_faces_can_be_shown(box: tuple[float, ...]) -> None:
     picture = np.zeros((40, 40, 3), dtype=np.uint8)
-    crop = crop_of(face(0, 0.5, 0.6) | {"box": list(box)}, picture)
+    crop = part_of(face(0, 0.5, 0.6) | {"box": list(box)}, picture)
     assert min(crop.shape[:2]) == 1
     image = Image.open(io.BytesIO(base64.b64decode(_embed(crop, height=112).partition(",")[2])))
     assert image.height == 112

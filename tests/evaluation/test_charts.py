@@ -136,15 +136,14 @@ def test_the_page_needs_nothing_from_outside_and_every_picture_has_words(tmp_pat
     word |= {"read": {"a": "", "b": "i", "<b>&": "<i>"}}
     face = {"kind": "face", "row": 0, "path": "x.png", "box": [5.0, 5.0, 30.0, 20.0]}
     face |= {"similarity": {"a": 0.5, "b": 0.6, "<b>&": 0.7}}
+    everybody = ["original", *found.tokenizers]
     found.examples.append(
         Example(
             data="signs",
             path="x.png",
-            original=picture,
-            drawn=dict.fromkeys(found.tokenizers, picture),
+            pictures=dict.fromkeys(everybody, picture),
             told={"a": "a <b>red</b> sign"},
-            words=[word],
-            faces=[face],
+            parts=[(item, dict.fromkeys(everybody, picture[5:20, 5:30])) for item in (word, face)],
         )
     )
     found.cases.append(

@@ -180,8 +180,21 @@ def test_batches_and_neighbours_change_nothing(run: str, tmp_path: Path, monkeyp
         values = [found.score("untrained", "mixed", metric).value for found in (together, alone)]
         assert values[0] == pytest.approx(values[1], rel=1e-5)
     assert together.score("untrained", "mixed", "psnr").groups == 12
-    assert [len(one.drawn) for one in together.examples] == [1] * 12
-    assert {one.original.shape for one in together.examples} == {(32, 48, 3), (64, 40, 3)}
+    assert [list(one.pictures) for one in together.examples] == [["original", "untrained"]] * 12
+    assert {one.pictures["original"].shape for one in together.examples} == {(32, 48, 3), (64, 40, 3)}
+
+
+def test_of_large_pictures_small_ones_are_kept(run: str, tmp_path: Path) -> None:
+    """And of no check, which no report shows: they would fill the memory."""
+    (tmp_path / "large").mkdir()
+    large = np.repeat(np.repeat(data.coffee(), 2, axis=0), 2, axis=1)
+    (tmp_path / "large" / "a.png").write_bytes(encode(large))
+    found = evaluate(run, tmp_path / "large", metrics=["psnr"])
+    kept = [picture for one in found.examples for picture in one.pictures.values()]
+    kept += [picture for one in found.cases for picture in (one.original, *one.drawn.values())]
+    assert [list(one.pictures) for one in found.examples] == [["original", "untrained"]]
+    assert {picture.shape for picture in kept} == {(256, 384, 3)}
+    assert all(picture.base is None for picture in kept)  # none keeps a batch alive
 
 
 def test_with_a_size_padding_is_not_scored(run: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -34,6 +35,7 @@ from imtok.evaluation.protocols import PROTOCOLS, deviations
 from imtok.evaluation.references import open_reference
 from imtok.evaluation.rendered import RenderedTextMeter, found_words, plain, read_picture, reading_order
 from imtok.evaluation.set_meters import SetMeter
+from imtok.evaluation.sets import Pictures
 from imtok.evaluation.teachers import UNKNOWN, teachers_behind
 from imtok.pretrained import (
     DescribingNetwork,
@@ -227,6 +229,7 @@ def test_flags_that_nothing_heeds_are_refused(only_tiny: None, drawn: Path, real
         ({"answerer": tmp_path}, "give its file too, --dpg"),
         ({"geneval": "x.jsonl", "metrics": ["fid"], "reference": real}, "--geneval: none of the metrics"),
         ({"size": 32}, "--size crops the reference; give one"),
+        ({"clip": tmp_path, "metrics": ["inception_score"]}, "--clip: none of the metrics looks through CLIP"),
     ):
         with pytest.raises(ConfigError, match=message):
             evaluate_generated(drawn, **given)
@@ -345,6 +348,37 @@ def test_what_is_found_without_the_reference_is_written_before_it_is_seen(
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["metrics"].keys() == {"inception_score"}
     assert written["failed"] == {}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("a.npz: a bad block")])
+def test_what_was_seen_before_an_end_is_written(
+    only_tiny: None, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    read, rows = Pictures._read, []
+
+    def stop(self: Pictures, row: int) -> Any:
+        rows.append(row)
+        if len(rows) == 40:
+            raise error
+        return read(self, row)
+
+    monkeypatch.setattr(Pictures, "_read", stop)
+    with pytest.raises(type(error)):
+        evaluate_generated(drawn, tmp_path, metrics=["inception_score"])
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    seen = written["pictures"]["pictures"]
+    assert 16 <= seen < 40
+    assert written["metrics"]["inception_score"]["count"] == seen
+    assert written["ended"] == f"after {seen} of 60 pictures: {str(error) or 'stopped'}"
+
+
+def test_a_network_that_answers_no_numbers_is_named(
+    tiny: Tiny, only_tiny: None, drawn: Path, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny.classes, "forward", lambda pooled: torch.full((len(pooled), 7), math.nan))
+    found = evaluate_generated(drawn, tmp_path, reference=real, metrics=SETS)
+    assert not found.metrics
+    assert set(found.failed.values()) == {f"{NETWORK}: answers NaN or infinity; its weights may be broken"}
 
 
 def test_a_table_that_means_several_things_ends_all_before_it_begins(
@@ -637,6 +671,13 @@ def test_a_judge_that_taught_the_tokenizer_is_marked(only_tiny: None, tmp_path: 
     assert teachers_behind(str(run)) == {NETWORK}
     assert teachers_behind(str(tmp_path / "elsewhere")) == {UNKNOWN}
     assert teachers_behind("insighttok-nano") == {UNKNOWN}  # no generator
+    for noted in ("x" * 300, "a\0b", "a/" * 3000):  # whatever a file says
+        assert teachers_behind(noted) == {UNKNOWN}
+    for place, config in (("list", "[1]"), ("other", '{"tokenizer": {"name": "tokenizer"}}')):
+        (tmp_path / place / "tokenizer").mkdir(parents=True)
+        (tmp_path / place / "config.json").write_text(config)
+        (tmp_path / place / "tokenizer/config.json").write_text('{"losses": [], "training": 3}')
+        assert teachers_behind(str(tmp_path / place)) == {UNKNOWN}
     folder = tmp_path / "drawn"
     folder.mkdir()
     note(folder, "0.png", "a dog", str(run))

@@ -73,7 +73,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, places: dict[str, lis
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_all_and_is_said_once(tmp_path: Path, places: dict[str, list[str]], needs) -> None:
-    """Whoever has it, wherever; and after five of them the processes still know of each other."""
+    """Whoever has it, wherever; and after six of them the processes still know of each other."""
     for network in ("vision/efficientnet_lite0", "text_detector/ppocrv6", "text_judge/easyocr"):
         needs(network)
     signs, photos = places["data"]
@@ -94,6 +94,11 @@ def test_an_error_of_one_process_ends_all_and_is_said_once(tmp_path: Path, place
         ),
         (None, ["evaluate", "jpeg:30", "--data", photos, "--out", str(tmp_path / "taken"), *wanted], "metrics.json"),
         (1, [*generated, "--size", "8"], "size must be 16 or more"),
+        (
+            1,
+            ["evaluate-generated", signs, "--metrics", *measures[:3], "--reference", photos, "--size", "64"],
+            "vision/efficientnet_lite0 is away",
+        ),
         (None, [*generated, "--size", "64"], None),
     ]
     for number, (_, command, _) in enumerate(commands):
@@ -112,8 +117,12 @@ def test_an_error_of_one_process_ends_all_and_is_said_once(tmp_path: Path, place
             (line,) = [line for line in said.splitlines() if line.startswith(("imtok ", "without "))]
             assert message in line
             assert "Traceback" not in said
-    assert [folder.name for folder in sorted(tmp_path.glob("two-*")) if any(folder.iterdir())] == ["two-2", "two-5"]
-    assert same_files(tmp_path / "one", tmp_path / "two-5") == ["items.jsonl", "metrics.json"]
+    assert [folder.name for folder in sorted(tmp_path.glob("two-*")) if any(folder.iterdir())] == [
+        "two-2",
+        "two-5",
+        "two-6",
+    ]
+    assert same_files(tmp_path / "one", tmp_path / "two-6") == ["items.jsonl", "metrics.json"]
 
 
 def same_files(one: Path, two: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Meters of GenEval and DPG-Bench: a picture is scored by what its prompt's line in the benchmark's own file asks."""
 
 from abc import abstractmethod
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -82,22 +82,20 @@ class GenEvalMeter(PromptMeter[Verdict]):
         return judge(line, one.picture, self._detector.detect(one.picture), self._colours)
 
     def measure(self, metric: str) -> Measurement:
-        task = metric.removeprefix("geneval_")
-        of_tasks = {name: [one for one, *_ in self._found if one.task == name] for name in TASKS}
-        if metric == "geneval":
-            if missing := [name for name, those in of_tasks.items() if not those]:
-                raise ConfigError(f"no picture is of a prompt of the task {missing[0]}")
-            # A task counts as much as another, whatever their numbers of pictures: so their mean is that of the whole.
-            share = {name: len(self._found) / len(TASKS) / len(those) for name, those in of_tasks.items()}
-            some = [(share[one.task] * one.correct, group) for one, group, _ in self._found]
-        else:
-            some = [(float(one.correct), group) for one, group, _ in self._found if one.task == task]
-        if not some:
-            raise ConfigError(f"no picture is of a prompt of the task {task}")
-        values, groups = zip(*some, strict=True)
+        tasks = TASKS if metric == "geneval" else (metric.removeprefix("geneval_"),)
+        some = [(one, group) for one, group, _ in self._found if one.task in tasks]
+        if missing := [task for task in tasks if task not in {one.task for one, _ in some}]:
+            raise ConfigError(f"no picture is of a prompt of the task {missing[0]}")
         note = f"{len(some)} pictures, {self._others} of other prompts; colours by {self._colours.size}"
         return Measurement(
-            items=make_items(values, groups),
+            # A task counts as much as another, whatever their numbers of pictures.
+            items=make_items(
+                [float(one.correct) for one, _ in some],
+                [group for _, group in some],
+                [tasks.index(one.task) for one, _ in some],
+                tasks,
+                min_items=1,
+            ),
             network=f"{self._detector.name} + {self._colours.name}",
             sha256=f"{self._detector.sha256} + {self._colours.sha256}",
             note=note,
@@ -162,15 +160,15 @@ class DPGMeter(PromptMeter[Answers]):
 
     def measure(self, metric: str) -> Measurement:
         kind = metric.removeprefix("dpg_")
-        pictures = Counter(one.item for one, *_ in self._found)
+        of_prompts = defaultdict[str, list[tuple[float, int]]](list)
+        for one, group, _ in self._found:
+            of_prompts[one.item].append((fmean(one.counted.values()), group))
         said = [answer for one, *_ in self._found for answer in one.said.values()]
         neither = [answer for answer in said if plain_answer(answer) not in ("yes", "no")]
         if said and len(neither) == len(said):
             raise ConfigError(f"not one answer is yes or no; {self._answerer.name} says {neither[0][:40]!r}")
-        if metric == "dpg":
-            # A prompt counts as much as another, whatever its number of pictures.
-            weight = {item: len(self._found) / len(pictures) / count for item, count in pictures.items()}
-            some = [(weight[one.item] * fmean(one.counted.values()), group) for one, group, _ in self._found]
+        if metric == "dpg":  # a prompt counts as much as another, whatever its number of pictures
+            some = [(fmean(value for value, _ in those), those[0][1]) for those in of_prompts.values()]
         else:
             some = [
                 (one.counted[question.number], group)
@@ -181,7 +179,7 @@ class DPGMeter(PromptMeter[Answers]):
         if not some:
             raise ConfigError(f"no picture is of a prompt with questions{'' if metric == 'dpg' else f' of {kind}'}")
         values, groups = zip(*some, strict=True)
-        uneven = sum(count != PICTURES for count in pictures.values())
+        uneven = sum(len(those) != PICTURES for those in of_prompts.values())
         note = f"{self._others} pictures of other prompts; {uneven} prompts have more or fewer than {PICTURES} pictures"
         if neither:
             note += f"; {len(neither)} answers of {len(said)} are neither yes nor no and count as no"

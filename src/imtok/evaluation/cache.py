@@ -49,10 +49,11 @@ class Cache:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        newer = "SELECT rowid, SUM(LENGTH(answer)) OVER (ORDER BY rowid DESC) AS size FROM answers"
-        self._write(
-            f"DELETE FROM answers WHERE rowid IN (SELECT rowid FROM ({newer}) WHERE size > ?)", [(self._limit,)]
-        )
+        if self._bytes_in_use() > self._limit:  # adding up the answers would read them all
+            newer = "SELECT rowid, SUM(LENGTH(answer)) OVER (ORDER BY rowid DESC) AS size FROM answers"
+            self._write(
+                f"DELETE FROM answers WHERE rowid IN (SELECT rowid FROM ({newer}) WHERE size > ?)", [(self._limit,)]
+            )
         self._close()
 
     def recall(self, keys: Sequence[str | None], ask: Callable[[list[int]], list[Any]]) -> list[Any]:
@@ -79,6 +80,18 @@ class Cache:
             return None if row is None else json.loads(row[0])
         except (sqlite3.Error, ValueError):
             return None
+
+    def _bytes_in_use(self) -> int:
+        if self._database is None:
+            return 0
+        try:
+            pages, free, size = (
+                self._database.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        except sqlite3.Error:
+            return 0
+        return (pages - free) * size
 
     def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         if self._database is None:

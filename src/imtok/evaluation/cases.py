@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imtok.data.pictures import Picture, cut
+from imtok.data.pictures import Picture, cut, shrink
 from imtok.data.sample import TextRegion
 from imtok.evaluation.meters import Drawn, Shown
 from imtok.evaluation.text import crop_word, normalized_edit_similarity
 
 MOST = 3
 """Cases of a kind that are kept, of the best and of the worst."""
+WIDEST, _WIDEST_PART = 384, 896
+"""Pixels of the pictures, words and faces that are kept for the report, which shows none larger."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,13 +42,14 @@ class Case:
     drawn: Mapping[str, Picture]
 
 
-def crop_of(item: Mapping[str, Any], picture: Picture) -> Picture:
-    """The part of a picture that an item is about, a pixel at least."""
+def part_of(item: Mapping[str, Any], picture: Picture) -> Picture:
+    """The part of a picture that an item is about, a pixel at least, as large as the report shows it."""
     if item["kind"] == "picture":
-        return picture
+        return shrink(picture, WIDEST)
     if item["kind"] == "word":
-        return crop_word(picture, TextRegion(box=tuple(item["box"]), text=item["text"], ratio=item.get("ratio")))
-    return cut(picture, *map(round, item["box"]))
+        region = TextRegion(box=tuple(item["box"]), text=item["text"], ratio=item.get("ratio"))
+        return shrink(crop_word(picture, region), _WIDEST_PART)
+    return shrink(cut(picture, *map(round, item["box"])), _WIDEST_PART)
 
 
 def outcome_of(item: Mapping[str, Any], tokenizer: str) -> float | None:
@@ -101,8 +104,8 @@ class CaseKeeper:
                             item=item,
                             value=value,
                             better=better,
-                            original=crop_of(item, batch[index].original).copy(),
-                            drawn={one: crop_of(item, picture).copy() for one, picture in restored.items()},
+                            original=part_of(item, batch[index].original),
+                            drawn={one: part_of(item, picture) for one, picture in restored.items()},
                         )
                     )
 

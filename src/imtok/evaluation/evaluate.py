@@ -163,7 +163,10 @@ def evaluate(
             contestants=contestants,
             fit=fitted,
             preprocessing=fitted.rule if size is None else f"{fitted.rule}, {size} px",
-            notes=[_UNCROPPED] if "inception" in networks and not isinstance(fitted, CentreCrop) else [],
+            notes=[
+                *([_UNCROPPED] if "inception" in networks and not isinstance(fitted, CentreCrop) else []),
+                *([] if published is None else published.unchecked),
+            ],
             protocol=protocol,
             repeat={} if words is None else {"command": command_line(evaluate, words, given)},
             failures=failures,
@@ -322,13 +325,14 @@ def _about(contestant: Contestant) -> dict[str, Any]:
 
 def load_networks(
     metrics: Sequence[str] | None, text_judge: str, face_judge: str, ranks: Ranks
-) -> tuple[dict[str, Any], dict[str, pretrained.MissingWeights]]:
+) -> tuple[dict[str, Any], dict[str, InputError | OSError]]:
     """The networks of some metrics, by what they are for; and of metrics asked for by name, why one is missing.
 
-    What is missing on one rank is missing on all.
+    What is missing or broken on one rank is so on all.
 
     Raises:
-        ConfigError: a judge that cannot judge.
+        InputError: a judge that cannot judge, is not known or broken.
+        OSError: likewise.
     """
     needed = {
         "perceptual": ("perceptual/vgg16", {"vgg16_distance"}),
@@ -339,20 +343,21 @@ def load_networks(
         "face": (face_judge, {"face_similarity"}),
     }
     networks: dict[str, Any] = {}
-    lost: dict[str, pretrained.MissingWeights] = {}
+    lost: dict[str, InputError | OSError] = {}
     for use, (network, served) in needed.items():
         if metrics is not None and not served & set(metrics):
             continue
         found = ranks.agree(pretrained.load, network)
-        if not isinstance(found, pretrained.MissingWeights):
-            networks[use] = outcome(found)
-            if use in _ON_DEVICE:
-                networks[use].to(best_device())
-            if not isinstance(networks[use], _JUDGES.get(use, object)):
+        missing = isinstance(found, pretrained.MissingWeights)
+        if use in _JUDGES and not missing:
+            outcome(found)  # somebody may have named it wrongly
+        if not isinstance(found, InputError | OSError):
+            networks[use] = found.to(best_device()) if use in _ON_DEVICE else found
+            if not isinstance(found, _JUDGES.get(use, object)):
                 raise ConfigError(f"{network}: cannot judge {use}s; see imtok weights for the {use} judges")
         elif metrics is not None:
             lost |= dict.fromkeys(served, found)
-        elif use not in ("lpips", "inception"):  # few have them, and their stand-ins are measured
+        elif not missing or use not in ("lpips", "inception"):  # few have those, and their stand-ins are measured
             say(f"without {', '.join(sorted(served))}: {found}")
     return networks, lost
 

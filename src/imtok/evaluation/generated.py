@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from imtok.config import ConfigError, InputError
+from imtok.config import ConfigError, InputError, first_line
 from imtok.data.readers import open_source
 from imtok.data.sample import PictureError, Source
 from imtok.evaluation.asked import Asked, Requests
@@ -114,14 +114,13 @@ def evaluate_generated(
         if metrics is not None:
             wanted = missed = tuple(dict.fromkeys(metrics))
         else:
-            wanted = brought.metrics_at_hand(reference is not None)
+            wanted = ranks.exchange(brought.metrics_at_hand(reference is not None))[0]
             missed = brought.metrics_missed(reference is not None, bool(words), bool(prompts))
         failures = Failures(wanted)
-        meters = brought.open_meters(wanted, looked.total, compared, failures)
+        meters = brought.open_meters(wanted, looked.total, compared, failures, ranks)
         record = _Record(
             looked=looked,
             meters=meters,
-            asked=_look(looked, requests, meters, failures, ranks),
             missed=missed,
             preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
             protocol=protocol,
@@ -130,6 +129,14 @@ def evaluate_generated(
             failures=failures,
             out=None if out is None or rank() != 0 else Path(out),
         )
+        try:
+            _look(requests, record, ranks)
+        except (InputError, OSError, KeyboardInterrupt) as error:
+            if record.asked:
+                why = "stopped" if isinstance(error, KeyboardInterrupt) else first_line(error)
+                record.ended = f"after {looked.seen} of {looked.total} pictures: {why}"
+                record.write()
+            raise
         if compared is not None:
             record.write()  # so that nothing is lost if the reference ends all
             record.reference = _compare_with(compared, looked, size, meters, failures, ranks)
@@ -141,16 +148,16 @@ class _Record:
     """What was found so far.
 
     Attributes:
-        asked: of each picture.
         missed: the metrics that somebody misses if they fail.
         statistics: that the reference brings along.
         out: where it is written; None on other ranks than the first.
         reference: what was seen of it; None as long as nothing was.
+        ended: why not all pictures were looked at; None if they were.
+        asked: of each picture that was.
     """
 
     looked: Pictures
     meters: list[GeneratedMeter[Any]]
-    asked: list[Asked]
     missed: tuple[str, ...]
     preprocessing: str
     protocol: str | None
@@ -159,6 +166,8 @@ class _Record:
     failures: Failures
     out: Path | None
     reference: ComparedWith | None = None
+    ended: str | None = None
+    asked: list[Asked] = field(default_factory=list)
 
     def write(self) -> GeneratedEvaluation:
         """All that can be told by now."""
@@ -171,12 +180,14 @@ class _Record:
                 self.looked.counted(), groups=len({one.group or row for row, one in enumerate(self.asked)})
             ),
             reference=self.reference,
-            preprocessing=self.preprocessing,
+            preprocessing=self.preprocessing if self.reference and self.reference.looked_at else OwnSize.rule,
             metrics=scores,
             failed={one.metric: one.why for one in self.failures.met if one.metric in self.missed},
             protocol=self.protocol,
             deviations=[] if published is None else self._deviations(published, scores),
+            notes=[] if published is None else published.unchecked,
             teachers=sorted(teachers),
+            ended=self.ended,
             repeat=self.repeat | {"versions": versions()},
         )
         if self.out is not None:
@@ -204,28 +215,24 @@ def _eyes(meters: Sequence[GeneratedMeter[Any]]) -> list[SetMeter]:
     return [meter for meter in meters if isinstance(meter, SetMeter)]
 
 
-def _look(
-    looked: Pictures, requests: Requests, meters: list[GeneratedMeter[Any]], failures: Failures, ranks: Ranks
-) -> list[Asked]:
+def _look(requests: Requests, record: _Record, ranks: Ranks) -> None:
     """Show every picture to every meter; one that stumbles is left out from there on."""
 
     def look(shown: list[Shown]) -> tuple[list[tuple[Asked, str]], dict[tuple[str, ...], Any]]:
         batch = [Generated(sample=one.sample, picture=one.original, asked=requests.of(one.sample)) for one in shown]
-        found = {meter.metrics: attempt(meter.look, batch) for meter in meters}
+        found = {meter.metrics: attempt(meter.look, batch) for meter in record.meters}
         return [(one.asked, one.sample.path) for one in batch], found
 
-    asked: list[Asked] = []
     groups: dict[str, int] = {}
-    for _, (of_batch, found) in looked.in_turn(look, ranks, "pictures"):
-        asked += [one for one, _ in of_batch]
+    for _, (of_batch, found) in record.looked.in_turn(look, ranks, "pictures"):
+        record.asked += [one for one, _ in of_batch]
         of_prompts = [groups.setdefault(one.group or path, len(groups)) for one, path in of_batch]
-        for meter in list(meters):
+        for meter in list(record.meters):
             try:
                 meter.add(outcome(found[meter.metrics]), of_prompts)
             except (InputError, OSError) as error:
-                failures.lose(meter.metrics, error)
-                meters.remove(meter)
-    return asked
+                record.failures.lose(meter.metrics, error)
+                record.meters.remove(meter)
 
 
 def _compare_with(

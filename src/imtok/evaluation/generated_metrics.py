@@ -13,6 +13,7 @@ from imtok.evaluation.benchmark_meters import DPG, GENEVAL, DPGMeter, GenEvalMet
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, GeneratedMeter
 from imtok.evaluation.geneval import ColoursByCLIP
+from imtok.evaluation.ranks import Ranks
 from imtok.evaluation.references import INCEPTION, Reference
 from imtok.evaluation.rendered import RenderedTextMeter
 from imtok.evaluation.set_meters import SetMeter
@@ -70,6 +71,9 @@ class Brought:
         Raises:
             ConfigError: nothing does.
         """
+        through_clip = {*ClipMeter.metrics, *GENEVAL}
+        if self.clip is not None and metrics is not None and not through_clip & set(metrics):
+            raise ConfigError(f"--clip: none of the metrics looks through CLIP, such as {ClipMeter.metrics[0]}")
         of_benchmarks = {
             "geneval": (self.geneval, "detector", self.detector),
             "dpg": (self.dpg, "answerer", self.answerer),
@@ -100,15 +104,16 @@ class Brought:
         )
 
     def open_meters(
-        self, wanted: Sequence[str], total: int, reference: Reference | None, failures: Failures
+        self, wanted: Sequence[str], total: int, reference: Reference | None, failures: Failures, ranks: Ranks
     ) -> list[GeneratedMeter[Any]]:
-        """A meter for each network, as far as they are here.
+        """A meter for each network, as far as they are here: on every rank.
 
         Args:
             wanted: metrics.
             total: how many pictures there are.
             reference: that they are compared with.
             failures: hears of what cannot be measured.
+            ranks: who share the work.
         """
         makers: list[tuple[Sequence[str], Callable[[], GeneratedMeter[Any]]]] = []
         for network, kinds in SET_METRICS.items():
@@ -128,10 +133,11 @@ class Brought:
         meters = []
         for served, make in makers:
             if set(served) & set(failures.left()):
-                try:
-                    meters.append(make())
-                except InputError as error:
-                    failures.lose(served, error)
+                made = ranks.agree(lambda make: make(), make)
+                if isinstance(made, InputError | OSError):
+                    failures.lose(served, made)
+                else:
+                    meters.append(made)
         return meters
 
     @property

@@ -42,8 +42,10 @@ class GeneratedEvaluation:
         failed: metrics that were asked for and could not be measured, and why.
         protocol: of what publication, by name.
         deviations: what differs from it.
+        notes: what else a reader must not miss.
         teachers: networks that the generator's tokenizer was trained through; "unknown" stands for those that
             nobody here knows.
+        ended: why not all pictures were looked at; None if they were.
         repeat: the command and the versions of the software.
     """
 
@@ -54,7 +56,9 @@ class GeneratedEvaluation:
     failed: dict[str, str] = field(default_factory=dict)
     protocol: str | None = None
     deviations: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     teachers: list[str] = field(default_factory=list)
+    ended: str | None = None
     repeat: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -67,7 +71,7 @@ class GeneratedEvaluation:
             lines.append("* through a network that the tokenizer was trained with: no evidence")
         if self.deviations:
             lines.append(f"not the numbers of the protocol {self.protocol}: {'; '.join(self.deviations)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
     def to_json(self) -> dict[str, Any]:
         """The content of `metrics.json`."""

@@ -14,7 +14,7 @@ from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Sample
 from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.metrics import codebook_perplexity, codebook_usage, psnr, shared_information, ssim
-from imtok.evaluation.statistics import Items
+from imtok.evaluation.statistics import MIN_ITEMS, Items
 from imtok.losses.reconstruction import feature_distances
 from imtok.pretrained import FeatureNetwork
 
@@ -277,6 +277,7 @@ def make_items(
     groups: Sequence[int],
     buckets: Sequence[int] | None = None,
     bucket_names: tuple[str, ...] = ("",),
+    min_items: int = MIN_ITEMS,
 ) -> Items:
     """Items from plain lists; without buckets all lie in one."""
     return Items(
@@ -284,6 +285,7 @@ def make_items(
         groups=np.asarray(groups, dtype=np.int64),
         buckets=np.zeros(len(values), dtype=np.int64) if buckets is None else np.asarray(buckets, dtype=np.int64),
         bucket_names=bucket_names,
+        min_items=min_items,
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from imtok.config import InputError
+from imtok.data.pictures import shrink
 from imtok.data.sample import Source
-from imtok.evaluation.cases import Case, CaseKeeper
+from imtok.evaluation.cases import WIDEST, Case, CaseKeeper, part_of
 from imtok.evaluation.contestants import Contestant, File
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import Fit
@@ -25,6 +26,8 @@ _RATES = ("bits_per_pixel", *_WITH_CAPTION)
 _ERRORS = (InputError, OSError)
 _EXAMPLES = 12
 """Pictures of each set that the report shows: evenly spread over the set, none chosen."""
+_PARTS = 6
+"""Words, and faces, of one of them that are shown enlarged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +151,7 @@ class _OneSet:
             items=[{"data": name} | item for item in items],
             cases=[case for case in longer.cases() if case not in before],
             examples={
-                shown.row: _example(
-                    self.pictures.name, shown, {who: several[i] for who, several in drawn.items()}, items
-                )
+                shown.row: self._example(shown, {who: several[i] for who, several in drawn.items()}, items)
                 for i, shown in enumerate(batch)
                 if shown.row in self._rows
             },
@@ -193,31 +194,44 @@ class _OneSet:
         for metric in self._metrics or ():
             if not any(metric in found for found in measured.values()):
                 say(f"{self.pictures.name}: nothing to measure {metric} on")
+        results = [
+            Result(
+                tokenizer=c.name,
+                data=self.pictures.name,
+                is_check=c.is_check,
+                is_codec=c.is_codec,
+                metrics={metric: score_of(m, c.teachers) for metric, m in measured[c.name].items()},
+            )
+            for c in left
+        ]
+        taught = {(one.tokenizer, metric) for one in results for metric, score in one.metrics.items() if score.taught}
         return Part(
             data=self.pictures.counted(),
-            results=[
-                Result(
-                    tokenizer=c.name,
-                    data=self.pictures.name,
-                    is_check=c.is_check,
-                    is_codec=c.is_codec,
-                    metrics={metric: score_of(m, c.teachers) for metric, m in measured[c.name].items()},
-                )
-                for c in left
-            ],
+            results=results,
             comparisons=[
-                one
+                replace(one, taught=not taught.isdisjoint({(c.name, one.metric), (other, one.metric)}))
                 for c in left
                 if not c.is_check and (other := c.compared_with or self._competitors[0]) in measured and other != c.name
                 for one in _comparisons(self.pictures.name, c.name, other, measured)
             ],
-            examples=[
-                replace(one, drawn={who: picture for who, picture in one.drawn.items() if who not in failed})
-                for one in self._examples.values()
-            ],
+            examples=[one.without(failed) for one in self._examples.values()],
             cases=[case for case in self._keeper.cases() if failed.isdisjoint(case.drawn)],
             items=[_without(failed, item) for item in self._items],
             sizes=self.pictures.sizes,
+        )
+
+    def _example(self, shown: Shown, drawn: Mapping[str, Drawn], items: Sequence[dict[str, Any]]) -> Example:
+        """A picture with what everybody but the checks made of it."""
+        restored = {who: one.restored for who, one in drawn.items() if who in self._competitors}
+        pictures = {"original": shown.original, **restored}
+        of_it = [item for item in items if item["row"] == shown.row]
+        chosen = [item for kind in ("word", "face") for item in [i for i in of_it if i["kind"] == kind][:_PARTS]]
+        return Example(
+            data=self.pictures.name,
+            path=shown.sample.path,
+            pictures={who: shrink(picture, WIDEST) for who, picture in pictures.items()},
+            told={who: one.made.told for who, one in drawn.items() if one.made.told is not None},
+            parts=[(item, {who: part_of(item, picture) for who, picture in pictures.items()}) for item in chosen],
         )
 
     def _left(self) -> list[Contestant]:
@@ -235,20 +249,6 @@ class _OneSet:
             if self._failed.issuperset(self._competitors):
                 raise error
             self._failures.add(error, tokenizer=who, data=self.pictures.name)
-
-
-def _example(data: str, shown: Shown, drawn: Mapping[str, Drawn], items: Sequence[dict[str, Any]]) -> Example:
-    """A picture with what everybody made of it."""
-    of_it = [item for item in items if item["row"] == shown.row]
-    return Example(
-        data=data,
-        path=shown.sample.path,
-        original=shown.original,
-        drawn={who: one.restored for who, one in drawn.items()},
-        told={who: one.made.told for who, one in drawn.items() if one.made.told is not None},
-        words=[item for item in of_it if item["kind"] == "word"],
-        faces=[item for item in of_it if item["kind"] == "face"],
-    )
 
 
 def _without(failed: Collection[str], item: dict[str, Any]) -> dict[str, Any]:

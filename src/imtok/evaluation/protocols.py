@@ -36,6 +36,13 @@ class EvaluationProtocol:
     text_length: tuple[int, int] | None = None
     """Fewest and most characters of a text that shall be seen."""
 
+    @property
+    def unchecked(self) -> list[str]:
+        """What nobody can tell from the files: a line for whoever reads the numbers."""
+        if self.reference is None:
+            return []
+        return [f"{self.source}: the reference is to be {self.reference}; whether it is, nothing here can check"]
+
 
 _SET_METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
 

@@ -15,8 +15,8 @@ from PIL import features
 from imtok.data.rows import as_unicode
 
 LIBRARIES = ("imtok", "numpy", "pillow")
-NETWORK_LIBRARIES = ("torch-fidelity", "transformers")
-"""They define networks that numbers may come through; not everybody has them."""
+NETWORK_LIBRARIES = ("diffusers", "onnxruntime", "rapidocr", "torch-fidelity", "torchvision", "transformers")
+"""Networks that numbers may come through are theirs, or run by them; not everybody has them."""
 CODEC_LIBRARIES = ("jpg", "libjpeg_turbo", "webp")
 
 

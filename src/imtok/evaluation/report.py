@@ -13,19 +13,15 @@ from PIL import Image
 from imtok.checkpoints import write_text
 from imtok.data.pictures import Picture, encode
 from imtok.evaluation import charts
-from imtok.evaluation.cases import crop_of
+from imtok.evaluation.cases import WIDEST
 from imtok.evaluation.charts import draw_charts, without_rate
 from imtok.evaluation.results import Evaluation, Result, Score, about_each, show_interval, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS, RESAMPLES
 from imtok.evaluation.teachers import UNKNOWN
 from imtok.evaluation.text import letters
 
-_WIDEST = 384
-"""Pixels; larger pictures are shrunk for the page."""
 _LONGEST = 16
 """Crops that are more times as wide as high are shown narrower."""
-_CROPS = 6
-"""Words and faces of one picture that are shown enlarged."""
 _SIZES: dict[str, dict[str, int]] = {"word": {"height": 56}, "face": {"height": 112}, "picture": {"widest": 192}}
 _UNITS = {"word": "edit similarity", "face": "cosine", "picture": "dB PSNR"}
 
@@ -81,18 +77,14 @@ def _buckets(scores: list[Score | None]) -> list[str]:
 
 def _gallery(evaluation: Evaluation, data: str) -> Iterator[dict[str, Any]]:
     """The examples of a set: pictures, then words and faces enlarged."""
-    shown = [name for name, about in evaluation.tokenizers.items() if not about["is_check"]]
     for example in evaluation.examples:
         if example.data == data:
-            drawn = {name: example.drawn[name] for name in shown if name in example.drawn}
-            pictures = {"original": example.original, **drawn}
             yield {
                 "path": example.path,
-                "pictures": [(name, _embed(picture), example.told.get(name)) for name, picture in pictures.items()],
-                "crops": [
-                    _figures(item, {name: crop_of(item, picture) for name, picture in pictures.items()})
-                    for item in (*example.words[:_CROPS], *example.faces[:_CROPS])
+                "pictures": [
+                    (name, _embed(picture), example.told.get(name)) for name, picture in example.pictures.items()
                 ],
+                "crops": [_figures(item, parts) for item, parts in example.parts],
             }
 
 
@@ -169,7 +161,7 @@ def _networks(results: list[Result]) -> list[tuple[str, str]]:
     return sorted(found.items())
 
 
-def _embed(picture: Picture, height: int | None = None, widest: int = _WIDEST) -> str:
+def _embed(picture: Picture, height: int | None = None, widest: int = WIDEST) -> str:
     """A data address; small pictures stay as they are, crops are enlarged to a height, be they as thin as a hair."""
     image = Image.fromarray(picture)
     if height is not None:

@@ -1,8 +1,8 @@
 """What an evaluation finds, and its form in `metrics.json`."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ def score_of(measurement: Measurement, teachers: frozenset[str]) -> Score:
     if not len(finite):
         return Score(value=None, count=len(items), **about)
     if len(finite) < len(items):
-        about["note"] = f"{about['note']}; {len(items) - len(finite)} that are not finite are left out"
+        left_out = f"{len(items) - len(finite)} that are not finite are left out"
+        about["note"] = left_out if measurement.note is None else f"{measurement.note}; {left_out}"
     buckets = None
     if len(finite.bucket_names) > 1:
         columns = zip(finite.bucket_names, finite.bucket_means(), finite.bucket_sizes().tolist(), strict=True)
@@ -99,7 +100,11 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A metric of a tokenizer minus that of another, the baseline, on the same items."""
+    """A metric of a tokenizer minus that of another, the baseline, on the same items.
+
+    Attributes:
+        taught: either was trained through the network behind it, so the difference is no evidence.
+    """
 
     tokenizer: str
     baseline: str
@@ -109,6 +114,7 @@ class Comparison:
     low: float
     high: float
     count: int
+    taught: bool = False
 
     @property
     def counts(self) -> bool:
@@ -123,19 +129,27 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One picture of a set for the report, with every tokenizer's reconstruction and what was read and measured.
+    """One picture of a set for the report, and every tokenizer's reconstruction: small, or they would fill the memory.
 
     Attributes:
+        pictures: the original and the reconstructions, by name.
         told: what those that hear of captions were told.
+        parts: words and faces as in `items.jsonl`, each cut out of all of the pictures.
     """
 
     data: str
     path: str
-    original: Picture
-    drawn: dict[str, Picture]
+    pictures: dict[str, Picture]
     told: dict[str, str]
-    words: list[dict[str, Any]]
-    faces: list[dict[str, Any]]
+    parts: list[tuple[dict[str, Any], dict[str, Picture]]]
+
+    def without(self, names: Collection[str]) -> "Example":
+        """But for some tokenizers."""
+
+        def left(pictures: dict[str, Picture]) -> dict[str, Picture]:
+            return {name: picture for name, picture in pictures.items() if name not in names}
+
+        return replace(self, pictures=left(self.pictures), parts=[(item, left(part)) for item, part in self.parts])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +194,12 @@ class Evaluation:
     def __str__(self) -> str:
         differences = [
             f"{one.tokenizer} - {one.baseline}, {one.data}, {one.metric}: "
-            f"{one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, n = {one.count})"
+            f"{one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, n = {one.count}){' *' if one.taught else ''}"
             for one in self.comparisons
         ]
-        below = [*differences, *self.remarks]
+        scores = [score for result in self.results for score in result.metrics.values()]
+        stars = ["* through a network that a tokenizer was trained with: no evidence"]
+        below = [*differences, *(stars if any(score.taught for score in scores) else []), *self.remarks]
         return "\n".join([markdown_table(self.results), *(["", *below] if below else [])])
 
     @property
@@ -258,9 +274,13 @@ def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = No
     labels = (one.label for one in map(about_each(results), metrics))
     lines: list[tuple[str, ...]] = [("tokenizer", "pictures", *labels)]
     for result in results:
-        cells = [show_number(result.metrics[m].value) if m in result.metrics else "" for m in metrics]
+        cells = [_cell(result.metrics[m]) if m in result.metrics else "" for m in metrics]
         lines.append((result.tokenizer, result.data, *cells))
     return as_markdown(lines)
+
+
+def _cell(score: Score) -> str:
+    return show_number(score.value) + (" *" if score.taught else "")
 
 
 def as_markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -17,11 +17,25 @@ from imtok.evaluation.generated_meters import Generated, GeneratedMeter
 from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, device_of
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
 from imtok.evaluation.set_metrics import CLASS_PARTS, NEIGHBOURS, ClassScore, covered, disjoint_parts, neighbour_radii
-from imtok.pretrained.networks import DescribingNetwork
+from imtok.pretrained.networks import DescribingNetwork, Description
 
 FRECHET_PARTS = 4
 """Disjoint parts of the set whose distances show how much the number varies: resampling would bias it."""
 _FRECHET = ("frechet", "spatial")
+
+
+@torch.no_grad()
+def describe(network: DescribingNetwork, pictures: Sequence[Picture], device: torch.device) -> Description:
+    """What a network says of pictures of one size, in fp32 on the CPU.
+
+    Raises:
+        ConfigError: it answers NaN or infinity.
+    """
+    found = network.describe(from_uint8(np.stack(pictures)).to(device))
+    kinds = [features.float().cpu() for features in (found.pooled, found.spatial, found.logits)]
+    if not all(features.isfinite().all() for features in kinds):
+        raise ConfigError(f"{network.name}: answers NaN or infinity; its weights may be broken")
+    return Description(*kinds)
 
 
 class PartedStatistics:
@@ -124,10 +138,9 @@ class FrechetMeter(Meter[Described]):
         numbers = np.frombuffer(base64.b64decode(answer), dtype=np.float32)
         return torch.from_numpy(numbers.reshape(len(originals), -1).copy())
 
-    @torch.no_grad()
     def _describe(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
-        found = self.network.describe(from_uint8(np.stack(pictures)).to(self._device))
-        return found.pooled.cpu(), found.logits.cpu()
+        found = describe(self.network, pictures, self._device)
+        return found.pooled, found.logits
 
     def add(self, found: Described, groups: Sequence[int]) -> None:
         part_of = torch.tensor(groups) % FRECHET_PARTS  # a group stays together
@@ -241,12 +254,10 @@ class SetMeter(GeneratedMeter[Features]):
     def look(self, batch: Sequence[Generated]) -> Features:
         return self.describe([one.picture for one in batch], batch[0].sample.path)
 
-    @torch.no_grad()
     def describe(self, pictures: Sequence[Picture], path: str) -> Features:
         """What the network says of pictures of one size; `path` is the first one's."""
-        found = self.network.describe(from_uint8(np.stack(pictures)).to(self._device))
-        kinds = (features.float().cpu() for features in (found.pooled, found.spatial, found.logits))
-        return Features(pictures[0].shape[:2], path, *kinds)
+        found = describe(self.network, pictures, self._device)
+        return Features(pictures[0].shape[:2], path, found.pooled, found.spatial, found.logits)
 
     def add(self, found: Features, groups: Sequence[int]) -> None:
         self._check_size(found)

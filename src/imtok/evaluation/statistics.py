@@ -24,12 +24,14 @@ class Items:
         groups: which group each belongs to, from 0: what a bootstrap draws together (a picture and its close-ups).
         buckets: which size bucket each belongs to, from 0.
         bucket_names: in order; one without a name for what knows no sizes.
+        min_items: what a bucket must hold to have a share in the mean, unless none does.
     """
 
     values: Float[np.ndarray, " items"]
     groups: Int[np.ndarray, " items"]
     buckets: Int[np.ndarray, " items"]
     bucket_names: tuple[str, ...] = ("",)
+    min_items: int = MIN_ITEMS
 
     def __len__(self) -> int:
         return len(self.values)
@@ -41,7 +43,8 @@ class Items:
     def counted(self) -> Bool[np.ndarray, " buckets"]:
         """Which buckets have a share in the mean; where none is large enough, all that hold anything."""
         sizes = self.bucket_sizes()
-        return sizes >= MIN_ITEMS if (sizes >= MIN_ITEMS).any() else sizes > 0
+        large = sizes >= self.min_items
+        return large if large.any() else sizes > 0
 
     def bucket_means(self) -> list[float | None]:
         """The mean of each bucket, or None where it has too few items."""

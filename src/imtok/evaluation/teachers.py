@@ -40,12 +40,15 @@ def teachers_of_weights(path: Path) -> frozenset[str]:
 
 
 def teachers_behind(run: str) -> frozenset[str]:
-    """The networks that the tokenizer of a generator's run was trained through; `UNKNOWN` if the run is not here."""
+    """The networks that the tokenizer of a generator's run was trained through; `UNKNOWN` if the run is not here.
+
+    `run` is what a picture's file says, which may be anything: a name too long for a file, a folder of somebody else.
+    """
     home = RunFolder(shipped_runs("generator").get(run, run))
     try:
         name = home.read_config()["tokenizer"]["name"]
         return teachers_of_weights(locate(name) if name in shipped() else home.path / name)
-    except (ConfigError, KeyError, TypeError):
+    except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return frozenset({UNKNOWN})
 
 
