@@ -30,6 +30,7 @@ import torch
 import tyro
 from ablation import name_of
 from legibility import (
+    captions_heard,
     check_judges,
     class_consistency,
     misled_samples,
@@ -65,9 +66,10 @@ from imtok.checkpoints import RunFolder, write_text
 from imtok.config import read_json
 from imtok.data.readers import open_source
 from imtok.data.token_shards import TokenShards
+from imtok.evaluation.results import Score
 from imtok.generators.catalog import load
 from imtok.tokenizers.catalog import locate
-from imtok.tokenizers.diffusers_models import WEIGHTS, build_untrained
+from imtok.tokenizers.diffusers_models import WEIGHTS, build_untrained, find_model
 from imtok.training.run import GeneratorRunConfig
 
 RESOLUTION = 64
@@ -84,11 +86,13 @@ how many pictures, a DiT learns to draw the latents of each. Fewer tokens get mo
 how long each took."""
 PAIR = {"textok-nano": "dit-t2i-nano", "baseline-nano": "dit-t2i-nano-baseline"}
 """Tokenizers of Table 3, and what the generators over them are called; all are shipped or can be."""
-FIGURE_SAMPLES, FIGURE_INFERENCE_STEPS = 64, (5, 10, 20)
+FIGURE_SAMPLES, FIGURE_INFERENCE_STEPS = 128, (5, 10, 20)
 GRID_STEPS = 5000
 """Of the training of the grids' tokenizers: they are convolutional, so that AdamW trains them, and slower."""
 GRIDS = ("kl-nano", "kl-nano-f2")
 """Of Figure 4's tokenizers those whose latents are two-dimensional, as many as DiT-XL/2 has at 256 and at 512 px."""
+VAE, UNTRAINED = "vae", "vae of random weights"
+"""A user's own, in Figure 4."""
 PAPER_SPEED = "14.3 times as fast at 256 px (256 tokens), 93.5 times at 512 px (1,024 tokens), at no worse FID"
 PAPER_TEXT = "FID 2.82 and CLIP score 29.23 for TexTok, on ImageNet; its table is missing from our text"
 TIMED = 8
@@ -104,8 +108,8 @@ def main(
     Args:
         textok: where recipes/textok_nano.py has put its runs.
         out: working folder.
-        vae: folder of an AutoencoderKL of diffusers, such as SD-VAE, for one more row of Figure 4; where only its
-            config.json is known, random weights take their place, and only the row's speed means anything.
+        vae: folder of an AutoencoderKL of diffusers, such as SD-VAE, for one more row of Figure 4; where there is
+            only its config.json, random weights take their place, and the row shows the speed alone.
         seed: of the training.
         parts: what to do.
     """
@@ -113,6 +117,7 @@ def main(
     for name in PAIR:
         locate(name)  # says now what would be missing later
     out = out.resolve()
+    theirs = {} if vae is None else with_weights(vae, out)
     signs = render(out / "signs", RESOLUTION, PLAIN_SIGNS)
     hears = heard(presets.get("textok-nano"))
     tell(signs, hears)
@@ -124,22 +129,23 @@ def main(
             lines = by_class(open_tokenizer("textok-nano", textok, out), signs, out, seed)
         else:
             tokenizers = {name: open_tokenizer(name, textok, out) for name in FIGURE}
-            theirs = {} if vae is None else {"vae": with_weights(vae, out)}
             lines = figure_4(tokenizers | theirs, signs, out, seed)
         text = "\n".join(lines)
         write_text(out / f"{part}-{seed}.md", text + "\n")
         print(text)
 
 
-def with_weights(vae: Path, out: Path) -> Path:
-    """An AutoencoderKL, or one of its config with random weights, as OUT/vae-untrained."""
-    if (vae / WEIGHTS).exists():
-        return vae
-    print(f"{vae} has no {WEIGHTS}: its weights are random, and of its row only the speed means anything")
+def with_weights(vae: Path, out: Path) -> dict[str, Path]:
+    """An AutoencoderKL by its name here, or one of its config with random weights, as OUT/vae-untrained."""
+    folder = find_model(vae) or vae
+    if (folder / WEIGHTS).exists():
+        return {VAE: folder}
+    if others := [file.name for file in folder.glob("*") if file.suffix in (".bin", ".safetensors")]:
+        raise SystemExit(f"{folder}: has {others[0]}, and weights are read from {WEIGHTS}")
     torch.manual_seed(0)
-    model = build_untrained(vae, "AutoencoderKL", read_json(vae / "config.json"))
+    model = build_untrained(folder, "AutoencoderKL", read_json(folder / "config.json"))
     model.save_pretrained(out / "vae-untrained")
-    return out / "vae-untrained"
+    return {UNTRAINED: out / "vae-untrained"}
 
 
 def by_class(tokenizer: Path, signs: Path, out: Path, seed: int) -> list[str]:
@@ -150,11 +156,11 @@ def by_class(tokenizer: Path, signs: Path, out: Path, seed: int) -> list[str]:
     held_out, asked = list(open_source(signs / "combinations")), held_out_classes(signs)
     # Against what its tokenizer makes of held-out signs: what that loses is not the generator's fault.
     reference = reconstructed(str(tokenizer), held_out, out / "reconstructed")
-    samples = samples_of(final, asked)
+    samples, heard_of = samples_of(final, asked), captions_heard(final, asked)
     return [
         f"dit-nano: {DISTANCE} to reconstructions {show(distance(samples, reference))}",
-        f"signs of the kind asked for: {class_consistency(samples, asked)}",
-        f"over latents of another kind: {class_consistency(misled_samples(final, asked), asked)}",
+        f"signs of the kind asked for: {class_consistency(samples, asked, heard_of)}",
+        f"over latents of another kind: {class_consistency(misled_samples(final, asked), asked, heard_of)}",
         f"rendered ones: {class_consistency(rendered(held_out, out / 'rendered' / 'kinds'), asked)}",
     ]
 
@@ -174,35 +180,49 @@ def figure_4(tokenizers: dict[str, Path], signs: Path, out: Path, seed: int) -> 
     latents = {
         name: encode(str(place), signs, out / name / "latents", RESOLUTION) for name, place in tokenizers.items()
     }
-    asked = held_out_classes(signs)[:FIGURE_SAMPLES]
+    asked, reference = held_out_classes(signs)[:FIGURE_SAMPLES], signs / "combinations"
+    held_out = list(open_source(reference))[:FIGURE_SAMPLES]
     runs = {name: run(figure_run(name, seed), of, out / name / f"figure-{seed}") for name, of in latents.items()}
     seconds = timed(runs)
     far = {
-        (name, steps): distance(samples_of(runs[name], asked, num_inference_steps=steps), signs / "combinations")
+        (name, steps): distance(samples_of(runs[name], asked, num_inference_steps=steps), reference)
         for name, steps in seconds
+        if name != UNTRAINED
     }
-    head = ["latents", "tokens", "trained for", "steps of drawing", "a picture takes"]
-    head += [f"speed, {grid} = 1" for grid in GRIDS] + ["Fréchet distance"]
+    at_best = {
+        name: distance(reconstructed(str(place), held_out, out / name / "reconstructed"), reference)
+        for name, place in tokenizers.items()
+    }
+    head = ["latents", "tokens", "reconstructions' distance", "trained for", "pictures seen"]
+    head += ["steps of drawing", "a picture takes", *(f"speed, {grid} = 1" for grid in GRIDS), "Fréchet distance"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for (name, steps), takes in seconds.items():
-        tokens = TokenShards(latents[name] / "train").manifest.tokens
-        cells = [name, tokens, f"{minutes(runs[name]):.0f} min", steps, f"{1000 * takes:.0f} ms"]
-        cells += [f"{seconds[grid, steps] / takes:.1f}" for grid in GRIDS] + [show(far[name, steps])]
+        training, tokens = figure_run(name, seed).training, TokenShards(latents[name] / "train").manifest.tokens
+        seen = (training.steps or 0) * training.global_batch_size
+        cells = [name, tokens, show(at_best[name]), f"{minutes(runs[name]):.0f} min", f"{seen:,}"]
+        cells += [steps, f"{1000 * takes:.0f} ms", *(f"{seconds[grid, steps] / takes:.1f}" for grid in GRIDS)]
+        cells += [show(far[name, steps]) if (name, steps) in far else ""]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    values = {drawn: float(score.value or 0) for drawn, score in far.items()}
-    few = [name for name in runs if name not in GRIDS]
-    return [*lines, "", *at_equal_quality(seconds, values, few), "", f"paper: {PAPER_SPEED}"]
+    few = [name for name in runs if name.startswith("textok")]
+    last = FIGURE_INFERENCE_STEPS[-1]
+    for name in few:
+        misled = distance(misled_samples(runs[name], asked, num_inference_steps=last), reference)
+        lines += ["", f"{name} in {last} steps, over latents that were drawn for another class: {show(misled)}"]
+    return [*lines, "", *at_equal_quality(seconds, far, few), "", f"paper: {PAPER_SPEED}"]
 
 
 def at_equal_quality(
-    seconds: dict[tuple[str, int], float], far: dict[tuple[str, int], float], names: list[str]
+    seconds: dict[tuple[str, int], float], far: dict[tuple[str, int], Score], names: list[str]
 ) -> list[str]:
-    """For each of some latents and each grid: the fastest way to draw them that is no farther than the grid's best."""
+    """For each of some latents and each grid: the fastest way to draw them that is no farther than the grid's best.
+
+    What the quarters of the pictures do not tell apart counts as equally far.
+    """
     lines = []
     for grid in GRIDS:
-        best = min((drawn for drawn in far if drawn[0] == grid), key=lambda drawn: far[drawn])
+        best = min((drawn for drawn in far if drawn[0] == grid), key=lambda drawn: far[drawn].value or 0)
         for name in names:
-            good = [drawn for drawn in far if drawn[0] == name and far[drawn] <= far[best]]
+            good = [drawn for drawn in far if drawn[0] == name and not farther(far[drawn], far[best])]
             beside = f"{grid} in {best[1]} steps, the nearest of its own"
             if good:
                 found = min(good, key=lambda drawn: seconds[drawn])
@@ -211,6 +231,11 @@ def at_equal_quality(
             else:
                 lines.append(f"- {name}: in no number of steps as near as {beside}")
     return lines
+
+
+def farther(one: Score, other: Score) -> bool:
+    """Whether a distance is larger than another, and every quarter's than any of the other's."""
+    return (one.value or 0) > (other.value or 0) and min(one.parts or [0]) > max(other.parts or [0])
 
 
 def figure_run(name: str, seed: int) -> GeneratorRunConfig:

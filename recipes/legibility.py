@@ -1,5 +1,6 @@
 """What a judge reads in generated signs, and in the same signs rendered or reconstructed: shared by the recipes."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,9 +17,11 @@ from imtok.data.annotate import TEXT_DETECTOR
 from imtok.data.pictures import decode, encode, to_uint8
 from imtok.data.plain_signs import EXAMPLE, PlainSplit, prompt
 from imtok.data.sample import Sample
+from imtok.data.unseen_captions import FOLDER, UnseenCaptions
 from imtok.data.vocabulary import words_by_label
 from imtok.evaluation.contestants import open_contestant
 from imtok.evaluation.generated import evaluate_generated
+from imtok.evaluation.generated_metrics import STAND_IN
 from imtok.evaluation.meters import make_items
 from imtok.evaluation.rendered import read_picture
 from imtok.evaluation.statistics import Interval, Items, interval, paired_difference
@@ -42,8 +45,8 @@ Prompts = list[tuple[str, str]]
 
 
 def check_judges() -> None:
-    """Stop now, not after hours, where the networks that read are not here."""
-    for name in (TEXT_DETECTOR, TEXT_JUDGE):
+    """Stop now, not after hours, where the networks that read and that tell sets apart are not here."""
+    for name in (TEXT_DETECTOR, TEXT_JUDGE, STAND_IN):
         pretrained.load(name)
 
 
@@ -116,21 +119,35 @@ def read_showpiece(run: Path, out: Path) -> str:
     return f"{SHOWPIECE!r}, which the training has too: read in {found.values.sum():.0f} of {SHOWPIECE_SEEDS} seeds"
 
 
-def class_consistency(folder: Path, labels: Sequence[str]) -> str:
-    """How many of a folder's pictures show a word of the kind that was asked for, in the order of their names."""
+def class_consistency(folder: Path, labels: Sequence[str], told: Sequence[str | None] | None = None) -> str:
+    """How many of a folder's pictures show a word of the kind that was asked for, in the order of their names.
+
+    Args:
+        folder: of the pictures.
+        labels: the kinds.
+        told: captions that the tokenizer heard, where it did: pictures of one caption show one word, and are one group.
+    """
     detector, judge = pretrained.load(TEXT_DETECTOR), pretrained.load(TEXT_JUDGE)
     pictures = (decode(file.read_bytes(), str(file)) for file in sorted(folder.glob("*.png")))
     read = [kinds_of(read_picture(detector, judge, picture)) for picture in pictures]
     right = [float(label in kinds) for kinds, label in zip(read, labels, strict=True)]
-    return _show(interval(make_items(right, list(range(len(right))))))
+    groups = list(range(len(right))) if told is None else [told.index(caption) for caption in told]
+    return _show(interval(make_items(right, groups)))
 
 
-def misled_samples(run: Path, labels: Sequence[str]) -> Path:
+def misled_samples(run: Path, labels: Sequence[str], **sampling: Any) -> Path:
     """`read_misled` for classes: told a caption of the label's, over latents that were drawn for another class."""
     pipeline, classes = load(str(run)), list(dict.fromkeys(labels))
+    pipeline = dataclasses.replace(pipeline, sampling=pipeline.settings(**sampling))
     others = [classes[(classes.index(label) + 1) % len(classes)] for label in labels]
     by, draw = f"{weights_hash(str(run))} {pipeline.sampling}", partial(_misled, pipeline, others, labels)
     return _written(range(len(labels)), run.with_name(f"{run.name}-misled"), by, draw)
+
+
+def captions_heard(run: Path, labels: Sequence[str]) -> list[str]:
+    """What a tokenizer that hears captions is told of a run's samples of some classes, one of each in their order."""
+    unseen = UnseenCaptions(run / FOLDER)
+    return [unseen.draw(label, seed) for seed, label in enumerate(labels)]
 
 
 def _misled(pipeline: ImageGenerator, drawn_for: Sequence[str], told: Sequence[str], index: int) -> bytes:

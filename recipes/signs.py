@@ -9,9 +9,9 @@ from typing import Any
 
 from nano_data import SAID, plain_signs
 
-from imtok.checkpoints import RunFolder
+from imtok.checkpoints import RunFolder, write_text
 from imtok.data.plain_signs import PlainSplit
-from imtok.data.readers import open_source
+from imtok.data.readers import fingerprint, open_source
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import embed
@@ -80,7 +80,9 @@ def with_photographs(signs: Path, shards: Path, hears: TextConfig, out: Path) ->
         out: folder; what is there already stays.
     """
     for split, theirs in (("train", "train"), ("combinations", "validation")):
-        done = out / f"{split}.complete"
+        done, made_of = out / f"{split}.complete", fingerprint(shards / theirs)
+        if done.exists() and done.read_text() != made_of:
+            raise SystemExit(f"{out}: holds photographs of other shards than {shards}; take another folder")
         if not done.exists():
             shutil.rmtree(out / split, ignore_errors=True)
             others = open_source(shards / theirs)
@@ -88,7 +90,7 @@ def with_photographs(signs: Path, shards: Path, hears: TextConfig, out: Path) ->
             with ShardWriter(str(out / split)) as writer:
                 for sample in itertools.chain(open_source(signs / split), photographs):
                     writer.write(dataclasses.replace(sample, captions=sample.captions[:1]))
-            done.touch()
+            write_text(done, made_of)
         embed(str(out / split), hears.encoder, hears.max_tokens)
     return out
 

@@ -147,6 +147,8 @@ def test_dit_carries_the_paper_s_values() -> None:
         assert (run.generator.token_shape, run.generator.channels) == ((tokenizer.num_latent_tokens,), 8)
         assert run.generator.text == (tokenizer.text if "t2i" in name else None)
         assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (5e-4, (0.9, 0.99), 0.01)
+        assert (optimizer.schedule, optimizer.warmup_share) == ("cosine", 0.01)
+        assert run.generator.dropout == 0.1
         assert (training.global_batch_size, training.ema_decay) == (1024, 0.9999)
         assert training.global_batch_size * training.phases[0].steps == pytest.approx(350 * 1_281_167, rel=1e-3)
         assert run.sampling == DenoisingConfig(
@@ -154,6 +156,19 @@ def test_dit_carries_the_paper_s_values() -> None:
         )
     assert presets.get_generator("dit-l-textok-32-256").sampling.guidance_scale == 1.0  # Table 1 has none
     assert presets.get_generator("dit-t2i-nano").generator.text == presets.get("textok-nano").tokenizer.text
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("kl-nano", 256), ("kl-nano-f2", 1024)])
+def test_the_grids_of_figure_4_are_autoencoders_with_latent_diffusion_s_weight(name: str, tokens: int) -> None:
+    run, tokenizer = presets.get(name), presets.create_tokenizer(name)
+    assert tokenizer.encode(torch.zeros(1, 3, 64, 64)).latents.shape == (
+        1,
+        tokens,
+        run.tokenizer.quantizer.codebook_dim,
+    )
+    assert run.tokenizer.quantizer.kl
+    # 1e-6 beside a sum over all numbers of a picture, whose mean is taken here.
+    assert run.losses.kl_weight * 3 * 64**2 == pytest.approx(1e-6)
 
 
 def test_insightar_carries_the_paper_s_values() -> None:

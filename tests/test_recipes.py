@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -382,6 +383,9 @@ def test_prompts_see_the_captioned_photographs_too(tmp_path, monkeypatch):
         found = [(sample.label, sample.captions) for sample in open_source(out / split)]
         assert found == [(sign.label, sign.captions), (None, ["the sea"])]
     assert read == [(str(out / split), hears.encoder, hears.max_tokens) for split in ("train", "combinations")]
+    shutil.copy(tmp_path / "shards/train/data-00000.parquet", tmp_path / "shards/train/data-00001.parquet")
+    with pytest.raises(SystemExit, match="holds photographs of other shards"):
+        signs.with_photographs(tmp_path / "signs", tmp_path / "shards", hears, tmp_path / "both")
 
 
 def test_scores_of_signs_are_grouped_by_word(tmp_path, monkeypatch):
@@ -504,21 +508,31 @@ def test_no_two_timed_drawings_hear_the_same_captions(monkeypatch) -> None:
 def test_speed_is_compared_at_no_worse_quality() -> None:
     seconds = {("few", 5): 1.0, ("few", 10): 2.0, ("kl-nano", 5): 20.0, ("kl-nano", 10): 40.0}
     seconds |= {("kl-nano-f2", 5): 100.0, ("kl-nano-f2", 10): 200.0}
-    far = {("few", 5): 60.0, ("few", 10): 50.0, ("kl-nano", 5): 55.0, ("kl-nano", 10): 52.0}
-    far |= {("kl-nano-f2", 5): 49.0, ("kl-nano-f2", 10): 51.0}
+    values = {("few", 5): 60.0, ("few", 10): 50.0, ("kl-nano", 5): 55.0, ("kl-nano", 10): 52.0}
+    values |= {("kl-nano-f2", 5): 49.0, ("kl-nano-f2", 10): 51.0}
+    far = {drawn: Score(value=value, parts=[value, value + 0.5]) for drawn, value in values.items()}
     assert dit_nano.at_equal_quality(seconds, far, ["few"]) == [
         "- few in 10 steps: 20.0 times as fast as kl-nano in 10 steps, the nearest of its own, and no farther",
         "- few: in no number of steps as near as kl-nano-f2 in 5 steps, the nearest of its own",
     ]
+    far["few", 5] = Score(value=60.0, parts=[52.2, 70.0])  # a quarter of it is nearer than one of the grid's
+    (line, _) = dit_nano.at_equal_quality(seconds, far, ["few"])
+    assert line.startswith("- few in 5 steps: 40.0 times as fast as kl-nano in 10 steps")
 
 
 def test_an_autoencoder_of_which_the_config_alone_is_known_gets_weights(tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
 
     AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_config(tmp_path / "vae")
-    found = dit_nano.with_weights(tmp_path / "vae", tmp_path / "out")
+    ((name, found),) = dit_nano.with_weights(tmp_path / "vae", tmp_path / "out").items()
+    assert name == dit_nano.UNTRAINED
     assert load_tokenizer(str(found)).config.model == "AutoencoderKL"
-    assert dit_nano.with_weights(found, tmp_path / "other") == found
+    assert dit_nano.with_weights(found, tmp_path / "other") == {dit_nano.VAE: found}
+    shutil.copytree(found, tmp_path / "pipeline/vae")
+    assert dit_nano.with_weights(tmp_path / "pipeline", tmp_path / "other") == {dit_nano.VAE: tmp_path / "pipeline/vae"}
+    (tmp_path / "vae/diffusion_pytorch_model.bin").touch()
+    with pytest.raises(SystemExit, match="has diffusion_pytorch_model.bin, and weights are read from"):
+        dit_nano.with_weights(tmp_path / "vae", tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -211,8 +211,11 @@ def test_training_reaches_every_weight_and_recomputing_changes_nothing(config: D
         assert torch.equal(gradients[1][name], gradient)
 
 
-def test_it_learns_two_pictures_by_heart() -> None:
-    model = small(dataclasses.replace(SMALL, dropout=0.0), loud=False).train()
+@pytest.mark.parametrize(
+    "diffusion", [DiffusionConfig(), DiffusionConfig(path="straight", prediction="velocity")], ids=["chain", "flow"]
+)
+def test_it_learns_two_pictures_by_heart(diffusion: DiffusionConfig) -> None:
+    model = small(dataclasses.replace(SMALL, dropout=0.0, diffusion=diffusion), loud=False).train()
     pictures = torch.stack([torch.ones(5, 3), -torch.ones(5, 3)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     torch.manual_seed(0)

@@ -164,8 +164,12 @@ def test_a_run_learns_and_looks_at_held_out_latents(trained: Path) -> None:
     assert len(list((trained / "previews").glob("*.png"))) == 3
 
 
-def test_resuming_gives_the_same_bits(home: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", [False, True], ids=["class", "text"])
+def test_resuming_gives_the_same_bits(
+    home: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bool
+) -> None:
     taken, latents = [], str(home / "latents")
+    straight = train(debug(text=True), latents, tmp_path / "straight", validation=latents) if text else trained
 
     def stop(self: TokenLoader, step: int, batch=TokenLoader.batch) -> object:
         taken.append(step)
@@ -176,10 +180,10 @@ def test_resuming_gives_the_same_bits(home: Path, trained: Path, monkeypatch: py
     whole = TokenLoader.batch
     monkeypatch.setattr(TokenLoader, "batch", stop)
     with pytest.raises(RuntimeError, match="killed"):
-        train(debug(), latents, home / "cut", validation=latents)
+        train(debug(text=text), latents, tmp_path / "cut", validation=latents)
     monkeypatch.setattr(TokenLoader, "batch", whole)
-    train(debug(), latents, home / "cut", validation=latents, resume=True)
-    ours, theirs = (load_tensors(folder / "model.safetensors") for folder in (home / "cut", trained))
+    train(debug(text=text), latents, tmp_path / "cut", validation=latents, resume=True)
+    ours, theirs = (load_tensors(folder / "model.safetensors") for folder in (tmp_path / "cut", straight))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -222,6 +226,18 @@ def test_by_class_it_opens_anywhere_and_tells_the_tokenizer_unseen_captions(
     latents = pipeline.generator.sample([label], [4], pipeline.settings(guidance_scale=2))
     assert torch.allclose(pipeline.draw(latents, text)[0], images[0], atol=1e-4)
     assert not torch.allclose(pipeline.draw(latents, None)[0], images[0], atol=1e-3)  # the caption is heard
+
+
+def test_a_text_encoder_that_is_not_here_is_missed_before_anything_is_drawn(trained: Path, monkeypatch) -> None:
+    pipeline = imtok.load_generator(str(trained))
+
+    def away(name: str, *_: object) -> object:
+        raise pretrained.MissingWeights(f"{name} is away")
+
+    monkeypatch.setattr(pretrained, "load", away)
+    monkeypatch.setattr(type(pipeline.generator), "sample", lambda *_: pytest.fail("too late"))
+    with pytest.raises(pretrained.MissingWeights, match="is away"):
+        pipeline.generate([0])
 
 
 def test_the_verb_writes_files_with_their_settings(trained: Path, tmp_path: Path, capsys) -> None:

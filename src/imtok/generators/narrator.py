@@ -34,12 +34,13 @@ class Narrator:
         self.reader.prepare(itertools.chain(captions, () if self.unseen is None else self.unseen.captions()))
 
     def check(self, conditions: Conditions) -> None:
-        """Whether prompts are heard to their ends.
+        """Whether all will be heard, and prompts to their ends.
 
         Raises:
             ConfigError: one is too long.
             MissingWeights: the text encoder is not here.
         """
+        self.prepare(())
         if self.unseen is None:
             for condition in conditions:
                 self.reader.check(condition)

@@ -67,9 +67,11 @@ class ImageGenerator:
                 a prompt, seeds that do not fit, or a setting that does not exist.
         """
         conditions = self.conditions(labels, prompts)
-        wanted = range(seed, seed + len(conditions)) if seeds is None else seeds
         try:
-            numbers = [operator.index(one) for one in wanted]
+            first = operator.index(seed)
+            numbers = [
+                operator.index(one) for one in (range(first, first + len(conditions)) if seeds is None else seeds)
+            ]
         except TypeError:
             raise ConfigError("seeds are whole numbers, one for each picture") from None
         if len(numbers) != len(conditions):
