@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imtok import presets
+from imtok import presets, pretrained
 from imtok.config import ConfigError
 from imtok.generators import catalog
 from imtok.generators.diffusion import DenoisingConfig
@@ -94,15 +94,19 @@ def test_textok_carries_the_paper_s_values(resolution: int, t5: int) -> None:
         assert (run.tokenizer.quantizer.codebook_dim, run.tokenizer.quantizer.kl) == (8, False)
         assert run.tokenizer.start == "random"  # section 3.2
         text = run.tokenizer.text
+        assert text.encoder == {2048: "text_encoder/t5_xl", 4096: "text_encoder/t5_xxl"}[t5]
+        assert text.encoder in {row.name for row in pretrained.status()}
         assert (text.dim, text.max_tokens, text.where, text.how) == (t5, 128, ("encoder", "decoder"), "in_context")
         assert presets.get(f"baseline-{tokens}-{resolution}").tokenizer == replace(run.tokenizer, text=None)
     weights, losses = run.losses.weights(), run.losses
     assert (weights["l2"], weights["l1"], weights["perceptual"], weights["adversarial"]) == (1, 0, 0.1, 0.1)
     assert (weights["lecam"], weights["r1"], losses.adversarial_kind) == (1e-4, 10, "non_saturating")
     assert losses.discriminator_start == losses.adversarial_start == 80_000
+    assert losses.r1_every == 16
     training, optimizer = run.training, run.training.optimizer
     assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (1e-4, (0, 0.99), 0)
     assert (optimizer.schedule, training.ema_decay, training.global_batch_size) == ("cosine", 0.999, 256)
+    assert optimizer.warmup_share == 0.01
     assert training.global_batch_size * training.phases[0].steps == pytest.approx(270 * 1_281_167, rel=1e-3)
     with torch.device("meta"):
         task = TokenizerTask(run)
@@ -111,9 +115,11 @@ def test_textok_carries_the_paper_s_values(resolution: int, t5: int) -> None:
 
 
 def test_textok_of_appendix_a_has_4096_codes() -> None:
-    for name in ("textok-vq-128-256", "baseline-vq-128-256"):
+    for name in ("textok-vq-128-256", "baseline-vq-128-256", "textok-vq-32-512", "baseline-vq-256-512"):
         quantizer = presets.get(name).tokenizer.quantizer
         assert (quantizer.codebook_size, quantizer.codebook_dim) == (4096, 8)
+        continuous = millions(name.replace("-vq", ""))
+        assert millions(name) == pytest.approx(continuous + 4096 * 8 / 1e6, rel=0.001)
 
 
 @pytest.mark.parametrize(

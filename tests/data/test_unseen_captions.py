@@ -102,6 +102,42 @@ def test_few_new_ones_among_many_old_ones_are_found(fresh: str, tmp_path: Path, 
     assert f"{label}: {tmp_path}/mixed gave only 2 new captions of 5" in said.out + said.err
 
 
+def test_a_list_that_a_new_training_picture_has_made_old_is_written_anew(
+    shards: str, others: str, tmp_path: Path
+) -> None:
+    fresh = str(tmp_path / "shards")
+    shutil.copytree(shards, fresh, ignore=shutil.ignore_patterns(unseen_captions.FOLDER))
+    folder = Path(write_unseen_captions(fresh, others, per_class=2))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    label = UnseenCaptions(folder).labels[0]
+    (picture,) = SyntheticPictures(1, seed=9, size=48, word_height=(10.0, 20.0))
+    known = UnseenCaptions(folder).draw(label, 0)
+    with ShardWriter(fresh, first_shard=7) as writer:
+        writer.write(dataclasses.replace(picture, label=label, captions=[known]))
+    write_unseen_captions(fresh, others, per_class=2)
+    assert known not in set(UnseenCaptions(folder).captions())
+    assert sum(file.read_bytes() == before[file.name] for file in folder.iterdir()) == len(before) - 1
+    next(iter(folder.glob("[0-9a-f]*.json"))).write_text('{"label": "x", "captions": []}')
+    with pytest.raises(DataError, match="names no label and captions"):
+        UnseenCaptions(folder)
+
+
+def test_a_list_is_made_of_the_class_s_own_captions(fresh: str, others: str, monkeypatch) -> None:
+    """What a language model is shown are captions of training pictures of the class, drawn anew each time."""
+    known, shown = captions_by_class(fresh), []
+
+    def write(label: str, references: list[str], seed: int) -> str:
+        shown.append((label, tuple(references)))
+        return f"{label} {seed}"
+
+    monkeypatch.setattr(unseen_captions, "_open", lambda *_: write)
+    write_unseen_captions(fresh, others, per_class=6, references=2)
+    for label, captions in known.items():
+        of_it = [references for of, references in shown if of == label]
+        assert all(set(references) <= set(captions) for references in of_it)
+        assert len(captions) < 3 or len(set(of_it)) > 1
+
+
 def test_a_kill_costs_one_class(fresh: str, others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(write_unseen_captions(fresh, others, per_class=2))
     whole = {file.name: file.read_bytes() for file in folder.iterdir()}
@@ -129,6 +165,14 @@ def test_a_language_model_writes(fresh: str, model: Path) -> None:
     assert max(len(caption.split()) for caption in written) == 5
     assert written == [writer.write("golden_retriever", ["red dog", "dog sea"], seed) for seed in range(12)]
     assert len(set(written)) > 6
+    writer.tokenizer.chat_template = "red {{ messages[0]['content'] }}{% if not enable_thinking %} sea{% endif %}"
+    with pytest.MonkeyPatch.context() as patch:
+        given = []
+        patch.setattr(writer.model, "generate", lambda **how: given.append(how["input_ids"]) or how["input_ids"])
+        assert writer.write("golden_retriever", ["red dog", "dog sea"], 0) == ""  # nothing but the prompt
+    told = writer.tokenizer.decode(given[0][0]).split()
+    assert (told[0], told[-1]) == ("red", "sea")
+    writer.tokenizer.chat_template = None
     asked = writer.prompt("golden_retriever", ["red dog", "dog sea"])
     assert "golden retriever" in asked
     assert "- red dog\n- dog sea\n" in asked

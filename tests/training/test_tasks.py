@@ -218,7 +218,8 @@ def test_region_losses_teach_a_tokenizer_of_tokens_without_places(monkeypatch: p
     config = presets.get("textok-debug")
     losses = dataclasses.replace(config.losses, l2_weight=0.0, kl_weight=0.0, adversarial_weight=0.0)
     losses = dataclasses.replace(losses, text_weight=1.0, face_weight=1.0)
-    deaf = dataclasses.replace(config.tokenizer, text=None)
+    bare = dataclasses.replace(config.tokenizer.quantizer, kl=False)
+    deaf = dataclasses.replace(config.tokenizer, text=None, quantizer=bare)
     tiny = TokenizerTask(dataclasses.replace(config, losses=losses, tokenizer=deaf)).train()
     phase = Phase(name="all", steps=1)
     tiny.prepare([phase], torch.device("cpu"))
@@ -337,3 +338,12 @@ def test_a_step_on_the_gpu() -> None:
         assert all(torch.isfinite(value) for value in terms.values())
         torch.stack(list(terms.values())).sum().backward()
     moved.after_step()
+
+
+def test_gaussians_that_nothing_keeps_wide_are_refused() -> None:
+    config = presets.get("textok-debug")
+    task = TokenizerTask(dataclasses.replace(config, losses=dataclasses.replace(config.losses, kl_weight=0.0)))
+    with pytest.raises(ConfigError, match=r"nothing keeps these wide; set losses\.kl_weight"):
+        task.prepare([Phase(name="all", steps=1)], torch.device("cpu"))
+    task.prepare([Phase(name="decoder", steps=1, trains=("decoder",))], torch.device("cpu"))
+    task.prepare([Phase(name="all", steps=1, weights={"kl": 1e-6})], torch.device("cpu"))

@@ -34,7 +34,7 @@ Inventor = Callable[[str, Sequence[str], int], str | None]
 
 
 def write_unseen_captions(data: str, source: str, per_class: int = 50, references: int = 8, seed: int = 0) -> str:
-    """Write a list of new captions for every class of some shards; classes that are done already stay.
+    """Write a list of new captions for every class of some shards; lists that are there stay, as long as they are new.
 
     Args:
         data: a folder of shards with labels and captions.
@@ -71,11 +71,11 @@ def write_unseen_captions(data: str, source: str, per_class: int = 50, reference
     manifest = join(folder, "manifest.json")
     if (begun := read_json(manifest)) not in (None, settings):
         raise DataError(f"{folder}: was begun in another way; delete it to begin anew")
-    done = set() if begun is None else set(UnseenCaptions(folder).labels)
+    every = {caption for captions in known.values() for caption in captions}
+    done = set() if begun is None else UnseenCaptions(folder).without(every)
     left = {label: captions for label, captions in sorted(known.items()) if label not in done}
     if not left:
         return folder
-    every = {caption for captions in known.values() for caption in captions}
     inventor = _open(source, every)
     for label, captions in tqdm(left.items(), total=len(known), initial=len(done), unit="class", disable=None):
         key = hashlib.blake2b(label.encode(), digest_size=8).hexdigest()  # a new class then changes no other's
@@ -99,21 +99,27 @@ class UnseenCaptions:
         folder: as `write_unseen_captions` returns it.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: there is no such folder, or a list in it is broken.
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
         if read_json(join(folder, "manifest.json")) is None:
             raise DataError(f"{folder}: no unseen captions there; imtok captions writes them")
         names = [name for name in list_files(folder) if name.endswith(".json") and name != "manifest.json"]
-        lists = [read_json(join(folder, name)) or {} for name in names]
+        lists = {name: read_json(join(folder, name)) or {} for name in names}
+        if broken := [name for name, one in lists.items() if "label" not in one or not one.get("captions")]:
+            raise DataError(f"{join(folder, broken[0])}: names no label and captions; delete it, imtok captions anew")
         self.folder = str(folder)
-        self._captions: Mapping[str, list[str]] = {one["label"]: one["captions"] for one in lists}
+        self._captions: Mapping[str, list[str]] = {one["label"]: one["captions"] for one in lists.values()}
 
     @property
     def labels(self) -> list[str]:
         """The classes."""
         return list(self._captions)
+
+    def without(self, known: Collection[str]) -> set[str]:
+        """The classes none of whose captions is among these."""
+        return {label for label, captions in self._captions.items() if not set(known) & set(captions)}
 
     def captions(self) -> Iterator[str]:
         """All of them."""

@@ -48,7 +48,7 @@ class StyleDiscriminatorConfig:
     def __post_init__(self) -> None:
         if min(self.widths, default=0) < 1:
             raise ConfigError("discriminator: base_channels times each of the channel_multipliers must be 1 or more")
-        if self.resolution % 2 ** len(self.channel_multipliers):
+        if self.resolution < 1 or self.resolution % 2 ** len(self.channel_multipliers):
             raise ConfigError(
                 f"discriminator: {self.resolution} px cannot be halved {len(self.channel_multipliers)} times"
             )

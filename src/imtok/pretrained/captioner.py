@@ -23,6 +23,12 @@ PROMPT = (
 TOKENS_PER_WORD, ANSWER_TOKENS = 2, 4
 
 
+def without_thoughts(said: str) -> str:
+    """What a model says after it has thought aloud; nothing if it has not come to an end with that."""
+    _, ended, answer = said.rpartition("</think>")
+    return answer.strip() if ended or "<think>" not in answer else ""
+
+
 class PictureReader(FrozenNetwork):
     """Says something about a picture, always the same (no sampling).
 
@@ -42,7 +48,7 @@ class PictureReader(FrozenNetwork):
         if templated:
             content = [{"type": "image"}, {"type": "text", "text": prompt}]
             asked = self.processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True
+                [{"role": "user", "content": content}], add_generation_prompt=True, enable_thinking=False
             )
         else:
             asked = f"{self.processor.image_token}\n{prompt}"
@@ -50,7 +56,8 @@ class PictureReader(FrozenNetwork):
             images=Image.fromarray(picture), text=asked, return_tensors="pt", add_special_tokens=not templated
         ).to(self.model.device, self.model.dtype)
         new = self.model.generate(**given, max_new_tokens=max_tokens, do_sample=False)
-        return self.processor.decode(new[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+        repeated = 0 if self.model.config.is_encoder_decoder else given["input_ids"].shape[1]  # of the prompt
+        return without_thoughts(self.processor.decode(new[0, repeated:], skip_special_tokens=True))
 
     def answer(self, picture: UInt8[np.ndarray, "h w 3"], question: str) -> str:
         """Its first word to a question that can be answered by yes or no, without punctuation."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from imtok.layers.collective import best_device
-from imtok.pretrained.captioner import TOKENS_PER_WORD
+from imtok.pretrained.captioner import TOKENS_PER_WORD, without_thoughts
 from imtok.pretrained.transformers_folder import open_model
 
 PROMPT = (
@@ -32,7 +32,7 @@ class CaptionWriter:
 
     @torch.no_grad()
     def write(self, label: str, references: Sequence[str], seed: int) -> str:
-        """One caption; the same for the same arguments.
+        """One caption, the same for the same arguments; empty if the model has not come to it.
 
         Args:
             label: the class.
@@ -42,7 +42,11 @@ class CaptionWriter:
         asked = self.prompt(label, references)
         if getattr(self.tokenizer, "chat_template", None):
             given = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": asked}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+                [{"role": "user", "content": asked}],
+                add_generation_prompt=True,
+                enable_thinking=False,
+                return_dict=True,
+                return_tensors="pt",
             )
         else:
             given = self.tokenizer(f"{asked}\n\n", return_tensors="pt")
@@ -56,8 +60,8 @@ class CaptionWriter:
                 do_sample=True,
                 top_p=0.95,
             )
-        words = self.tokenizer.decode(new[0, given["input_ids"].shape[1] :], skip_special_tokens=True).split()
-        return " ".join(words[: self.max_words])
+        said = self.tokenizer.decode(new[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+        return " ".join(without_thoughts(said).split()[: self.max_words])
 
     def prompt(self, label: str, references: Sequence[str]) -> str:
         """What the model is asked."""

@@ -53,6 +53,8 @@ class TextConfig:
             raise ConfigError("text: dim and max_tokens must be positive, and where not empty")
         if self.template is not None and (self.encoder == LABELS or self.template.count("{label}") != 1):
             raise ConfigError(f"text: template = {self.template!r} needs {{label}} once, and an encoder that reads it")
+        if self.classes and self.encoder != LABELS:
+            raise ConfigError(f"text: classes are for the encoder {LABELS!r}; a template takes any class")
         if self.encoder == LABELS and len(self.classes) != self.dim:
             raise ConfigError(f"text: {len(self.classes)} classes are named, but dim is {self.dim}")
 

@@ -91,6 +91,12 @@ def check_losses(config: RunConfig, phases: Sequence[Phase], of_codes: frozenset
     for term, why in _WHY_ABSENT.items():
         if weighed(term, settings, phases) and term not in of_codes:
             raise ConfigError(f"losses: {term}_weight is set, but {why}")
+    trained = [phase for phase in phases if phase.trains_part("encoder") or phase.trains_part("quantizer")]
+    if "kl" in of_codes and trained and not weighed("kl", settings, phases):
+        raise ConfigError(
+            "losses: the bottleneck samples from Gaussians (kl), and nothing keeps these wide; set losses.kl_weight, "
+            "1e-6 for example"
+        )
     start = 0
     for phase in phases:
         terms = {term for term, weight in weights_of(settings, phase).items() if weight}

@@ -32,6 +32,7 @@ _OF_ONE_PASS = ("entropy", "representation")
 """Losses that compare the pictures of one pass, so that the size of a micro-batch is part of what they are."""
 
 _TRAINING_ONLY = (
+    "tokenizer.start",
     "tokenizer.quantizer.decay",
     "tokenizer.quantizer.restart_threshold",
     "tokenizer.quantizer.entropy_temperature",
