@@ -285,6 +285,7 @@ def test_configs_go_to_json_and_back() -> None:
         (lambda: TexTokConfig(num_latent_tokens=0, text=TextConfig(where=("encoder",))), "a decoder that hears text"),
         (lambda: TexTokConfig(num_latent_tokens=0, quantizer=VQConfig()), "at least 1, or 0 for"),
         (lambda: TextConfig(where=()), "where not empty"),
+        (lambda: TextConfig(template="a {label}", classes=("cat",)), "classes are for the encoder 'labels'"),
         (lambda: ContinuousConfig(codebook_dim=0), "codebook_dim must be positive"),
     ],
 )
