@@ -57,7 +57,8 @@ class Table:
         for row in self.rows:
             names = [name_of(row.run, seed) for seed in seeds if name_of(row.run, seed) in found.tokenizers]
             if names:
-                scores = [" / ".join(show(found, name, column, data) for name in names) for column, data in ours]
+                shown = [[show(found, name, column, data) for name in names] for column, data in ours]
+                scores = [" / ".join(filter(None, cells)) for cells in shown]
                 lines.append([row.label, *scores, *(row.paper.get(name, "") for name in theirs)])
         return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
 
