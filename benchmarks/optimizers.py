@@ -18,7 +18,7 @@ from imtok import presets
 from imtok.checkpoints import RunFolder
 from imtok.training.launch import train
 
-KINDS: tuple[Literal["adamw", "muon"], ...] = ("adamw", "muon")
+ALGORITHMS: tuple[Literal["adamw", "muon"], ...] = ("adamw", "muon")
 
 
 def main(preset: tyro.conf.Positional[str], data: str, steps: int = 800, learning_rate: float | None = None) -> None:
@@ -31,14 +31,14 @@ def main(preset: tyro.conf.Positional[str], data: str, steps: int = 800, learnin
         learning_rate: in place of the preset's.
     """
     print("| optimizer | loss | seconds a step |\n|---|---|---|")
-    for kind in KINDS:
+    for algorithm in ALGORITHMS:
         config = presets.get_run(preset)
         rate = learning_rate or config.training.optimizer.learning_rate
-        optimizer = dataclasses.replace(config.training.optimizer, kind=kind, learning_rate=rate)
+        optimizer = dataclasses.replace(config.training.optimizer, algorithm=algorithm, learning_rate=rate)
         rest = {"log_every": max(1, steps // 50), "save_every": 0, "preview_every": 0, "evaluate_every": 0}
         training = dataclasses.replace(config.training, steps=steps, optimizer=optimizer, **rest)
         with tempfile.TemporaryDirectory() as folder:
-            run = train(dataclasses.replace(config, training=training), data, Path(folder) / kind)
+            run = train(dataclasses.replace(config, training=training), data, Path(folder) / algorithm)
             logged = [record for record in RunFolder(run).read_metrics() if "seconds_per_step" in record]
         about = {"step", "phase", "learning_rate", "seconds_per_step"}
         losses = [
@@ -47,7 +47,7 @@ def main(preset: tyro.conf.Positional[str], data: str, steps: int = 800, learnin
             if record["step"] > 0.9 * steps
         ]
         takes = statistics.median(record["seconds_per_step"] for record in logged)
-        print(f"| {kind} | {statistics.fmean(losses):.4f} | {takes:.3f} |", flush=True)
+        print(f"| {algorithm} | {statistics.fmean(losses):.4f} | {takes:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

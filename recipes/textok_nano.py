@@ -189,7 +189,7 @@ def short(kind: str, tokens: int) -> RunConfig:
     """The shipped run of a kind, `textok` or `baseline`, with other tokens and as many steps as all of the queue."""
     config = shortened(presets.get(f"{kind}-nano"), STEPS)
     tokenizer = dataclasses.replace(config.tokenizer, num_latent_tokens=tokens)
-    optimizer = dataclasses.replace(config.training.optimizer, kind="muon")
+    optimizer = dataclasses.replace(config.training.optimizer, algorithm="muon")
     training = dataclasses.replace(config.training, optimizer=optimizer)
     return dataclasses.replace(config, name=f"nano-{kind}-{tokens}", tokenizer=tokenizer, training=training)
 

@@ -207,7 +207,7 @@ def test_shared_weights_need_a_generator_and_several_processes_and_that_is_said_
         with pytest.raises(ConfigError, match=message):
             train(dataclasses.replace(config, training=training), data, tmp_path / preset)
         with pytest.raises(ConfigError, match="muon needs whole matrices"):
-            dataclasses.replace(training, optimizer=dataclasses.replace(training.optimizer, kind="muon"))
+            dataclasses.replace(training, optimizer=dataclasses.replace(training.optimizer, algorithm="muon"))
 
 
 def test_torchrun_trains_a_preset(signs: str, tmp_path: Path) -> None:

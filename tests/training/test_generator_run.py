@@ -93,7 +93,7 @@ def test_resuming_gives_the_same_bits(
     home: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["adamw", "muon"]
 ) -> None:
     config, codes = presets.get_generator("far-debug"), str(home / "codes")
-    optimizer = dataclasses.replace(config.training.optimizer, kind=kind)
+    optimizer = dataclasses.replace(config.training.optimizer, algorithm=kind)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, optimizer=optimizer))
     straight = trained if kind == "adamw" else train(config, codes, home / "muon", validation=codes)
     killed(home, config, home / f"cut-{kind}", monkeypatch, at=6)

@@ -53,7 +53,7 @@ def test_weight_decay_is_decoupled() -> None:
     assert parameter.item() == pytest.approx(2 * (1 - 0.1 * 0.05))
 
 
-MUON = OptimizerConfig(kind="muon", weight_decay=0.05)
+MUON = OptimizerConfig(algorithm="muon", weight_decay=0.05)
 
 
 @pytest.mark.parametrize(

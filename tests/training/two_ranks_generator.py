@@ -116,7 +116,7 @@ if __name__ == "__main__":
             for preset, tokens in zip(sys.argv[4::2], sys.argv[5::2], strict=True):
                 (out / preset).mkdir(exist_ok=True)
                 adamw, shards = presets.get_generator(preset), TokenShards(tokens)
-                optimizer = dataclasses.replace(adamw.training.optimizer, kind="muon")
+                optimizer = dataclasses.replace(adamw.training.optimizer, algorithm="muon")
                 muon = dataclasses.replace(adamw, training=dataclasses.replace(adamw.training, optimizer=optimizer))
                 kinds = [("gradients", torch.float32, 1, adamw), ("weights", torch.float64, 10, adamw)]
                 if not shared:

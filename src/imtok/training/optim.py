@@ -23,12 +23,12 @@ def create_optimizers(
         player: its name.
         parameters: of the player.
         model: Muon gets those of its hidden matrices that are among the parameters.
-        config: which kind.
+        config: which algorithm.
 
     Raises:
         ConfigError: Muon is wanted and the model has no hidden matrices.
     """
-    if config.kind == "adamw":
+    if config.algorithm == "adamw":
         return {player: create_adamw(parameters, config)}
     hidden = {id(matrix) for matrix in model.hidden_matrices()}
     if not hidden:

@@ -135,7 +135,7 @@ class OptimizerConfig:
     Adam would dominate the gradient.
     """
 
-    kind: Literal["adamw", "muon"] = "adamw"
+    algorithm: Literal["adamw", "muon"] = "adamw"
     """`muon` trains the matrices in a transformer's blocks by orthogonalized momentum (Jordan et al. 2024), its steps
     scaled to be as large as AdamW's (Liu et al. 2025), and all else by AdamW. No paper here uses it; small models learn
     much faster by it. `betas` are AdamW's."""
@@ -234,7 +234,7 @@ class TrainingConfig:
             raise ConfigError(f"training: seed = {self.seed} must be below 2^63")
         if not self.max_grad_norm > 0 or not 0 <= (self.ema_decay or 0) < 1:
             raise ConfigError("training: max_grad_norm must be positive and ema_decay in [0, 1)")
-        if self.shard_weights and self.optimizer.kind == "muon":
+        if self.shard_weights and self.optimizer.algorithm == "muon":
             raise ConfigError("training: muon needs whole matrices, which no rank has with shard_weights; take adamw")
         if self.steps is not None and self.steps < len(self.phases):
             raise ConfigError(f"training: steps = {self.steps} is less than one step for each of the phases")
