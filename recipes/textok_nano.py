@@ -48,7 +48,7 @@ from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.run import Phase, RunConfig
 
 STEPS = 2000
-"""By Muon, with which these models learn more in as many than by AdamW in 5,000 (docs/papers/textok.md)."""
+"""By Muon, with which these models learn much more in as many steps than by AdamW (docs/training.md)."""
 TOKENS = (2, 4, 8, 16, 32)
 """In place of the paper's 32, 64, 128 and 256: as many numbers for a pixel of these pictures. Beside 32 the paper has
 nothing."""

@@ -16,7 +16,7 @@ from PIL import Image
 from skimage import data
 from torchvision.transforms import InterpolationMode, functional
 
-from imtok import presets
+from imtok import presets, pretrained
 from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError, to_dict
@@ -308,9 +308,33 @@ def test_a_teacher_s_number_is_marked(tmp_path: Path, signs: str, needs) -> None
     folder = RunFolder(tmp_path / "taught")
     folder.write_config(config)
     folder.write_model(presets.create_tokenizer("insighttok-debug").weights())
-    found = evaluate(str(folder.path), signs, metrics=["vgg16_distance"], count=2, checks=True)
+    found = evaluate([str(folder.path), "jpeg:30"], signs, tmp_path / "out", metrics=["vgg16_distance", "psnr"])
     assert found.score("taught", "signs", "vgg16_distance").taught
     assert not found.score("jpeg-30", "signs", "vgg16_distance").taught
+    assert {one.metric: one.taught for one in found.comparisons} == {"vgg16_distance": True, "psnr": False}
+    (starred,) = [
+        line for line in str(found).splitlines() if line.startswith("jpeg:30 - taught") and line.endswith("*")
+    ]
+    assert "vgg16_distance" in starred
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count('<span class="taught">') == 2  # the score, and the difference
+
+
+def test_a_broken_network_costs_its_metric_alone(run: str, signs: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    load = pretrained.load
+
+    def broken(name: str, *rest: Any) -> Any:
+        if name == "perceptual/vgg16":
+            raise ConfigError(f"{name}: a broken file")
+        return load(name, *rest)
+
+    monkeypatch.setattr(pretrained, "load", broken)
+    found = evaluate(run, signs, metrics=["psnr", "vgg16_distance"], count=2, checks=False)
+    assert found.score("untrained", "signs", "psnr").value
+    assert [(one.metric, one.why) for one in found.failed] == [("vgg16_distance", "perceptual/vgg16: a broken file")]
+    monkeypatch.setattr(pretrained, "load", lambda name, *rest: broken("perceptual/vgg16"))
+    with pytest.raises(ConfigError, match="a broken file"):  # a judge was named, maybe wrongly
+        evaluate(run, signs, metrics=["psnr", "text_ned"], text_judge="nobody", count=2, checks=False)
 
 
 def sample_of(path: str) -> Sample:

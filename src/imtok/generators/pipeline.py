@@ -69,9 +69,8 @@ class ImageGenerator:
         conditions = self.conditions(labels, prompts)
         try:
             first = operator.index(seed)
-            numbers = [
-                operator.index(one) for one in (range(first, first + len(conditions)) if seeds is None else seeds)
-            ]
+            wanted = range(first, first + len(conditions)) if seeds is None else seeds
+            numbers = [operator.index(one) for one in wanted]
         except TypeError:
             raise ConfigError("seeds are whole numbers, one for each picture") from None
         if len(numbers) != len(conditions):

@@ -91,8 +91,7 @@ def check_losses(config: RunConfig, phases: Sequence[Phase], of_codes: frozenset
     for term, why in _WHY_ABSENT.items():
         if weighed(term, settings, phases) and term not in of_codes:
             raise ConfigError(f"losses: {term}_weight is set, but {why}")
-    trained = [phase for phase in phases if phase.trains_part("encoder") or phase.trains_part("quantizer")]
-    if "kl" in of_codes and trained and not weighed("kl", settings, phases):
+    if "kl" in of_codes and any(phase.trains_codes for phase in phases) and not weighed("kl", settings, phases):
         raise ConfigError(
             "losses: the bottleneck samples from Gaussians (kl), and nothing keeps these wide; set losses.kl_weight, "
             "1e-6 for example"
@@ -102,8 +101,7 @@ def check_losses(config: RunConfig, phases: Sequence[Phase], of_codes: frozenset
         terms = {term for term, weight in weights_of(settings, phase).items() if weight}
         if start < max(settings.adversarial_start, settings.discriminator_start):
             terms -= {"adversarial"}  # not yet
-        codes = phase.trains_part("encoder") or phase.trains_part("quantizer")
-        if not terms & (_OF_PICTURES | of_codes if codes else _OF_PICTURES):
+        if not terms & (_OF_PICTURES | of_codes if phase.trains_codes else _OF_PICTURES):
             raise ConfigError(f"phase {phase.name}: no loss that it weighs trains {', '.join(phase.trains)}")
         start += phase.steps
 

@@ -126,6 +126,11 @@ class Phase:
         """Whether a part of the model trains."""
         return name in self.trains or "all" in self.trains
 
+    @property
+    def trains_codes(self) -> bool:
+        """Whether what comes before a tokenizer's decoder trains."""
+        return self.trains_part("encoder") or self.trains_part("quantizer")
+
 
 @config
 class OptimizerConfig:

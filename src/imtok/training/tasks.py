@@ -144,7 +144,7 @@ class TokenizerTask(Task):
 
     def start_phase(self, phase: Phase) -> None:
         self._weights = weights_of(self.config.losses, phase)
-        if not (phase.trains_part("encoder") or phase.trains_part("quantizer")):  # codes that cannot change owe nothing
+        if not phase.trains_codes:  # codes that cannot change owe nothing
             self._weights |= dict.fromkeys(OF_CODES, 0.0)
         for name, part in parts_of(self.tokenizer):
             part.requires_grad_(phase.trains_part(name))
