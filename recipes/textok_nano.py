@@ -48,7 +48,6 @@ from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.run import Phase, RunConfig
 
 STEPS = 2000
-"""By Muon, with which these models learn much more in as many steps than by AdamW (docs/training.md)."""
 TOKENS = (2, 4, 8, 16, 32)
 """In place of the paper's 32, 64, 128 and 256: as many numbers for a pixel of these pictures. Beside 32 the paper has
 nothing."""
@@ -189,9 +188,7 @@ def short(kind: str, tokens: int) -> RunConfig:
     """The shipped run of a kind, `textok` or `baseline`, with other tokens and as many steps as all of the queue."""
     config = shortened(presets.get(f"{kind}-nano"), STEPS)
     tokenizer = dataclasses.replace(config.tokenizer, num_latent_tokens=tokens)
-    optimizer = dataclasses.replace(config.training.optimizer, algorithm="muon")
-    training = dataclasses.replace(config.training, optimizer=optimizer)
-    return dataclasses.replace(config, name=f"nano-{kind}-{tokens}", tokenizer=tokenizer, training=training)
+    return dataclasses.replace(config, name=f"nano-{kind}-{tokens}", tokenizer=tokenizer)
 
 
 def shortened(config: RunConfig, steps: int) -> RunConfig:

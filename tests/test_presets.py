@@ -8,16 +8,20 @@ from imtok.config import ConfigError
 from imtok.generators import catalog
 from imtok.generators.diffusion import DenoisingConfig
 from imtok.generators.sampling import SamplingConfig
+from imtok.layers.model import Model
 from imtok.tokenizers import build
 from imtok.training.run import RunConfig
 from imtok.training.tasks import TokenizerTask
 
 
-def millions(name: str) -> float:
+def on_meta(name: str) -> Model:
     run = presets.get_run(name)
     with torch.device("meta"):
-        model = build(run.tokenizer) if isinstance(run, RunConfig) else catalog.build(run.generator)
-    return sum(tensor.numel() for tensor in model.weights().values()) / 1e6
+        return build(run.tokenizer) if isinstance(run, RunConfig) else catalog.build(run.generator)
+
+
+def millions(name: str) -> float:
+    return sum(tensor.numel() for tensor in on_meta(name).weights().values()) / 1e6
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,14 @@ def test_dit_carries_the_paper_s_values() -> None:
     assert presets.get_generator("dit-t2i-nano").generator.text == presets.get("textok-nano").tokenizer.text
 
 
+@pytest.mark.parametrize("tokens", [8, 16, 32])
+@pytest.mark.parametrize("twin", ["textok-nano", "baseline-nano"])
+def test_the_small_twins_have_presets_of_more_tokens(twin: str, tokens: int) -> None:
+    base, more = presets.get(twin), presets.get(f"{twin}-{tokens}")
+    assert (more.name, more.tokenizer.num_latent_tokens) == (f"{twin}-{tokens}", tokens)
+    assert replace(more, name=twin, tokenizer=replace(more.tokenizer, num_latent_tokens=2)) == base
+
+
 @pytest.mark.parametrize(("name", "tokens"), [("kl-nano", 256), ("kl-nano-f2", 1024)])
 def test_the_grids_of_figure_4_are_autoencoders_with_latent_diffusion_s_weight(name: str, tokens: int) -> None:
     run, tokenizer = presets.get(name), presets.create_tokenizer(name)
@@ -214,9 +226,16 @@ def test_lightweight_setup_takes_100k_steps_in_two_phases() -> None:
     assert len(phases) == 2
 
 
-@pytest.mark.parametrize("name", [name for name in presets.names() if name.endswith(("-nano", "-debug"))])
+@pytest.mark.parametrize("name", [name for name in presets.names() if "-nano" in name or name.endswith("-debug")])
 def test_small_weights_can_be_shipped(name: str) -> None:
     assert millions(name) * 2 <= 8  # MB in fp16
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in presets.names() if presets.get_run(name).training.optimizer.algorithm == "muon"]
+)
+def test_muon_has_matrices_to_train(name: str) -> None:
+    assert on_meta(name).hidden_matrices()
 
 
 def test_discriminator_has_the_2_8_million_of_table_11() -> None:

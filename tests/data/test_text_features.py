@@ -16,7 +16,7 @@ from imtok.data import text_features
 from imtok.data.sample import DataError
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
-from imtok.data.text_features import TextFeatures, embed
+from imtok.data.text_features import TextFeatures, embed, stored_features
 from imtok.pretrained.language import TextEncoder
 
 
@@ -101,7 +101,7 @@ def test_a_second_run_reads_only_what_is_new(shards: str, letters: Letters, monk
     assert letters.read == []
 
 
-def test_each_length_has_a_folder_and_other_weights_are_refused(
+def test_each_length_and_other_weights_have_folders_of_their_own(
     shards: str, letters: Letters, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = TextFeatures(embed(shards, "text_encoder/letters"))
@@ -111,9 +111,12 @@ def test_each_length_has_a_folder_and_other_weights_are_refused(
     assert f"{count} of {count} captions are longer than 5 tokens, and are cut" in capsys.readouterr().out
     caption = captions(shards)[0]
     assert len(long.states(caption)) > len(short.states(caption)) == 5
+    letters.read.clear()
     letters.sha256 = "def"
-    with pytest.raises(DataError, match="begun with other weights of the encoder"):
-        embed(shards, "text_encoder/letters")
+    other = TextFeatures(embed(shards, "text_encoder/letters"))
+    assert sorted(letters.read) == sorted(captions(shards))
+    assert len({long.folder, short.folder, other.folder}) == 3
+    assert {one.folder for one in stored_features(shards, "text_encoder/letters", 128)} == {long.folder, other.folder}
 
 
 def test_a_lost_part_is_made_again_without_touching_the_others(

@@ -1,8 +1,9 @@
 """What a text encoder says of captions, computed once: a folder beside the pictures' shards.
 
-    SHARDS/text_features/ENCODER-LENGTH/manifest.json      which encoder, of which weights, and the longest caption
-    SHARDS/text_features/ENCODER-LENGTH/part-00000.arrow   a caption's hash and its states, without padding
+    SHARDS/text_features/ENCODER-LENGTH-HASH/manifest.json      which encoder, and the longest caption
+    SHARDS/text_features/ENCODER-LENGTH-HASH/part-00000.arrow   a caption's hash and its states, without padding
 
+HASH is that of the encoder's weights, so that those of several weights can lie side by side.
 States are kept in fp16; a part in which one of them is too large for that, as those of large language models may be, is
 kept in fp32. A part is written under a temporary name and renamed, so that a kill at any moment costs one part.
 """
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from imtok import pretrained
 from imtok.config import FORMAT_VERSION, ConfigError
-from imtok.data.addresses import exists, join, list_files, read_json, write_text
+from imtok.data.addresses import join, list_files, read_json, write_text
 from imtok.data.arrow import OPEN_FILES, open_arrow, write_arrow
 from imtok.data.filling import check_alone, check_finished
 from imtok.data.readers import open_source
@@ -30,6 +31,7 @@ from imtok.layers.collective import best_device
 from imtok.pretrained.language import TextEncoder
 
 CAPTIONS_PER_PART = 2048
+_FOLDER = "text_features"
 _ROWS = 8
 """Captions that are read together."""
 _KEY_BYTES = 16
@@ -49,8 +51,7 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
 
     Raises:
         ConfigError: a length that the encoder cannot read, or batches of nothing.
-        DataError: several processes, unfinished shards, no captions, no text encoder, features by other weights of it,
-            or states that are not finite.
+        DataError: several processes, unfinished shards, no captions, no text encoder, or states that are not finite.
         MissingWeights: the encoder is not here.
     """
     check_alone(data)
@@ -61,23 +62,21 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
         raise DataError(f"{encoder}: reads no text; imtok weights lists the text encoders")
     network.check_length(max_tokens)
     network.to(best_device())
-    folder = features_folder(data, encoder, max_tokens)
-    wanted = {
-        "format_version": FORMAT_VERSION,
-        "encoder": encoder,
-        "sha256": network.sha256,
-        "dim": network.embed_dim,
-        "max_tokens": max_tokens,
-    }
     check_finished(data)
-    manifest = join(folder, "manifest.json")
-    if (begun := read_json(manifest)) not in (None, wanted):
-        raise DataError(f"{folder}: was begun with other weights of the encoder; delete it to begin anew")
     captions = list(distinct_captions(data))
     if not captions:
         raise DataError(f"{data}: none of its pictures has a caption; imtok annotate --captions gives them some")
-    if begun is None:
-        write_text(manifest, json.dumps(wanted))
+    folder = join(data, f"{_FOLDER}/{_beginning(encoder, max_tokens)}{network.sha256[:16]}")
+    manifest = join(folder, "manifest.json")
+    if read_json(manifest) is None:
+        about = {
+            "format_version": FORMAT_VERSION,
+            "encoder": encoder,
+            "sha256": network.sha256,
+            "dim": network.embed_dim,
+            "max_tokens": max_tokens,
+        }
+        write_text(manifest, json.dumps(about))
     there = TextFeatures(folder)
     captions = [caption for caption in captions if caption not in there]
     if cut := sum(network.length(caption) > max_tokens for caption in captions):
@@ -134,14 +133,17 @@ class TextFeatures:
         return values.reshape(-1, self.manifest["dim"]).astype(np.float32)
 
 
-def features_folder(data: str | PathLike[str], encoder: str, max_tokens: int) -> str:
-    """Where the features of some shards' captions lie."""
-    return join(data, f"text_features/{encoder.replace('/', '-')}-{max_tokens}")
+def stored_features(data: str | PathLike[str], encoder: str, max_tokens: int) -> list[TextFeatures]:
+    """What lies beside some pictures by an encoder, of whatever weights."""
+    home = join(data, _FOLDER)
+    manifests = (name for name in list_files(home, deep=True) if name.endswith("/manifest.json"))
+    folders = (name.removesuffix("/manifest.json") for name in manifests)
+    return [TextFeatures(join(home, name)) for name in folders if name.startswith(_beginning(encoder, max_tokens))]
 
 
-def has_features(data: str | PathLike[str], encoder: str, max_tokens: int) -> bool:
-    """Whether there are any."""
-    return exists(join(features_folder(data, encoder, max_tokens), "manifest.json"))
+def _beginning(encoder: str, max_tokens: int) -> str:
+    """Of the names of an encoder's folders, whatever its weights."""
+    return f"{encoder.replace('/', '-')}-{max_tokens}-"
 
 
 def distinct_captions(data: str | PathLike[str]) -> Iterator[str]:

@@ -69,8 +69,8 @@ def reconstruct(
         raise ConfigError(f"{tokenizer}: hears of no captions; leave --captions out")
     told = [None] * len(files) if captions is None else captions_of(files, captions)
     reader = None if captions is None or model.hears is None else Reader(model.hears, device=best_device())
-    if reader is not None and (cut := sum(map(reader.cuts, told))):
-        tqdm.write(f"{cut} of {len(files)} captions are longer than {tokenizer} hears, and are cut")
+    if reader is not None:
+        reader.prepare(caption for caption in told if caption is not None)
     if model.hears is not None and (untold := told.count(None)):
         tqdm.write(f"{tokenizer} hears captions, and {untold} of {len(files)} pictures have none; see --captions")
     written, sheets = [], side_by_side(out)

@@ -16,7 +16,7 @@ LATENT_CHANNELS = 4
 def kl_nano() -> RunConfig:
     """A KL autoencoder for a laptop's CPU, 2.9M: 64 px to 256 tokens of 4 channels.
 
-    It is trained as textok-nano, at a third of its learning rate.
+    It is trained as textok-nano, but by AdamW, since it is no transformer, at a third of the learning rate.
 
     A DiT over its latents is Figure 4's other side in miniature (TexTok); the paper has SD-VAE there, whose published
     weights imtok reads from a folder of diffusers. The weight of the divergence is latent diffusion's, 1e-6 beside an
@@ -46,7 +46,8 @@ def _kl(name: str, channel_multipliers: tuple[int, ...]) -> RunConfig:
         ),
         losses=dataclasses.replace(base.losses, kl_weight=1e-6 / (3 * base.data.crop.resolution**2)),
         training=dataclasses.replace(
-            base.training, optimizer=dataclasses.replace(base.training.optimizer, learning_rate=1e-3)
+            base.training,
+            optimizer=dataclasses.replace(base.training.optimizer, algorithm="adamw", learning_rate=1e-3),
         ),
         discriminator=PatchDiscriminatorConfig(),
     )

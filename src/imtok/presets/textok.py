@@ -98,10 +98,15 @@ def textok_nano() -> RunConfig:
         discriminator=StyleDiscriminatorConfig(resolution=64, base_channels=32, channel_multipliers=(1, 2, 4, 4)),
         data=DataConfig(crop=CropConfig(resolution=64, scale=(1.0, 1.0), flip=False), drop_captions=0.1),
         training=TrainingConfig(
-            phases=(Phase(name="train", steps=20_000),),
+            phases=(Phase(name="train", steps=6000),),
             global_batch_size=16,
             optimizer=OptimizerConfig(
-                learning_rate=3e-3, betas=(0.9, 0.95), weight_decay=0.0, warmup_share=0.01, final_share=0.05
+                algorithm="muon",
+                learning_rate=3e-3,
+                betas=(0.9, 0.95),
+                weight_decay=0.0,
+                warmup_share=0.01,
+                final_share=0.05,
             ),
             ema_decay=0.999,
             precision="bf16",
@@ -157,6 +162,21 @@ def _member(tokens: int, resolution: int, text: bool, discrete: bool) -> Callabl
     return preset
 
 
+def _nano_member(tokens: int, twin: Callable[[], RunConfig]) -> Callable[[], RunConfig]:
+    """One of the small twins with as many tokens."""
+
+    def preset() -> RunConfig:
+        base = twin()
+        tokenizer = dataclasses.replace(base.tokenizer, num_latent_tokens=tokens)
+        return dataclasses.replace(base, name=f"{base.name}-{tokens}", tokenizer=tokenizer)
+
+    preset.__name__ = preset().name
+    preset.__doc__ = (
+        f"{twin().name} with {tokens} tokens in place of 2 (short runs are measured in docs/papers/textok.md)."
+    )
+    return preset
+
+
 PRESETS: tuple[Callable[[], RunConfig], ...] = (
     *(
         _member(tokens, resolution, text, discrete)
@@ -167,5 +187,6 @@ PRESETS: tuple[Callable[[], RunConfig], ...] = (
     ),
     textok_nano,
     baseline_nano,
+    *(_nano_member(tokens, twin) for twin in (textok_nano, baseline_nano) for tokens in (8, 16, 32)),
     textok_debug,
 )

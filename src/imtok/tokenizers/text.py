@@ -15,7 +15,7 @@ from imtok import pretrained
 from imtok.config import ConfigError, config
 from imtok.data.readers import open_source
 from imtok.data.sample import Sample
-from imtok.data.text_features import TextFeatures, distinct_captions, features_folder, has_features
+from imtok.data.text_features import distinct_captions, stored_features
 from imtok.pretrained.language import TextEncoder
 
 _logger = logging.getLogger(__name__)
@@ -84,7 +84,9 @@ class Reader:
         config: of the tokenizer; once it is prepared, with the hash of the encoder's weights.
 
     Raises:
-        ConfigError: stored features are of another width or of other weights than the tokenizer was trained with.
+        ConfigError: stored features are of another width.
+        MissingWeights: features of several weights are stored, the config names none of these, and the encoder, whose
+            own would be taken, is not here.
     """
 
     def __init__(
@@ -96,18 +98,20 @@ class Reader:
         # more than these, since a caption's bits depend on what is read beside it, and that is then the batch alone.
         self._last: dict[str, Float[Tensor, "tokens dim"]] = {}
         self._of_classes: dict[str, Float[Tensor, "tokens dim"]] = {}  # a template's few texts, read once
+        self._told_of_cuts = False
         self._data = tuple(data)
-        self._stored = {
-            str(folder): TextFeatures(features_folder(folder, config.encoder, config.max_tokens))
-            for folder in self._data
-            if has_features(folder, config.encoder, config.max_tokens)
-        }
-        for stored in self._stored.values():
+        found = [one for folder in self._data for one in stored_features(folder, config.encoder, config.max_tokens)]
+        weights = {one.manifest["sha256"] for one in found}
+        if config.sha256 == "" and len(weights) == 1:
+            self._trust(*weights)
+        elif config.sha256 == "" and weights:
+            self._load()
+        self._stored = [one for one in found if one.manifest["sha256"] == self.config.sha256]
+        for stored in self._stored:
             if stored.manifest["dim"] != config.dim:
                 raise ConfigError(
                     f"{stored.folder}: of {stored.manifest['dim']} channels, the tokenizer wants {config.dim}"
                 )
-            self._trust(stored.manifest["sha256"], str(stored.folder))
 
     def __deepcopy__(self, memo: object) -> "Reader":
         """Copies of a model share it: what it says never changes."""
@@ -152,8 +156,7 @@ class Reader:
             return
         if captions is None:
             captions = (caption for folder in self._data for caption in distinct_captions(folder))
-        stored = self._stored.values()
-        unread = next((caption for caption in captions if not any(caption in one for one in stored)), None)
+        unread = next((caption for caption in captions if not any(caption in one for one in self._stored)), None)
         if unread is not None:
             try:
                 self._load()
@@ -204,21 +207,11 @@ class Reader:
             ConfigError: it is too long.
             MissingWeights: the encoder is not here.
         """
-        if caption is not None and self.cuts(caption):
+        if caption is not None and self._is_cut(caption):
             length = self._load().length(caption)
             raise ConfigError(
                 f"text {caption[:40]!r}…: {length} tokens, the model hears {self.config.max_tokens}; shorten it"
             )
-
-    def cuts(self, caption: str | None) -> bool:
-        """Whether a caption that nobody has stored is longer than what is heard of it.
-
-        Raises:
-            MissingWeights: the encoder is not here.
-        """
-        if caption is None or self.config.told == "labels" or self._look_up(caption) is not None:
-            return False
-        return self._load().length(caption) > self.config.max_tokens
 
     def bits(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Iterator[float]:
         """Information in what the decoder is told of each picture: 8 bits a byte of UTF-8, or log2 of the classes.
@@ -239,12 +232,12 @@ class Reader:
     def _places(self) -> str:
         return ", ".join(str(folder) for folder in self._data)
 
-    def _trust(self, sha256: str, where: str) -> None:
+    def _trust(self, sha256: str) -> None:
         """One encoder's weights and no others: those of the config, or else the first that are met."""
         if self.config.sha256 not in ("", sha256):
             raise ConfigError(
-                f"{where}: these weights of {self.config.encoder} are not those that the model, or other features, "
-                "were made with"
+                f"text: these weights of {self.config.encoder} are not those that the model or its features were made "
+                "with"
             )
         self.config = dataclasses.replace(self.config, sha256=sha256)
 
@@ -266,14 +259,33 @@ class Reader:
         known = {caption: self._look_up(caption) for caption in dict.fromkeys(captions)}
         unread = [caption for caption, states in known.items() if caption is not None and states is None]
         if unread and unread != list(self._last):
+            self._tell_of_cuts(unread)
             states, mask = self._load().encode(unread, self.config.max_tokens)
             of_each = zip(unread, states.cpu(), mask.cpu(), strict=True)
             self._last = {caption: of_it[there] for caption, of_it, there in of_each}
         known |= {caption: self._last[caption] for caption in unread}
         return [known[caption] for caption in captions]
 
+    def _tell_of_cuts(self, captions: Sequence[str]) -> None:
+        """One line about the first that is too long, whatever comes later; of stored ones `embed` has told."""
+        long = None if self._told_of_cuts else next(filter(self._is_cut, captions), None)
+        if long is not None:
+            self._told_of_cuts = True
+            _logger.warning(
+                "the caption %r… has %d tokens, of which the model hears %d; it and others that are too long are cut",
+                long[:40],
+                self._load().length(long),
+                self.config.max_tokens,
+            )
+
+    def _is_cut(self, caption: str) -> bool:
+        """Whether a caption that nobody has stored is longer than what is heard of it."""
+        if self.config.told == "labels" or self._look_up(caption) is not None:
+            return False
+        return self._load().length(caption) > self.config.max_tokens
+
     def _look_up(self, caption: str | None) -> Float[Tensor, "tokens dim"] | None:
-        found = (stored for stored in self._stored.values() if caption is not None and caption in stored)
+        found = (stored for stored in self._stored if caption is not None and caption in stored)
         return next((torch.from_numpy(stored.states(caption or "")) for stored in found), None)
 
     def _load(self) -> TextEncoder:
@@ -286,7 +298,7 @@ class Reader:
                     f"text: {self.config.encoder} answers in {encoder.embed_dim} channels, not {self.config.dim}"
                 )
             encoder.check_length(self.config.max_tokens)
-            self._trust(encoder.sha256, "text")
+            self._trust(encoder.sha256)
             self._encoder = encoder.to(self.device)
             return encoder
         return self._encoder
