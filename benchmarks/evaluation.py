@@ -6,7 +6,7 @@ Pictures are rendered signs of 256 pixels with their words and one made-up face 
 30, which costs next to nothing. Times are those of the meters alone: of originals without a contestant and what one
 adds, or of generated pictures, after a first batch that is not counted; and, at the end, of the numbers and their
 intervals. Inception, whose weights are a file of the user's own, is timed with random ones; LPIPS costs what the VGG16
-distance does. Peak memory is that of a process of its own for each size of set: JPEG and `vqgan-nano` in all metrics,
+distance does. Peak memory is that of processes of their own for each size of set: JPEG and `vqgan-nano` in all metrics,
 and generated pictures against a reference through EfficientNet; beyond a batch of 16 pictures it may grow by what is
 stored for every picture and by nothing else. `--pictures 1000 --memory 250 1000` are the full figures.
 """
@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/traini
 
 import contextlib
 import io
+import itertools
 import resource
 import subprocess
 import sys
@@ -87,17 +88,22 @@ class OneMetric(PixelMeter):
         return {name: [(value(*pair), 0.0) for pair in several] for name, several in pairs.items()}
 
 
-def main(pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | None = None) -> None:
+def main(
+    pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | None = None, generated: bool = False
+) -> None:
     """Print both tables.
 
     Args:
         pictures: that are timed.
         memory: sizes of the sets whose peak memory is measured.
         peak_of: evaluate one set of so many pictures in this process, and print its peak in MB; for internal use.
+        generated: of generated pictures; likewise.
     """
     if peak_of is not None:
-        evaluate(["jpeg:30", "vqgan-nano"], {"signs": Signs(peak_of)}, checks=False, cache=False)
-        of_generated(set_meter("vision/efficientnet_lite0", peak_of), peak_of)
+        if generated:
+            of_generated(set_meter("vision/efficientnet_lite0", peak_of), peak_of)
+        else:
+            evaluate(["jpeg:30", "vqgan-nano"], {"signs": Signs(peak_of)}, checks=False, cache=False)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "linux" else 1024) / 1024)
         return
     print(f"{pictures} pictures of {SIZE} px, {torch.get_num_threads()} threads\n")
@@ -110,8 +116,11 @@ def main(pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | 
         lines.append((f"generated: {name}", "", f"{drawn:.1f}", f"{end:.2f}"))
     print(as_markdown(lines))
     print()
-    peaks = [(str(count), f"{peak(count):.0f}", f"{2 * count * _FEATURE_BYTES / 2**20:.1f}") for count in memory]
-    print(as_markdown([("pictures", "peak memory, MB", "of which features that precision and recall keep"), *peaks]))
+    lines = [("pictures", "reconstructed: peak memory, MB", "generated: peak memory, MB", "of which kept features, MB")]
+    for count in memory:
+        kept = 2 * count * _FEATURE_BYTES / 2**20
+        lines.append((str(count), f"{peak(count):.0f}", f"{peak(count, '--generated'):.0f}", f"{kept:.1f}"))
+    print(as_markdown(lines))
 
 
 def meters() -> dict[str, Meter[Any]]:
@@ -163,7 +172,7 @@ def of_reconstructions(meter: Meter[Any], count: int) -> tuple[float, float, flo
     """Milliseconds a picture for originals, and what reconstructions add; seconds for the numbers at the end."""
     seconds, counted = [0.0, 0.0], 0
     source = Signs(count)
-    for index, batch in enumerate([*batches(source, 1), *batches(source, None)]):  # the first one warms up
+    for index, batch in enumerate(first_and_all(source)):
         drawn = [jpeg(one) for one in batch]
         started = time.perf_counter()
         meter.look(batch, {})
@@ -183,7 +192,7 @@ def of_reconstructions(meter: Meter[Any], count: int) -> tuple[float, float, flo
 def of_generated(meter: GeneratedMeter[Any], count: int) -> tuple[float, float]:
     """Milliseconds for a generated picture, and seconds for the numbers at the end; the pictures are the reference."""
     seconds, counted, source = 0.0, 0, Signs(count)
-    for index, batch in enumerate([*batches(source, 1), *batches(source, None)]):  # the first one warms up
+    for index, batch in enumerate(first_and_all(source)):
         drawn = [
             Generated(sample=one.sample, picture=one.original, asked=Asked(text=" ".join(_texts(one.sample))))
             for one in batch
@@ -216,15 +225,20 @@ def batches(source: Source, count: int | None) -> Iterator[list[Shown]]:
     return (batch for _, batch in Pictures("signs", source, OwnSize(), count).in_turn(lambda batch: batch, Ranks()))
 
 
+def first_and_all(source: Source) -> Iterator[list[Shown]]:
+    """A batch to warm up with, and then all."""
+    return itertools.chain(batches(source, 1), batches(source, None))
+
+
 def jpeg(one: Shown) -> Drawn:
     """Its reconstruction."""
     picture, rate = CODECS["jpeg"].compress(one.original, 30)
     return Drawn(made=Reconstruction(picture, bits_per_pixel=rate), content=picture, restored=picture)
 
 
-def peak(count: int) -> float:
+def peak(count: int, *flags: str) -> float:
     """Of an evaluation of so many pictures in a process of its own, in MB."""
-    command = [sys.executable, __file__, "--peak-of", str(count)]
+    command = [sys.executable, __file__, "--peak-of", str(count), *flags]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(found.stdout.splitlines()[-1])
 

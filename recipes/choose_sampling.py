@@ -41,7 +41,7 @@ def main(
     print(f"| {' | '.join(tried)} | NED | words |\n{'|---' * (len(tried) + 2)}|")
     for values in itertools.product(*tried.values()):
         settings = dict(zip(tried, values, strict=True))
-        folder = out.resolve() / "-".join(f"{value:g}" for value in values)
+        folder = out.resolve() / "-".join(f"{name}-{value:g}" for name, value in settings.items())
         found = read_drawn(generator, folder, prompts, **settings)
         scores = (interval(found[name]) for name in ("rendered_text_ned", "rendered_word_accuracy"))
         cells = [f"{value:g}" for value in values]

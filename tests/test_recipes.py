@@ -512,12 +512,15 @@ def test_speed_is_compared_at_no_worse_quality() -> None:
     values |= {("kl-nano-f2", 5): 49.0, ("kl-nano-f2", 10): 51.0}
     far = {drawn: Score(value=value, parts=[value, value + 0.5]) for drawn, value in values.items()}
     assert dit_nano.at_equal_quality(seconds, far, ["few"]) == [
-        "- few in 10 steps: 20.0 times as fast as kl-nano in 10 steps, the nearest of its own, and no farther",
-        "- few: in no number of steps as near as kl-nano-f2 in 5 steps, the nearest of its own",
+        "- few in 10 steps (50.0): 20.0 times as fast as kl-nano in 10 steps (52.0)",
+        "- few: in no number of steps as near as kl-nano-f2 in 5 steps (49.0)",
     ]
-    far["few", 5] = Score(value=60.0, parts=[52.2, 70.0])  # a quarter of it is nearer than one of the grid's
+    far["few", 5] = Score(value=60.0, parts=[52.2, 70.0])  # a quarter of it is nearer than one of the grid's nearest
     (line, _) = dit_nano.at_equal_quality(seconds, far, ["few"])
-    assert line.startswith("- few in 5 steps: 40.0 times as fast as kl-nano in 10 steps")
+    assert line == "- few in 5 steps (60.0): 40.0 times as fast as kl-nano in 10 steps (52.0)"
+    far["kl-nano", 5] = Score(value=55.0, parts=[52.2, 58.0])  # likewise, so that the grid may be as fast
+    (line, _) = dit_nano.at_equal_quality(seconds, far, ["few"])
+    assert line == "- few in 5 steps (60.0): 20.0 times as fast as kl-nano in 5 steps (55.0)"
 
 
 def test_an_autoencoder_of_which_the_config_alone_is_known_gets_weights(tmp_path: Path) -> None:

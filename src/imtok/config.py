@@ -17,12 +17,15 @@ FORMAT_VERSION = 1
 T = TypeVar("T")
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Something that the user gave or that is missing; one line: what, where, what to do."""
 
 
 class ConfigError(InputError):
-    """A configuration that cannot be meant; the message names the field and what to do."""
+    """A configuration that cannot be meant; the message names the field and what to do.
+
+    It is no ValueError, which pydantic and tyro would wrap in lines of their own.
+    """
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -86,7 +89,7 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         where: named in the error, usually a file.
 
     Raises:
-        ConfigError: an unknown key, a wrong type, or a file of a newer format; one line.
+        ConfigError: an unknown key, a wrong type, a value that cannot be meant, or a file of a newer format; one line.
     """
     check_format(values, where)
     values = {name: value for name, value in values.items() if name != "format_version"}
@@ -97,6 +100,8 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         key = ".".join(str(part) for part in first["loc"]) or cls.__name__
         reason = "no such setting" if first["type"] == "unexpected_keyword_argument" else first["msg"]
         raise ConfigError(f"{where}: {key}: {reason}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
 
 
 def check_format(values: Mapping[str, Any], where: str) -> None:

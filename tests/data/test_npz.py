@@ -90,6 +90,14 @@ def test_other_files_are_refused_in_a_line(pictures: np.ndarray, tmp_path: Path)
         header = {"descr": "|u1", "fortran_order": False, "shape": (1, 10**5, 10**5, 3)}
         np.lib.format.write_array_header_1_0(member, header)
     refused("100000x100000 is more than 64000000 pixels")
+    np.savez_compressed(place, pictures)
+    with zipfile.ZipFile(place) as archive:
+        (member,) = archive.infolist()
+    packed = bytearray(Path(place).read_bytes())
+    start = member.header_offset + 30 + len(member.filename) + int.from_bytes(packed[28:30], "little")
+    packed[start : start + 8] = b"\xff" * 8
+    Path(place).write_bytes(packed)
+    refused("no .npz file with pictures")
     Path(place).write_bytes(b"PK nonsense")
     refused("no .npz file with pictures")
 

@@ -82,6 +82,10 @@ def test_what_is_broken_is_one_line(release: Path) -> None:
     write(release / "annotations/text_tt.json", [{"file_name": "a.jpg", "annotations": [{"bbox": [1, 2]}]}])
     with pytest.raises(PictureError, match=r"text_tt\.json: entry 0 is malformed \(KeyError\('rec'\)\)"):
         open_source(release / "annotations/text_tt.json")[0]
+    words = [{"bbox": [0, 0, float("inf"), 9], "rec": "OPEN", "ratio": 0.1}]
+    write(release / "annotations/text_tt.json", [{"file_name": "a.jpg", "annotations": words}])
+    with pytest.raises(PictureError, match=r"text_tt\.json: entry 0 is malformed \(OverflowError"):
+        open_source(release / "annotations/text_tt.json")[0]
     write(release / "annotations/other.json", [])
     for name, said in (("other.json", "expected TokBench's text_SET.json"), ("text_tt.json", "not JSON")):
         (release / "annotations/text_tt.json").write_text("[")

@@ -14,6 +14,7 @@ from skimage import data
 from imtok import pretrained
 from imtok.cli import main
 from imtok.config import ConfigError
+from imtok.data.readers import read_table
 from imtok.data.sample import Sample
 from imtok.evaluation.asked import Asked
 from imtok.evaluation.benchmark_meters import GENEVAL, DPGMeter, GenEvalMeter
@@ -212,3 +213,7 @@ def test_files_that_are_none_of_the_benchmarks_are_refused(tiny_clip: Path, tmp_
     (tmp_path / "rows.csv").write_text(QUESTIONS.replace(",text,", ",words,"))
     with pytest.raises(ConfigError, match="has no column text"):
         DPGMeter(str(tmp_path / "rows.csv"), Recorded())
+    (tmp_path / "rows.csv").write_text(QUESTIONS)
+    rows = [row | {"text": 5} for _, row in read_table(str(tmp_path / "rows.csv"))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    DPGMeter(str(tmp_path / "rows.jsonl"), Recorded())  # odd prompts, and no reason to fall over

@@ -1,6 +1,7 @@
 """The whole way from pictures to metrics.json and report.html, with an untrained tokenizer and real networks."""
 
 import contextlib
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from torchvision.transforms import InterpolationMode, functional
 from imtok import presets, pretrained
 from imtok.checkpoints import RunFolder
 from imtok.cli import main
-from imtok.config import ConfigError, to_dict
+from imtok.config import ConfigError, InputError, to_dict
 from imtok.data.pictures import decode, encode, from_uint8
 from imtok.data.readers import open_source
 from imtok.data.sample import Face, Sample, Samples, TextRegion
@@ -32,7 +33,7 @@ from imtok.evaluation.meters import Shown
 from imtok.evaluation.ranks import together
 from imtok.evaluation.reconstruct import reconstruct
 from imtok.evaluation.sets import Pictures
-from imtok.evaluation.teachers import UNKNOWN, teachers_of
+from imtok.evaluation.teachers import UNKNOWN, teachers_of, teachers_of_weights
 from imtok.evaluation.text import same_letters
 from imtok.pretrained import FeatureNetwork
 from imtok.tokenizers.catalog import build, load
@@ -332,9 +333,40 @@ def test_a_broken_network_costs_its_metric_alone(run: str, signs: str, monkeypat
     found = evaluate(run, signs, metrics=["psnr", "vgg16_distance"], count=2, checks=False)
     assert found.score("untrained", "signs", "psnr").value
     assert [(one.metric, one.why) for one in found.failed] == [("vgg16_distance", "perceptual/vgg16: a broken file")]
+    every = evaluate(run, signs, count=2, checks=False)
+    assert every.score("untrained", "signs", "psnr").value
+    assert ("vgg16_distance", "perceptual/vgg16: a broken file") in [(one.metric, one.why) for one in every.failed]
     monkeypatch.setattr(pretrained, "load", lambda name, *rest: broken("perceptual/vgg16"))
-    with pytest.raises(ConfigError, match="a broken file"):  # a judge was named, maybe wrongly
+    judged = evaluate(run, signs, metrics=["psnr", "text_ned"], count=2, checks=False)
+    assert [one.metric for one in judged.failed] == ["text_ned"]
+    with pytest.raises(ConfigError, match="a broken file"):  # a judge that nobody knows was named, maybe wrongly
         evaluate(run, signs, metrics=["psnr", "text_ned"], text_judge="nobody", count=2, checks=False)
+
+
+@pytest.mark.usefixtures("no_own_weights")
+def test_a_judge_that_is_named_and_not_here_is_missed(run: str, signs: str) -> None:
+    found = evaluate(run, signs, text_judge="text_judge/parseq", count=2, checks=False)
+    assert {one.metric for one in found.failed} == {"text_accuracy", "text_ned", "text_accuracy_alnum"}
+    assert all(one.why.startswith("text_judge/parseq is missing") for one in found.failed)
+    assert found.score("untrained", "signs", "psnr").value
+
+
+@torch.no_grad()
+def test_a_network_that_answers_no_numbers_costs_its_metric(run: str, signs: str, needs, monkeypatch) -> None:
+    needs("perceptual/vgg16")
+    network = copy.deepcopy(pretrained.load("perceptual/vgg16"))
+    next(network.parameters()).fill_(torch.nan)
+    monkeypatch.setattr(pretrained, "load", lambda name, *rest: network)
+    found = evaluate(run, signs, metrics=["psnr", "vgg16_distance"], count=2, checks=False)
+    assert found.score("untrained", "signs", "psnr").value
+    assert "perceptual/vgg16: answers NaN or infinity; its weights may be broken" in {one.why for one in found.failed}
+
+
+def test_a_damaged_config_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.write_config(to_dict(presets.get("insighttok-debug")) | {"losses": None})
+    with pytest.raises(ConfigError, match=r"run/config\.json: its losses and phases are not those of a run"):
+        teachers_of_weights(folder.path)
 
 
 def sample_of(path: str) -> Sample:
@@ -376,7 +408,7 @@ def test_bad_input_is_refused_in_a_line(
     if isinstance(arguments["tokenizers"], list):
         places = {"RUN": run, "EMPTY": str(tmp_path)}
         arguments["tokenizers"] = [places.get(name, name) for name in arguments["tokenizers"]]
-    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+    with pytest.raises(InputError, match=re.escape(message)) as refused:
         evaluate(**arguments)
     assert "\n" not in str(refused.value)
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from skimage import data
 
+from imtok.config import ConfigError
 from imtok.data.annotate import Annotator
 from imtok.data.pictures import decode, encode
 from imtok.data.sample import Face, Sample
@@ -42,6 +43,18 @@ def test_no_faces_and_faces_without_landmarks() -> None:
     assert len(embed_faces(Judge(), picture, [])) == 0
     with pytest.raises(ValueError, match="no landmarks"):
         embed_faces(Judge(), picture, [Face(box=(0.0, 0.0, 8.0, 8.0))])
+
+
+def test_a_judge_that_answers_no_numbers_is_named() -> None:
+    class Judge:
+        name, sha256, input_size, template = "face_judge/broken", "", (16, 16), torch.rand(5, 2)
+
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1) * torch.nan
+
+    face = Face(box=(0.0, 0.0, 16.0, 16.0), landmarks=((4.0, 4.0), (12.0, 4.0), (8.0, 8.0), (5.0, 12.0), (11.0, 12.0)))
+    with pytest.raises(ConfigError, match="face_judge/broken: answers NaN or infinity"):
+        embed_faces(Judge(), np.zeros((32, 32, 3), dtype=np.uint8), [face])
 
 
 @pytest.mark.parametrize("version", ["first", "second"])

@@ -1,5 +1,6 @@
 """What every generator must fulfil."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -35,6 +36,33 @@ def _assert_steps_agree(model: AutoregressiveGenerator, codes: torch.Tensor, con
             assert torch.allclose(found, expected[index][:, token], atol=1e-5)
         if token + 1 < model.tokens:
             session.advance(codes[:, token])
+
+
+@pytest.fixture
+def enumerate_pictures() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    return _enumerate_pictures
+
+
+@torch.no_grad()
+def _enumerate_pictures(model: AutoregressiveGenerator, condition: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every picture and how often a sampler would draw it: the product of its codes' shares, one after the other."""
+    places = list(itertools.product(*map(range, model.codebook_sizes)))
+    every = torch.tensor(list(itertools.product(places, repeat=model.tokens)))
+    session, cache = model.begin([condition] * len(every)), model.head.new_cache(len(every))
+    share = torch.ones(len(every), dtype=torch.double)
+    for token in range(model.tokens):
+
+        def pick(logits: torch.Tensor, index: int, token: int = token) -> torch.Tensor:
+            nonlocal share
+            weights = (logits + model.shared_logits(session.hidden, index)).double().exp()
+            codes = every[:, token, index]
+            share = share * weights.gather(1, codes[:, None])[:, 0] / weights.sum(1)
+            return codes
+
+        model.head.draw(session.hidden, model.embedding, pick, cache)
+        if token + 1 < model.tokens:
+            session.advance(every[:, token])
+    return every, share
 
 
 @pytest.fixture

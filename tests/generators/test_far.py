@@ -70,17 +70,19 @@ def test_a_later_code_changes_no_earlier_logit(head: HeadKind) -> None:
 
 
 @torch.no_grad()
-def test_the_likelihood_sums_to_one_over_all_pictures() -> None:
+@pytest.mark.parametrize("head", HEADS)
+def test_the_likelihood_is_that_of_an_enumeration_of_all_pictures(head: HeadKind, enumerate_pictures) -> None:
     torch.manual_seed(0)
-    config = dataclasses.replace(SMALL, codebook_sizes=(3, 2), token_shape=(1, 3))
+    config = dataclasses.replace(SMALL, codebook_sizes=(3, 2), token_shape=(1, 3), head=head)
     model = FAR(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    places = list(itertools.product(range(3), range(2)))
-    every = torch.tensor(list(itertools.product(places, repeat=3)))
-    likelihood = model.double().log_likelihood(every, ["1"] * len(every)).sum((1, 2)).exp()
-    assert likelihood.sum().item() == pytest.approx(1.0, abs=1e-6)
-    assert likelihood.max() > 2 * likelihood.min()
+    every, shares = enumerate_pictures(model, "1")
+    assert len(every) == 6**3
+    assert shares.sum().item() == pytest.approx(1.0, abs=1e-6)
+    assert shares.max() > 2 * shares.min()
+    likelihood = model.log_likelihood(every, ["1"] * len(every)).sum((1, 2)).exp().double()
+    assert torch.allclose(likelihood, shares, rtol=1e-4, atol=0)
 
 
 @torch.no_grad()
@@ -110,6 +112,10 @@ def test_a_picture_is_the_same_alone_and_in_a_batch() -> None:
     ]
     assert torch.equal(together, torch.cat(alone))
     assert not torch.equal(together, model.sample(["0", "1", "2", None], [13, 14, 15, 16], settings))
+    logits = model(together, ["0", "1", "2", None])
+    for row, name in enumerate(["0", "1", "2", None]):
+        of_it = model(together[row : row + 1], [name])
+        assert all(torch.allclose(one[0], many[row], atol=1e-4) for one, many in zip(of_it, logits, strict=True))
 
 
 @torch.no_grad()

@@ -102,6 +102,15 @@ def test_the_prompts_beside_a_prompt_change_nothing() -> None:
 
 
 @torch.no_grad()
+def test_the_likelihood_is_that_of_an_enumeration_of_all_pictures(enumerate_pictures) -> None:
+    model = small("factorized", codebook_sizes=(3, 2), token_shape=(1, 3), code_similarity=True)
+    every, shares = enumerate_pictures(model, "STOP")
+    assert shares.sum().item() == pytest.approx(1.0, abs=1e-6)
+    likelihood = model.log_likelihood(every, ["STOP"] * len(every)).sum((1, 2)).exp().double()
+    assert torch.allclose(likelihood, shares, rtol=1e-4, atol=0)
+
+
+@torch.no_grad()
 def test_a_later_code_changes_no_earlier_logit() -> None:
     model = small("factorized")
     codes = some_codes(model)
@@ -226,6 +235,7 @@ OTHERS = {
     "qwen2": {**WIDTHS, "num_key_value_heads": 1},
     "gemma": {**WIDTHS, "num_key_value_heads": 1, "head_dim": 16},
     "falcon": WIDTHS,
+    "lfm2": {**WIDTHS, "num_key_value_heads": 1, "layer_types": ["conv", "full_attention"], "pad_token_id": None},
 }
 
 

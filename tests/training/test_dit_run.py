@@ -122,6 +122,19 @@ def test_of_captions_those_that_the_tokenizer_has_heard_are_kept(home: Path, tmp
     ]
 
 
+def test_of_two_encoders_the_tokenizer_s_is_heard(home: Path, tmp_path: Path, monkeypatch) -> None:
+    """Others are installed and stored beside it: neither a new run nor one that goes on takes these."""
+    data = shutil.copytree(home / "signs", tmp_path / "signs")
+    encode_pictures(str(home / "textok"), data, tmp_path / "latents", 64)
+    monkeypatch.setattr(Letters, "sha256", "of others")
+    embed(str(data), HEARD.encoder, HEARD.max_tokens)
+    anyone = dataclasses.replace(HEARD, sha256="")
+    config = dataclasses.replace(debug(), generator=dataclasses.replace(debug().generator, text=anyone))
+    run = train(config, str(tmp_path / "latents"), tmp_path / "run")
+    assert RunFolder(run).read_config()["generator"]["text"]["sha256"] == HEARD.sha256
+    assert train(config, str(tmp_path / "latents"), run, resume=True) == run
+
+
 def test_latents_may_lie_in_an_archive(home: Path, tmp_path: Path) -> None:
     packed = TokenShards(f"zip://::{shutil.make_archive(str(tmp_path / 'latents'), 'zip', home / 'latents')}")
     there = TokenShards(home / "latents")

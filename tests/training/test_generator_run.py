@@ -23,7 +23,7 @@ from imtok.data.sample import DataError
 from imtok.data.token_loader import TokenLoader, fixed_token_batches
 from imtok.data.token_shards import Tokens, TokenShards, TokenWriter
 from imtok.generators.far import FAR
-from imtok.generators.generate import read_prompts
+from imtok.generators.generate import generate, read_prompts
 from imtok.generators.sampling import SamplingConfig
 from imtok.tokenizers.encode import encode_pictures
 from imtok.training.generator_task import GeneratorTask
@@ -155,6 +155,11 @@ def test_another_tokenizer_is_refused(home: Path, trained: Path, tmp_path: Path)
     (tmp_path / "codes/manifest.json").write_text(json.dumps(manifest | {"sha256": "0" * 64}))
     with pytest.raises(ConfigError, match=r"made by another .*dual than the one that is here by now"):
         train(presets.get_generator("far-debug"), str(tmp_path / "codes"), tmp_path / "other")
+    for change in ({"fingerprint": None}, {"of the future": 1}):
+        other = {name: value for name, value in (manifest | change).items() if value is not None}
+        (tmp_path / "codes/manifest.json").write_text(json.dumps(other))
+        with pytest.raises(DataError, match=r"codes: no token shards of this imtok's format"):
+            train(presets.get_generator("far-debug"), str(tmp_path / "codes"), tmp_path / "other")
 
 
 def test_what_cannot_be_meant_is_said_in_a_line(home: Path, trained: Path, tmp_path: Path, capsys) -> None:
@@ -326,6 +331,7 @@ def test_a_language_model_learns_in_two_stages_and_goes_on_to_the_same_bits(
     shutil.copytree(run, tmp_path / "moved")
     pipeline = imtok.load_generator(str(tmp_path / "moved"))
     images = pipeline.generate(prompts=["a red sign", "a sign that says STOP"], seed=1)
+    assert len(generate(str(run), tmp_path / "one", prompts="a red sign")) == 1
     assert images.shape == (2, 3, 64, 64)
     (tmp_path / "prompts.txt").write_text("a red sign\n\na sign that says STOP\n")
     argv = ["generate", str(tmp_path / "moved"), "--prompts", str(tmp_path / "prompts.txt"), "--seed", "1"]

@@ -1,5 +1,6 @@
 """The one loop, on rendered signs: phases, averages, resuming, stopping, starting from other runs."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -75,7 +76,12 @@ def test_debug_preset_trains_every_phase_with_text_and_face_losses(signs: str, t
 
 
 def test_a_tokenizer_hears_captions_in_training_and_afterwards(
-    signs: str, tmp_path: Path, needs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    signs: str,
+    tmp_path: Path,
+    needs,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     encoder = needs("text_encoder/minilm")
     with ShardWriter(str(tmp_path / "shards")) as writer:
@@ -114,7 +120,8 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
         "untold": [],
     }.items():
         assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / name), *flags]) == 0
-        assert ("1 of 1 captions are longer than" in capsys.readouterr().out) == (name == "long")
+        assert ("of which the model hears 48" in caplog.text) == (name == "long")
+        caplog.clear()
         drawn[name] = (tmp_path / name / "sign.png").read_bytes()
     assert drawn["told"] == drawn["table"]
     assert len(set(drawn.values())) == 4
@@ -124,6 +131,23 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     assert "vqgan-nano: hears of no captions" in capsys.readouterr().err
     assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / "no"), "--captions", "typo.csv"]) == 2
     assert "typo.csv" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_the_encoder_s_weights_that_it_began_with(
+    signs: str, tmp_path: Path, needs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever others have been installed and stored since."""
+    encoder = needs("text_encoder/minilm")
+    shards = shutil.copytree(signs, tmp_path / "shards")
+    embed(str(shards), "text_encoder/minilm", max_tokens=48)
+    run = train(presets.get("textok-debug"), str(shards), tmp_path / "run")
+    other = copy.deepcopy(encoder)
+    other.sha256 = "of others"
+    monkeypatch.setattr(pretrained, "load", lambda name: other)
+    embed(str(shards), "text_encoder/minilm", max_tokens=48)
+    assert train(presets.get("textok-debug"), str(shards), run, resume=True) == run
+    saved = RunFolder(run).read_config()["tokenizer"]["text"]["sha256"]
+    assert saved == encoder.sha256
 
 
 def test_a_run_that_has_nothing_to_hear_is_refused(signs: str, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class NpzSource(Source):
         self._path, self._open = path, None
         try:
             shape, dtype, in_order, size = self._seek(None)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path}: no .npz file with pictures ({_reason(error)})") from None
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not in_order or min(shape) < 1:
             raise DataError(f"{path}: its {PICTURES} is {dtype} {shape}; uint8 (pictures, height, width, 3) is wanted")

@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 
 
-class DataError(InputError):
+class DataError(InputError, ValueError):
     """Data that cannot be read or used; the message names the file (and row) and the reason in one line."""
 
 

@@ -43,7 +43,7 @@ class TokBenchSource(Source):
             else:
                 image = f"images/text_data/{_set_of(name)}/{row['file_name']}"
                 found = {"words": [_word(one) for one in row["annotations"]]}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise PictureError(f"{file}: entry {index} is malformed ({error!r})") from None
         if is_address(image):
             raise PictureError(f"{file}: entry {index} names an address, {image}")

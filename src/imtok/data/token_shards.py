@@ -154,9 +154,13 @@ class TokenShards:
         values = read_json(join(folder, "manifest.json"))
         if values is None:
             raise DataError(f"{folder}: no token shards there; imtok encode makes them")
-        if values.get("format_version") != FORMAT_VERSION or "sha256" not in values or "tokens" not in values:
+        try:
+            self.manifest = TokenManifest.from_json(values)
+            known = self.manifest.format_version == FORMAT_VERSION
+        except (KeyError, TypeError):  # too little in it, or too much
+            known = False
+        if not known:
             raise DataError(f"{folder}: no token shards of this imtok's format")
-        self.manifest = TokenManifest.from_json(values)
         self.parts = [join(folder, name) for name in list_files(folder) if name.endswith(".arrow")]
         self._open = lru_cache(OPEN_FILES)(open_arrow)
         self._groups: list[tuple[str, int]] = []

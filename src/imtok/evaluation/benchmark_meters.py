@@ -144,7 +144,7 @@ class DPGMeter(PromptMeter[Answers]):
         super().__init__()
         self._questions = read_questions(table)
         rows = (row for _, row in read_table(table) if row.get("text"))
-        self._item_of = {" ".join(row["text"].split()): row["item_id"] for row in rows}
+        self._item_of = {" ".join(str(row["text"]).split()): row["item_id"] for row in rows}
         if not self._item_of:
             raise ConfigError(f"{table}: has no column text with the prompts")
         self._answerer = answerer

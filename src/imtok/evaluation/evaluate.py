@@ -157,6 +157,9 @@ def evaluate(
         wanted = None
         if metrics is not None:
             wanted = [metric for metric, _ in failures.survivors("metric", [(one, lost.get(one)) for one in metrics])]
+        else:
+            for metric, error in lost.items():
+                failures.add(error, metric=metric)
         # Sets in memory have no command.
         words = None if in_memory else ["evaluate", *map(str, sources), "--data", *map(str, places)]
         record = _Record(
@@ -326,13 +329,13 @@ def _about(contestant: Contestant) -> dict[str, Any]:
 def load_networks(
     metrics: Sequence[str] | None, text_judge: str, face_judge: str, ranks: Ranks
 ) -> tuple[dict[str, Any], dict[str, InputError | OSError]]:
-    """The networks of some metrics, by what they are for; and of metrics asked for by name, why one is missing.
+    """The networks of some metrics, by what they are for; and why metrics cannot be measured that somebody expects.
 
-    What is missing or broken on one rank is so on all.
+    These are all that are asked for by name, those of a judge that is named, and those whose network is here and
+    broken. What is missing or broken on one rank is so on all.
 
     Raises:
-        InputError: a judge that cannot judge, is not known or broken.
-        OSError: likewise.
+        InputError: a judge that cannot judge or is not known.
     """
     needed = {
         "perceptual": ("perceptual/vgg16", {"vgg16_distance"}),
@@ -344,20 +347,24 @@ def load_networks(
     }
     networks: dict[str, Any] = {}
     lost: dict[str, InputError | OSError] = {}
+    named = {
+        use
+        for use, judge, usual in (("text", text_judge, TEXT_JUDGE), ("face", face_judge, FACE_JUDGE))
+        if judge != usual
+    }
     for use, (network, served) in needed.items():
         if metrics is not None and not served & set(metrics):
             continue
         found = ranks.agree(pretrained.load, network)
-        missing = isinstance(found, pretrained.MissingWeights)
-        if use in _JUDGES and not missing:
-            outcome(found)  # somebody may have named it wrongly
+        if use in _JUDGES and network not in pretrained.SOURCES:
+            outcome(found)  # there is none of this name
         if not isinstance(found, InputError | OSError):
             networks[use] = found.to(best_device()) if use in _ON_DEVICE else found
             if not isinstance(found, _JUDGES.get(use, object)):
                 raise ConfigError(f"{network}: cannot judge {use}s; see imtok weights for the {use} judges")
-        elif metrics is not None:
+        elif metrics is not None or use in named or not isinstance(found, pretrained.MissingWeights):
             lost |= dict.fromkeys(served, found)
-        elif not missing or use not in ("lpips", "inception"):  # few have those, and their stand-ins are measured
+        elif use not in ("lpips", "inception"):  # few have those, and their stand-ins are measured
             say(f"without {', '.join(sorted(served))}: {found}")
     return networks, lost
 

@@ -15,7 +15,7 @@ from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Face
 from imtok.evaluation.buckets import BUCKET_NAMES, FaceBuckets, face_buckets
 from imtok.evaluation.cache import Cache, keys_of
-from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
+from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, check_finite, make_items
 from imtok.layers.crops import Regions, align_faces
 
 FACE_JUDGE = "face_judge/dlib"
@@ -56,6 +56,7 @@ def embed_faces(judge: FaceJudge, picture: Picture, faces: Sequence[Face]) -> Fl
 
     Raises:
         ValueError: a face without landmarks.
+        ConfigError: the judge answers NaN or infinity.
     """
     if not faces:
         return torch.zeros(0, 1)
@@ -65,7 +66,8 @@ def embed_faces(judge: FaceJudge, picture: Picture, faces: Sequence[Face]) -> Fl
         image_index=torch.zeros(len(faces), dtype=torch.long),
         landmarks=torch.from_numpy(np.stack([face.landmark_array() for face in faces])),
     )
-    return judge.embed(align_faces(from_uint8(picture)[None], regions, judge.template, judge.input_size))
+    found = judge.embed(align_faces(from_uint8(picture)[None], regions, judge.template, judge.input_size))
+    return check_finite(found, judge.name)
 
 
 def size_ratio(face: Face, width: int, height: int) -> float:

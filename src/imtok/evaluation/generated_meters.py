@@ -14,7 +14,7 @@ from imtok.data.pictures import Picture
 from imtok.data.sample import Sample
 from imtok.evaluation.asked import Asked
 from imtok.evaluation.faces import FaceJudge, embed_faces
-from imtok.evaluation.meters import Measurement, make_items
+from imtok.evaluation.meters import Measurement, check_finite, make_items
 from imtok.pretrained.clip import CLIP
 
 Found = TypeVar("Found")
@@ -96,7 +96,9 @@ class ClipMeter(GeneratedMeter[list[tuple[float, bool] | None]]):
         if not asked:
             return [None] * len(batch)
         pictures, prompts = zip(*asked, strict=True)
-        scores = (100 * self.network.similarity(pictures, prompts).clamp(min=0)).tolist()
+        scores = (
+            100 * check_finite(self.network.similarity(pictures, prompts), self.network.name).clamp(min=0)
+        ).tolist()
         found = iter(zip(scores, map(self.network.is_cut, prompts), strict=True))
         return [next(found) if one.asked.prompt else None for one in batch]
 

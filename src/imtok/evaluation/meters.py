@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from imtok.config import ConfigError
 from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Sample
 from imtok.evaluation.contestants import Reconstruction
@@ -164,10 +165,11 @@ class PerceptualMeter(Meter[dict[str, list[float]]]):
     @torch.no_grad()
     def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, list[float]]:
         originals, weights = self._maps([one.prepared for one in shown]), self.network.channel_weights()
-        return {
-            name: feature_distances(originals, self._maps([one.made.picture for one in several]), weights).tolist()
-            for name, several in drawn.items()
-        }
+        found = {}
+        for name, several in drawn.items():
+            apart = feature_distances(originals, self._maps([one.made.picture for one in several]), weights)
+            found[name] = check_finite(apart, self.network.name).tolist()
+        return found
 
     def _maps(self, pictures: Sequence[Picture]) -> list[Tensor]:
         return self.network(from_uint8(np.stack(pictures)).to(self._device))
@@ -287,6 +289,17 @@ def make_items(
         bucket_names=bucket_names,
         min_items=min_items,
     )
+
+
+def check_finite(answer: Tensor, name: str) -> Tensor:
+    """What a network of that name has answered.
+
+    Raises:
+        ConfigError: NaN or infinity.
+    """
+    if not answer.isfinite().all():
+        raise ConfigError(f"{name}: answers NaN or infinity; its weights may be broken")
+    return answer
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -13,11 +13,12 @@ from imtok import pretrained
 from imtok.config import ConfigError
 from imtok.data.addresses import file_part, open_file
 from imtok.data.npz import NpzWriter, holds_pictures, read_arrays
-from imtok.data.pictures import decode, from_uint8
+from imtok.data.pictures import decode
 from imtok.data.readers import open_source
 from imtok.data.sample import DataError, Source
 from imtok.evaluation.fit import CentreCrop
 from imtok.evaluation.metrics import FeatureStatistics, Moments
+from imtok.evaluation.set_meters import describe
 from imtok.evaluation.sets import check_limits
 from imtok.layers.collective import best_device
 
@@ -88,7 +89,7 @@ def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | N
         How many.
 
     Raises:
-        ConfigError: another kind of file is named, or a size that is too small.
+        ConfigError: another kind of file is named, a size that is too small, or Inception answers NaN or infinity.
         DataError: pictures of several sizes, one that cannot be read, or too few for statistics; nothing is written.
         MissingWeights: the statistics are wanted, and Inception is not here.
     """
@@ -108,9 +109,9 @@ def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | N
             writer.write(picture, sample.path)
             batch.append(picture)
             if network is not None and (len(batch) == _BATCH or row == len(source) - 1):
-                described = network.describe(from_uint8(np.stack(batch)).to(best_device()))
-                found["frechet"].add(described.pooled.float().cpu())
-                found["spatial"].add(described.spatial.float().cpu())
+                described = describe(network, batch, best_device())
+                found["frechet"].add(described.pooled)
+                found["spatial"].add(described.spatial)
                 batch = []
             elif network is None:
                 batch = []

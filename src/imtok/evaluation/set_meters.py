@@ -14,7 +14,7 @@ from imtok.config import ConfigError
 from imtok.data.pictures import Picture, from_uint8
 from imtok.evaluation.cache import Cache, key_of
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
-from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, device_of
+from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, check_finite, device_of
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
 from imtok.evaluation.set_metrics import CLASS_PARTS, NEIGHBOURS, ClassScore, covered, disjoint_parts, neighbour_radii
 from imtok.pretrained.networks import DescribingNetwork, Description
@@ -32,10 +32,8 @@ def describe(network: DescribingNetwork, pictures: Sequence[Picture], device: to
         ConfigError: it answers NaN or infinity.
     """
     found = network.describe(from_uint8(np.stack(pictures)).to(device))
-    kinds = [features.float().cpu() for features in (found.pooled, found.spatial, found.logits)]
-    if not all(features.isfinite().all() for features in kinds):
-        raise ConfigError(f"{network.name}: answers NaN or infinity; its weights may be broken")
-    return Description(*kinds)
+    kinds = (found.pooled, found.spatial, found.logits)
+    return Description(*(check_finite(features.float().cpu(), network.name) for features in kinds))
 
 
 class PartedStatistics:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imtok.checkpoints import RunFolder, shipped_runs
-from imtok.config import ConfigError
+from imtok.config import ConfigError, InputError
 from imtok.tokenizers.catalog import locate, shipped
 from imtok.tokenizers.diffusers_models import find_model
 
@@ -33,10 +33,18 @@ def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
 
 
 def teachers_of_weights(path: Path) -> frozenset[str]:
-    """The networks that a tokenizer was trained through: `UNKNOWN` where it lies in no run folder of ours."""
+    """The networks that a tokenizer was trained through: `UNKNOWN` where it lies in no run folder of ours.
+
+    Raises:
+        ConfigError: a damaged config.
+    """
     run = RunFolder(path)
-    ours = run.exists() and find_model(path) is None
-    return teachers_of(run.read_config()) if ours else frozenset({UNKNOWN})
+    if not run.exists() or find_model(path) is not None:
+        return frozenset({UNKNOWN})
+    try:
+        return teachers_of(run.read_config())
+    except (AttributeError, KeyError, TypeError):
+        raise ConfigError(f"{run.config_file}: its losses and phases are not those of a run") from None
 
 
 def teachers_behind(run: str) -> frozenset[str]:
@@ -48,7 +56,7 @@ def teachers_behind(run: str) -> frozenset[str]:
     try:
         name = home.read_config()["tokenizer"]["name"]
         return teachers_of_weights(locate(name) if name in shipped() else home.path / name)
-    except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return frozenset({UNKNOWN})
 
 

@@ -151,14 +151,16 @@ def open_language_model(config: AnyConfig) -> LanguageModel | None:
 
 
 def carry_prompts(language_model: LanguageModel, folder: RunFolder) -> None:
-    """Copy a language model's tokenizer into a generator's run folder."""
+    """Copy a language model's tokenizer into a generator's run folder, in place of what a failed start left there."""
+    shutil.rmtree(folder.path / _LANGUAGE, ignore_errors=True)
     language_model.tokenizer.save_pretrained(folder.path / _LANGUAGE)
 
 
 def take_over_prompts(run: RunFolder, folder: RunFolder) -> None:
-    """Copy what a generator's run has of a language model's tokenizer into another run's folder."""
+    """Copy what a generator's run has of a language model's tokenizer into another run's folder; likewise."""
+    shutil.rmtree(folder.path / _LANGUAGE, ignore_errors=True)
     if (there := run.path / _LANGUAGE).exists():
-        shutil.copytree(there, folder.path / _LANGUAGE, dirs_exist_ok=True)
+        shutil.copytree(there, folder.path / _LANGUAGE)
 
 
 def reference(manifest: TokenManifest) -> TokenizerReference:

@@ -29,8 +29,8 @@ SETTINGS = "imtok"
 def generate(
     run: str,
     out: str | PathLike[str],
-    labels: Sequence[str] | None = None,
-    prompts: Sequence[str] | None = None,
+    labels: str | Sequence[str] | None = None,
+    prompts: str | Sequence[str] | None = None,
     count: int = 1,
     seed: int = 0,
     batch_size: int = 16,
@@ -41,8 +41,8 @@ def generate(
     Args:
         run: a shipped generator or a run folder.
         out: folder.
-        labels: classes by name or number.
-        prompts: texts, or one file of them (see `read_prompts`).
+        labels: classes by name or number, or one.
+        prompts: texts, or one, or one file of them (see `read_prompts`).
         count: pictures of each label or prompt.
         seed: of the first picture; each further one has the next number.
         batch_size: pictures that are drawn together.
@@ -56,6 +56,7 @@ def generate(
         DataError: several processes.
     """
     check_alone(out)
+    labels, prompts = ([given] if isinstance(given, str) else given for given in (labels, prompts))
     if count < 1 or batch_size < 1:
         raise ConfigError("count and batch-size must be at least 1")
     if labels is not None and prompts is not None:

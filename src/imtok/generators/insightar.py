@@ -212,10 +212,9 @@ class _InsightARSession(Session):
 
     def _see(self, told: Float[Tensor, "rows new dim"]) -> None:
         start, stop = self._done, self._done + told.shape[1]
-        order = torch.arange(self._there.shape[1], device=told.device)
-        earlier = order[None, :] <= order[start:stop, None]  # new, all
-        own = order[None, :] == order[start:stop, None]  # a softmax over nothing is NaN, also where nobody looks
-        mask = (self._there[:, None, :] & earlier | own)[:, None]  # rows, 1, new, all
+        mask = self._there[:, :stop]  # a model with recurrent layers looks for padding here
+        if start > 0:  # the library would make a mask of its own for every token
+            mask = nn.functional.pad(mask, (0, self._there.shape[1] - stop))[:, None, None]  # rows, 1, new, all
         states = self._model.language_model(
             inputs_embeds=told,
             attention_mask=mask,

@@ -67,6 +67,12 @@ class TextConfig:
         """A picture's class or first caption, whichever it is told; None where the picture has none."""
         return sample.label if self.told == "labels" else next(iter(sample.captions), None)
 
+    def with_weights_of(self, other: "TextConfig | None") -> "TextConfig":
+        """With the weights that another names of the same encoder, if it names none itself."""
+        if self.sha256 or other is None or other.encoder != self.encoder:
+            return self
+        return dataclasses.replace(self, sha256=other.sha256)
+
     def reads_like(self, other: "TextConfig") -> bool:
         """Whether both hear the same states; they may do other things with them."""
         return dataclasses.replace(self, where=other.where, how=other.how) == other

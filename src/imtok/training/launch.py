@@ -98,16 +98,17 @@ def _has_begun(folder: RunFolder, device: torch.device) -> bool:
 def _tokenizer_trainer(
     config: RunConfig, data: str, folder: RunFolder, validation: str | None, begin: str | None, device: torch.device
 ) -> Trainer:
-    reader = None
+    saved, reader = saved_settings(config, folder), None
     if isinstance(config.tokenizer, TexTokConfig) and config.tokenizer.text is not None:
-        reader = Reader(config.tokenizer.text, [data] if validation is None else [data, validation], device)
+        text = config.tokenizer.text.with_weights_of(None if saved is None else getattr(saved.tokenizer, "text", None))
+        reader = Reader(text, [data] if validation is None else [data, validation], device)
         reader.require_text()
         reader.prepare()
         tokenizer = dataclasses.replace(config.tokenizer, text=reader.config)
         config = dataclasses.replace(config, tokenizer=tokenizer)
     if begin:
         config = dataclasses.replace(config, earlier_teachers=tuple(sorted(teachers_of_weights(locate(begin)))))
-    if (saved := saved_settings(config, folder)) is not None:
+    if saved is not None:
         config = dataclasses.replace(config, earlier_teachers=saved.earlier_teachers)
         check_same_run(config, saved, folder)
     torch.manual_seed(config.training.seed)  # whatever has been drawn so far, such as an encoder's weights

@@ -48,9 +48,12 @@ def generator_trainer(
     config = for_tokens(config, shards, origin)
     check_maker(shards, origin, folder)
     check_alike(shards, shown, config)
+    assert config.tokenizer is not None
+    tokenizer = load(shards.manifest.tokenizer if origin.saved is None else place_of(config.tokenizer, folder))
     pictures, reader = [one.manifest.source for one in (shards, shown)], None
     if isinstance(config.generator, DiTConfig) and config.generator.text is not None:
-        reader = Reader(config.generator.text, pictures, device)
+        text = config.generator.text.with_weights_of(getattr(origin.earlier, "text", None))
+        reader = Reader(text.with_weights_of(tokenizer.hears), pictures, device)
         reader.prepare(itertools.chain(shards.captions(), shown.captions()))
         config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, text=reader.config))
     if origin.saved is not None:
@@ -62,8 +65,6 @@ def generator_trainer(
         elif origin.run is not None:
             take_over_prompts(origin.run, folder)
     wait_for_all()
-    assert config.tokenizer is not None
-    tokenizer = load(place_of(config.tokenizer, folder))
     torch.manual_seed(config.training.seed)  # whatever has been drawn so far, all ranks begin alike
     task = GeneratorTask(config, folder, reader)
     task.generator.check_sampling(config.sampling)
