@@ -6,9 +6,11 @@ Pictures are rendered signs of 256 pixels with their words and one made-up face 
 30, which costs next to nothing. Times are those of the meters alone: of originals without a contestant and what one
 adds, or of generated pictures, after a first batch that is not counted; and, at the end, of the numbers and their
 intervals. Inception, whose weights are a file of the user's own, is timed with random ones; LPIPS costs what the VGG16
-distance does. Peak memory is that of processes of their own for each size of set: JPEG and `vqgan-nano` in all metrics,
-and generated pictures against a reference through EfficientNet; beyond a batch of 16 pictures it may grow by what is
-stored for every picture and by nothing else. `--pictures 1000 --memory 250 1000` are the full figures.
+distance does; CLIP and the networks of GenEval and DPG-Bench, likewise files of the user's own, are not timed.
+
+Peak memory is that of processes of their own for each size of set: JPEG and `vqgan-nano` in all metrics, and generated
+pictures against a reference through EfficientNet; beyond a batch of 16 pictures it may grow by what is stored for every
+picture and by nothing else. `--pictures 1000 --memory 250 1000` are the full figures.
 """
 
 import os
@@ -41,7 +43,7 @@ from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.faces import FaceMeter
 from imtok.evaluation.fit import OwnSize
 from imtok.evaluation.generated_meters import FaceNormMeter, Generated, GeneratedMeter
-from imtok.evaluation.meters import Drawn, Meter, PerceptualMeter, PixelMeter, Shown
+from imtok.evaluation.meters import CodeMeter, Drawn, Meter, PerceptualMeter, PixelMeter, Shown
 from imtok.evaluation.metrics import psnr, ssim
 from imtok.evaluation.ranks import Ranks
 from imtok.evaluation.rendered import RenderedTextMeter
@@ -133,6 +135,7 @@ def meters() -> dict[str, Meter[Any]]:
         "FID and inception score, random weights": InceptionMeter(untrained_inception(), total=1000),
         "words": TextMeter(pretrained.load("text_judge/easyocr")),
         "faces": FaceMeter(pretrained.load("face_judge/dlib")),
+        "bits per pixel": CodeMeter({"jpeg": ()}, {"jpeg": None}),
     }
 
 
