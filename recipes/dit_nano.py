@@ -215,7 +215,10 @@ def figure_4(tokenizers: dict[str, Path], signs: Path, out: Path, seed: int) -> 
     for name in few:
         misled = distance(misled_samples(runs[name], asked, num_inference_steps=last), reference)
         lines += ["", f"{name} in {last} steps, over latents that were drawn for another class: {show(misled)}"]
-    lines += ["", "The fastest of each of which no quarter tells that it is farther than the grid's nearest (distance):"]
+    lines += [
+        "",
+        "The fastest of those that the quarters do not tell apart from the grid's nearest (distances in parentheses):",
+    ]
     return [*lines, *at_equal_quality(seconds, far, few), "", f"paper: {PAPER_SPEED}"]
 
 
