@@ -88,7 +88,7 @@ PAIR = {"textok-nano": "dit-t2i-nano", "baseline-nano": "dit-t2i-nano-baseline"}
 """Tokenizers of Table 3, and what the generators over them are called; all are shipped or can be."""
 FIGURE_SAMPLES, FIGURE_INFERENCE_STEPS = 128, (5, 10, 20)
 GRID_STEPS = 600
-"""Of the training of the grids' tokenizers, whose steps take longer; with so many numbers they need fewer."""
+"""Of the training of the grids' tokenizers, whose steps take five to ten times as long; they do not converge in it."""
 GRIDS = ("kl-nano", "kl-nano-f2")
 """Of Figure 4's tokenizers those whose latents are two-dimensional, as many as DiT-XL/2 has at 256 and at 512 px."""
 VAE, UNTRAINED = "vae", "vae of random weights"

@@ -360,3 +360,16 @@ def test_reconstruct_writes_pictures_at_their_own_size(tmp_path: Path, capsys: p
     torch.save({"model": {name: tensor * torch.nan for name, tensor in weights.items()}}, tmp_path / "nan.pt")
     assert main(["reconstruct", str(tmp_path / "nan.pt"), str(folder), "--out", str(tmp_path / "nan")]) == 2
     assert "answers NaN or infinity; its weights are broken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--sampling.num-inference-steps", "0"], "sampling: num_inference_steps = 0 must be 1 to 1000"),
+        (["--generator.classes", "a", "b"], "dit: 2 classes are named, num_classes is 12"),
+        (["--training.optimizer.learning-rate", "nan"], "optimizer: learning_rate = nan must be finite"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_one_line(flags: list[str], said: str, capsys) -> None:
+    assert main(["train", "dit-nano", "--data", "x", "--out", "y", *flags]) == 2
+    assert capsys.readouterr().err == f"imtok train: {said}\n"

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -382,6 +383,17 @@ def test_a_network_that_answers_no_numbers_is_named(
     found = evaluate_generated(drawn, tmp_path, reference=real, metrics=SETS)
     assert not found.metrics
     assert set(found.failed.values()) == {f"{NETWORK}: answers NaN or infinity; its weights may be broken"}
+
+
+def test_a_clip_that_answers_no_numbers_is_named() -> None:
+    clip = SimpleNamespace(
+        name="clip/broken", similarity=lambda *_: torch.tensor([1.0, math.nan]), is_cut=lambda _: False
+    )
+    picture = np.zeros((8, 8, 3), dtype=np.uint8)
+    sample = Sample(image=b"", path="x", width=8, height=8)
+    drawn = [Generated(sample=sample, picture=picture, asked=Asked(prompt="a dog"))] * 2
+    with pytest.raises(ConfigError, match="clip/broken: answers NaN or infinity"):
+        ClipMeter(clip).look(drawn)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_table_that_means_several_things_ends_all_before_it_begins(

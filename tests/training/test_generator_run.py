@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from imtok.data.pictures import decode
 from imtok.data.sample import DataError
 from imtok.data.token_loader import TokenLoader, fixed_token_batches
 from imtok.data.token_shards import Tokens, TokenShards, TokenWriter
+from imtok.generators.catalog import carry_prompts, take_over_prompts
 from imtok.generators.far import FAR
 from imtok.generators.generate import generate, read_prompts
 from imtok.generators.sampling import SamplingConfig
@@ -356,6 +358,26 @@ def test_smollm2_goes_through_both_stages(home: Path, tmp_path: Path, needs: Cal
     assert main(argv) == 0
     with Image.open(tmp_path / "out/00000.png") as picture:
         assert picture.size == (64, 64)
+
+
+def test_prompts_are_read_as_the_language_model_s_and_not_as_a_failed_start_s(tmp_path: Path) -> None:
+    """A chat format that a model with none would leave there stays nowhere."""
+    folders = [RunFolder(tmp_path / name) for name in ("first", "second", "third")]
+    for folder in folders:
+        (folder.path / "language_model").mkdir(parents=True)
+        (folder.path / "language_model/chat_template.jinja").write_text("of another")
+
+    class Tokenizer:
+        def save_pretrained(self, place: Path) -> None:
+            place.mkdir(exist_ok=True)
+            (place / "tokenizer.json").write_text("{}")
+
+    carry_prompts(SimpleNamespace(tokenizer=Tokenizer()), folders[0])  # pyright: ignore[reportArgumentType]
+    take_over_prompts(folders[0], folders[1])
+    take_over_prompts(RunFolder(tmp_path / "without"), folders[2])
+    for folder in folders:
+        assert not (folder.path / "language_model/chat_template.jinja").exists()
+    assert (folders[1].path / "language_model/tokenizer.json").exists()
 
 
 def test_the_paper_s_control_reads_llamagen_s_checkpoint(home: Path, tmp_path: Path) -> None:
