@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import nn
 from imtok import pretrained
 from imtok.cli import main
 from imtok.config import ConfigError
-from imtok.data.pictures import decode, encode
+from imtok.data.pictures import Picture, decode, encode
 from imtok.data.sample import DataError, Sample
 from imtok.data.transforms import square
 from imtok.evaluation.asked import Asked, Requests, quoted
@@ -386,14 +385,20 @@ def test_a_network_that_answers_no_numbers_is_named(
 
 
 def test_a_clip_that_answers_no_numbers_is_named() -> None:
-    clip = SimpleNamespace(
-        name="clip/broken", similarity=lambda *_: torch.tensor([1.0, math.nan]), is_cut=lambda _: False
-    )
+    class Broken(CLIP):
+        name = "clip/broken"
+
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+
+        def similarity(self, pictures: Sequence[Picture], texts: Sequence[str]) -> torch.Tensor:
+            return torch.full((len(pictures),), math.nan)
+
     picture = np.zeros((8, 8, 3), dtype=np.uint8)
     sample = Sample(image=b"", path="x", width=8, height=8)
     drawn = [Generated(sample=sample, picture=picture, asked=Asked(prompt="a dog"))] * 2
     with pytest.raises(ConfigError, match="clip/broken: answers NaN or infinity"):
-        ClipMeter(clip).look(drawn)  # pyright: ignore[reportArgumentType]
+        ClipMeter(Broken()).look(drawn)
 
 
 def test_a_table_that_means_several_things_ends_all_before_it_begins(

@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ from imtok.generators.catalog import carry_prompts, take_over_prompts
 from imtok.generators.far import FAR
 from imtok.generators.generate import generate, read_prompts
 from imtok.generators.sampling import SamplingConfig
+from imtok.pretrained.language_model import LanguageModel
 from imtok.tokenizers.encode import encode_pictures
 from imtok.training.generator_task import GeneratorTask
 from imtok.training.launch import train
@@ -372,7 +372,7 @@ def test_prompts_are_read_as_the_language_model_s_and_not_as_a_failed_start_s(tm
             place.mkdir(exist_ok=True)
             (place / "tokenizer.json").write_text("{}")
 
-    carry_prompts(SimpleNamespace(tokenizer=Tokenizer()), folders[0])  # pyright: ignore[reportArgumentType]
+    carry_prompts(LanguageModel(None, Tokenizer(), {}), folders[0])
     take_over_prompts(folders[0], folders[1])
     take_over_prompts(RunFolder(tmp_path / "without"), folders[2])
     for folder in folders:
