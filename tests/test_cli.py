@@ -2,6 +2,7 @@ import importlib
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -300,13 +301,23 @@ def test_reconstruct_finds_captions_by_the_table_s_own_paths(
     assert "has captions of none of the 2 pictures" in capsys.readouterr().err
 
 
-def test_ctrl_c_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def stopped(argv: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_with_a_line(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, before = [], signal.getsignal(number)
 
-    monkeypatch.setitem(VERBS, "doctor", stopped)
+    def work(argv: object) -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            kept.append("what was found")
+
+    monkeypatch.setitem(VERBS, "doctor", work)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "imtok doctor: stopped\n"
+    assert kept
+    assert signal.getsignal(number) == before
 
 
 def test_presets_prints_one_resolved(capsys: pytest.CaptureFixture[str]) -> None:

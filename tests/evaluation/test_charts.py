@@ -91,6 +91,12 @@ def test_points_lie_where_a_hand_would_put_them() -> None:
     assert low.told == "a: 0.100 bits per pixel, PSNR 20.00 (19.00 to 21.00)"
 
 
+def test_a_star_marks_what_the_tokenizer_was_trained_through() -> None:
+    found = evaluation_of({"a": {"bits_per_pixel": Score(value=0.1), "psnr": Score(value=20.0, taught=True)}})
+    (point,) = draw_charts(found, "signs")[0].points
+    assert (point.label, point.told) == ("a *", "a: 0.100 bits per pixel, PSNR 20.00 *")
+
+
 def test_a_caption_s_bits_stand_beside_the_tokens() -> None:
     heard = at(0.1, 20.0) | {"bits_per_pixel_with_caption": Score(value=0.4)}
     (chart,) = draw_charts(evaluation_of({"a": heard, "b": at(0.4, 21.0)}), "signs")

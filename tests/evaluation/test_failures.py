@@ -94,10 +94,32 @@ def test_what_was_found_is_written_before_another_set_ends_all(
     (places / "out/report.html").write_text("an earlier one, which would contradict the rest")
     assert main(["evaluate", "jpeg:30", "--data", "photos", "more", "--out", "out", "--metrics", "psnr"]) == 130
     written = json.loads((places / "out/metrics.json").read_text())
-    assert [one["name"] for one in written["data"]] == ["photos"]
-    assert written["results"][0]["metrics"]["psnr"]["count"] == 12
-    assert len((places / "out/items.jsonl").read_text().splitlines()) == 12
+    counts = [(r["data"], r["metrics"]["psnr"]["count"]) for r in written["results"] if r["tokenizer"] == "jpeg:30"]
+    assert counts == [("photos", 12), ("more", 4)]
+    assert written["failed"] == [{"data": "more", "why": "ended after 4 of 12 pictures: stopped"}]
+    assert len((places / "out/items.jsonl").read_text().splitlines()) == 16
     assert not (places / "out/report.html").exists()
+
+
+def test_a_set_that_breaks_off_keeps_what_was_seen_of_it(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = FolderSource.read
+
+    def read_until(self: FolderSource, index: int) -> Sample:
+        sample = read(self, index)
+        if sample.path == "18.png":  # the tenth of the first set
+            raise OSError("input/output error")
+        return sample
+
+    monkeypatch.setattr(FolderSource, "read", read_until)
+    found = evaluate(["jpeg:30"], ["photos", "more"], "out", metrics=["psnr"], checks=False)
+    assert [(one.data, one.metrics["psnr"].count) for one in found.results] == [("photos", 8), ("more", 12)]
+    assert [str(failure) for failure in found.failed] == [
+        "without photos: ended after 8 of 12 pictures: input/output error"
+    ]
+    (places / "first").mkdir()
+    for index in range(0, 16, 2):
+        os.link(places / f"photos/{index:02}.png", places / f"first/{index:02}.png")
+    assert evaluate(["jpeg:30"], "first", metrics=["psnr"], checks=False).results[0].metrics == found.results[0].metrics
 
 
 def test_metrics_without_anything_to_measure_are_missed(places: Path) -> None:

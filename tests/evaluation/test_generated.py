@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -674,8 +675,10 @@ def test_what_was_asked_comes_from_the_table_first(tmp_path: Path) -> None:
     half_a_pair = Requests().of(replace(bare, image=with_settings(json.dumps({"prompt": "\ud800"}))))
     assert half_a_pair.prompt == "\\ud800"
     (tmp_path / "broken.csv").write_text("file,word\na.png,CLOSED\n")
-    with pytest.raises(DataError, match=r"broken\.csv:2: names no text"):
-        Requests(words=str(tmp_path / "broken.csv"))
+    (tmp_path / "words-apart.csv").write_text("file,text\na.png,OPEN\na.png,OPEN\na.png,DOOR\n")
+    for table, message in (("broken", ":2: names no text"), ("words-apart", ":4: has another text for a.png, which")):
+        with pytest.raises(DataError, match=re.escape(f"{table}.csv{message}")):
+            Requests(words=str(tmp_path / f"{table}.csv"))
 
 
 def test_a_judge_that_taught_the_tokenizer_is_marked(only_tiny: None, tmp_path: Path, monkeypatch) -> None:

@@ -18,7 +18,9 @@ def assert_steps_agree() -> Callable[..., None]:
 
 
 @torch.no_grad()
-def _assert_steps_agree(model: AutoregressiveGenerator, codes: torch.Tensor, conditions: Conditions) -> None:
+def _assert_steps_agree(
+    model: AutoregressiveGenerator, codes: torch.Tensor, conditions: Conditions, tolerance: float = 1e-5
+) -> None:
     """Step by step, with a cache, the logits are those of all places at once."""
     expected = model(codes, conditions)
     session = model.begin(conditions)
@@ -33,9 +35,27 @@ def _assert_steps_agree(model: AutoregressiveGenerator, codes: torch.Tensor, con
         model.head.draw(session.hidden, model.embedding, pick, cache)
         for index, logits in enumerate(seen):
             found = logits + model.shared_logits(session.hidden, index)
-            assert torch.allclose(found, expected[index][:, token], atol=1e-5)
+            assert torch.allclose(found, expected[index][:, token], rtol=tolerance, atol=tolerance)
         if token + 1 < model.tokens:
             session.advance(codes[:, token])
+
+
+@pytest.fixture
+def assert_bf16_is_near() -> Callable[..., None]:
+    return _assert_bf16_is_near
+
+
+@torch.no_grad()
+def _assert_bf16_is_near(model: AutoregressiveGenerator, codes: torch.Tensor, conditions: Conditions) -> None:
+    """Of rounded weights the logits are those of exact ones but for the rounding, step by step too."""
+    exact = model(codes, conditions)
+    model.cast(torch.bfloat16)
+    for rounded, logits in zip(model(codes, conditions), exact, strict=True):
+        assert 0 < (rounded.float() - logits).norm() / logits.norm() < 0.02
+    _assert_steps_agree(model, codes, conditions, tolerance=0.1)
+    assert all(buffer.dtype == torch.float32 for buffer in model.buffers() if buffer.is_floating_point())
+    drawn = model.sample(conditions, range(len(conditions)), SamplingConfig(guidance_scale=(2.0,)))
+    assert drawn.shape == codes.shape
 
 
 @pytest.fixture

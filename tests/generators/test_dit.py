@@ -247,6 +247,19 @@ def test_configs_go_to_json_and_back() -> None:
         assert from_dict(type(run), to_dict(run)) == run
 
 
+@pytest.mark.parametrize(("config", "told"), [(SMALL, ["0", None]), (HEARD, ["a red sign", None])])
+@torch.no_grad()
+def test_weights_in_bf16_say_almost_the_same(config: DiTConfig, told: list[str | None]) -> None:
+    model = small(config)
+    times = torch.tensor([998.0, 999.0])  # bf16 has neither
+    exact, drawn = model(latents(), times, told), model.sample(told, [1, 2], GUIDED)
+    model.cast(torch.bfloat16)
+    rounded = model(latents(), times, told)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() / exact.norm() < 0.02
+    assert (model.sample(told, [1, 2], GUIDED) - drawn).norm() / drawn.norm() < 0.1
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -51,6 +51,12 @@ def test_guided_too_and_each_codebook_by_its_own_scale(k: int, head: HeadKind, a
     assert_guided_steps_agree(small(k, head), ["0", "1"])
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_weights_in_bf16_say_almost_the_same(head: HeadKind, assert_bf16_is_near) -> None:
+    model = small(2, head)
+    assert_bf16_is_near(model, some_codes(model), ["0", None])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("head", HEADS)
 def test_a_later_code_changes_no_earlier_logit(head: HeadKind) -> None:

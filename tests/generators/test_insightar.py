@@ -64,6 +64,12 @@ def test_step_by_step_gives_the_logits_of_all_at_once_guided_or_not(
     assert_guided_steps_agree(model, ["a red sign", "STOP"])
 
 
+@pytest.mark.parametrize("head", ["mlp", "factorized"])
+def test_weights_in_bf16_say_almost_the_same(head: HeadKind, assert_bf16_is_near) -> None:
+    model = small(head, code_similarity=True, grid_embedding=True)
+    assert_bf16_is_near(model, some_codes(model), PROMPTS)
+
+
 def test_the_next_place_on_the_grid_is_told_alike_step_by_step(assert_steps_agree, assert_guided_steps_agree) -> None:
     model = small(grid_embedding=True, token_shape=(2, 3))
     assert_steps_agree(model, some_codes(model), PROMPTS)

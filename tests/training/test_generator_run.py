@@ -142,8 +142,13 @@ def test_it_opens_anywhere_with_its_tokenizer(
     assert np.abs(decode(files[2].read_bytes()) - whole).max() <= 1  # alone, and not in a batch of three
     assert files[0].stat().st_mtime_ns == before
     capsys.readouterr()
-    assert main(["generate", str(elsewhere), "--out", str(tmp_path / "out"), *flags, "--top-k", "3"]) == 2
-    assert "was made in another way" in capsys.readouterr().err
+    for otherwise in (["--top-k", "3"], ["--precision", "bf16"]):
+        assert main(["generate", str(elsewhere), "--out", str(tmp_path / "out"), *flags, *otherwise]) == 2
+        assert "was made in another way" in capsys.readouterr().err
+    rounded = imtok.load_generator(str(elsewhere), dtype=torch.bfloat16)
+    assert {weights.dtype for weights in rounded.generator.parameters()} == {torch.bfloat16}
+    assert main(["generate", str(elsewhere), "--out", str(tmp_path / "rounded"), *flags, "--precision", "bf16"]) == 0
+    assert len(list((tmp_path / "rounded").glob("*.png"))) == 4
 
 
 def test_another_tokenizer_is_refused(home: Path, trained: Path, tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def _read(table: str, column: str) -> dict[str, str]:
             value = row.get(column) or (next(iter(listed_captions(row)), None) if column == "prompt" else None)
             if file is None or not value:
                 raise DataError(f"{table}:{line}: names no {'picture' if file is None else column}")
-            found[file] = as_unicode(value)
+            if found.setdefault(file, as_unicode(value)) != as_unicode(value):
+                raise DataError(f"{table}:{line}: has another {column} for {file}, which is named before")
     except OSError as error:
         raise DataError(f"{table}: {error.strerror or 'cannot be read'}") from None
     return found

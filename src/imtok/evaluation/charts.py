@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imtok.evaluation.metric_names import about
-from imtok.evaluation.results import Evaluation, Result, Score, show_interval, show_number
+from imtok.evaluation.results import Evaluation, Result, Score, show_interval, show_number, show_score
 
 METRICS = ("text_accuracy", "face_similarity", "psnr", "vgg16_distance")
 """Of each a chart, where it was measured."""
@@ -165,7 +165,7 @@ class _Entry:
         caption = "" if self.with_caption is None else f", {show_number(self.with_caption)} with the caption"
         return (
             f"{self.result.tokenizer}: {show_number(self.rate)} bits per pixel{caption}, "
-            f"{about(metric, self.score.network).label} {show_number(self.value)}{f' ({interval})' if interval else ''}"
+            f"{about(metric, self.score.network).label} {show_score(self.score)}{f' ({interval})' if interval else ''}"
         )
 
 
@@ -189,7 +189,7 @@ def _chart(data: str, metric: str, entries: Sequence[_Entry]) -> Chart:
     labels = spread([y(entry.value) for entry in entries], TOP + half, bottom - half, LABEL_STEP)
     points = [
         Point(
-            label=shorten(entry.result.tokenizer),
+            label=shorten(entry.result.tokenizer) + (" *" if entry.score.taught else ""),
             told=entry.told(metric),
             colour=entry.number % COLOURS,
             is_codec=entry.result.is_codec,

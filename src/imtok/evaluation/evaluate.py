@@ -31,7 +31,7 @@ from imtok.evaluation.protocols import EvaluationProtocol, deviations, get_proto
 from imtok.evaluation.ranks import Ranks, outcome, say, together
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
-from imtok.evaluation.results import Evaluation, write_results
+from imtok.evaluation.results import REPORT, Evaluation, write_results
 from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter
 from imtok.evaluation.sets import check_limits, name_sets
 from imtok.evaluation.text import TEXT_JUDGE, TextJudge, TextMeter
@@ -57,7 +57,6 @@ METRICS = (
     "text_accuracy_alnum",
     "face_similarity",
 )
-REPORT = "report.html"
 _JUDGES = {"text": TextJudge, "face": FaceJudge}
 _UNCROPPED = (
     "fid and inception_score: pictures were not cropped here (--size 256 --fit crop does that), so these are the "
@@ -183,6 +182,8 @@ def evaluate(
 
             for part in _each(sets, measure, failures):
                 record.add(part)
+                if isinstance(part.ended_by, KeyboardInterrupt):
+                    raise part.ended_by
         return record.finish(wanted or ())
 
 
@@ -242,7 +243,6 @@ class _Record:
 
     def _write(self, found: Evaluation) -> None:
         if self.out is not None:
-            (self.out / REPORT).unlink(missing_ok=True)  # an earlier evaluation's would contradict these
             write_results(found.to_json(), (item for part in self.parts for item in part.items), self.out)
 
 

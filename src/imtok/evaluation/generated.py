@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from imtok.config import ConfigError, InputError, first_line
+from imtok.config import ConfigError, InputError
 from imtok.data.readers import open_source
 from imtok.data.sample import PictureError, Source
 from imtok.evaluation.asked import Asked, Requests
@@ -133,8 +133,7 @@ def evaluate_generated(
             _look(requests, record, ranks)
         except (InputError, OSError, KeyboardInterrupt) as error:
             if record.asked:
-                why = "stopped" if isinstance(error, KeyboardInterrupt) else first_line(error)
-                record.ended = f"after {looked.seen} of {looked.total} pictures: {why}"
+                record.ended = looked.how_far(error)
                 record.write()
             raise
         if compared is not None:

@@ -42,6 +42,8 @@ class Part:
     items: list[dict[str, Any]]
     sizes: Collection[tuple[int, int]]
     """Widths and heights of the pictures as they enter."""
+    ended_by: InputError | OSError | KeyboardInterrupt | None = None
+    """What kept the rest of the set from being measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ def evaluate_set(
     failures: Failures,
     ranks: Ranks,
 ) -> Part:
-    """Measure every contestant on a set.
+    """Measure every contestant on a set, or on as much of it as was seen before an error or Ctrl-C.
 
     One that fails is left out, whatever was measured of it before, and so is what a meter measures that fails. A
     contestant is compared with the first, or with whom it names, unless that has failed.
@@ -85,16 +87,23 @@ def evaluate_set(
         of_networks: makes the meters beside those of pixels and codes, for so many pictures.
         fit: how pictures enter.
         count: at most so many pictures, evenly spread.
-        failures: get to know of contestants and meters that fail.
+        failures: get to know of contestants and meters that fail, and of a set that ends early.
         ranks: who share the work.
 
     Raises:
-        InputError: a set without a readable picture, or nobody but checks is left.
+        InputError: nothing was seen of the set, or nobody but checks is left.
         OSError: likewise.
+        KeyboardInterrupt: likewise.
     """
     one = _OneSet(Pictures(name, source, fit, count), contestants, metrics, of_networks, fit, failures, ranks)
-    for groups, found in one.pictures.in_turn(one.look, ranks):
-        one.add(found, groups)
+    try:
+        for groups, found in one.pictures.in_turn(one.look, ranks):
+            one.add(found, groups)
+    except (InputError, OSError, KeyboardInterrupt) as error:
+        if not one.pictures.seen or one.is_lost():
+            raise
+        failures.add(f"ended {one.pictures.how_far(error)}", data=name)
+        return replace(one.part(), ended_by=error)
     return one.part()
 
 
@@ -192,7 +201,7 @@ class _OneSet:
         meters = [meter for index, meter in enumerate(self._meters) if index not in self._broken]
         measured = {c.name: _measurements(meters, c.name, self._metrics) for c in left}
         for metric in self._metrics or ():
-            if not any(metric in found for found in measured.values()):
+            if not any(metric in map(family, found) for found in measured.values()):
                 say(f"{self.pictures.name}: nothing to measure {metric} on")
         results = [
             Result(
@@ -234,6 +243,10 @@ class _OneSet:
             parts=[(item, {who: part_of(item, picture) for who, picture in pictures.items()}) for item in chosen],
         )
 
+    def is_lost(self) -> bool:
+        """Whether nobody but checks is left."""
+        return self._failed.issuperset(self._competitors)
+
     def _left(self) -> list[Contestant]:
         return [c for c in self._contestants.values() if c.name not in self._failed]
 
@@ -246,7 +259,7 @@ class _OneSet:
         """
         if who not in self._failed:
             self._failed.add(who)
-            if self._failed.issuperset(self._competitors):
+            if self.is_lost():
                 raise error
             self._failures.add(error, tokenizer=who, data=self.pictures.name)
 

@@ -83,7 +83,10 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
     ),
     "crowds": EvaluationProtocol(
         source="MagFace of InsightTok (appendix F.2.1)",
-        others=("faces are found by MTCNN; the paper's detector is named by ArcFace's article alone",),
+        others=(
+            "faces are found by MTCNN, of 20 pixels or more and with a score above .95, so the most distorted ones may "
+            "be missing; the paper's detector is named by ArcFace's article alone",
+        ),
         metrics=("magface",),
         pictures=300,
         prompts=15,

@@ -20,6 +20,8 @@ from imtok.evaluation.sets import DataSet
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, MIN_ITEMS, RESAMPLES, interval
 from imtok.evaluation.text import CROP_MARGIN, MIN_CHARACTERS
 
+REPORT = "report.html"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -274,12 +276,13 @@ def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = No
     labels = (one.label for one in map(about_each(results), metrics))
     lines: list[tuple[str, ...]] = [("tokenizer", "pictures", *labels)]
     for result in results:
-        cells = [_cell(result.metrics[m]) if m in result.metrics else "" for m in metrics]
+        cells = [show_score(result.metrics[m]) if m in result.metrics else "" for m in metrics]
         lines.append((result.tokenizer, result.data, *cells))
     return as_markdown(lines)
 
 
-def _cell(score: Score) -> str:
+def show_score(score: Score) -> str:
+    """Its value, with a star if it is no evidence."""
     return show_number(score.value) + (" *" if score.taught else "")
 
 
@@ -298,6 +301,7 @@ def plain(score: Score) -> dict[str, Any]:
 
 
 def write_results(metrics: dict[str, Any], items: Iterable[dict[str, Any]], out: Path) -> None:
-    """`metrics.json` and `items.jsonl`, each whole or not at all."""
+    """`metrics.json` and `items.jsonl`, each whole or not at all, in place of an earlier evaluation's report."""
+    (out / REPORT).unlink(missing_ok=True)
     write_text(out / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     write_text(out / "items.jsonl", "".join(json.dumps(item) + "\n" for item in items))

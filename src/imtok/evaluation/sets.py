@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
-from imtok.config import ConfigError
+from imtok.config import ConfigError, first_line
 from imtok.data.addresses import exists
 from imtok.data.pictures import Picture, decode
 from imtok.data.rows import as_unicode
@@ -104,6 +104,11 @@ class Pictures:
             paths_sha256=self._paths_hash.hexdigest(),
             unreadable=self.unreadable,
         )
+
+    def how_far(self, error: Exception | KeyboardInterrupt) -> str:
+        """How many were seen before an error or Ctrl-C."""
+        why = "stopped" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        return f"after {self.seen} of {self.total} pictures: {why}"
 
     def evenly_spread(self, number: int) -> set[int]:
         """Rows of at most so many of the pictures."""

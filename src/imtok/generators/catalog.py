@@ -227,12 +227,13 @@ def shipped() -> list[str]:
     return list(shipped_runs(_SECTION))
 
 
-def load(source: str, device: str | torch.device = "cpu") -> ImageGenerator:
+def load(source: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> ImageGenerator:
     """A trained generator in eval mode, with its tokenizer.
 
     Args:
         source: a shipped name or a run folder.
         device: where to put both.
+        dtype: of the generator's weights; the tokenizer's stay in fp32.
 
     Raises:
         ConfigError: not found, broken, of an unknown kind, or its tokenizer is not the one that it was trained for.
@@ -242,6 +243,7 @@ def load(source: str, device: str | torch.device = "cpu") -> ImageGenerator:
     text = settings.text if isinstance(settings, DiTConfig) else None
     generator = build(settings, run, None if text is None else Reader(text, device=device))
     generator.load_weights(run.read_model(), source)
+    generator.cast(dtype)
     tokenizer = tokenizers.load(place_of(of, run), device)
     return ImageGenerator(
         generator=generator.to(device).eval(),

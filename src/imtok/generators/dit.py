@@ -137,12 +137,12 @@ class DiT(Generator):
         self, noisy: Float[Tensor, "batch tokens channels"], times: Float[Tensor, " batch"], told: Told
     ) -> Float[Tensor, "batch tokens channels"]:
         """`forward`, for conditions that have been read before."""
-        vector, context = self.time(times.to(noisy.dtype)), None
+        vector, context = self.time(times), None
         if isinstance(told, tuple):
             context = told
         else:
             vector = vector + told
-        x = self.latents_in(noisy) + self.positions
+        x = self.latents_in(noisy.to(self.dtype)) + self.positions.to(self.dtype)
         x = self.layers(x, vector, context)
         return self.last(x, vector).to(noisy.dtype)
 
@@ -155,7 +155,7 @@ class DiT(Generator):
         if self.training:
             conditions = withhold(conditions, self.config.dropout)
         states, mask = self.reader.read(conditions, [None] * len(conditions))
-        return self.text_in(states.to(self.device)), mask.to(self.device)
+        return self.text_in(states.to(self.device, self.dtype)), mask.to(self.device)
 
     def resolve(self, condition: str | None) -> str | None:
         if self.class_embedding is not None:

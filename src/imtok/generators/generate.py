@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
@@ -20,6 +21,7 @@ from imtok.data.rows import as_unicode, listed_captions
 from imtok.data.sample import DataError
 from imtok.generators.catalog import load, weights_hash
 from imtok.layers.collective import best_device
+from imtok.layers.precision import Precision
 
 _BAR = "{l_bar}{bar}| {n:.1f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
 SETTINGS = "imtok"
@@ -34,6 +36,7 @@ def generate(
     count: int = 1,
     seed: int = 0,
     batch_size: int = 16,
+    precision: Precision = "fp32",
     **sampling: Any,
 ) -> list[Path]:
     """Write OUT/00000.png, 00001.png, …; files that are there already, made in the same way, are left alone.
@@ -46,6 +49,7 @@ def generate(
         count: pictures of each label or prompt.
         seed: of the first picture; each further one has the next number.
         batch_size: pictures that are drawn together.
+        precision: of the generator's weights.
         sampling: as for `ImageGenerator.generate`.
 
     Returns:
@@ -62,14 +66,14 @@ def generate(
     if labels is not None and prompts is not None:
         raise ConfigError("give labels or prompts, not both")
     given = read_prompts(prompts) if prompts is not None else labels
-    pipeline = load(run, best_device())
+    pipeline = load(run, best_device(), torch.bfloat16 if precision == "bf16" else torch.float32)
     if given is None or not given:
         raise ConfigError(f"what shall be drawn? give --{pipeline.generator.listens_to}")
     wanted = [condition for condition in given for _ in range(count)]
     kind = "labels" if prompts is None else "prompts"
     pipeline.conditions(**{"labels": None, "prompts": None, kind: wanted})
     settings = pipeline.settings(**sampling)
-    made = {"run": run, "sha256": weights_hash(run), **dataclasses.asdict(settings)}
+    made = {"run": run, "sha256": weights_hash(run), "precision": precision, **dataclasses.asdict(settings)}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:05d}.png" for index in range(len(wanted))]

@@ -135,8 +135,8 @@ class InsightAR(AutoregressiveGenerator):
     def shared_logits(self, hidden: Float[Tensor, "*places dim"], codebook: int) -> Float[Tensor, "*places _"] | float:
         if not self.similarity:
             return 0.0
-        vectors = self.get_buffer(f"codebook_{codebook}")
-        return self.similarity[codebook](hidden) @ (vectors.T * vectors.shape[1] ** 0.5)  # of unit length: entries of 1
+        vectors, found = self.get_buffer(f"codebook_{codebook}"), self.similarity[codebook](hidden)
+        return found @ (vectors.T * vectors.shape[1] ** 0.5).to(found.dtype)  # of unit length: entries of 1
 
     def prompt(self, conditions: Conditions) -> tuple[Float[Tensor, "batch length dim"], Bool[Tensor, "batch length"]]:
         """Embedded prompts and which places are there; long ones are cut, and in training some are left empty."""
@@ -157,12 +157,12 @@ class InsightAR(AutoregressiveGenerator):
     def adapt(self, codes: Int[Tensor, "batch places codebooks"], first: int) -> Float[Tensor, "batch places dim"]:
         """Codes as the language model sees them; after the first of them comes place number `first`."""
         vectors = [self.get_buffer(f"codebook_{i}")[code] for i, code in enumerate(codes.unbind(2))]
-        return self.adapter(torch.cat(vectors, dim=2)) + self.next_places(first, first + codes.shape[1])
+        return self.adapter(torch.cat(vectors, dim=2).to(self.dtype)) + self.next_places(first, first + codes.shape[1])
 
     def next_places(self, first: int, stop: int) -> Float[Tensor, "places dim"]:
         """What tokens carry of the places that come next, counted row by row from 0; zeros without `grid_embedding`."""
         numbers = torch.arange(first, stop, device=self.device)
-        found = torch.zeros(len(numbers), len(self.start_of_image), device=numbers.device)
+        found = torch.zeros(len(numbers), len(self.start_of_image), device=numbers.device, dtype=self.dtype)
         for axis, vectors in enumerate(self.grid):
             below = math.prod(self.config.token_shape[axis + 1 :])
             found = found + vectors[numbers // below % len(vectors)]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from imtok.layers.model import Checkpointed
 from imtok.layers.positions import START_STD, Rotation
+from imtok.layers.transformer import attend
 
 _EPSILON = 1e-5
 _HIDDEN_STEP = 256
@@ -54,7 +55,7 @@ class Attention(nn.Module):
             cache.keys[self.layer, :, :, past:now] = k
             cache.values[self.layer, :, :, past:now] = v
             k, v = cache.keys[self.layer, :, :, :now], cache.values[self.layer, :, :, :now]
-        found = F.scaled_dot_product_attention(q, k, v, is_causal=tokens > 1)
+        found = attend(q, k, v, causal=tokens > 1)
         return self.dropout(self.out(found.transpose(1, 2).reshape(batch, tokens, dim)))
 
 

@@ -19,6 +19,16 @@ class Model(nn.Module):
         """Where its weights are."""
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return next(self.parameters()).dtype
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Round its weights, in place; buffers, such as the speeds of rotary positions, stay exact."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+
     def weights(self) -> dict[str, Tensor]:
         """The tensors that inference needs: the state without running statistics (`*.statistics.*`)."""
         return {name: tensor for name, tensor in self.state_dict().items() if ".statistics." not in name}

@@ -74,7 +74,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(_FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, times: Float[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-        return self.mlp(waves(times, _FREQUENCIES))
+        return self.mlp(waves(times, _FREQUENCIES).to(next(self.parameters()).dtype))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -1,8 +1,12 @@
 """Where mixed precision ends: networks may answer in bf16, losses are summed in more."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Precision = Literal["bf16", "fp32"]
 
 
 def widen(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -18,17 +18,19 @@ def attend(
     q: Float[Tensor, "batch heads tokens channels"],
     k: Float[Tensor, "batch heads context channels"],
     v: Float[Tensor, "batch heads context channels"],
-    seen: Bool[Tensor, "batch 1 1 context"] | None,
+    seen: Bool[Tensor, "batch 1 1 context"] | None = None,
+    causal: bool = False,
 ) -> Float[Tensor, "batch heads tokens channels"]:
-    """What the tokens find where `seen` is True, or everywhere.
+    """What the tokens find where `seen` is True, or up to their own places if `causal`, or everywhere.
 
     On a CPU short sequences in bf16 are compared in fp32: there torch's gradient in bf16 takes longer
     (benchmarks/attention_precision.py).
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or k.shape[2] > _SHORT:
-        return F.scaled_dot_product_attention(q, k, v, seen)
+        return F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal)
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), seen).to(q.dtype)
+        found = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), seen, is_causal=causal)
+    return found.to(q.dtype)
 
 
 class Attention(nn.Module):

@@ -11,6 +11,7 @@ from imtok.generators.catalog import GeneratorConfig, TokenizerReference, sampli
 from imtok.generators.diffusion import DenoisingConfig
 from imtok.generators.far import FARConfig
 from imtok.generators.sampling import SamplingConfig
+from imtok.layers.precision import Precision
 from imtok.losses.adversarial import AdversarialKind
 from imtok.losses.discriminators import DiscriminatorConfig, PatchDiscriminatorConfig
 from imtok.losses.regions import FaceLossConfig, TextLossConfig
@@ -197,7 +198,7 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     ema_decay: float | None = None
     """Decay of the averaged weights that are saved and evaluated; None: the weights themselves."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     channels_last: bool = False
     """Lay out the convolutions' weights and maps with the channels innermost; see docs/training.md."""
     gradient_checkpointing: bool = False
