@@ -122,7 +122,7 @@ FLAGS = {
         (
             "generate a --out b --labels c d --count 2 --seed 3 --batch-size 4 --guidance-scale 5 6 "
             "--guidance-schedule cosine --temperature .7 --top-k 8 --top-p .9 --num-inference-steps 10 "
-            "--spacing leading --guidance-power 1.1"
+            "--spacing leading --guidance-power 1.1 --precision bf16"
         ),
         {
             "run": "a",
@@ -132,6 +132,7 @@ FLAGS = {
             "count": 2,
             "seed": 3,
             "batch_size": 4,
+            "precision": "bf16",
             "guidance_scale": (5.0, 6.0),
             "guidance_schedule": "cosine",
             "temperature": 0.7,
