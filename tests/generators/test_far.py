@@ -51,6 +51,11 @@ def test_guided_too_and_each_codebook_by_its_own_scale(k: int, head: HeadKind, a
     assert_guided_steps_agree(small(k, head), ["0", "1"])
 
 
+def test_tokens_may_lie_on_no_grid(assert_steps_agree) -> None:
+    model = small(2, token_shape=(6,))
+    assert_steps_agree(model, some_codes(model), ["0", None])
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_weights_in_bf16_say_almost_the_same(head: HeadKind, assert_bf16_is_near) -> None:
     model = small(2, head)

@@ -241,6 +241,7 @@ OTHERS = {
     "qwen2": {**WIDTHS, "num_key_value_heads": 1},
     "gemma": {**WIDTHS, "num_key_value_heads": 1, "head_dim": 16},
     "falcon": WIDTHS,
+    "gemma2": {**WIDTHS, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 64},  # has no fused attention
     "lfm2": {**WIDTHS, "num_key_value_heads": 1, "layer_types": ["conv", "full_attention"], "pad_token_id": None},
 }
 

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -367,7 +370,7 @@ def test_smollm2_goes_through_both_stages(home: Path, tmp_path: Path, needs: Cal
 
 def test_prompts_are_read_as_the_language_model_s_and_not_as_a_failed_start_s(tmp_path: Path) -> None:
     """A chat format that a model with none would leave there stays nowhere."""
-    folders = [RunFolder(tmp_path / name) for name in ("first", "second", "third")]
+    folders = [RunFolder(tmp_path / name) for name in ("first", "second")]
     for folder in folders:
         (folder.path / "language_model").mkdir(parents=True)
         (folder.path / "language_model/chat_template.jinja").write_text("of another")
@@ -379,10 +382,30 @@ def test_prompts_are_read_as_the_language_model_s_and_not_as_a_failed_start_s(tm
 
     carry_prompts(LanguageModel(None, Tokenizer(), {}), folders[0])
     take_over_prompts(folders[0], folders[1])
-    take_over_prompts(RunFolder(tmp_path / "without"), folders[2])
     for folder in folders:
         assert not (folder.path / "language_model/chat_template.jinja").exists()
     assert (folders[1].path / "language_model/tokenizer.json").exists()
+
+
+def test_a_language_model_s_id_is_looked_up_in_the_hub_s_local_cache(tmp_path: Path) -> None:
+    repository = tmp_path / "models--someone--tiny"
+    language_model(repository / "snapshots/abc")
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("abc")
+    code = "from imtok.pretrained.language_model import load_language_model as load; print(load('someone/tiny'))"
+    command, environment = [sys.executable, "-c", code], os.environ | {"HF_HUB_CACHE": str(tmp_path)}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert "'hidden_size': 32" in shown
+
+
+def test_a_language_model_where_its_tokenizer_s_copy_belongs_is_not_deleted(home: Path, tmp_path: Path) -> None:
+    here = language_model(tmp_path / "models/language_model")
+    config = presets.get_generator("insightar-debug")
+    changes = {"language_model": here, "prompt_format": "plain"}
+    config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, **changes))
+    with pytest.raises(ConfigError, match="is in the way of the language model's tokenizer"):
+        train(config, str(home / "codes"), tmp_path / "models")
+    assert AutoModel.from_pretrained(here).state_dict()
 
 
 def test_the_paper_s_control_reads_llamagen_s_checkpoint(home: Path, tmp_path: Path) -> None:

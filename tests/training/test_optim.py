@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -7,6 +8,7 @@ from torch import nn
 from imtok import presets
 from imtok.config import ConfigError
 from imtok.generators import catalog as generators
+from imtok.generators.insightar import InsightARConfig
 from imtok.layers.model import Model
 from imtok.tokenizers import catalog as tokenizers
 from imtok.training.optim import averaged, create_adamw, create_optimizers, learning_rate
@@ -81,6 +83,15 @@ def test_muon_trains_the_matrices_in_the_blocks_and_adamw_everything_else(
     muons = [key for key, parameter in named.items() if id(parameter) in theirs["model_matrices"]]
     assert len(muons) == count
     assert all(key.startswith(hidden) and key.endswith("weight") and named[key].ndim == 2 for key in muons)
+
+
+def test_muon_trains_language_models_whose_linear_layers_are_of_another_class() -> None:
+    """GPT-2's are `Conv1D`."""
+    config = presets.get_generator("insightar-debug").generator
+    assert isinstance(config, InsightARConfig)
+    shape = {"model_type": "gpt2", "vocab_size": 257, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    model = generators.build(dataclasses.replace(config, architecture=shape))
+    assert len(model.hidden_matrices()) == 2 * 4  # qkv, out, up and down
 
 
 def test_muon_steps_along_the_gradient_s_directions_alike_and_as_far_as_adamw() -> None:

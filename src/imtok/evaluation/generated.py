@@ -1,5 +1,6 @@
 """Generated pictures: against a reference set, against their prompts, the words and faces in them."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -190,7 +191,8 @@ class _Record:
             repeat=self.repeat | {"versions": versions()},
         )
         if self.out is not None:
-            write_results(found.to_json(), [item for meter in self.meters for item in meter.items()], self.out)
+            lines = (json.dumps(item) for meter in self.meters for item in meter.items())
+            write_results(found.to_json(), lines, self.out)
         return found
 
     def _deviations(self, published: EvaluationProtocol, scores: Mapping[str, Score]) -> list[str]:

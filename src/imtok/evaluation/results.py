@@ -300,8 +300,8 @@ def plain(score: Score) -> dict[str, Any]:
     }
 
 
-def write_results(metrics: dict[str, Any], items: Iterable[dict[str, Any]], out: Path) -> None:
+def write_results(metrics: dict[str, Any], items: Iterable[str], out: Path) -> None:
     """`metrics.json` and `items.jsonl`, each whole or not at all, in place of an earlier evaluation's report."""
     (out / REPORT).unlink(missing_ok=True)
     write_text(out / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    write_text(out / "items.jsonl", "".join(json.dumps(item) + "\n" for item in items))
+    write_text(out / "items.jsonl", "".join(f"{item}\n" for item in items))

@@ -151,16 +151,30 @@ def open_language_model(config: AnyConfig) -> LanguageModel | None:
 
 
 def carry_prompts(language_model: LanguageModel, folder: RunFolder) -> None:
-    """Copy a language model's tokenizer into a generator's run folder, in place of what a failed start left there."""
-    shutil.rmtree(folder.path / _LANGUAGE, ignore_errors=True)
-    language_model.tokenizer.save_pretrained(folder.path / _LANGUAGE)
+    """Copy a language model's tokenizer into a generator's run folder, in place of what a failed start left there.
+
+    Raises:
+        ConfigError: a language model itself is where the copy belongs.
+    """
+    language_model.tokenizer.save_pretrained(_place_for_prompts(folder))
 
 
 def take_over_prompts(run: RunFolder, folder: RunFolder) -> None:
-    """Copy what a generator's run has of a language model's tokenizer into another run's folder; likewise."""
-    shutil.rmtree(folder.path / _LANGUAGE, ignore_errors=True)
+    """Copy what a generator's run has of a language model's tokenizer into another run's folder; likewise.
+
+    Raises:
+        ConfigError: likewise.
+    """
     if (there := run.path / _LANGUAGE).exists():
-        shutil.copytree(there, folder.path / _LANGUAGE)
+        shutil.copytree(there, _place_for_prompts(folder))
+
+
+def _place_for_prompts(folder: RunFolder) -> Path:
+    place = folder.path / _LANGUAGE
+    if any(found for kind in ("config.json", "*.safetensors", "*.bin") for found in place.glob(kind)):
+        raise ConfigError(f"{place}: is in the way of the language model's tokenizer; choose another folder")
+    shutil.rmtree(place, ignore_errors=True)
+    return place
 
 
 def reference(manifest: TokenManifest) -> TokenizerReference:

@@ -132,7 +132,8 @@ def _is_made(file: Path, note: str) -> bool:
         return False
     with Image.open(file) as picture:
         found = picture.info.get(SETTINGS)
-    was, now = ({**json.loads(text or "{}"), "run": None} for text in (found, note))  # the weights' hash says more
+    # Earlier files do not name the precision, and of where the weights lie their hash says more.
+    was, now = ({"precision": "fp32", **json.loads(text or "{}"), "run": None} for text in (found, note))
     if was != now:
         raise ConfigError(f"{file}: was made in another way ({found}); name another folder")
     return True

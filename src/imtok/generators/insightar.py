@@ -215,6 +215,8 @@ class _InsightARSession(Session):
         mask = self._there[:, :stop]  # a model with recurrent layers looks for padding here
         if start > 0:  # the library would make a mask of its own for every token
             mask = nn.functional.pad(mask, (0, self._there.shape[1] - stop))[:, None, None]  # rows, 1, new, all
+            unseen = torch.finfo(told.dtype).min
+            mask = torch.zeros(mask.shape, dtype=told.dtype, device=mask.device).masked_fill(~mask, unseen)
         states = self._model.language_model(
             inputs_embeds=told,
             attention_mask=mask,
@@ -246,7 +248,7 @@ def _language_model(architecture: dict[str, Any], tokens: int) -> Any:
     kind = settings.pop("model_type")
     try:
         shape = AutoConfig.for_model(kind, **settings)
-        model = AutoModel.from_config(shape, attn_implementation="sdpa", trust_remote_code=False, dtype=torch.float32)
+        model = AutoModel.from_config(shape, trust_remote_code=False, dtype=torch.float32)
         embeddings = model.get_input_embeddings()
     except Exception as error:  # the library may stumble over wrong settings in any way
         raise ConfigError(f"insightar: no language model can be made of this ({first_line(error)})") from None

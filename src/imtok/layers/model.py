@@ -51,8 +51,8 @@ class Model(nn.Module):
         return []
 
     def hidden_matrices(self) -> list[Tensor]:
-        """The weights of the linear layers inside its stages."""
-        return [part.weight for stage in self.stages() for part in stage.modules() if isinstance(part, nn.Linear)]
+        """The matrices inside its stages: the weights of linear layers, whatever class a library has for them."""
+        return [weights for stage in self.stages() for weights in stage.parameters() if weights.ndim == 2]
 
     def compile_parts(self) -> None:
         """Compile what is worth compiling (torch.compile), in place; by default nothing."""
