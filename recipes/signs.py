@@ -9,7 +9,7 @@ from typing import Any
 
 from nano_data import SAID, plain_signs
 
-from imtok.checkpoints import RunFolder, write_text
+from imtok.checkpoints import write_text
 from imtok.data.plain_signs import PlainSplit
 from imtok.data.readers import fingerprint, open_source
 from imtok.data.shards import ShardReader, ShardWriter
@@ -105,7 +105,7 @@ def encode(tokenizer: str, signs: Path, out: Path, resolution: int) -> Path:
 def run(config: GeneratorRunConfig, tokens: Path, out: Path) -> Path:
     """Train to the end, or go on with it; a finished run is left alone."""
     held_out = str(tokens / "combinations")
-    return train(config, str(tokens / "train"), out, validation=held_out, resume=RunFolder(out).exists())
+    return train(config, str(tokens / "train"), out, validation=held_out, resume=True)
 
 
 def seeded(config: GeneratorRunConfig, seed: int) -> GeneratorRunConfig:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from imtok.data.synthetic import synthesize as synthesize
     from imtok.evaluation.evaluate import evaluate as evaluate
     from imtok.evaluation.generated import evaluate_generated as evaluate_generated
+    from imtok.evaluation.reconstruct import reconstruct as reconstruct
     from imtok.generators.catalog import load as load_generator
+    from imtok.generators.generate import generate as generate
     from imtok.presets import create_tokenizer as create_tokenizer
     from imtok.tokenizers import load as load_tokenizer
     from imtok.tokenizers.encode import encode_pictures as encode_pictures
@@ -25,10 +27,12 @@ _HOMES = {
     "encode_pictures": "imtok.tokenizers.encode:encode_pictures",
     "evaluate": "imtok.evaluation.evaluate:evaluate",
     "evaluate_generated": "imtok.evaluation.generated:evaluate_generated",
+    "generate": "imtok.generators.generate:generate",
     "load_generator": "imtok.generators.catalog:load",
     "load_images": "imtok.data.pictures:load_images",
     "load_tokenizer": "imtok.tokenizers.catalog:load",
     "presets": "imtok.presets",
+    "reconstruct": "imtok.evaluation.reconstruct:reconstruct",
     "save_images": "imtok.data.pictures:save_images",
     "synthesize": "imtok.data.synthetic:synthesize",
     "train": "imtok.training.launch:train",
@@ -40,10 +44,12 @@ __all__ = [
     "encode_pictures",
     "evaluate",
     "evaluate_generated",
+    "generate",
     "load_generator",
     "load_images",
     "load_tokenizer",
     "presets",
+    "reconstruct",
     "save_images",
     "synthesize",
     "train",

@@ -137,7 +137,7 @@ def encode(argv: Sequence[str]) -> None:
             source: pictures with labels or captions.
             out: output folder; created if missing.
             resolution: side of the encoded crops in pixels; as in its training, for a run of imtok's.
-            crops: the centred square, or ten crops, of which none is mirrored that has words.
+            crops: the centred square; or ten: corners and centre, and their mirror images where a picture has no words.
             batch_size: crops that are encoded together.
         """
         shards = encode_pictures(tokenizer, source, out, resolution, crops, batch_size)
@@ -164,7 +164,7 @@ def reconstruct(argv: Sequence[str]) -> None:
             images: picture files or folders of them.
             out: output folder; created if missing.
             branches: side by side also show what each codebook says alone.
-            captions: for a tokenizer that hears of them: a JSONL or CSV file, or one caption for all pictures.
+            captions: for a tokenizer that hears of them, or of classes: a JSONL or CSV file, or one for all pictures.
         """
         written = reconstruct(tokenizer, images, out, branches, captions)
         if not written:
@@ -210,10 +210,11 @@ def generate(argv: Sequence[str]) -> None:
             batch_size: pictures that are drawn together.
             precision: of the generator's weights; bf16 takes half the memory, and less time on processors that have it.
             guidance_scale: of classifier-free guidance; for codes one for all codebooks or one for each.
-            guidance_schedule: how it comes to be, over a picture's tokens (linear, cosine) or times (power_cosine).
+            guidance_schedule: how the scale is reached: at once, over a picture's tokens (linear, cosine), or over the
+                steps of diffusion (power_cosine).
             temperature: 0 takes the likeliest code.
-            top_k: only so many of the likeliest codes; 0: all.
-            top_p: only the likeliest codes that together have this probability.
+            top_k: draw from so many of the likeliest codes only; 0: from all.
+            top_p: draw from the likeliest codes that together have this probability only.
             num_inference_steps: of a diffusion generator, 1 to 1,000.
             spacing: of these steps: trailing begins at the last time, leading ends at the first.
             guidance_power: how late guidance rises in power_cosine.

@@ -21,9 +21,9 @@ from imtok.generators.diffusion import (
     Spacing,
     combine,
     draw_noise,
-    guide,
     split,
 )
+from imtok.generators.sampling import guide
 
 FLOW = DiffusionConfig(path="straight", prediction="velocity")
 
@@ -168,9 +168,10 @@ def test_guidance_rises_from_one_to_the_scale() -> None:
 
 def test_guidance_of_one_is_none_and_zero_is_unconditional() -> None:
     told, untold = noise(2, 3, 8), noise(4, 3, 8)[2:]
-    assert torch.equal(guide(told, untold, 1.0), told)
-    assert torch.equal(guide(told, untold, 0.0), untold)
-    assert torch.allclose(guide(told, untold, 3.0), untold + 3 * (told - untold))  # on every one of the 8 channels
+    both = torch.cat([told, untold])
+    assert torch.equal(guide(both, 1.0), told)
+    assert torch.equal(guide(both, 0.0), untold)
+    assert torch.allclose(guide(both, 3.0), untold + 3 * (told - untold))  # on every one of the 8 channels
 
 
 def test_noise_is_the_seed_s_alone() -> None:

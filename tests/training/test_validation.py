@@ -15,7 +15,7 @@ from imtok.data.pictures import decode, encode
 from imtok.data.sample import Sample, Samples, TextRegion
 from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.text import Text
-from imtok.training.feeds import PictureFeed, looked_at_together
+from imtok.training.feeds import PictureFeed, evaluation_batch_size
 from imtok.training.run import Phase
 from imtok.training.validation import Validation
 
@@ -81,14 +81,14 @@ def test_a_preview_shows_originals_above_their_reconstructions(validation: Valid
     assert set(np.unique(sheet[SIDE:] - sheet[:SIDE])) == {13}  # .1 of [-1, 1], rounded
 
 
-def test_no_more_is_looked_at_together_than_trains_together() -> None:
+def test_no_more_is_evaluation_batch_size_than_trains_together() -> None:
     training = presets.get("insighttok-debug").training
     for settings, expected in (
         ({"global_batch_size": 512, "micro_batch_size": None}, 32),
         ({"global_batch_size": 512, "micro_batch_size": 8}, 8),
         ({"global_batch_size": 6, "micro_batch_size": None}, 6),
     ):
-        assert looked_at_together(dataclasses.replace(training, **settings)) == expected
+        assert evaluation_batch_size(dataclasses.replace(training, **settings)) == expected
 
 
 def test_a_phase_s_share_of_pictures_with_regions_reaches_its_batches() -> None:

@@ -162,9 +162,9 @@ class Brought:
         return DPGMeter(self.dpg, _load(QUESTION_ANSWERER, self.answerer))
 
 
-def _of_sets(network: str, names: Mapping[str, str], total: int, reference: Reference | None) -> SetMeter:
+def _of_sets(network: str, kinds: Mapping[str, str], total: int, reference: Reference | None) -> SetMeter:
     given = {} if reference is None or network != INCEPTION else reference.statistics
-    return SetMeter(_load(network), {kind: name for name, kind in names.items()}, total, given)
+    return SetMeter(_load(network), kinds, total, given)
 
 
 def _of_faces(network: str, metric: str) -> FaceNormMeter:

@@ -90,7 +90,7 @@ def shared_information(codes: Int[Tensor, "batch tokens codebooks"]) -> tuple[fl
 
 
 def bits_per_pixel(tokens: int, bits_per_token: float, height: int, width: int) -> float:
-    """Rate of a discrete tokenizer (InsightTok eq. 16)."""
+    """Rate of a picture's tokens (InsightTok eq. 16)."""
     return tokens * bits_per_token / (height * width)
 
 

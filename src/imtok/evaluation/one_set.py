@@ -17,14 +17,13 @@ from imtok.evaluation.failures import Failures
 from imtok.evaluation.fit import Fit
 from imtok.evaluation.meters import CodeMeter, Drawn, Measurement, Meter, PixelMeter, Shown
 from imtok.evaluation.metric_names import family
-from imtok.evaluation.ranks import Ranks, attempt, say
+from imtok.evaluation.ranks import SAID_IN_A_LINE, Ranks, attempt, say
 from imtok.evaluation.results import Comparison, Example, Result, score_of
 from imtok.evaluation.sets import DataSet, Pictures
 from imtok.evaluation.statistics import paired_difference
 
 _WITH_CAPTION = ("bits_per_pixel_with_caption", "caption_bits")
 _RATES = ("bits_per_pixel", *_WITH_CAPTION)
-_ERRORS = (InputError, OSError)
 _EXAMPLES = 12
 """Pictures of each set that the report shows: evenly spread over the set, none chosen."""
 _PARTS = 6
@@ -150,11 +149,15 @@ class _OneSet:
         """What a batch shows; changes nothing, so any process can do it."""
         name = self.pictures.name
         made = {c.name: attempt(partial(_reconstruct, c, self._fit), batch) for c in self._left()}
-        errors = {who: one for who, one in made.items() if isinstance(one, _ERRORS)}
-        drawn = {who: one for who, one in made.items() if not isinstance(one, _ERRORS)}
+        errors = {who: one for who, one in made.items() if isinstance(one, SAID_IN_A_LINE)}
+        drawn = {who: one for who, one in made.items() if not isinstance(one, SAID_IN_A_LINE)}
         measured = [attempt(partial(meter.look, batch), drawn) for meter in self._meters]
-        of_those = [(m, one) for m, one in zip(self._meters, measured, strict=True) if not isinstance(one, _ERRORS)]
-        items = [item for meter, one in of_those for item in meter.items(batch, one)]
+        items = [
+            item
+            for meter, one in zip(self._meters, measured, strict=True)
+            if not isinstance(one, SAID_IN_A_LINE)
+            for item in meter.items(batch, one)
+        ]
         longer, before = self._keeper.copy(), self._keeper.cases()
         longer.see(batch, drawn, items)
         return _Found(
@@ -180,7 +183,7 @@ class _OneSet:
         for who, error in found.failed.items():
             self._drop(who, error)
         for index, one in enumerate(found.measured):
-            if index not in self._broken and isinstance(one, _ERRORS):
+            if index not in self._broken and isinstance(one, SAID_IN_A_LINE):
                 self._broken.add(index)
                 self._failures.add(one, data=self.pictures.name, metric=self._meters[index].what)
             elif index not in self._broken:

@@ -18,7 +18,7 @@ from imtok.layers.collective import ObjectGroup, process_group, rank, world_size
 Portion = TypeVar("Portion")
 Found = TypeVar("Found")
 
-_SAID_IN_A_LINE = (InputError, OSError)
+SAID_IN_A_LINE = (InputError, OSError)
 
 
 class Ranks:
@@ -46,7 +46,7 @@ class Ranks:
     def agree(self, look: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
         """What this rank finds; or the error of the first that met one, so that all go on without it alike."""
         mine = attempt(look, portion)
-        met = self.exchange([mine if isinstance(mine, _SAID_IN_A_LINE) else None])
+        met = self.exchange([mine if isinstance(mine, SAID_IN_A_LINE) else None])
         return next((error for (error,) in met if error is not None), mine)
 
     def exchange(self, mine: Any) -> list[Any]:
@@ -56,7 +56,7 @@ class Ranks:
             Ended: somebody has.
         """
         everyones = self._group.gather(mine)
-        if ended := [one for one in everyones if isinstance(one, _SAID_IN_A_LINE)]:
+        if ended := [one for one in everyones if isinstance(one, SAID_IN_A_LINE)]:
             raise Ended(ended[0])
         return everyones
 
@@ -85,7 +85,7 @@ def together() -> Iterator[Ranks]:
             error = None
             try:
                 yield ranks
-            except _SAID_IN_A_LINE as own:
+            except SAID_IN_A_LINE as own:
                 error = own
             ranks.exchange(error)
         except Ended as ended:
@@ -109,7 +109,7 @@ def attempt(look: Callable[[Portion], Found], portion: Portion) -> Found | Input
     """What is found, or an error as an answer, so that all ranks meet it at the same place."""
     try:
         return look(portion)
-    except _SAID_IN_A_LINE as error:
+    except SAID_IN_A_LINE as error:
         return error
     except Exception as error:
         if not is_out_of_memory(error):
@@ -124,6 +124,6 @@ def outcome(found: Any) -> Any:
         InputError: it has met one.
         OSError: likewise.
     """
-    if isinstance(found, _SAID_IN_A_LINE):
+    if isinstance(found, SAID_IN_A_LINE):
         raise found
     return found

@@ -25,7 +25,7 @@ from imtok.tokenizers.text import Reader, Text
 
 
 def reconstruct(
-    tokenizer: str,
+    tokenizer: str | PathLike[str],
     images: Iterable[str | PathLike[str]],
     out: str | PathLike[str],
     branches: bool = False,

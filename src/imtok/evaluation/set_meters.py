@@ -213,7 +213,7 @@ class SetMeter(GeneratedMeter[Features]):
 
     Args:
         network: looks at them.
-        names: of the metrics that are wanted: `frechet`, `spatial`, `classes`, `precision` or `recall` to the name.
+        kinds: of the metrics that are wanted, by their names: `frechet`, `spatial`, `classes`, `precision`, `recall`.
         total: how many pictures there are.
         given: mean and covariance of the reference, `frechet` or `spatial`, where somebody has computed them.
     """
@@ -221,11 +221,11 @@ class SetMeter(GeneratedMeter[Features]):
     def __init__(
         self,
         network: DescribingNetwork,
-        names: Mapping[str, str],
+        kinds: Mapping[str, str],
         total: int,
         given: Mapping[str, Moments] | None = None,
     ) -> None:
-        self.network, self._kinds = network, {name: kind for kind, name in names.items()}
+        self.network, self._kinds = network, dict(kinds)
         self.metrics = tuple(self._kinds)
         self._device = device_of(network)
         self._quarters = disjoint_parts(total, FRECHET_PARTS)

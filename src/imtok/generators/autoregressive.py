@@ -89,7 +89,7 @@ class AutoregressiveGenerator(Generator):
             )
 
     def shared_logits(self, hidden: Float[Tensor, "*places dim"], codebook: int) -> Float[Tensor, "*places _"] | float:
-        """What sampling adds to the head's logits, and `forward` has added already; nothing unless overridden."""
+        """Logits beside the head's, which `forward` includes and `sample` adds; nothing unless overridden."""
         return 0.0
 
     @torch.no_grad()

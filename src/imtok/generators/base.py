@@ -38,7 +38,7 @@ class Generator(Model, ABC):
     @property
     @abstractmethod
     def loss_names(self) -> tuple[str, ...]:
-        """What it trains with; all count alike."""
+        """Names of the terms of the loss, which is their mean."""
 
     @abstractmethod
     def losses(self, tokens: Num[Tensor, "batch tokens _"], conditions: Conditions) -> dict[str, Float[Tensor, ""]]:

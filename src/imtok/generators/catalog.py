@@ -1,7 +1,9 @@
 """From a config or a run folder to a generator, with the tokenizer that draws what it writes."""
 
 import dataclasses
+import os
 import shutil
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -241,7 +243,9 @@ def shipped() -> list[str]:
     return list(shipped_runs(_SECTION))
 
 
-def load(source: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> ImageGenerator:
+def load(
+    source: str | PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> ImageGenerator:
     """A trained generator in eval mode, with its tokenizer.
 
     Args:
@@ -253,6 +257,7 @@ def load(source: str, device: str | torch.device = "cpu", dtype: torch.dtype = t
         ConfigError: not found, broken, of an unknown kind, or its tokenizer is not the one that it was trained for.
         DataError: captions that its tokenizer wants to hear are not there.
     """
+    source = os.fspath(source)
     run, settings, of = read_run(source)
     text = settings.text if isinstance(settings, DiTConfig) else None
     generator = build(settings, run, None if text is None else Reader(text, device=device))

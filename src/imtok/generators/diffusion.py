@@ -187,18 +187,6 @@ def split(
     return predicted, (noisy - alpha * predicted) / sigma
 
 
-def guide(
-    conditional: Float[Tensor, "batch tokens channels"],
-    unconditional: Float[Tensor, "batch tokens channels"],
-    scale: float,
-) -> Float[Tensor, "batch tokens channels"]:
-    """Classifier-free guidance u + scale (c - u) on all channels.
-
-    Deviation: DiT guides the first three channels only; a token's channels have no order.
-    """
-    return torch.lerp(unconditional, conditional, scale)
-
-
 def draw_noise(seeds: Sequence[int], tokens: int, channels: int) -> Float[Tensor, "batch tokens channels"]:
     """Standard normal noise for every picture: its seed's alone, whatever else is in the batch."""
     drawn = [torch.randn(tokens, channels, generator=torch.Generator().manual_seed(seed)) for seed in seeds]

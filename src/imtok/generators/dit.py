@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from imtok.config import ConfigError, config
 from imtok.generators.base import Conditions, Generator, withhold
 from imtok.generators.classes import ClassEmbedding
-from imtok.generators.diffusion import DenoisingConfig, Diffusion, DiffusionConfig, draw_noise, guide
+from imtok.generators.diffusion import DenoisingConfig, Diffusion, DiffusionConfig, draw_noise
+from imtok.generators.sampling import guide
 from imtok.layers.model import Checkpointed
 from imtok.layers.modulated import Block, LastLayer, TimeEmbedding
 from imtok.layers.positions import START_STD, sine_positions
@@ -216,8 +217,7 @@ class DiT(Generator):
             if not guided:
                 return self.denoise(noisy, noisy.new_full((len(noisy),), time), told)
             both = torch.cat([noisy, noisy])
-            conditional, unconditional = self.denoise(both, both.new_full((len(both),), time), told).chunk(2)
-            return guide(conditional, unconditional, settings.scale(time))
+            return guide(self.denoise(both, both.new_full((len(both),), time), told), settings.scale(time))
 
         noise = draw_noise(seeds, self.tokens, self.config.channels).to(self.device)
         latents = self.diffusion.sample(predict, noise, settings.num_inference_steps, settings.spacing, progress)

@@ -29,7 +29,7 @@ SETTINGS = "imtok"
 
 
 def generate(
-    run: str,
+    run: str | PathLike[str],
     out: str | PathLike[str],
     labels: str | Sequence[str] | None = None,
     prompts: str | Sequence[str] | None = None,
@@ -60,6 +60,7 @@ def generate(
         DataError: several processes.
     """
     check_alone(out)
+    run = os.fspath(run)
     labels, prompts = ([given] if isinstance(given, str) else given for given in (labels, prompts))
     if count < 1 or batch_size < 1:
         raise ConfigError("count and batch-size must be at least 1")

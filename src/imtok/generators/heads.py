@@ -49,7 +49,7 @@ class Head(nn.Module, ABC):
         """
 
     def new_cache(self, rows: int) -> Cache | None:
-        """What `draw` wants for so many rows, for one place after the other."""
+        """Keys and values for `draw`, of so many rows; None if the head keeps none."""
         return None
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What is told of generated pictures to a tokenizer that draws from captions (TexTok, section 3.2)."""
+"""Which text a tokenizer whose decoder hears captions gets with each generated picture (TexTok, section 3.2)."""
 
 import itertools
 from collections.abc import Iterable, Sequence

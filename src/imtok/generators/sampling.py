@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from imtok.config import ConfigError, config, from_dict, to_dict
+from imtok.layers.precision import widen
 
 GuidanceSchedule = Literal["constant", "linear", "cosine"]
 
@@ -78,9 +79,16 @@ def draw_noise(seeds: list[int], tokens: int, codebooks: int) -> Float[Tensor, "
     return torch.stack(drawn) if drawn else torch.empty(0, *shape, dtype=torch.float64)
 
 
-def guide(logits: Float[Tensor, "rows codes"], scale: float) -> Float[Tensor, "half_of_rows codes"]:
-    """Conditional logits in the first half of the rows, unconditional in the second: u + scale (c - u)."""
-    conditional, unconditional = logits.float().chunk(2)
+def guide(both: Float[Tensor, "rows ..."], scale: float) -> Float[Tensor, "half_of_rows ..."]:
+    """Classifier-free guidance of logits or predictions: u + scale (c - u), in fp32 at least.
+
+    Deviation: DiT guides the first three channels only; a token's channels have no order, and all are guided.
+
+    Args:
+        both: conditional ones in the first half of the rows, unconditional ones in the second.
+        scale: 1 takes the conditional ones.
+    """
+    conditional, unconditional = widen(both).chunk(2)
     return torch.lerp(unconditional, conditional, scale)
 
 

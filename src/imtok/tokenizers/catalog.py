@@ -1,5 +1,7 @@
 """From a name, a folder, a file or a config to a tokenizer."""
 
+import os
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,7 +98,7 @@ def trained_resolution(source: str) -> int | None:
     return RunFolder(path).read_config().get("data", {}).get("crop", {}).get("resolution")
 
 
-def load(source: str, device: str | torch.device = "cpu") -> Tokenizer:
+def load(source: str | PathLike[str], device: str | torch.device = "cpu") -> Tokenizer:
     """A trained tokenizer in eval mode.
 
     Args:
@@ -107,6 +109,7 @@ def load(source: str, device: str | torch.device = "cpu") -> Tokenizer:
     Raises:
         ConfigError: not found, broken, or of an unknown kind; one line.
     """
+    source = os.fspath(source)
     path = locate(source)
     if find_model(path):
         return load_model(path).to(device).eval()

@@ -32,7 +32,7 @@ PICTURES_PER_PART = 1024
 
 
 def encode_pictures(
-    tokenizer: str,
+    tokenizer: str | PathLike[str],
     source: str | PathLike[str],
     out: str | PathLike[str],
     resolution: int | None = None,
@@ -60,6 +60,7 @@ def encode_pictures(
             something else, or the tokenizer is being trained.
     """
     check_alone(out)
+    tokenizer = os.fspath(tokenizer)
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size} must be at least 1")
     sha256 = hash_of(tokenizer)

@@ -83,7 +83,7 @@ class TokenFeed:
         return TokenLoader(self.shards, batch_size=batch_size, seed=seed, rank=rank(), world_size=world_size())
 
 
-def looked_at_together(training: TrainingConfig) -> int:
+def evaluation_batch_size(training: TrainingConfig) -> int:
     """How many held-out pictures go through the model at once: no more than a device has room for in training."""
     size, _ = share_of_batch(training.global_batch_size, world_size(), training.micro_batch_size)
     return min(size, _LOOKED_AT)

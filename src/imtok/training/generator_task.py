@@ -20,7 +20,7 @@ from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Reader
 from imtok.training.checks import check_parts, parts_of
-from imtok.training.feeds import looked_at_together
+from imtok.training.feeds import evaluation_batch_size
 from imtok.training.run import GeneratorRunConfig, Phase
 from imtok.training.tasks import Losses, Task
 
@@ -97,7 +97,7 @@ class GeneratorValidation:
         What is not better than untold has not learned to listen.
         """
         settings = self.config.training
-        size = looked_at_together(settings)
+        size = evaluation_batch_size(settings)
         sums, count = defaultdict[str, float](float), 0
         with in_eval_mode(generator):
             for batch in fixed_token_batches(self.shards, count=settings.evaluation_pictures, batch_size=size):

@@ -1,7 +1,9 @@
 """From a RunConfig, pictures and a folder to a started or resumed training."""
 
 import dataclasses
+import os
 from contextlib import nullcontext
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -28,11 +30,11 @@ from imtok.training.warm_start import start_from
 
 def train(
     config: AnyRunConfig,
-    data: str,
-    out: str | Path,
-    validation: str | None = None,
+    data: str | PathLike[str],
+    out: str | PathLike[str],
+    validation: str | PathLike[str] | None = None,
     resume: bool = False,
-    init_from: str | None = None,
+    init_from: str | PathLike[str] | None = None,
 ) -> Path:
     """Train a tokenizer or a generator through all its phases.
 
@@ -58,7 +60,8 @@ def train(
         MissingWeights: a network that a later phase needs is not here.
         TrainingStopped: the run has gone wrong.
     """
-    folder = RunFolder(out)
+    folder, data = RunFolder(out), os.fspath(data)
+    validation, init_from = (None if one is None else os.fspath(one) for one in (validation, init_from))
     with process_group() as device:
         started = _has_begun(folder, device)
         if not started:

@@ -42,6 +42,21 @@ def generator_trainer(
     begin: str | None,
     device: torch.device,
 ) -> Trainer:
+    """Everything that a generator's run needs, checked; a new run's folder gets its tokenizer and what else it carries.
+
+    Args:
+        config: as the user gave it; codebooks or channels, tokens and classes come from the shards.
+        data: token shards.
+        folder: of the run, new or to go on with.
+        validation: held-out token shards.
+        begin: a run or shipped generator whose weights it begins with, if it is new.
+        device: to train on.
+
+    Raises:
+        ConfigError: something does not fit; one line.
+        DataError: the shards cannot be read.
+        MissingWeights: a text encoder is not here.
+    """
     shards = complete_shards(data)
     shown = shards if validation is None else complete_shards(validation)
     origin = _origin(config, folder, begin)

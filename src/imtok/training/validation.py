@@ -14,7 +14,7 @@ from imtok.evaluation.sets import MIN_SIDE
 from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Reader, Text
-from imtok.training.feeds import looked_at_together
+from imtok.training.feeds import evaluation_batch_size
 from imtok.training.run import RunConfig
 
 _PREVIEW_PICTURES = 8
@@ -45,7 +45,7 @@ class Validation:
         """PSNR, SSIM, and for each codebook how much of it is used."""
         scores, codes = [], []
         settings = self.config.training
-        size = looked_at_together(settings)
+        size = evaluation_batch_size(settings)
         batches = fixed_batches(self.data, self.config.data, count=settings.evaluation_pictures, batch_size=size)
         with in_eval_mode(tokenizer):
             for batch in batches:
