@@ -61,13 +61,12 @@ def main(preset: str = "textok-128-256", text_tokens: int = 128, steps: int = 5)
         synthesize(shards, count=CAPTIONS)
         stored = TextConfig(encoder="text_encoder/minilm", dim=384)
         captions = list(distinct_captions(shards))[:BATCH]
-        labels = [None] * len(captions)
         minilm = pretrained.load(stored.encoder)
         embed(shards, stored.encoder, stored.max_tokens)
         from_store = Reader(stored, [shards])
         ways = {
             "by MiniLM itself": lambda: minilm.encode(captions, stored.max_tokens),
-            "from the store": lambda: from_store.read(captions, labels),
+            "from the store": lambda: from_store.read(captions),
         }
         print(f"\n{len(captions)} captions of signs")
         show(in_turn(ways, steps), "features")

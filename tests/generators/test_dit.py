@@ -30,11 +30,11 @@ class Words(Reader):
     def check(self, caption) -> None:
         pass
 
-    def read(self, captions, labels) -> Text:
-        tokens = [0 if caption is None else len(caption.split()) for caption in captions]
+    def read(self, texts) -> Text:
+        tokens = [0 if text is None else len(text.split()) for text in texts]
         states = torch.full((len(tokens), max([1, *tokens]) + self.padding, self.config.dim), self.junk)
         mask = torch.zeros(states.shape[:2], dtype=torch.bool)
-        for row, (caption, count) in enumerate(zip(captions, tokens, strict=True)):
+        for row, (caption, count) in enumerate(zip(texts, tokens, strict=True)):
             for place in range(count):
                 seed = torch.Generator().manual_seed(sum(map(ord, caption.split()[place])))
                 states[row, place] = torch.randn(self.config.dim, generator=seed)

@@ -33,9 +33,6 @@ from imtok.tokenizers.text import Reader
 
 _STATED_RATE = re.compile(r"(.+)@([0-9]*\.?[0-9]+)")
 
-Known = tuple[str | None, str | None]
-"""A picture's caption and class."""
-
 
 @runtime_checkable
 class PicturesToCome(Protocol):
@@ -152,9 +149,8 @@ class TokenizerContestant(Contestant):
         told: Sequence[str | None] = [None] * len(pictures)
         told_bits: Sequence[float | None] = [None] * len(pictures)
         if self.reader is not None:
-            captions, labels = zip(*self.hear(samples), strict=True)
-            text, told_bits = self.reader.read(captions, labels), list(self.reader.bits(captions, labels))
-            told = [caption or label for caption, label in zip(captions, labels, strict=True)]
+            told = self.hear(samples)
+            text, told_bits = self.reader.read(told), list(self.reader.bits(told))
         encoding = self.tokenizer.encode(images, text)
         height, width = encoding.image_size
         decoded = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
@@ -171,16 +167,14 @@ class TokenizerContestant(Contestant):
             for one, of_it, said, bits in zip(drawn, codes, told, told_bits, strict=True)
         ]
 
-    def hear(self, samples: Sequence[Sample]) -> Sequence[Known]:
-        """What it is told of pictures."""
+    def hear(self, samples: Sequence[Sample]) -> Sequence[str | None]:
+        """What it is told of pictures: their captions, or their classes."""
         return [self.known(sample) for sample in samples]
 
-    def known(self, sample: Sample) -> Known:
-        """What it would listen to: a caption, or the class where it hears of nothing else."""
-        hears = self.tokenizer.hears
-        assert hears is not None
-        told = hears.told_of(sample)
-        return (None, told) if hears.told == "labels" else (told, None)
+    def known(self, sample: Sample) -> str | None:
+        """What there is to be told of a picture."""
+        assert self.tokenizer.hears is not None
+        return self.tokenizer.hears.told_of(sample)
 
 
 @dataclass

@@ -82,7 +82,7 @@ def reconstruct(
         except DataError as error:
             tqdm.write(f"left out: {error}")
             continue
-        text = None if reader is None else reader.read([caption], [caption])
+        text = None if reader is None else reader.read([caption])
         drawn = reconstruct_picture(model, picture, text)
         written.append(out / f"{file.stem}.png")
         written[-1].write_bytes(encode(drawn))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from imtok.data.sample import Sample
-from imtok.evaluation.contestants import Known, PicturesToCome, TokenizerContestant
+from imtok.evaluation.contestants import PicturesToCome, TokenizerContestant
 
 
 class WrongCaptions(TokenizerContestant):
@@ -16,27 +16,27 @@ class WrongCaptions(TokenizerContestant):
     def __init__(self, right: TokenizerContestant) -> None:
         super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers, sha256=right.sha256)
         self.reader, self.compared_with = right.reader, right.name
-        self._wrong: dict[tuple[str, Known], Known] = {}  # by path and what is right: a path may stand there twice
+        # By path and what is right: a path may stand there twice.
+        self._wrong: dict[tuple[str, str | None], str | None] = {}
 
     def begin(self, pictures: PicturesToCome) -> None:
         right = [(sample.path, self.known(sample)) for sample in pictures.samples()]
         self._wrong = dict(zip(right, wrong_for([known for _, known in right]), strict=True))
 
-    def hear(self, samples: Sequence[Sample]) -> Sequence[Known]:
+    def hear(self, samples: Sequence[Sample]) -> Sequence[str | None]:
         return [self._wrong[sample.path, self.known(sample)] for sample in samples]
 
 
-def wrong_for(known: Sequence[Known]) -> list[Known]:
+def wrong_for(known: Sequence[str | None]) -> list[str | None]:
     """For each picture, what is known of the latest one before it of which something else is known.
 
     Where there is none before it, that of the next.
     """
-    nothing = (None, None)
-    first = [one for one in dict.fromkeys(known) if one != nothing][:2]  # of these one differs, whatever comes
-    before: list[Known] = []  # the last two that differ, the newest first
-    wrong: list[Known] = []
+    first = [one for one in dict.fromkeys(known) if one is not None][:2]  # of these one differs, whatever comes
+    before: list[str | None] = []  # the last two that differ, the newest first
+    wrong: list[str | None] = []
     for right in known:
-        wrong.append(next((other for other in [*before, *first] if other != right), nothing))
-        if right != nothing:
+        wrong.append(next((other for other in [*before, *first] if other != right), None))
+        if right is not None:
             before = [right, *(other for other in before if other != right)][:2]
     return wrong

@@ -155,7 +155,7 @@ class DiT(Generator):
         assert self.text_in is not None
         if self.training:
             conditions = withhold(conditions, self.config.dropout)
-        states, mask = self.reader.read(conditions, [None] * len(conditions))
+        states, mask = self.reader.read(conditions)
         return self.text_in(states.to(self.device, self.dtype)), mask.to(self.device)
 
     def resolve(self, condition: str | None) -> str | None:

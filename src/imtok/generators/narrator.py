@@ -55,11 +55,10 @@ class Narrator:
         Raises:
             MissingWeights: the text encoder is not here.
         """
-        captions = list(conditions)
-        if self.unseen is not None:
-            pairs = zip(conditions, seeds, strict=True)
-            captions = [None if label is None else self.unseen.draw(label, seed) for label, seed in pairs]
-        return self.reader.read(captions, conditions)
+        if self.unseen is None:
+            return self.reader.read(conditions)
+        pairs = zip(conditions, seeds, strict=True)
+        return self.reader.read([None if label is None else self.unseen.draw(label, seed) for label, seed in pairs])
 
 
 def wants_unseen_captions(generator: Generator, tokenizer: Tokenizer) -> bool:

@@ -166,8 +166,7 @@ def _encode(model: Tokenizer, reader: Reader | None, batch: list[_Cropped]) -> l
     crops = [crop for one in batch for crop in one.crops]
     text = None
     if reader is not None:
-        heard = [one.sample for one in batch for _ in one.crops]
-        text = reader.read([next(iter(sample.captions), None) for sample in heard], [sample.label for sample in heard])
+        text = reader.read([reader.config.told_of(one.sample) for one in batch for _ in one.crops])
     values = np.zeros((0, 0, 0), np.int32)
     if crops:
         encoding = model.encode(from_uint8(np.stack(crops)).to(model.device), text)

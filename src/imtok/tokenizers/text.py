@@ -180,23 +180,22 @@ class Reader:
                 )
 
     @torch.no_grad()
-    def read(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Text:
-        """What is told of each picture; a picture without a caption (or class) gets a mask of False.
+    def read(self, texts: Sequence[str | None]) -> Text:
+        """States of each picture's text; a picture without one gets a mask of False.
 
         Args:
-            captions: of the pictures.
-            labels: their classes, for "labels" and for a template.
+            texts: captions, or classes for "labels" and for a template.
 
         Raises:
             ConfigError: a class that is not among the config's, or an encoder of another width.
             MissingWeights: a caption that is not stored, and an encoder that is not here.
         """
         if self.config.encoder == LABELS:
-            told = [None if label is None else self._class(label) for label in labels]
+            told = [None if label is None else self._class(label) for label in texts]
         elif self.config.template is not None:
-            told = [None if label is None else self._in_words(label, self.config.template) for label in labels]
+            told = [None if label is None else self._in_words(label, self.config.template) for label in texts]
         else:
-            told = self._captions(captions)
+            told = self._captions(texts)
         length = max([1, *(len(states) for states in told if states is not None)])
         states = torch.zeros(len(told), length, self.config.dim)
         mask = torch.zeros(len(told), length, dtype=torch.bool)
@@ -219,20 +218,22 @@ class Reader:
                 f"text {caption[:40]!r}…: {length} tokens, the model hears {self.config.max_tokens}; shorten it"
             )
 
-    def bits(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Iterator[float]:
+    def read_either(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Text:
+        """`read` of whichever of a batch's captions and classes it is told."""
+        return self.read(labels if self.config.told == "labels" else captions)
+
+    def bits(self, texts: Sequence[str | None]) -> Iterator[float]:
         """Information in what the decoder is told of each picture: 8 bits a byte of UTF-8, or log2 of the classes.
 
         An upper bound: nobody has compressed the captions. It stands beside the tokens' bits, never in them.
         """
-        for caption, label in zip(captions, labels, strict=True):
-            if "decoder" not in self.config.where:
+        for text in texts:
+            if text is None or "decoder" not in self.config.where:
                 yield 0.0
             elif self.config.encoder == LABELS:
-                yield 0.0 if label is None else math.log2(self.config.dim)
-            elif self.config.template is not None:
-                yield 8.0 * len((label or "").encode())
+                yield math.log2(self.config.dim)
             else:
-                yield 8.0 * len((caption or "").encode())
+                yield 8.0 * len(text.encode())
 
     @property
     def _places(self) -> str:

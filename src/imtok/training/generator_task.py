@@ -128,7 +128,7 @@ class GeneratorValidation:
         told, seeds = conditions(generator, batch), range(len(batch))
         with in_eval_mode(generator):
             tokens = generator.sample(told, seeds, self.config.sampling)
-        known = None if self.narrator is None else self.narrator.reader.read(batch.captions, batch.labels)
+        known = None if self.narrator is None else self.narrator.reader.read_either(batch.captions, batch.labels)
         originals = pipeline.draw(batch.tokens.to(device), known)
         drawn = pipeline.draw(tokens, pipeline.told(told, seeds))
         rows = torch.cat([torch.cat(list(images), dim=2) for images in (originals, drawn)], dim=1)

@@ -166,7 +166,7 @@ class TokenizerTask(Task):
 
     def _tokenizer_losses(self, batch: Batch, adversarial: bool) -> Losses:
         images, settings, wanted = batch.images, self.config.losses, self._weights
-        text = None if self.reader is None else self.reader.read(batch.captions, batch.labels)
+        text = None if self.reader is None else self.reader.read_either(batch.captions, batch.labels)
         encoding = self.tokenizer.encode(images, text)
         drawn = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
         self._drawn = drawn.detach()

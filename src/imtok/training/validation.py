@@ -80,7 +80,7 @@ class Validation:
         return file
 
     def _text(self, batch: Batch) -> Text | None:
-        return None if self.reader is None else self.reader.read(batch.captions, batch.labels)
+        return None if self.reader is None else self.reader.read_either(batch.captions, batch.labels)
 
 
 def _pixels(images: Tensor) -> Tensor:
