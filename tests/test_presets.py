@@ -141,7 +141,7 @@ def test_far_carries_the_paper_s_values(name: str, size: float, tokenizer: str, 
     assert millions(name) == pytest.approx(size, rel=0.02)
     assert run.generator.codebook_sizes == presets.get(tokenizer).tokenizer.quantizer.codebook_sizes
     assert run.sampling == SamplingConfig(guidance_scale=(guidance,))  # no top-k, no top-p
-    assert run.generator.label_dropout == 0.1
+    assert run.generator.condition_dropout == 0.1
     optimizer = run.training.optimizer
     assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (2e-4, (0.9, 0.95), 0.05)
     assert (optimizer.schedule, optimizer.warmup_share) == ("constant", 0.0)
@@ -158,7 +158,7 @@ def test_dit_carries_the_paper_s_values() -> None:
         assert run.generator.text == (tokenizer.text if "t2i" in name else None)
         assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (5e-4, (0.9, 0.99), 0.01)
         assert (optimizer.schedule, optimizer.warmup_share) == ("cosine", 0.01)
-        assert run.generator.dropout == 0.1
+        assert run.generator.condition_dropout == 0.1
         assert (training.global_batch_size, training.ema_decay) == (1024, 0.9999)
         assert training.global_batch_size * training.phases[0].steps == pytest.approx(350 * 1_281_167, rel=1e-3)
         assert run.sampling == DenoisingConfig(
@@ -204,7 +204,7 @@ def test_insightar_carries_the_paper_s_values() -> None:
     assert (optimizer.betas, optimizer.weight_decay) == ((0.9, 0.95), 0.0)
     assert (run.training.global_batch_size, run.training.max_grad_norm) == (512, 1.0)
     assert run.sampling == SamplingConfig(guidance_scale=(5.0,), top_k=4096)
-    assert run.generator.prompt_dropout == 0.1
+    assert run.generator.condition_dropout == 0.1
 
 
 def test_only_the_7b_wants_its_weights_cut_up() -> None:

@@ -181,7 +181,7 @@ def test_scores_are_always_the_same_whatever_the_batch() -> None:
 
 @pytest.mark.parametrize("config", [SMALL, HEARD], ids=["class", "text"])
 def test_conditions_are_withheld_in_training_alone(config: DiTConfig) -> None:
-    model = small(dataclasses.replace(config, dropout=0.5))
+    model = small(dataclasses.replace(config, condition_dropout=0.5))
     condition = "1" if config.text is None else "dog"
     torch.manual_seed(0)
 
@@ -215,7 +215,7 @@ def test_training_reaches_every_weight_and_recomputing_changes_nothing(config: D
     "diffusion", [DiffusionConfig(), DiffusionConfig(path="straight", prediction="velocity")], ids=["chain", "flow"]
 )
 def test_it_learns_two_pictures_by_heart(diffusion: DiffusionConfig) -> None:
-    model = small(dataclasses.replace(SMALL, dropout=0.0, diffusion=diffusion), loud=False).train()
+    model = small(dataclasses.replace(SMALL, condition_dropout=0.0, diffusion=diffusion), loud=False).train()
     pictures = torch.stack([torch.ones(5, 3), -torch.ones(5, 3)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     torch.manual_seed(0)
@@ -268,7 +268,7 @@ def test_weights_in_bf16_say_almost_the_same(config: DiTConfig, told: list[str |
         (lambda: DiTConfig(mlp_ratio=0.0), "mlp_ratio = 0.0 must be positive"),
         (lambda: DiTConfig(latent_mean=(0.0,)), "latent_mean and latent_std are not of 8 channels"),
         (lambda: DiTConfig(classes=("a",)), "1 classes are named, num_classes is 1000"),
-        (lambda: DiTConfig(dropout=1.0), r"dropout must be in \[0, 1\)"),
+        (lambda: DiTConfig(condition_dropout=1.0), r"condition_dropout must be in \[0, 1\)"),
         (
             lambda: DiTConfig(text=TextConfig(encoder=LABELS, dim=1, classes=("a",))),
             "wants an encoder that reads prompts",

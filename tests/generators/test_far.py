@@ -165,7 +165,7 @@ def test_a_fresh_model_knows_nothing() -> None:
 
 
 def test_classes_are_withheld_in_training_alone() -> None:
-    model = small(1, label_dropout=0.5)
+    model = small(1, condition_dropout=0.5)
     told = model.condition(["1"] * 8)
     assert torch.equal(told, told[:1].expand_as(told))
     torch.manual_seed(0)

@@ -153,7 +153,7 @@ def test_the_first_stage_leaves_the_language_model_alone() -> None:
 
 
 def test_prompts_are_cut_and_in_training_some_are_dropped() -> None:
-    model = small(prompt_dropout=0.5)
+    model = small(condition_dropout=0.5)
     long = "a sign that says a lot of words"
     with pytest.raises(ConfigError, match=r"32 tokens, the model reads 16; shorten it"):
         model.resolve(long)
@@ -166,7 +166,7 @@ def test_prompts_are_cut_and_in_training_some_are_dropped() -> None:
 
 @pytest.mark.parametrize("head", ["mlp", "factorized"])
 def test_recomputed_activations_change_no_gradient(head: HeadKind, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small(head, prompt_dropout=0.0).train()
+    model = small(head, condition_dropout=0.0).train()
     gradients = []
     ran = Counter[str]()
 

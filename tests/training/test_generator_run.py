@@ -61,7 +61,7 @@ def test_it_is_told_each_picture_s_class(home: Path) -> None:
     """A class of no picture in the batch has no gradient."""
     shards = TokenShards(home / "codes")
     config = for_tokens(presets.get_generator("far-debug"), shards)
-    generator = dataclasses.replace(config.generator, label_dropout=0.0)  # pyright: ignore[reportCallIssue]
+    generator = dataclasses.replace(config.generator, condition_dropout=0.0)  # pyright: ignore[reportCallIssue]
     task = GeneratorTask(dataclasses.replace(config, generator=generator)).train()
     model = task.generator
     assert isinstance(model, FAR)
@@ -508,7 +508,7 @@ MUST_STAY = {
     "training.max_grad_norm": 7.0,
     "training.optimizer.learning_rate": 7.0,
     "generator.dropout": 0.7,
-    "generator.label_dropout": 0.7,
+    "generator.condition_dropout": 0.7,
 }
 
 
@@ -527,8 +527,8 @@ def test_what_a_run_may_have_otherwise_than_the_one_it_begins_with_says_nothing_
     ema, trained = (presets.get(name).tokenizer for name in ("insighttok-debug", "fqgan-debug"))
     for config, name, value in (
         (far, "dropout", 0.7),
-        (far, "label_dropout", 0.7),
-        (insightar, "prompt_dropout", 0.7),
+        (far, "condition_dropout", 0.7),
+        (insightar, "condition_dropout", 0.7),
         (ema, "quantizer.decay", 0.7),
         (ema, "quantizer.restart_threshold", 0.7),
         (trained, "quantizer.entropy_temperature", 0.7),

@@ -51,7 +51,7 @@ def first_steps(
         gradient_checkpointing=shared,
     )
     # Noise is every rank's own, so it does depend on how a batch is cut.
-    dropouts = [name for name in ("dropout", "label_dropout", "prompt_dropout") if hasattr(config.generator, name)]
+    dropouts = [name for name in ("dropout", "condition_dropout") if hasattr(config.generator, name)]
     quiet = dataclasses.replace(config.generator, **dict.fromkeys(dropouts, 0.0))
     config = for_tokens(dataclasses.replace(config, training=training, generator=quiet), tokens)
     torch.manual_seed(0)

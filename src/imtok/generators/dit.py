@@ -50,7 +50,7 @@ class DiTConfig:
     num_heads: int = 16
     mlp_ratio: float = 4.0
     positions: Literal["sine", "learned"] = "sine"
-    dropout: float = 0.1
+    condition_dropout: float = 0.1
     """Share of pictures whose class or text is withheld in training, for guidance."""
     diffusion: DiffusionConfig = DiffusionConfig()
 
@@ -70,8 +70,8 @@ class DiTConfig:
             raise ConfigError(f"dit: {len(self.classes)} classes are named, num_classes is {self.num_classes}")
         if self.text is not None and self.text.told == "labels":
             raise ConfigError("dit: text wants an encoder that reads prompts; leave it out for classes")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError("dit: dropout must be in [0, 1)")
+        if not 0 <= self.condition_dropout < 1:
+            raise ConfigError("dit: condition_dropout must be in [0, 1)")
 
 
 class DiT(Generator):
@@ -104,7 +104,7 @@ class DiT(Generator):
         self.latents_in = nn.Linear(config.channels, dim)
         self.time = TimeEmbedding(dim)
         self.class_embedding = (
-            ClassEmbedding(config.num_classes, config.classes, dim, config.dropout) if text is None else None
+            ClassEmbedding(config.num_classes, config.classes, dim, config.condition_dropout) if text is None else None
         )
         self.text_in = None if text is None else nn.Linear(text.dim, dim)
         self.layers = Checkpointed(
@@ -154,7 +154,7 @@ class DiT(Generator):
         assert self.reader is not None
         assert self.text_in is not None
         if self.training:
-            conditions = withhold(conditions, self.config.dropout)
+            conditions = withhold(conditions, self.config.condition_dropout)
         states, mask = self.reader.read(conditions)
         return self.text_in(states.to(self.device, self.dtype)), mask.to(self.device)
 

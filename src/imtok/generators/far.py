@@ -35,7 +35,7 @@ class FARConfig:
     """Blocks of the factorized head."""
     dropout: float = 0.1
     """Of tokens, attention and feed-forward layers."""
-    label_dropout: float = 0.1
+    condition_dropout: float = 0.1
     """Share of pictures whose class is withheld in training, for guidance."""
 
     def __post_init__(self) -> None:
@@ -52,8 +52,8 @@ class FARConfig:
             )
         if self.classes and len(self.classes) != self.num_classes:
             raise ConfigError(f"far: {len(self.classes)} classes are named, num_classes is {self.num_classes}")
-        if not (0 <= self.dropout < 1 and 0 <= self.label_dropout < 1):
-            raise ConfigError("far: dropout and label_dropout must be in [0, 1)")
+        if not (0 <= self.dropout < 1 and 0 <= self.condition_dropout < 1):
+            raise ConfigError("far: dropout and condition_dropout must be in [0, 1)")
 
 
 class FAR(AutoregressiveGenerator):
@@ -71,7 +71,7 @@ class FAR(AutoregressiveGenerator):
         self.config = config
         self.codebook_sizes, self.tokens = config.codebook_sizes, math.prod(config.token_shape)
         dim, codebooks = config.dim, len(config.codebook_sizes)
-        self.class_embedding = ClassEmbedding(config.num_classes, config.classes, dim, config.label_dropout)
+        self.class_embedding = ClassEmbedding(config.num_classes, config.classes, dim, config.condition_dropout)
         self.embedding = CodeEmbedding(config.codebook_sizes, dim)
         self.merge = nn.Linear(codebooks * dim, dim) if codebooks > 1 else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)

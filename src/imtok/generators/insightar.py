@@ -39,7 +39,7 @@ class InsightARConfig:
     """The language model as its config.json describes it in the transformers library; `model_type` says which."""
     prompt_format: PromptFormat = "chat"
     max_prompt_tokens: int = 512
-    prompt_dropout: float = 0.1
+    condition_dropout: float = 0.1
     """Share of prompts that are left empty in training, for guidance. The paper does not say; Janus-Pro's value is not
     verified either."""
     head: HeadKind = "mlp"
@@ -65,8 +65,10 @@ class InsightARConfig:
             raise ConfigError(
                 f"insightar: {len(self.codebook_dims)} codebook_dims for {len(self.codebook_sizes)} codebooks"
             )
-        if self.max_prompt_tokens < 1 or not 0 <= self.prompt_dropout < 1 or self.head_depth < 1:
-            raise ConfigError("insightar: max_prompt_tokens and head_depth must be positive, prompt_dropout in [0, 1)")
+        if self.max_prompt_tokens < 1 or not 0 <= self.condition_dropout < 1 or self.head_depth < 1:
+            raise ConfigError(
+                "insightar: max_prompt_tokens and head_depth must be positive, condition_dropout at least 0 and below 1"
+            )
 
 
 class InsightAR(AutoregressiveGenerator):
@@ -141,7 +143,7 @@ class InsightAR(AutoregressiveGenerator):
     def prompt(self, conditions: Conditions) -> tuple[Float[Tensor, "batch length dim"], Bool[Tensor, "batch length"]]:
         """Embedded prompts and which places are there; long ones are cut, and in training some are left empty."""
         if self.training:
-            conditions = withhold(conditions, self.config.prompt_dropout)
+            conditions = withhold(conditions, self.config.condition_dropout)
         ids, there = self.prompt_reader.read(conditions)
         embed = self.language_model.get_input_embeddings()
         return embed(ids.to(self.device)), there.to(self.device)

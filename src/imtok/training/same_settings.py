@@ -37,8 +37,7 @@ _TRAINING_ONLY = (
     "tokenizer.quantizer.restart_threshold",
     "tokenizer.quantizer.entropy_temperature",
     "generator.dropout",
-    "generator.label_dropout",
-    "generator.prompt_dropout",
+    "generator.condition_dropout",
     "generator.language_model",
 )
 """Settings that mean nothing to trained weights."""
