@@ -17,8 +17,8 @@ def test_in_bf16_codes_decode_to_what_latents_decode_to(preset: str) -> None:
     side = presets.get(preset).data.crop.resolution
     images = torch.rand(2, 3, side, side, dtype=torch.bfloat16) * 2 - 1
     text = None
-    if tokenizer.hears is not None:  # what a frozen encoder says is in fp32
-        text = torch.randn(2, 4, tokenizer.hears.dim), torch.ones(2, 4, dtype=torch.bool)
+    if tokenizer.text_config is not None:  # what a frozen encoder says is in fp32
+        text = torch.randn(2, 4, tokenizer.text_config.dim), torch.ones(2, 4, dtype=torch.bool)
     encoding = tokenizer.encode(images, text)
     decoded = tokenizer.decode(encoding.latents, text, encoding.grid_size)
     assert decoded.dtype == encoding.latents.dtype == torch.bfloat16

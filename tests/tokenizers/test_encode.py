@@ -88,8 +88,8 @@ def test_every_crop_is_encoded_with_what_is_heard_of_its_picture(tmp_path: Path,
         for sample in heard:
             writer.write(sample)
     shards, tokenizer = encode_pictures(hearing, tmp_path / "signs", tmp_path / "latents", 64, "ten"), load(hearing)
-    assert tokenizer.hears is not None
-    reader = Reader(tokenizer.hears)
+    assert tokenizer.text_config is not None
+    reader = Reader(tokenizer.text_config)
     assert [len(shards[row].values) for row in range(6)] == [10, 5] * 3
     for row, sample in enumerate(heard):
         crops = [crop.pixels(decode(sample.image, sample.path)) for crop in crops_of(sample, "ten", 64)]

@@ -96,7 +96,7 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "r1" in line] == [1, 5, 9]  # steps 0, 4 and 8, counted from 0
     assert any("validation/psnr" in line for line in lines)
-    hears = load(str(run)).hears
+    hears = load(str(run)).text_config
     assert hears is not None
     assert hears.sha256 == encoder.sha256
     told = evaluate(str(run), shards, metrics=["psnr", "bits_per_pixel", "caption_bits"], checks=False)

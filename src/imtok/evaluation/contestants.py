@@ -141,7 +141,7 @@ class TokenizerContestant(Contestant):
         self.name, self.tokenizer, self.teachers, self.sha256 = name, tokenizer, teachers, sha256
         self.codebook_sizes = tokenizer.codebook_sizes
         self.device = tokenizer.device
-        self.reader = None if tokenizer.hears is None else Reader(tokenizer.hears, data, self.device)
+        self.reader = None if tokenizer.text_config is None else Reader(tokenizer.text_config, data, self.device)
 
     @torch.no_grad()
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
@@ -173,8 +173,8 @@ class TokenizerContestant(Contestant):
 
     def known(self, sample: Sample) -> str | None:
         """What there is to be told of a picture."""
-        assert self.tokenizer.hears is not None
-        return self.tokenizer.hears.told_of(sample)
+        assert self.tokenizer.text_config is not None
+        return self.tokenizer.text_config.told_of(sample)
 
 
 @dataclass

@@ -65,13 +65,13 @@ def reconstruct(
     model = load(tokenizer, best_device())
     if branches and len(model.codebook_sizes) < 2:
         raise ConfigError(f"{tokenizer}: has no branches to show; it is not a tokenizer of several codebooks")
-    if captions is not None and model.hears is None:
+    if captions is not None and model.text_config is None:
         raise ConfigError(f"{tokenizer}: hears of no captions; leave --captions out")
     told = [None] * len(files) if captions is None else captions_of(files, captions)
-    reader = None if captions is None or model.hears is None else Reader(model.hears, device=best_device())
+    reader = None if captions is None or model.text_config is None else Reader(model.text_config, device=best_device())
     if reader is not None:
         reader.prepare(caption for caption in told if caption is not None)
-    if model.hears is not None and (untold := told.count(None)):
+    if model.text_config is not None and (untold := told.count(None)):
         tqdm.write(f"{tokenizer} hears captions, and {untold} of {len(files)} pictures have none; see --captions")
     written, sheets = [], side_by_side(out)
     for folder in (out, sheets):

@@ -26,12 +26,12 @@ class Generator(Model, ABC):
     """Base class of generators.
 
     Attributes:
-        listens_to: what its conditions are, "labels" or "prompts".
+        conditioned_on: what its conditions are, "labels" or "prompts".
         config: what it was built from.
         reader: of the text encoder that its prompts go through, if they go through one.
     """
 
-    listens_to: Literal["labels", "prompts"]
+    conditioned_on: Literal["labels", "prompts"]
     config: Any
     reader: Reader | None = None
 

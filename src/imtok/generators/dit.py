@@ -94,7 +94,7 @@ class DiT(Generator):
     def __init__(self, config: DiTConfig, reader: Reader | None = None) -> None:
         super().__init__()
         self.config = config
-        self.listens_to = "labels" if config.text is None else "prompts"
+        self.conditioned_on = "labels" if config.text is None else "prompts"
         self.reader = Reader(config.text) if reader is None and config.text is not None else reader
         self.tokens = math.prod(config.token_shape)
         self.diffusion = Diffusion(config.diffusion)

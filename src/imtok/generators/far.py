@@ -64,7 +64,7 @@ class FAR(AutoregressiveGenerator):
     Deviation: attention's weights themselves are not dropped out, only what a layer adds.
     """
 
-    listens_to = "labels"
+    conditioned_on = "labels"
 
     def __init__(self, config: FARConfig) -> None:
         super().__init__()

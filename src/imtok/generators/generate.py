@@ -69,7 +69,7 @@ def generate(
     given = read_prompts(prompts) if prompts is not None else labels
     pipeline = load(run, best_device(), torch.bfloat16 if precision == "bf16" else torch.float32)
     if given is None or not given:
-        raise ConfigError(f"what shall be drawn? give --{pipeline.generator.listens_to}")
+        raise ConfigError(f"what shall be drawn? give --{pipeline.generator.conditioned_on}")
     wanted = [condition for condition in given for _ in range(count)]
     kind = "labels" if prompts is None else "prompts"
     pipeline.conditions(**{"labels": None, "prompts": None, kind: wanted})

@@ -84,7 +84,7 @@ class InsightAR(AutoregressiveGenerator):
         reader: of prompts.
     """
 
-    listens_to = "prompts"
+    conditioned_on = "prompts"
 
     def __init__(self, config: InsightARConfig, reader: PromptReader) -> None:
         super().__init__()

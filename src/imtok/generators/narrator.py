@@ -64,7 +64,7 @@ class Narrator:
 def wants_unseen_captions(generator: Generator, tokenizer: Tokenizer) -> bool:
     """Whether a class alone does not tell the tokenizer what it wants to hear."""
     heard = _heard_when_drawing(tokenizer)
-    return heard is not None and heard.told == "captions" and generator.listens_to == "labels"
+    return heard is not None and heard.told == "captions" and generator.conditioned_on == "labels"
 
 
 def carry_unseen_captions(generator: Generator, data: str, folder: RunFolder) -> None:
@@ -103,7 +103,7 @@ def open_narrator(
     heard = _heard_when_drawing(tokenizer)
     if heard is None:
         return None
-    if heard.told == "labels" and generator.listens_to == "prompts":
+    if heard.told == "labels" and generator.conditioned_on == "prompts":
         raise ConfigError(f"{run.path}: its tokenizer draws from classes, and a generator of prompts knows of none")
     unseen = UnseenCaptions(run.path / FOLDER) if wants_unseen_captions(generator, tokenizer) else None
     if generator.reader is not None and generator.reader.config.reads_like(heard):
@@ -112,4 +112,5 @@ def open_narrator(
 
 
 def _heard_when_drawing(tokenizer: Tokenizer) -> TextConfig | None:
-    return tokenizer.hears if tokenizer.hears is not None and "decoder" in tokenizer.hears.where else None
+    text = tokenizer.text_config
+    return text if text is not None and "decoder" in text.where else None

@@ -110,7 +110,7 @@ class ImageGenerator:
             ConfigError: not what it listens to, nothing, an unknown class, or a prompt that is too long.
         """
         given = {"labels": labels, "prompts": prompts}
-        wanted = self.generator.listens_to
+        wanted = self.generator.conditioned_on
         others = [name for name, values in given.items() if values is not None and name != wanted]
         if others or given[wanted] is None:
             raise ConfigError(f"this generator listens to {wanted}{f', not to {others[0]}' if others else ''}")

@@ -43,13 +43,13 @@ class Tokenizer(Model, ABC):
         config: what it was built from; has `downsample_factor` and `quantizer`.
         quantizer: the bottleneck.
         tokens_on_grid: whether every token belongs to a patch of the picture.
-        hears: what it wants to be told of a picture's caption, or None.
+        text_config: how it is conditioned on captions or classes; None: it is not.
     """
 
     config: Any
     quantizer: Quantizer
     tokens_on_grid: bool
-    hears: TextConfig | None = None
+    text_config: TextConfig | None = None
 
     @property
     def downsample_factor(self) -> int:

@@ -77,7 +77,7 @@ def encode_pictures(
     place = os.path.abspath(source) if os.path.exists(source) else str(source)
     manifest = describe(model, tokenizer, sha256, place, resolution, crops, len(pictures))
     writer = TokenWriter(out, manifest)
-    reader = None if model.hears is None else Reader(model.hears, [source], best_device())
+    reader = None if model.text_config is None else Reader(model.text_config, [source], best_device())
     untold = 0
     with tqdm(total=len(pictures), initial=writer.written, unit="picture", disable=None) as progress:
         while writer.written < len(pictures):
@@ -85,8 +85,8 @@ def encode_pictures(
             part: list[Tokens] = []
             for batch in _batches(pictures, rows, resolution, crops, batch_size):
                 part += _encode(model, reader, batch)
-                read = [one.sample for one in batch if one.crops]
-                untold += sum(model.hears is not None and model.hears.told_of(sample) is None for sample in read)
+                if reader is not None:
+                    untold += sum(reader.config.told_of(one.sample) is None for one in batch if one.crops)
                 progress.update(len(batch))
             writer.write(part)
     if untold:

@@ -80,7 +80,7 @@ class TexTok(Tokenizer):
     def __init__(self, config: TexTokConfig) -> None:
         super().__init__()
         self.config = config
-        self.hears = config.text
+        self.text_config = config.text
         self.encoder = Encoder(config)
         self.quantizer = build_quantizer(config.quantizer)
         self.decoder = Decoder(config)

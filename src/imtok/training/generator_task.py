@@ -141,4 +141,4 @@ class GeneratorValidation:
 
 def conditions(generator: Generator, batch: TokenBatch) -> list[str | None]:
     """What a generator is told of a batch's pictures."""
-    return batch.labels if generator.listens_to == "labels" else batch.captions
+    return batch.labels if generator.conditioned_on == "labels" else batch.captions

@@ -68,7 +68,7 @@ def generator_trainer(
     pictures, reader = [one.manifest.source for one in (shards, shown)], None
     if isinstance(config.generator, DiTConfig) and config.generator.text is not None:
         text = config.generator.text.with_weights_of(getattr(origin.earlier, "text", None))
-        reader = Reader(text.with_weights_of(tokenizer.hears), pictures, device)
+        reader = Reader(text.with_weights_of(tokenizer.text_config), pictures, device)
         reader.prepare(itertools.chain(shards.captions(), shown.captions()))
         config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, text=reader.config))
     if origin.saved is not None:
