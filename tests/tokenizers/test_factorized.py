@@ -94,6 +94,17 @@ def test_running_means_serve_as_codebooks_too() -> None:
     assert not any("statistics" in name for name in tokenizer.weights())
 
 
+def test_a_phase_reaches_every_branch() -> None:
+    quantizer = FactorizedQuantizer(FactorizedVQConfig(codebook_sizes=(4, 4), sub_dim=2, update="ema"))
+    quantizer.start_phase(frozen=True, bypass=True, skipped_losses=frozenset({"entropy"}))
+    before = [tensor.clone() for tensor in quantizer.state_dict().values()]
+    quantizer.train()(torch.randn(2, 3, 4))
+    quantizer.update()
+    assert all(map(torch.equal, before, quantizer.state_dict().values()))  # no codebook has followed
+    told = [(branch.frozen, branch.bypass, branch.skipped_losses) for branch in quantizer.branches]
+    assert told == [(True, True, {"entropy"})] * 2
+
+
 def test_losses_are_the_branches_means_and_the_pairs_cosines() -> None:
     torch.manual_seed(0)
     quantizer = FactorizedQuantizer(FactorizedVQConfig(codebook_sizes=(16, 8), sub_dim=4)).train()
@@ -111,7 +122,7 @@ def test_losses_are_the_branches_means_and_the_pairs_cosines() -> None:
     assert to_codebooks == [None, None]
     quantizer.bypass = True
     assert "disentangle" not in quantizer(z).losses
-    quantizer.bypass, quantizer.unwanted = False, frozenset({"disentangle"})
+    quantizer.bypass, quantizer.skipped_losses = False, frozenset({"disentangle"})
     assert "disentangle" not in quantizer(z).losses
     assert "disentangle" not in FactorizedQuantizer(FactorizedVQConfig(codebook_sizes=(4,))).train()(z).losses
 

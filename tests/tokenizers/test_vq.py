@@ -75,7 +75,7 @@ def test_entropy_loss_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPa
 
 def test_unwanted_and_bypassed_losses_are_not_computed() -> None:
     model, z = quantizer(), torch.randn(1, 3, 4)
-    model.unwanted = frozenset({"entropy"})
+    model.skipped_losses = frozenset({"entropy"})
     assert model(z).losses.keys() == {"codebook", "commitment"}
     model.bypass = True
     found = model(z)

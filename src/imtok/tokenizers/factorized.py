@@ -71,11 +71,16 @@ class FactorizedQuantizer(Quantizer):
         losses: dict[str, Tensor] = {}
         for name in found[0].losses:
             losses[name] = torch.stack([one.losses[name] for one in found]).mean()
-        if self.training and len(found) > 1 and not self.bypass and "disentangle" not in self.unwanted:
+        if self.training and len(found) > 1 and not self.bypass and "disentangle" not in self.skipped_losses:
             losses["disentangle"] = disentangle_loss([one.latents for one in found])
         latents = torch.cat([one.latents for one in found], dim=2)
         codes = torch.cat([one.codes for one in found if one.codes is not None], dim=2)
         return Quantized(latents, codes, losses)
+
+    def start_phase(self, **changes: Any) -> None:
+        super().start_phase(**changes)
+        for branch in self.branches:
+            branch.start_phase(**changes)  # pyright: ignore[reportCallIssue]
 
     def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens dim"]:
         pairs = zip(self.branches, codes.split(1, dim=2), strict=True)

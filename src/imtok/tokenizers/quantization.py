@@ -28,7 +28,7 @@ class Quantizer(nn.Module, ABC):
         frozen: when True the codebook stays as it is (decoder-only training).
         bypass: when True vectors pass unquantized in training, and the codebook follows them as far as its kind can: a
             model's first steps.
-        unwanted: names of losses that nobody weighs, so that they need not be computed.
+        skipped_losses: names of losses that nobody weighs, so that they need not be computed.
         loss_names: what it may owe in training.
     """
 
@@ -36,7 +36,7 @@ class Quantizer(nn.Module, ABC):
     loss_names: frozenset[str] = frozenset({"commitment"})
     frozen = False
     bypass = False
-    unwanted: frozenset[str] = frozenset()
+    skipped_losses: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized: ...
@@ -48,6 +48,10 @@ class Quantizer(nn.Module, ABC):
         Raises:
             TypeError: there is no codebook.
         """
+
+    def start_phase(self, *, frozen: bool, bypass: bool, skipped_losses: frozenset[str]) -> None:
+        """How it trains from here on; see the attributes."""
+        self.frozen, self.bypass, self.skipped_losses = frozen, bypass, skipped_losses
 
     def split(self, vectors: Float[Tensor, "batch tokens dim"]) -> tuple[Float[Tensor, "batch tokens sub_dim"], ...]:
         """Each codebook's channels; all of them for a single codebook."""

@@ -68,7 +68,7 @@ class VectorQuantizer(Quantizer):
             losses = {"codebook": F.mse_loss(quantized, z.detach())}
             if not self.bypass:
                 losses["commitment"] = F.mse_loss(z, quantized.detach())
-                if "entropy" not in self.unwanted:
+                if "entropy" not in self.skipped_losses:
                     losses["entropy"] = entropy_loss(flat, codebook, self.config.entropy_temperature)
             latents = z if self.bypass else z + (quantized - z).detach()
             return Quantized(latents, codes.view(*z.shape[:2], 1), losses)

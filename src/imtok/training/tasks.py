@@ -21,7 +21,6 @@ from imtok.pretrained import FeatureNetwork, FrozenNetwork
 from imtok.pretrained.language import TextEncoder
 from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.catalog import build
-from imtok.tokenizers.quantization import Quantizer
 from imtok.tokenizers.text import Reader
 from imtok.training.checks import (
     OF_CODES,
@@ -148,10 +147,11 @@ class TokenizerTask(Task):
             self._weights |= dict.fromkeys(OF_CODES, 0.0)
         for name, part in parts_of(self.tokenizer):
             part.requires_grad_(phase.trains_part(name))
-        for quantizer in self._quantizers():
-            quantizer.frozen = not phase.trains_part("quantizer")
-            quantizer.bypass = not phase.quantize
-            quantizer.unwanted = frozenset(name for name, weight in self._weights.items() if not weight)
+        self.tokenizer.quantizer.start_phase(
+            frozen=not phase.trains_part("quantizer"),
+            bypass=not phase.quantize,
+            skipped_losses=frozenset(name for name, weight in self._weights.items() if not weight),
+        )
 
     def weight(self, term: str) -> float:
         return self._weights.get(term, 1.0)  # the discriminator's own loss
@@ -192,8 +192,7 @@ class TokenizerTask(Task):
 
     def _owed(self) -> frozenset[str]:
         """The losses of this tokenizer's codes, which train what comes before the decoder."""
-        predicted = {"representation"} if len(self.heads) else set[str]()
-        return frozenset(predicted).union(*(quantizer.loss_names for quantizer in self._quantizers()))
+        return self.tokenizer.quantizer.loss_names | ({"representation"} if len(self.heads) else set())
 
     def _representation_heads(self) -> Iterator[RepresentationHead]:
         """A head for each target, as wide as it, if any phase wants them; they train with the tokenizer and are no part
@@ -245,12 +244,7 @@ class TokenizerTask(Task):
             if counts:
                 stats[f"representation_pictures_{index}"] = torch.stack(counts).float().mean().item()
                 counts.clear()
-        for quantizer in self._quantizers():  # a factorized one comes before its branches, which then have nothing left
-            stats |= quantizer.update()
-        return stats
-
-    def _quantizers(self) -> Iterator[Quantizer]:
-        return (module for module in self.tokenizer.modules() if isinstance(module, Quantizer))
+        return stats | self.tokenizer.quantizer.update()
 
 
 @torch.no_grad()
