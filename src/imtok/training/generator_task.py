@@ -8,23 +8,20 @@ import torch
 from torch import nn
 
 from imtok.checkpoints import RunFolder
-from imtok.data.pictures import encode, to_uint8
 from imtok.data.token_loader import TokenBatch, fixed_token_batches
 from imtok.data.token_shards import TokenShards
 from imtok.generators.base import Generator
 from imtok.generators.catalog import build
 from imtok.generators.narrator import Narrator
 from imtok.generators.pipeline import ImageGenerator
-from imtok.layers.collective import rank
 from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Reader
 from imtok.training.checks import check_parts, parts_of
 from imtok.training.feeds import evaluation_batch_size
+from imtok.training.previews import PREVIEW_PICTURES, write_preview
 from imtok.training.run import GeneratorRunConfig, Phase
 from imtok.training.tasks import Losses, Task
-
-_PREVIEW_PICTURES = 8
 
 
 class GeneratorTask(Task):
@@ -114,7 +111,7 @@ class GeneratorValidation:
 
         Ranks that share the weights all draw; the first one writes.
         """
-        batch = next(fixed_token_batches(self.shards, count=_PREVIEW_PICTURES, batch_size=_PREVIEW_PICTURES))
+        batch = next(fixed_token_batches(self.shards, count=PREVIEW_PICTURES, batch_size=PREVIEW_PICTURES))
         reference = self.config.tokenizer
         assert reference is not None
         pipeline = ImageGenerator(
@@ -131,12 +128,7 @@ class GeneratorValidation:
         known = None if self.narrator is None else self.narrator.reader.read_either(batch.captions, batch.labels)
         originals = pipeline.draw(batch.tokens.to(device), known)
         drawn = pipeline.draw(tokens, pipeline.told(told, seeds))
-        rows = torch.cat([torch.cat(list(images), dim=2) for images in (originals, drawn)], dim=1)
-        file = folder / f"step-{step:08d}.png"
-        if rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(encode(to_uint8(rows)))
-        return file
+        return write_preview([originals, drawn], folder, step)
 
 
 def conditions(generator: Generator, batch: TokenBatch) -> list[str | None]:

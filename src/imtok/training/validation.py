@@ -7,7 +7,7 @@ from torch import Tensor
 
 from imtok.config import ConfigError
 from imtok.data.loader import Batch, fixed_batches
-from imtok.data.pictures import encode, to_uint8
+from imtok.data.pictures import to_uint8
 from imtok.data.sample import Source
 from imtok.evaluation.metrics import codebook_perplexity, codebook_usage, psnr, ssim
 from imtok.evaluation.sets import MIN_SIDE
@@ -15,9 +15,8 @@ from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Reader, Text
 from imtok.training.feeds import evaluation_batch_size
+from imtok.training.previews import PREVIEW_PICTURES, write_preview
 from imtok.training.run import RunConfig
-
-_PREVIEW_PICTURES = 8
 
 
 class Validation:
@@ -68,16 +67,12 @@ class Validation:
 
     def preview(self, tokenizer: Tokenizer, folder: Path, step: int, device: torch.device) -> Path:
         """Originals above their reconstructions, as RUN/previews/step-00001234.png."""
-        batches = fixed_batches(self.data, self.config.data, count=_PREVIEW_PICTURES, batch_size=_PREVIEW_PICTURES)
+        batches = fixed_batches(self.data, self.config.data, count=PREVIEW_PICTURES, batch_size=PREVIEW_PICTURES)
         batch = next(batches)
         images = batch.images.to(device)
         with in_eval_mode(tokenizer):
             drawn = tokenizer.reconstruct(images, self._text(batch))
-        rows = torch.cat([torch.cat(list(pictures), dim=2) for pictures in (images, drawn)], dim=1)
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"step-{step:08d}.png"
-        file.write_bytes(encode(to_uint8(rows)))
-        return file
+        return write_preview([images, drawn], folder, step)
 
     def _text(self, batch: Batch) -> Text | None:
         return None if self.reader is None else self.reader.read_either(batch.captions, batch.labels)
