@@ -1,6 +1,7 @@
 """Quality over rate: places by hand, and labels that never meet."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from imtok.evaluation.charts import (
     without_rate,
 )
 from imtok.evaluation.report import write_report
-from imtok.evaluation.results import Evaluation, Example, Result, Score
+from imtok.evaluation.results import Comparison, Evaluation, Example, Result, Score
 from imtok.evaluation.sets import DataSet
 
 
@@ -95,6 +96,24 @@ def test_a_star_marks_what_the_tokenizer_was_trained_through() -> None:
     found = evaluation_of({"a": {"bits_per_pixel": Score(value=0.1), "psnr": Score(value=20.0, taught=True)}})
     (point,) = draw_charts(found, "signs")[0].points
     assert (point.label, point.told) == ("a *", "a: 0.100 bits per pixel, PSNR 20.00 *")
+
+
+def test_differences_stand_in_a_table_with_a_column_for_each_pair(tmp_path: Path) -> None:
+    found = evaluation_of({name: at(0.1, 20.0) for name in "abc"})
+    pairs = [("b", "psnr", 1.0, 2.0), ("b", "vgg16_distance", 1.0, 2.0), ("c", "vgg16_distance", -1.0, 2.0)]
+    comparisons = [
+        Comparison(
+            tokenizer=name, baseline="a", data="signs", metric=metric, difference=1.5, low=low, high=high, count=9
+        )
+        for name, metric, low, high in pairs
+    ]
+    write_report(replace(found, comparisons=comparisons), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert re.findall(r"<th>(\w)<small>&minus; (\w)</small>", page) == [("b", "a"), ("c", "a")]
+    table = page[page.index("<h3>signs</h3>") : page.index("<h2>Scores</h2>")]
+    classes = [re.findall(r'<td class="(\w*)">', row) for row in table.split("<tr>")[2:]]
+    assert classes == [["good", ""], ["bad", ""]]  # a larger distance is worse, and nothing is known of c's PSNR
+    assert table.count("n = 9") == 3
 
 
 def test_a_caption_s_bits_stand_beside_the_tokens() -> None:

@@ -110,7 +110,7 @@ def test_checks_have_known_scores_and_the_files_agree(run: str, signs: str, tmp_
 
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r"https?://", re.sub(r"data:[^\"]*", "", page))
-    assert len(re.findall(r"data:image/png;base64,", page)) > 12
+    assert len(re.findall(r"data:image/jpeg;base64,", page)) > 12
     assert "untrained" in page
 
 
