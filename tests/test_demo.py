@@ -31,7 +31,7 @@ def test_demo_prints_its_table_and_writes_its_report(tmp_path: Path, capsys: pyt
     page = next(r["metrics"] for r in results if r["data"] == "page of text")
     assert page["text_accuracy"]["count"] > 20
     assert next(r["metrics"] for r in results if r["data"] == "photos")["face_similarity"]["count"] == 1
-    assert "data:image/png" in (tmp_path / "report.html").read_text()
+    assert "data:image/jpeg" in (tmp_path / "report.html").read_text()
 
 
 def test_tokenizers_without_a_grid_see_signs_with_right_and_wrong_captions(
