@@ -208,7 +208,7 @@ def generate(argv: Sequence[str]) -> None:
             count: pictures of each.
             seed: of the first picture; each further one has the next number.
             batch_size: pictures that are drawn together.
-            precision: of the generator's weights; bf16 takes half the memory, and less time on processors that have it.
+            precision: of the generator's weights; bf16 takes half the memory.
             guidance_scale: of classifier-free guidance; for codes one for all codebooks or one for each.
             guidance_schedule: how the scale is reached: at once, over a picture's tokens (linear, cosine), or over the
                 steps of diffusion (power_cosine).

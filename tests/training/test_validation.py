@@ -81,7 +81,7 @@ def test_a_preview_shows_originals_above_their_reconstructions(validation: Valid
     assert set(np.unique(sheet[SIDE:] - sheet[:SIDE])) == {13}  # .1 of [-1, 1], rounded
 
 
-def test_no_more_is_evaluation_batch_size_than_trains_together() -> None:
+def test_no_more_is_evaluated_together_than_trains_together() -> None:
     training = presets.get("insighttok-debug").training
     for settings, expected in (
         ({"global_batch_size": 512, "micro_batch_size": None}, 32),
