@@ -5,8 +5,8 @@
 Pictures are rendered signs of 256 pixels with their words and one made-up face each; the contestant is JPEG of quality
 30, which costs next to nothing. Times are those of the meters alone: of originals without a contestant and what one
 adds, or of generated pictures, after a first batch that is not counted; and, at the end, of the numbers and their
-intervals. Inception, whose weights are a file of the user's own, is timed with random ones; LPIPS costs what the VGG16
-distance does; CLIP and the networks of GenEval and DPG-Bench, likewise files of the user's own, are not timed.
+intervals. Inception and CLIP (ViT-B/32), whose weights are the user's own files, are timed with random ones; LPIPS
+costs what the VGG16 distance does; the networks of GenEval and DPG-Bench, also the user's, are not timed.
 
 Peak memory is that of processes of their own for each size of set: JPEG and `vqgan-nano` in all metrics, and generated
 pictures against a reference through EfficientNet; beyond a batch of 16 pictures it may grow by what is stored for every
@@ -43,8 +43,8 @@ from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.faces import FaceMeter
 from imtok.evaluation.fit import OwnSize
-from imtok.evaluation.generated_meters import FaceNormMeter, Generated, GeneratedMeter
-from imtok.evaluation.meters import CodeMeter, Drawn, Meter, PerceptualMeter, PixelMeter, Shown
+from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated, GeneratedMeter
+from imtok.evaluation.meters import CodeMeter, Drawn, Meter, PerceptualMeter, PixelMeter, Rate, Shown
 from imtok.evaluation.metrics import psnr, ssim
 from imtok.evaluation.ranks import Ranks
 from imtok.evaluation.rendered import RenderedTextMeter
@@ -52,9 +52,11 @@ from imtok.evaluation.results import as_markdown, score_of
 from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter, SetMeter
 from imtok.evaluation.sets import Pictures
 from imtok.evaluation.text import TextMeter
+from imtok.pretrained.clip import CLIP
 from imtok.pretrained.inception import InceptionV3
 
 SIZE = 256
+TOKENS, CODES = 256, 16384
 _FEATURE_BYTES = 1280 * 4
 """Of a picture, by EfficientNet."""
 FACE = Face(
@@ -74,6 +76,19 @@ class Signs(Source):
 
     def read(self, index: int) -> Sample:
         return replace(self._signs[index], faces=[FACE])
+
+
+class Coded(CodeMeter):
+    """Rates and usage of a tokenizer with 256 tokens of 16,384 codes; its codes are random."""
+
+    def __init__(self) -> None:
+        super().__init__({"jpeg": (CODES,)}, {"jpeg": None})
+
+    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, list[Rate]]:
+        def coded(one: Drawn) -> Drawn:
+            return replace(one, made=replace(one.made, codes=torch.randint(CODES, (TOKENS, 1))))
+
+        return super().look(shown, {name: list(map(coded, several)) for name, several in drawn.items()})
 
 
 class OneMetric(PixelMeter):
@@ -136,7 +151,7 @@ def meters() -> dict[str, Meter[Any]]:
         "FID and inception score, random weights": InceptionMeter(untrained_inception(), total=1000),
         "words": TextMeter(pretrained.load("text_judge/easyocr")),
         "faces": FaceMeter(pretrained.load("face_judge/dlib")),
-        "bits per pixel": CodeMeter({"jpeg": ()}, {"jpeg": None}),
+        "bits per pixel, codebook usage": Coded(),
     }
 
 
@@ -146,6 +161,7 @@ def generated_meters(count: int) -> dict[str, GeneratedMeter[Any]]:
     return {
         "FID, sFID, IS, precision, recall, random weights": set_meter("vision/inception", count),
         "the same through EfficientNet-Lite0": set_meter("vision/efficientnet_lite0", count),
+        "CLIP score, random weights": ClipMeter(untrained_clip()),
         "rendered words": RenderedTextMeter(detector, pretrained.load("text_judge/easyocr")),
         "face norm": FaceNormMeter(faces, pretrained.load("face_features/mobilefacenet"), "face_norm_mobilefacenet"),
     }
@@ -164,6 +180,19 @@ def untrained_inception() -> InceptionV3:
     nothing.seek(0)
     theirs = Untrained("inception-v3-compat", ["2048", "logits_unbiased"], nothing)  # pyright: ignore[reportArgumentType]
     return InceptionV3(theirs.state_dict()).eval()
+
+
+def untrained_clip() -> CLIP:
+    """A ViT-B/32 with random weights that reads bytes: it takes as long as a trained one."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = ["<pad>", *pre_tokenizers.ByteLevel.alphabet()]
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    reader = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
+    return CLIP(CLIPModel(CLIPConfig()), CLIPProcessor(CLIPImageProcessor(), reader)).eval()
 
 
 def set_meter(network: str, count: int) -> SetMeter:
@@ -198,8 +227,9 @@ def of_generated(meter: GeneratedMeter[Any], count: int) -> tuple[float, float]:
     seconds, counted, source = 0.0, 0, Signs(count)
     for index, batch in enumerate(first_and_all(source)):
         drawn = [
-            Generated(sample=one.sample, picture=one.original, asked=Asked(text=" ".join(_texts(one.sample))))
+            Generated(sample=one.sample, picture=one.original, asked=Asked(prompt=text, text=text))
             for one in batch
+            for text in [" ".join(_texts(one.sample))]
         ]
         started = time.perf_counter()
         found = meter.look(drawn)
