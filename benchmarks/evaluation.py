@@ -8,9 +8,9 @@ adds, or of generated pictures, after a first batch that is not counted; and, at
 intervals. Inception and CLIP (ViT-B/32), whose weights are the user's own files, are timed with random ones; LPIPS
 costs what the VGG16 distance does; the networks of GenEval and DPG-Bench, also the user's, are not timed.
 
-Peak memory is that of processes of their own for each size of set: JPEG and `vqgan-nano` in all metrics, and generated
-pictures against a reference through EfficientNet; beyond a batch of 16 pictures it may grow by what is stored for every
-picture and by nothing else. `--pictures 1000 --memory 250 1000` are the full figures.
+Peak memory is that of processes of their own for each size of set: JPEG in all metrics, and generated pictures against a
+reference through EfficientNet; beyond a batch of 16 pictures it may grow by what is stored for every picture and by
+nothing else. `--pictures 1000 --memory 250 1000` are the full figures.
 """
 
 import os
@@ -121,7 +121,7 @@ def main(
         if generated:
             of_generated(set_meter("vision/efficientnet_lite0", peak_of), peak_of)
         else:
-            evaluate(["jpeg:30", "vqgan-nano"], {"signs": Signs(peak_of)}, checks=False, cache=False)
+            evaluate(["jpeg:30"], {"signs": Signs(peak_of)}, checks=False, cache=False)
         print(own_peak())
         return
     print(f"{pictures} pictures of {SIZE} px, {torch.get_num_threads()} threads\n")
