@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 import tyro
 
-from imtok.generators.diffusion import DenoisingConfig
+from imtok.generators.diffusion import DiffusionSamplingConfig
 from imtok.generators.dit import DiT, DiTConfig
 from imtok.presets.dit import SIZES
 
@@ -41,7 +41,7 @@ def main(
         raise SystemExit("tokens, batch and steps must be at least 1")
     torch.manual_seed(0)
     models = {count: DiT(DiTConfig(token_shape=(count,), **SIZES[size])).eval() for count in tokens}
-    settings = DenoisingConfig(num_inference_steps=1, guidance_scale=2.0)
+    settings = DiffusionSamplingConfig(num_inference_steps=1, guidance_scale=2.0)
     seconds: dict[int, list[float]] = {count: [] for count in tokens}
     for step in range(steps + 1):
         for count, model in models.items():

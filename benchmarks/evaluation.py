@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py [--pictures 12] [--memory 16 32]
 
-Pictures are rendered signs of 256 pixels with their words and one made-up face each; the contestant is JPEG of quality
-30, which costs next to nothing. Times are those of the meters alone: of originals without a contestant and what one
+Pictures are rendered signs of 256 pixels with their words and one made-up face each; the reconstructor is JPEG of quality
+30, which costs next to nothing. Times are those of the meters alone: of originals without a reconstructor and what one
 adds, or of generated pictures, after a first batch that is not counted; and, at the end, of the numbers and their
 intervals. Inception and CLIP (ViT-B/32), whose weights are the user's own files, are timed with random ones; LPIPS
 costs what the VGG16 distance does; the networks of GenEval and DPG-Bench, also the user's, are not timed.
@@ -35,22 +35,30 @@ import tyro
 from imtok import pretrained
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture
-from imtok.data.sample import Face, Sample, Source
+from imtok.data.sample import Dataset, Face, Sample
 from imtok.data.synthetic import SyntheticPictures
-from imtok.evaluation.asked import Asked
 from imtok.evaluation.codecs import CODECS
-from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.faces import FaceMeter
-from imtok.evaluation.fit import OwnSize
 from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated, GeneratedMeter
-from imtok.evaluation.meters import CodeMeter, Drawn, Meter, PerceptualMeter, PixelMeter, Rate, Shown
+from imtok.evaluation.meters import (
+    CodeMeter,
+    Meter,
+    OriginalPicture,
+    PerceptualMeter,
+    PixelMeter,
+    Rate,
+    ReconstructedPicture,
+)
 from imtok.evaluation.metrics import psnr, ssim
+from imtok.evaluation.preprocessing import OriginalSize
+from imtok.evaluation.prompt_info import PromptInfo
 from imtok.evaluation.ranks import Ranks
+from imtok.evaluation.reconstructors import Reconstruction
 from imtok.evaluation.rendered import RenderedTextMeter
 from imtok.evaluation.results import as_markdown, score_of
 from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter, SetMeter
-from imtok.evaluation.sets import Pictures
+from imtok.evaluation.sets import EvaluationSet
 from imtok.evaluation.text import TextMeter
 from imtok.pretrained.clip import CLIP
 from imtok.pretrained.inception import InceptionV3
@@ -65,7 +73,7 @@ FACE = Face(
 )
 
 
-class Signs(Source):
+class Signs(Dataset):
     """Signs with a face each, rendered when they are read."""
 
     def __init__(self, count: int) -> None:
@@ -84,11 +92,13 @@ class Coded(CodeMeter):
     def __init__(self) -> None:
         super().__init__({"jpeg": (CODES,)}, {"jpeg": None})
 
-    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, list[Rate]]:
-        def coded(one: Drawn) -> Drawn:
-            return replace(one, made=replace(one.made, codes=torch.randint(CODES, (TOKENS, 1))))
+    def process(
+        self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]
+    ) -> dict[str, list[Rate]]:
+        def coded(one: ReconstructedPicture) -> ReconstructedPicture:
+            return replace(one, output=replace(one.output, codes=torch.randint(CODES, (TOKENS, 1))))
 
-        return super().look(shown, {name: list(map(coded, several)) for name, several in drawn.items()})
+        return super().process(shown, {name: list(map(coded, several)) for name, several in drawn.items()})
 
 
 class OneMetric(PixelMeter):
@@ -98,8 +108,8 @@ class OneMetric(PixelMeter):
         super().__init__()
         self._metric = metric
 
-    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Any:
-        def value(before: Shown, after: Drawn) -> float:
+    def process(self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]) -> Any:
+        def value(before: OriginalPicture, after: ReconstructedPicture) -> float:
             return self._metric(_pixels(before.content), _pixels(after.content)).item()
 
         pairs = {name: zip(shown, several, strict=True) for name, several in drawn.items()}
@@ -125,7 +135,7 @@ def main(
         print(own_peak())
         return
     print(f"{pictures} pictures of {SIZE} px, {torch.get_num_threads()} threads\n")
-    lines = [("metric", "originals, ms a picture", "a contestant, ms a picture", "at the end, s")]
+    lines = [("metric", "originals, ms a picture", "a reconstructor, ms a picture", "at the end, s")]
     for name, meter in meters().items():
         seen, compared, end = of_reconstructions(meter, pictures)
         lines.append((name, f"{seen:.1f}", f"{compared:.1f}", f"{end:.2f}"))
@@ -208,9 +218,9 @@ def of_reconstructions(meter: Meter[Any], count: int) -> tuple[float, float, flo
     for index, batch in enumerate(first_and_all(source)):
         drawn = [jpeg(one) for one in batch]
         started = time.perf_counter()
-        meter.look(batch, {})
+        meter.process(batch, {})
         between = time.perf_counter()
-        found = meter.look(batch, {"jpeg": drawn})
+        found = meter.process(batch, {"jpeg": drawn})
         if index:
             seconds[0] += between - started
             seconds[1] += time.perf_counter() - between - (between - started)
@@ -227,12 +237,12 @@ def of_generated(meter: GeneratedMeter[Any], count: int) -> tuple[float, float]:
     seconds, counted, source = 0.0, 0, Signs(count)
     for index, batch in enumerate(first_and_all(source)):
         drawn = [
-            Generated(sample=one.sample, picture=one.original, asked=Asked(prompt=text, text=text))
+            Generated(sample=one.sample, picture=one.original, prompt_info=PromptInfo(prompt=text, text=text))
             for one in batch
             for text in [" ".join(_texts(one.sample))]
         ]
         started = time.perf_counter()
-        found = meter.look(drawn)
+        found = meter.process(drawn)
         if index:
             seconds += time.perf_counter() - started
             meter.add(found, range(counted, counted + len(batch)))
@@ -254,20 +264,23 @@ def _texts(sample: Sample) -> list[str]:
     return [word.text or "" for word in sample.words or []]
 
 
-def batches(source: Source, count: int | None) -> Iterator[list[Shown]]:
+def batches(source: Dataset, count: int | None) -> Iterator[list[OriginalPicture]]:
     """At most so many of the pictures."""
-    return (batch for _, batch in Pictures("signs", source, OwnSize(), count).in_turn(lambda batch: batch, Ranks()))
+    return (
+        batch
+        for _, batch in EvaluationSet("signs", source, OriginalSize(), count).map_batches(lambda batch: batch, Ranks())
+    )
 
 
-def first_and_all(source: Source) -> Iterator[list[Shown]]:
+def first_and_all(source: Dataset) -> Iterator[list[OriginalPicture]]:
     """A batch to warm up with, and then all."""
     return itertools.chain(batches(source, 1), batches(source, None))
 
 
-def jpeg(one: Shown) -> Drawn:
+def jpeg(one: OriginalPicture) -> ReconstructedPicture:
     """Its reconstruction."""
     picture, rate = CODECS["jpeg"].compress(one.original, 30)
-    return Drawn(made=Reconstruction(picture, bits_per_pixel=rate), content=picture, restored=picture)
+    return ReconstructedPicture(output=Reconstruction(picture, bits_per_pixel=rate), content=picture, restored=picture)
 
 
 def own_peak() -> float:

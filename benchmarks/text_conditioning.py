@@ -25,7 +25,7 @@ from imtok import presets, pretrained
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import distinct_captions, embed
 from imtok.tokenizers.catalog import build
-from imtok.tokenizers.text import Reader, TextConfig
+from imtok.tokenizers.text import TextConditioner, TextConfig
 from imtok.tokenizers.textok import TexTokConfig
 
 CAPTIONS, BATCH = 512, 32
@@ -54,7 +54,7 @@ def main(preset: str = "textok-128-256", text_tokens: int = 128, steps: int = 5)
             tokenizer.encode(image, given).latents, given
         )
     print(f"{preset}, one picture of {size} px, {text_tokens} text tokens, {torch.get_num_threads()} threads")
-    show(in_turn(ways, steps), "encode and decode")
+    show(time_interleaved(ways, steps), "encode and decode")
 
     with tempfile.TemporaryDirectory() as folder:
         shards = str(Path(folder) / "signs")
@@ -63,17 +63,17 @@ def main(preset: str = "textok-128-256", text_tokens: int = 128, steps: int = 5)
         captions = list(distinct_captions(shards))[:BATCH]
         minilm = pretrained.load(stored.encoder)
         embed(shards, stored.encoder, stored.max_tokens)
-        from_store = Reader(stored, [shards])
+        from_store = TextConditioner(stored, [shards])
         ways = {
             "by MiniLM itself": lambda: minilm.encode(captions, stored.max_tokens),
-            "from the store": lambda: from_store.read(captions),
+            "from the store": lambda: from_store.encode(captions),
         }
         print(f"\n{len(captions)} captions of signs")
-        show(in_turn(ways, steps), "features")
+        show(time_interleaved(ways, steps), "features")
 
 
 @torch.no_grad()
-def in_turn(ways: dict[str, Callable[[], object]], steps: int) -> dict[str, float]:
+def time_interleaved(ways: dict[str, Callable[[], object]], steps: int) -> dict[str, float]:
     """Median seconds of each, timed in turn, so that a machine whose speed drifts treats all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for count in range(steps + 1):

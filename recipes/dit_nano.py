@@ -64,7 +64,7 @@ from textok_nano import heard, short, shortened
 from imtok import presets
 from imtok.checkpoints import RunFolder, write_text
 from imtok.config import read_json
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.token_shards import TokenShards
 from imtok.evaluation.results import Score
 from imtok.generators.catalog import load
@@ -153,7 +153,7 @@ def by_class(tokenizer: Path, signs: Path, out: Path, seed: int) -> list[str]:
     latents = encode(str(tokenizer), signs, out / tokenizer.name / "latents", RESOLUTION)
     trained = run(seeded(presets.get_generator("dit-nano"), seed), latents, out / f"dit-nano-{seed}")
     final = ship(trained, out / f"shipped-{seed}" / "dit-nano")
-    held_out, asked = list(open_source(signs / "combinations")), held_out_classes(signs)
+    held_out, asked = list(open_dataset(signs / "combinations")), held_out_classes(signs)
     # Against what its tokenizer makes of held-out signs: what that loses is not the generator's fault.
     reference = reconstructed(str(tokenizer), held_out, out / "reconstructed")
     samples, heard_of = samples_of(final, asked), captions_heard(final, asked)
@@ -181,7 +181,7 @@ def figure_4(tokenizers: dict[str, Path], signs: Path, out: Path, seed: int) -> 
         name: encode(str(place), signs, out / name / "latents", RESOLUTION) for name, place in tokenizers.items()
     }
     asked, reference = held_out_classes(signs)[:FIGURE_SAMPLES], signs / "combinations"
-    held_out = list(open_source(reference))[:FIGURE_SAMPLES]
+    held_out = list(open_dataset(reference))[:FIGURE_SAMPLES]
     runs = {name: run(figure_run(name, seed), of, out / name / f"figure-{seed}") for name, of in latents.items()}
     seconds = timed(runs)
     far = {
@@ -297,7 +297,7 @@ def table_3(tokenizers: dict[str, Path], captioned: Path, signs: Path, out: Path
     package carries. From those of `legibility`, what is read.
     """
     config = seeded(presets.get_generator("dit-t2i-nano"), seed)
-    prompts = [sign.captions[0] for sign in open_source(signs / "combinations")]
+    prompts = [sign.captions[0] for sign in open_dataset(signs / "combinations")]
     lines = ["| generated through | Fréchet distance |", "|---" * 2 + "|"]
     readings = {"rendered": read_originals(out / "rendered", RESOLUTION)}
     for name, tokenizer in tokenizers.items():

@@ -25,7 +25,7 @@ from signs import MANY_SIGNS, distance, encode, held_out_classes, render, run, s
 
 from imtok import presets
 from imtok.checkpoints import RunFolder, write_text
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.generators.far import FARConfig
 from imtok.generators.heads import HeadKind
 from imtok.tokenizers.catalog import locate
@@ -83,7 +83,7 @@ def scores(trained: Path, signs: Path) -> list[str]:
 
 def kinds_that_are_read(generator: Path, tokenizer: str, signs: Path, out: Path) -> list[str]:
     """How many words are of the kind asked for: of samples, and of held-out signs themselves, which is the most."""
-    held_out, asked = list(open_source(signs / "combinations")), held_out_classes(signs)
+    held_out, asked = list(open_dataset(signs / "combinations")), held_out_classes(signs)
     samples = samples_of(generator, asked)
     by_chance = [*asked[len(asked) // 2 :], *asked[: len(asked) // 2]]
     return [

@@ -19,10 +19,10 @@ from imtok.data.plain_signs import EXAMPLE, PlainSplit, prompt
 from imtok.data.sample import Sample
 from imtok.data.unseen_captions import FOLDER, UnseenCaptions
 from imtok.data.vocabulary import words_by_label
-from imtok.evaluation.contestants import open_contestant
 from imtok.evaluation.generated import evaluate_generated
 from imtok.evaluation.generated_metrics import STAND_IN
 from imtok.evaluation.meters import make_items
+from imtok.evaluation.reconstructors import open_reconstructor
 from imtok.evaluation.rendered import read_picture
 from imtok.evaluation.statistics import Interval, Items, interval, paired_difference
 from imtok.evaluation.text import TEXT_JUDGE, normalized_edit_similarity
@@ -77,12 +77,12 @@ def read_reconstructed(tokenizer: str, out: Path, side: int) -> dict[str, Readin
 
 def reconstructed(tokenizer: str, signs: Sequence[Sample], out: Path) -> Path:
     """Signs through a tokenizer and back, as pictures in OUT; one that hears of captions is told them."""
-    contestant = open_contestant(tokenizer)
+    reconstructor = open_reconstructor(tokenizer)
 
     def through(sign: Sample) -> bytes:
-        return encode(contestant.reconstruct([decode(sign.image, sign.path)], [sign])[0].picture)
+        return encode(reconstructor.reconstruct([decode(sign.image, sign.path)], [sign])[0].picture)
 
-    return _written(signs, out, str(contestant.sha256), through)
+    return _written(signs, out, str(reconstructor.sha256), through)
 
 
 def read_generated(run: Path, out: Path) -> dict[str, Readings]:
@@ -153,7 +153,7 @@ def captions_heard(run: Path, labels: Sequence[str]) -> list[str]:
 def _misled(pipeline: ImageGenerator, drawn_for: Sequence[str], told: Sequence[str], index: int) -> bytes:
     """A picture whose tokens are drawn for one condition, while the tokenizer is told another."""
     tokens = pipeline.generator.sample([drawn_for[index]], [index], pipeline.sampling)
-    return encode(to_uint8(pipeline.draw(tokens, pipeline.told([told[index]], [index])))[0])
+    return encode(to_uint8(pipeline.decode(tokens, pipeline.decoder_text([told[index]], [index])))[0])
 
 
 def kinds_of(text: str) -> set[str]:

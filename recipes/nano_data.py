@@ -17,8 +17,8 @@ from imtok.data.annotate import annotate
 from imtok.data.closeups import close_ups
 from imtok.data.pictures import decode, encode
 from imtok.data.plain_signs import PlainSigns
-from imtok.data.readers import open_source
-from imtok.data.sample import Face, Sample, Samples, Source, TextRegion
+from imtok.data.readers import open_dataset
+from imtok.data.sample import Dataset, Face, InMemoryDataset, Sample, TextRegion
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
 from imtok.data.transforms import CropConfig, centre_crop
@@ -38,7 +38,7 @@ CAPTION = "a photo of a {label}"
 Split = Literal["train", "validation", "test"]
 
 
-def signs() -> tuple[Source, dict[str, Source]]:
+def signs() -> tuple[Dataset, dict[str, Dataset]]:
     """Rendered signs for the training, and for the test by name: with words and typefaces of their own."""
     return SyntheticPictures(SIGNS, seed=1), {"signs": SyntheticPictures(TEST_SIGNS, seed=2, split="test")}
 
@@ -49,7 +49,7 @@ def prepare(
     plain: Iterable[str],
     out: Path,
     crop: CropConfig,
-    rendered: tuple[Source, Mapping[str, Source]] | None = None,
+    rendered: tuple[Dataset, Mapping[str, Dataset]] | None = None,
 ) -> Path:
     """Annotate and split; what is there already stays. Also writes `test_clusters.txt`.
 
@@ -71,7 +71,7 @@ def prepare(
         places = {"words": list(text), "faces": list(faces), "plain": list(plain)}
         kinds = {kind: [annotated(out, kind, *one) for one in enumerate(each)] for kind, each in places.items()}
         shutil.rmtree(shards, ignore_errors=True)
-        training, tests = rendered or (Samples(()), {})
+        training, tests = rendered or (InMemoryDataset(()), {})
         write_training(kinds, shards, training)
         for kind, folders in kinds.items():
             write_test(kind, folders, shards / "test" / kind, crop)
@@ -92,7 +92,7 @@ def annotated(out: Path, kind: str, number: int, source: str) -> Path:
     return folder
 
 
-def write_training(kinds: dict[str, list[Path]], out: Path, rendered: Source) -> None:
+def write_training(kinds: dict[str, list[Path]], out: Path, rendered: Dataset) -> None:
     """Training and validation shards of all kinds, then the rendered pictures."""
     with ShardWriter(str(out / "train")) as training, ShardWriter(str(out / "validation")) as validation:
         for sample in pictures(kinds):
@@ -144,7 +144,7 @@ def is_clear(region: TextRegion | Face) -> bool:
 def pictures(kinds: dict[str, list[Path]]) -> Iterator[Sample]:
     """All annotated pictures, kind by kind."""
     for folder in (folder for folders in kinds.values() for folder in folders):
-        yield from open_source(str(folder))
+        yield from open_dataset(str(folder))
 
 
 def split_of(sample: Sample) -> Split:

@@ -11,7 +11,7 @@ from nano_data import SAID, plain_signs
 
 from imtok.checkpoints import write_text
 from imtok.data.plain_signs import PlainSplit
-from imtok.data.readers import fingerprint, open_source
+from imtok.data.readers import fingerprint, open_dataset
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import embed
@@ -57,7 +57,7 @@ def tell(signs: Path, hears: TextConfig) -> None:
     """
     for split in ("train", "combinations"):
         embed(str(signs / split), hears.encoder, hears.max_tokens)
-    compared = {sample.captions[0] for sample in open_source(signs / "combinations")}
+    compared = {sample.captions[0] for sample in open_dataset(signs / "combinations")}
     others = signs / "others"
     shutil.rmtree(others, ignore_errors=True)
     with ShardWriter(str(others)) as writer:
@@ -85,10 +85,10 @@ def with_photographs(signs: Path, shards: Path, hears: TextConfig, out: Path) ->
             raise SystemExit(f"{out}: holds photographs of other shards than {shards}; take another folder")
         if not done.exists():
             shutil.rmtree(out / split, ignore_errors=True)
-            others = open_source(shards / theirs)
+            others = open_dataset(shards / theirs)
             photographs = (sample for sample in others if sample.captions and sample.label is None)
             with ShardWriter(str(out / split)) as writer:
-                for sample in itertools.chain(open_source(signs / split), photographs):
+                for sample in itertools.chain(open_dataset(signs / split), photographs):
                     writer.write(dataclasses.replace(sample, captions=sample.captions[:1]))
             write_text(done, made_of)
         embed(str(out / split), hears.encoder, hears.max_tokens)
@@ -114,7 +114,7 @@ def seeded(config: GeneratorRunConfig, seed: int) -> GeneratorRunConfig:
 
 
 def held_out_classes(signs: Path) -> list[str]:
-    """Of each held-out sign. Samples of the same are as many of each class: prices are rarer than numbers."""
+    """Of each held-out sign. InMemoryDataset of the same are as many of each class: prices are rarer than numbers."""
     return [sign.label or "" for sign in ShardReader(str(signs / "combinations")).annotations()]
 
 

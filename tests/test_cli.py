@@ -22,7 +22,7 @@ from imtok.cli import VERBS, main
 from imtok.config import to_dict
 from imtok.doctor import report
 from imtok.evaluation.evaluate import METRICS
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 from imtok.training.trainer import TrainingStopped
 
 
@@ -283,7 +283,7 @@ def test_reconstruct_finds_captions_by_the_table_s_own_paths(
     for name in ("a", "b"):
         Image.new("RGB", (64, 64)).save(tmp_path / f"set/sub/{name}.png")
     told = []
-    monkeypatch.setattr(Reader, "read", lambda self, texts: told.append(texts) or None)
+    monkeypatch.setattr(TextConditioner, "read", lambda self, texts: told.append(texts) or None)
     (tmp_path / "set/c.jsonl").write_text('{"image": "sub/a.png", "caption": "a dog"}\n')
     arguments = ["reconstruct", str(run.path), str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--captions"]
     assert main([*arguments, str(tmp_path / "set/c.jsonl")]) == 0

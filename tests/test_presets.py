@@ -6,7 +6,7 @@ import torch
 from imtok import presets, pretrained
 from imtok.config import ConfigError
 from imtok.generators import catalog
-from imtok.generators.diffusion import DenoisingConfig
+from imtok.generators.diffusion import DiffusionSamplingConfig
 from imtok.generators.sampling import SamplingConfig
 from imtok.layers.model import Model
 from imtok.tokenizers import build
@@ -161,7 +161,7 @@ def test_dit_carries_the_paper_s_values() -> None:
         assert run.generator.condition_dropout == 0.1
         assert (training.global_batch_size, training.ema_decay) == (1024, 0.9999)
         assert training.global_batch_size * training.phases[0].steps == pytest.approx(350 * 1_281_167, rel=1e-3)
-        assert run.sampling == DenoisingConfig(
+        assert run.sampling == DiffusionSamplingConfig(
             num_inference_steps=250, guidance_scale=3.8, guidance_schedule="power_cosine", guidance_power=4.0
         )
     assert presets.get_generator("dit-l-textok-32-256").sampling.guidance_scale == 1.0  # Table 1 has none
@@ -235,7 +235,7 @@ def test_small_weights_can_be_shipped(name: str) -> None:
     "name", [name for name in presets.names() if presets.get_run(name).training.optimizer.algorithm == "muon"]
 )
 def test_muon_has_matrices_to_train(name: str) -> None:
-    assert on_meta(name).hidden_matrices()
+    assert on_meta(name).muon_parameters()
 
 
 def test_discriminator_has_the_2_8_million_of_table_11() -> None:

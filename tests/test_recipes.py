@@ -34,7 +34,7 @@ from imtok import presets
 from imtok.checkpoints import RunFolder, load_tensors
 from imtok.config import to_dict
 from imtok.data.plain_signs import PlainSigns, PlainSplit
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.evaluation.results import Evaluation, Result, Score
 from imtok.tokenizers.catalog import build
@@ -320,7 +320,7 @@ def test_the_nano_recipe_runs_through(tmp_path: Path, monkeypatch: pytest.Monkey
     twins = [tmp_path / "out" / "shipped" / name for name in nano.TWINS]
     assert all((twin / "model.safetensors").exists() for twin in twins)
     assert (tmp_path / "out/scores/report.html").exists()
-    assert len(open_source(str(tmp_path / "out/shards/test/faces"))[0].faces or []) == 1
+    assert len(open_dataset(str(tmp_path / "out/shards/test/faces"))[0].faces or []) == 1
     codebooks = [np.asarray(nano.RunFolder(twin).read_model()["quantizer.codebook"]) for twin in twins]
     assert not np.array_equal(*codebooks)
 
@@ -350,7 +350,7 @@ def test_samples_are_of_the_held_out_signs_classes_and_their_spread_is_shown(tmp
     with ShardWriter(str(tmp_path / "combinations")) as writer:
         for sign in PlainSigns(12, size=32, split="combinations"):
             writer.write(sign)
-    labels, asked = [sign.label for sign in open_source(tmp_path / "combinations")], []
+    labels, asked = [sign.label for sign in open_dataset(tmp_path / "combinations")], []
     assert len(set(labels)) < 12
 
     def measure(pictures: Path, out: Path, reference: Path, metrics: list[str]) -> SimpleNamespace:
@@ -380,7 +380,7 @@ def test_prompts_see_the_captioned_photographs_too(tmp_path, monkeypatch):
     hears = textok_nano.heard(presets.get("textok-nano"))
     out = signs.with_photographs(tmp_path / "signs", tmp_path / "shards", hears, tmp_path / "both")
     for split in ("train", "combinations"):
-        found = [(sample.label, sample.captions) for sample in open_source(out / split)]
+        found = [(sample.label, sample.captions) for sample in open_dataset(out / split)]
         assert found == [(sign.label, sign.captions), (None, ["the sea"])]
     assert read == [(str(out / split), hears.encoder, hears.max_tokens) for split in ("train", "combinations")]
     shutil.copy(tmp_path / "shards/train/data-00000.parquet", tmp_path / "shards/train/data-00001.parquet")
@@ -467,7 +467,7 @@ def untrained(folder: Path, config: RunConfig) -> Path:
 @pytest.mark.slow
 def test_insightar_nano_from_signs_to_table(tmp_path, monkeypatch, few):
     twins = {name: untrained(tmp_path / name, presets.get("insighttok-debug")) for name in insightar_nano.TWINS}
-    for module, name in ((insightar_nano, "encode"), (legibility, "open_contestant")):
+    for module, name in ((insightar_nano, "encode"), (legibility, "open_reconstructor")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda twin, *rest, real=real: real(str(twins[twin]), *rest))
     for _ in range(2):  # the second time all is there

@@ -241,7 +241,7 @@ def evaluate(argv: Sequence[str]) -> None:
     from imtok.evaluation.buckets import FaceBuckets
     from imtok.evaluation.evaluate import METRICS, evaluate
     from imtok.evaluation.faces import FACE_JUDGE
-    from imtok.evaluation.fit import FitRule
+    from imtok.evaluation.preprocessing import FitRule
     from imtok.evaluation.text import TEXT_JUDGE
     from imtok.layers.collective import process_group, rank
 

@@ -15,7 +15,7 @@ from imtok.config import ConfigError
 from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator
 from imtok.data.pictures import encode
 from imtok.data.plain_signs import PlainSigns
-from imtok.data.sample import Sample, Samples, Source
+from imtok.data.sample import Dataset, InMemoryDataset, Sample
 from imtok.data.synthetic import SyntheticPictures
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.results import Evaluation, markdown_table
@@ -54,16 +54,16 @@ def demo(out: Path = Path("out/demo"), signs: int = 48) -> list[Evaluation]:
     on_grid = {name: load(name).tokens_on_grid for name in sorted(shipped(), key=_plain_first)}
     found = []
     if grids := [name for name in on_grid if on_grid[name]]:
-        pictures: dict[str, Source] = {
+        pictures: dict[str, Dataset] = {
             "signs": SyntheticPictures(signs, seed=2026, size=128, split="test"),
-            "page of text": Samples([bundled_page()]),
-            "photos": Samples(bundled_photos()),
+            "page of text": InMemoryDataset([bundled_page()]),
+            "photos": InMemoryDataset(bundled_photos()),
         }
         found.append(evaluate(grids, pictures, out, metrics=_METRICS, checks=False))
         print(f"{markdown_table(found[-1].results)}\n\nPictures, words and faces side by side: {out / 'report.html'}")
     if others := [name for name in on_grid if not on_grid[name]]:
         small = partial(PlainSigns, signs, seed=2026, size=64, labels=_CAPTIONED_WORDS, steady=True)
-        captioned: dict[str, Source] = {
+        captioned: dict[str, Dataset] = {
             "signs of known words": small(split="combinations"),
             "signs of new words": small(split="words"),
         }

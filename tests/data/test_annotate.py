@@ -21,7 +21,7 @@ from imtok.data.annotate import FACE_DETECTOR, TEXT_DETECTOR, Annotator, annotat
 from imtok.data.filling import check_finished
 from imtok.data.filters import KeepRules
 from imtok.data.pictures import decode, encode
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.sample import DataError, Sample
 from imtok.data.shards import ShardReader
 from imtok.data.synthetic import SyntheticPictures
@@ -133,7 +133,7 @@ def test_a_detector_that_fails_on_a_picture_is_reported(tmp_path):
         return ["a picture"]
 
     make_pictures(tmp_path / "in", 4)
-    source = open_source(str(tmp_path / "in"))
+    source = open_dataset(str(tmp_path / "in"))
     annotator = Annotator(text_detector=Fails(), captioner=captioner)
     annotate_source(source, str(tmp_path / "out"), annotator, KeepRules(()), {})
     assert [entry["reason"] for entry in skipped_rows(tmp_path / "out")][1:] == [
@@ -154,7 +154,7 @@ def test_a_machine_that_fails_costs_no_picture(tmp_path):
             return []
 
     make_pictures(tmp_path / "in", 50)
-    source = open_source(str(tmp_path / "in"))
+    source = open_dataset(str(tmp_path / "in"))
     no_memory = torch.OutOfMemoryError("no memory")
     full = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
     for name, error in {"kernel": RuntimeError("no kernel"), "gpu": no_memory, "host": full}.items():

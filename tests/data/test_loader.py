@@ -17,15 +17,15 @@ import torch
 from imtok.config import ConfigError
 from imtok.data.loader import Batch, DataConfig, Loader, fixed_batches
 from imtok.data.pictures import encode
-from imtok.data.readers import open_source
-from imtok.data.sample import Face, Sample, Source, TextRegion
+from imtok.data.readers import open_dataset
+from imtok.data.sample import Dataset, Face, Sample, TextRegion
 from imtok.data.shards import ShardWriter
 from imtok.data.transforms import CropConfig
 
 SMALL = DataConfig(crop=CropConfig(resolution=32))
 
 
-class Memory(Source):
+class Memory(Dataset):
     def __init__(self, samples: list[Sample]) -> None:
         self.samples = samples
 
@@ -129,20 +129,20 @@ def test_threads_change_nothing(mixed):
             break
 
 
-def as_tar(folder: Path, samples: list[Sample]) -> Source:
+def as_tar(folder: Path, samples: list[Sample]) -> Dataset:
     with tarfile.open(folder / "x.tar", "w") as tar:
         for sample in samples:
             info = tarfile.TarInfo(sample.path)
             info.size = len(sample.image)
             tar.addfile(info, io.BytesIO(sample.image))
-    return open_source(folder)
+    return open_dataset(folder)
 
 
-def as_shards(folder: Path, samples: list[Sample]) -> Source:
+def as_shards(folder: Path, samples: list[Sample]) -> Dataset:
     with ShardWriter(str(folder), row_group_size=1) as writer:
         for sample in samples:
             writer.write(sample)
-    return open_source(folder)
+    return open_dataset(folder)
 
 
 @pytest.mark.parametrize("write", [as_tar, as_shards])

@@ -8,7 +8,7 @@ import pytest
 from imtok.cli import main
 from imtok.data.npz import NpzWriter, holds_pictures, read_arrays
 from imtok.data.pictures import decode, encode
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.sample import DataError
 
 
@@ -30,7 +30,7 @@ def pictures() -> np.ndarray:
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_numpy_s_files_are_read_one_picture_at_a_time(save, pictures: np.ndarray, tmp_path: Path) -> None:
     save(tmp_path / "drawn.npz", pictures)
-    source = open_source(tmp_path / "drawn.npz")
+    source = open_dataset(tmp_path / "drawn.npz")
     assert len(source) == 5
     for index in (0, 3, 4, 1):  # backwards too
         assert (decode(source[index].image) == pictures[index]).all()
@@ -60,7 +60,7 @@ def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     np.savez(tmp_path / "evil.npz", arr_0=objects, mu=objects, sigma=objects)
     (tmp_path / "bare.npz").write_bytes(pickle.dumps(Evil(marker)))
     for name in ("evil.npz", "bare.npz"):
-        for act in (open_source, lambda place: read_arrays(place, ["mu"])):
+        for act in (open_dataset, lambda place: read_arrays(place, ["mu"])):
             with pytest.raises(DataError) as refused:
                 act(str(tmp_path / name))
             assert "\n" not in str(refused.value)
@@ -72,7 +72,7 @@ def test_other_files_are_refused_in_a_line(pictures: np.ndarray, tmp_path: Path)
 
     def refused(message: str) -> None:
         with pytest.raises(DataError, match=message) as caught:
-            open_source(place)
+            open_dataset(place)
         assert "\n" not in str(caught.value)
 
     np.savez(place, other=pictures)
@@ -111,4 +111,4 @@ def test_a_pack_that_fails_leaves_nothing(pictures: np.ndarray, tmp_path: Path, 
     assert "b.png: has 18 x 16 pixels, the first picture 20 x 16" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["pictures"]
     assert main(["pack", str(folder), str(tmp_path / "out.npz"), "--size", "16"]) == 0
-    assert len(open_source(tmp_path / "out.npz")) == 2
+    assert len(open_dataset(tmp_path / "out.npz")) == 2

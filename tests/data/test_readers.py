@@ -19,7 +19,7 @@ from PIL import Image
 from skimage import data as skimage_data
 
 from imtok.data.pictures import decode, encode, load_images
-from imtok.data.readers import FolderSource, ParquetSource, TableSource, TarSource, fingerprint, open_source
+from imtok.data.readers import FolderDataset, ParquetDataset, TableDataset, TarDataset, fingerprint, open_dataset
 from imtok.data.sample import DataError, PictureError, Sample
 from imtok.data.shards import ShardReader, ShardWriter
 
@@ -36,8 +36,8 @@ def put(folder, *names: str) -> None:
 def test_folder_of_classes(tmp_path):
     put(tmp_path, "dog/1.jpg", "dog/more/2.JPG", "cat/3.jpeg")
     (tmp_path / "dog" / "notes.txt").write_text("no picture")
-    source = open_source(tmp_path)
-    assert isinstance(source, FolderSource)
+    source = open_dataset(tmp_path)
+    assert isinstance(source, FolderDataset)
     assert [(s.path, s.label) for s in source] == [
         ("cat/3.jpeg", "cat"),
         ("dog/1.jpg", "dog"),
@@ -52,7 +52,7 @@ def test_linked_folders_are_searched_and_loops_are_not(tmp_path):
     put(tmp_path, "real/1.jpg", "in/dog/2.jpg")
     (tmp_path / "in/cat").symlink_to(tmp_path / "real")
     (tmp_path / "in/dog/again").symlink_to(tmp_path / "in")
-    assert [(s.path, s.label) for s in open_source(tmp_path / "in")] == [("cat/1.jpg", "cat"), ("dog/2.jpg", "dog")]
+    assert [(s.path, s.label) for s in open_dataset(tmp_path / "in")] == [("cat/1.jpg", "cat"), ("dog/2.jpg", "dog")]
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
@@ -66,19 +66,19 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.scandir", scandir)
     with pytest.raises(PermissionError):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("names", [("a.jpg", "x/b.jpg", "y/c.jpg"), ("images/a.jpg", "images/b.jpg")])
 def test_folder_without_classes(tmp_path, names):
     put(tmp_path, *names)
-    assert [s.label for s in open_source(str(tmp_path))] == [None] * len(names)
+    assert [s.label for s in open_dataset(str(tmp_path))] == [None] * len(names)
 
 
 def test_bad_picture_leaves_the_others_readable(tmp_path):
     put(tmp_path, "a.jpg", "c.jpg")
     (tmp_path / "b.jpg").write_text("hello")
-    source = open_source(tmp_path)
+    source = open_dataset(tmp_path)
     with pytest.raises(PictureError, match=r"b\.jpg: not a picture"):
         source[1]
     assert source[2].path == "c.jpg"
@@ -89,7 +89,7 @@ def test_a_disk_that_fails_is_no_bad_picture(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     put(tmp_path, "a.jpg")
-    source = open_source(tmp_path)
+    source = open_dataset(tmp_path)
     monkeypatch.setattr(type(fsspec.filesystem("file")), "open", fail)
     with pytest.raises(OSError, match="Input/output error"):
         source[0]
@@ -136,11 +136,11 @@ def test_jsonl_beside_images(tmp_path):
     put(tmp_path, "a.jpg", "b.jpg", "sub/c.jpg", "unlisted.jpg")
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
     (tmp_path / "other.csv").write_text("name,price\nx,1\n")  # lists no images, so it is not meant
-    check_rows(open_source(tmp_path))
-    check_rows(open_source(tmp_path / "metadata.jsonl"))
+    check_rows(open_dataset(tmp_path))
+    check_rows(open_dataset(tmp_path / "metadata.jsonl"))
     (tmp_path / "second.jsonl").write_text('{"image": "a.jpg"}\n')
     with pytest.raises(DataError, match="2 tables"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
 
 def test_csv_beside_images(tmp_path):
@@ -153,7 +153,7 @@ def test_csv_beside_images(tmp_path):
             image = row.get("image") or row.get("file_name") or row.get("path")
             cells = {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()}
             writer.writerow(cells | {"image": image, "label": row.get("label") or row.get("class")})
-    check_rows(open_source(tmp_path))
+    check_rows(open_dataset(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -180,23 +180,23 @@ def test_bad_rows_are_named(tmp_path, row, reason):
     put(tmp_path, "a.jpg")
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
     with pytest.raises(PictureError, match=reason):
-        open_source(tmp_path / "t.jsonl")[0]
+        open_dataset(tmp_path / "t.jsonl")[0]
 
 
 def test_bad_tables_are_named(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"image": "a.jpg"}\n{"image": \n')
     with pytest.raises(DataError, match=r"t\.jsonl:2: not JSON"):
-        open_source(tmp_path / "t.jsonl")
+        open_dataset(tmp_path / "t.jsonl")
     for hostile in ("[" * 100_000, '{"image": "a.jpg", "label": ' + "9" * 5000 + "}"):
         (tmp_path / "t.jsonl").write_text(f'{{"image": "a.jpg"}}\n{hostile}\n')
         with pytest.raises(DataError, match=r"t\.jsonl:2: not JSON"):
-            open_source(tmp_path / "t.jsonl")
+            open_dataset(tmp_path / "t.jsonl")
     (tmp_path / "t.jsonl").write_text("[1]\n")
     with pytest.raises(DataError, match=r"t\.jsonl:1: holds a list"):
-        open_source(tmp_path / "t.jsonl")
+        open_dataset(tmp_path / "t.jsonl")
     (tmp_path / "t.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8"):
-        open_source(tmp_path / "t.jsonl")
+        open_dataset(tmp_path / "t.jsonl")
 
 
 def make_tar(path, mode: str = "w") -> None:
@@ -223,8 +223,8 @@ def make_tar(path, mode: str = "w") -> None:
 def test_webdataset_is_read_without_extracting(tmp_path, name, mode):
     make_tar(tmp_path / name, mode)
     before = sorted(tmp_path.parent.rglob("*"))
-    source = open_source(tmp_path)
-    assert isinstance(source, TarSource)
+    source = open_dataset(tmp_path)
+    assert isinstance(source, TarDataset)
     assert len(source) == 4
     first = source[0]
     assert (first.path, first.captions, first.label, first.source) == (
@@ -246,7 +246,7 @@ def test_webdataset_is_read_without_extracting(tmp_path, name, mode):
 def test_broken_tar_is_named(tmp_path):
     (tmp_path / "w.tar").write_bytes(b"not a tar" * 200)
     with pytest.raises(DataError, match=r"w\.tar: not a readable tar"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -262,42 +262,42 @@ def test_a_tar_that_ends_too_soon_is_named(tmp_path, mode):
     for data in (whole[:header], whole[: header + 100], whole[: header + 512], bytes(flipped)):
         path.write_bytes(data if mode == "w" else gzip.compress(data))
         with pytest.raises(DataError, match=r"w\.tar[^\n]*(cut off or damaged|not a readable tar)"):
-            open_source(tmp_path)
+            open_dataset(tmp_path)
 
 
 def test_own_and_foreign_parquet(tmp_path):
     put(tmp_path / "p", "x/a.jpg", "y/b.jpg")
     with ShardWriter(str(tmp_path / "own")) as writer:
-        for sample in open_source(tmp_path / "p"):
+        for sample in open_dataset(tmp_path / "p"):
             writer.write(sample)
-    own = open_source(tmp_path / "own")
+    own = open_dataset(tmp_path / "own")
     assert isinstance(own, ShardReader)
-    assert list(own) == list(open_source(tmp_path / "p"))
+    assert list(own) == list(open_dataset(tmp_path / "p"))
     structs = [{"bytes": JPEG, "path": "k.jpg"}, {"bytes": None, "path": "http"}]
     (tmp_path / "foreign").mkdir()
     pd.DataFrame({"image": structs, "label": [3, 4]}).to_parquet(tmp_path / "foreign" / "x.parquet")
-    foreign = open_source(tmp_path / "foreign")
-    assert isinstance(foreign, ParquetSource)
+    foreign = open_dataset(tmp_path / "foreign")
+    assert isinstance(foreign, ParquetDataset)
     assert (foreign[0].path, foreign[0].label, foreign[0].width) == ("00000000/k.jpg", "3", 80)
     with pytest.raises(PictureError, match="http: the row holds no image bytes"):
         foreign[1]
     pd.DataFrame({"image": [JPEG], "caption": ["c"]}).to_parquet(tmp_path / "foreign" / "x.parquet")
-    assert open_source(tmp_path / "foreign" / "x.parquet")[0].captions == ["c"]
+    assert open_dataset(tmp_path / "foreign" / "x.parquet")[0].captions == ["c"]
     pd.DataFrame({"text": ["c"]}).to_parquet(tmp_path / "foreign" / "x.parquet")
     with pytest.raises(DataError, match="no column 'image'"):
-        open_source(tmp_path / "foreign")
+        open_dataset(tmp_path / "foreign")
 
 
 def test_zip_and_memory(tmp_path):
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         for name in ("cat/1.jpg", "dog/2.jpg"):
             archive.writestr(name, JPEG)
-    assert [s.label for s in open_source(f"zip://::{tmp_path}/z.zip")] == ["cat", "dog"]
-    assert [s.path for s in open_source(f"zip://dog::{tmp_path}/z.zip")] == ["2.jpg"]
+    assert [s.label for s in open_dataset(f"zip://::{tmp_path}/z.zip")] == ["cat", "dog"]
+    assert [s.path for s in open_dataset(f"zip://dog::{tmp_path}/z.zip")] == ["2.jpg"]
     memory = fsspec.filesystem("memory")
     memory.pipe({"/test-readers/a.jpg": JPEG, "/test-readers/t.jsonl": b'{"image": "a.jpg", "label": "m"}'})
-    source = open_source("memory://test-readers")
-    assert isinstance(source, TableSource)
+    source = open_dataset("memory://test-readers")
+    assert isinstance(source, TableDataset)
     assert (source[0].path, source[0].label) == ("a.jpg", "m")
     memory.rm("/test-readers", recursive=True)
 
@@ -318,12 +318,12 @@ def test_every_kind_of_file_may_lie_in_an_archive(tmp_path):
         for name in names:
             archive.write(tmp_path / name, name)
     for name in names[:4]:
-        source = open_source(f"zip://{name}::{tmp_path}/z.zip")
+        source = open_dataset(f"zip://{name}::{tmp_path}/z.zip")
         assert [sample.width for sample in source] == [80, 80], name
     assert [sample.label for sample in source] == ["m", "n"]
     memory = fsspec.filesystem("memory")
     memory.pipe({"/t-at-the-root.csv": b"image\na-at-the-root.jpg\n", "/a-at-the-root.jpg": JPEG})
-    assert open_source("memory://t-at-the-root.csv")[0].width == 80
+    assert open_dataset("memory://t-at-the-root.csv")[0].width == 80
     for file in ("/t-at-the-root.csv", "/a-at-the-root.jpg"):
         memory.rm(file)
 
@@ -332,35 +332,35 @@ def test_names_in_an_archive_lead_nowhere_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         archive.writestr("in.jpg::memory://other.jpg", JPEG)
     with pytest.raises(DataError, match=r"holds a file called 'in\.jpg::memory:.*', which is an address; rename it"):
-        open_source(f"zip://::{tmp_path}/z.zip")
+        open_dataset(f"zip://::{tmp_path}/z.zip")
     put(tmp_path / "local", "a::b.jpg", "c::d/e.jpg")
-    assert [sample.path for sample in open_source(tmp_path / "local")] == ["a::b.jpg", "c::d/e.jpg"]
+    assert [sample.path for sample in open_dataset(tmp_path / "local")] == ["a::b.jpg", "c::d/e.jpg"]
 
 
 def test_nothing_there(tmp_path):
     for path, reason in [("gone", "no such file"), ("", "no pictures"), ("a.xyz", "expected a folder")]:
         (tmp_path / "a.xyz").write_text("")
         with pytest.raises(DataError, match=reason):
-            open_source(tmp_path / path)
+            open_dataset(tmp_path / path)
 
 
 def test_upright_frame(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(PHOTO).save(tmp_path / "r.jpg", exif=exif)
-    sample = open_source(tmp_path)[0]
+    sample = open_dataset(tmp_path)[0]
     assert (sample.width, sample.height) == (60, 80)
 
 
 def test_another_project_s_columns_are_not_taken_for_ours(tmp_path):
     frame = pd.DataFrame({"image": [JPEG], "width": [80], "height": [60], "caption": ["a mug"]})
     frame.to_parquet(tmp_path / "x.parquet")
-    source = open_source(tmp_path)
-    assert isinstance(source, ParquetSource)
+    source = open_dataset(tmp_path)
+    assert isinstance(source, ParquetDataset)
     assert source[0].captions == ["a mug"]
     columns = {"words": [["a", "b"]], "faces": [{"bbox": [[1.0, 2.0, 3.0, 4.0]]}], "size": [123456]}
     pd.DataFrame({"image": [JPEG], **columns}).to_parquet(tmp_path / "x.parquet")
-    sample = open_source(tmp_path)[0]
+    sample = open_dataset(tmp_path)[0]
     assert (sample.words, sample.faces) == (None, None)
 
 
@@ -373,7 +373,7 @@ def test_broken_rows_of_parquet_are_named_and_the_others_read(tmp_path):
     start = column.data_page_offset
     data[start : start + column.total_compressed_size] = bytes([255]) * column.total_compressed_size
     path.write_bytes(data)
-    source = open_source(path)
+    source = open_dataset(path)
     with pytest.raises(PictureError, match=r"x\.parquet: row group 0: broken Parquet"):
         source[1]
     assert source[2].captions == ["c" * 5000]
@@ -382,7 +382,7 @@ def test_broken_rows_of_parquet_are_named_and_the_others_read(tmp_path):
 def test_a_scan_goes_on_behind_a_broken_group(tmp_path):
     put(tmp_path / "in", *(f"{name}.jpg" for name in "abcd"))
     with ShardWriter(str(tmp_path / "own"), row_group_size=2) as writer:
-        for sample in open_source(tmp_path / "in"):
+        for sample in open_dataset(tmp_path / "in"):
             writer.write(replace(sample, captions=[sample.path * 5000]))
     path = tmp_path / "own/data-00000.parquet"
     group = pq.read_metadata(path).row_group(0)
@@ -400,7 +400,7 @@ def test_a_broken_neighbour_in_a_tar_costs_one_picture(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    source = open_source(tmp_path / "w.tar")
+    source = open_dataset(tmp_path / "w.tar")
     with pytest.raises(PictureError, match=r"a\.jpg\.json: not JSON"):
         source[0]
     assert source[1].image == JPEG
@@ -420,16 +420,16 @@ def test_odd_texts_and_names_keep_their_picture(tmp_path):
     absolute = {"image": str(tmp_path / "a.jpg"), "captions": "[not json"}
     unknown = {"image": "a.jpg", "captions": [None, "known"]}
     (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in (row, absolute, unknown)))
-    first, second, third = open_source(tmp_path / "t.jsonl")
+    first, second, third = open_dataset(tmp_path / "t.jsonl")
     assert (first.captions, first.label, first.source) == (["[1] half a smile \\ud83d"], "0", "5")
     assert (second.captions, third.captions) == (["[not json"], ["known"])
     (tmp_path / "t.jsonl").unlink()
-    samples = [first, second, *open_source(tmp_path)]
+    samples = [first, second, *open_dataset(tmp_path)]
     assert samples[3].path == "th\\udce9.jpg"
     with ShardWriter(str(tmp_path / "shards")) as writer:
         for sample in samples:
             writer.write(sample)
-    assert list(open_source(tmp_path / "shards")) == samples
+    assert list(open_dataset(tmp_path / "shards")) == samples
 
 
 def test_a_cell_may_hold_the_words_of_a_page(tmp_path):
@@ -437,7 +437,7 @@ def test_a_cell_may_hold_the_words_of_a_page(tmp_path):
     words = json.dumps([{"box": [0, 0, 9, 9], "text": "word" * 50}] * 1000)
     with open(tmp_path / "t.csv", "w", newline="") as file:
         csv.writer(file).writerows([["image", "words"], ["a.jpg", words]])
-    found = open_source(tmp_path)[0].words
+    found = open_dataset(tmp_path)[0].words
     assert found is not None
     assert len(found) == 1000
 
@@ -450,12 +450,12 @@ def test_addresses_that_nothing_here_can_open(tmp_path):
     ):
         put(tmp_path, "a.jpg")
         with pytest.raises(DataError, match=reason):
-            open_source(address)
+            open_dataset(address)
     with pytest.raises(DataError, match=r"foo://x/a\.jpg: cannot be opened"):
         load_images(["foo://x/a.jpg"], 16)
     (tmp_path / "t.csv").write_text("image,caption\n")
     with pytest.raises(DataError, match="no pictures there"):
-        open_source(tmp_path / "t.csv")
+        open_dataset(tmp_path / "t.csv")
 
 
 def test_a_table_s_addresses_are_left_out_by_name(tmp_path, monkeypatch):
@@ -464,7 +464,7 @@ def test_a_table_s_addresses_are_left_out_by_name(tmp_path, monkeypatch):
     (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     monkeypatch.chdir(tmp_path)
     for place in (tmp_path, "t.jsonl"):
-        source = open_source(place)
+        source = open_dataset(place)
         for index in (0, 1):
             with pytest.raises(PictureError, match="an address; a table names its pictures by their paths"):
                 source[index]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imtok.data.pictures import encode
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.sample import DataError, Face, PictureError
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.faces import size_ratio as face_ratio
@@ -44,12 +44,12 @@ def write(file: Path, rows: object) -> None:
 def test_a_file_may_be_named_from_its_own_folder(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(release / "annotations")
     for name in ("text_ic13.json", "./text_ic13.json"):
-        (sample,) = open_source(name)
+        (sample,) = open_dataset(name)
         assert sample.width == 120
 
 
 def test_a_set_s_words_have_the_stated_size_and_are_cut_out_as_they_are(release: Path) -> None:
-    (sample,) = open_source(release / "annotations/text_ic13.json")
+    (sample,) = open_dataset(release / "annotations/text_ic13.json")
     assert sample.path == "images/text_data/ic13/a.jpg"
     assert sample.faces is None
     assert sample.words is not None
@@ -61,7 +61,7 @@ def test_a_set_s_words_have_the_stated_size_and_are_cut_out_as_they_are(release:
 
 
 def test_faces_have_the_stated_size_and_their_points(release: Path) -> None:
-    (sample,) = open_source(release / "annotations/face_meta.json")
+    (sample,) = open_dataset(release / "annotations/face_meta.json")
     assert sample.faces == [
         Face(box=(30.0, 40.0, 70.0, 80.0), landmarks=tuple((float(x), float(y)) for x, y in POINTS), ratio=0.21)
     ]
@@ -69,7 +69,7 @@ def test_faces_have_the_stated_size_and_their_points(release: Path) -> None:
 
 
 def test_the_release_is_all_of_it(release: Path) -> None:
-    sets = [sample.path.split("/")[-2:] for sample in open_source(release)]
+    sets = [sample.path.split("/")[-2:] for sample in open_dataset(release)]
     assert sets == [["deep", "b.png"], ["ic13", "a.jpg"], ["tt", "a.jpg"]]
     found = evaluate("jpeg:50", release, metrics=["psnr"], size=64, checks=False)
     assert (found.sets[0].pictures, found.sets[0].unreadable) == (3, 0)
@@ -78,30 +78,30 @@ def test_the_release_is_all_of_it(release: Path) -> None:
 def test_what_is_broken_is_one_line(release: Path) -> None:
     (release / "images/text_data/tt/a.jpg").unlink()
     with pytest.raises(PictureError, match=r"images/text_data/tt/a\.jpg"):
-        open_source(release / "annotations/text_tt.json")[0]
+        open_dataset(release / "annotations/text_tt.json")[0]
     write(release / "annotations/text_tt.json", [{"file_name": "a.jpg", "annotations": [{"bbox": [1, 2]}]}])
     with pytest.raises(PictureError, match=r"text_tt\.json: entry 0 is malformed \(KeyError\('rec'\)\)"):
-        open_source(release / "annotations/text_tt.json")[0]
+        open_dataset(release / "annotations/text_tt.json")[0]
     words = [{"bbox": [0, 0, float("inf"), 9], "rec": "OPEN", "ratio": 0.1}]
     write(release / "annotations/text_tt.json", [{"file_name": "a.jpg", "annotations": words}])
     with pytest.raises(PictureError, match=r"text_tt\.json: entry 0 is malformed \(OverflowError"):
-        open_source(release / "annotations/text_tt.json")[0]
+        open_dataset(release / "annotations/text_tt.json")[0]
     write(release / "annotations/other.json", [])
     for name, said in (("other.json", "expected TokBench's text_SET.json"), ("text_tt.json", "not JSON")):
         (release / "annotations/text_tt.json").write_text("[")
         with pytest.raises(DataError, match=said):
-            open_source(release / "annotations" / name)
+            open_dataset(release / "annotations" / name)
 
 
 def test_pictures_are_named_by_their_paths(release: Path) -> None:
     entry = {"file_name": "a.jpg::memory://b.jpg", "height": 80, "width": 120, "annotations": []}
     write(release / "annotations/text_ic13.json", [entry])
     with pytest.raises(PictureError, match=r"entry 0 names an address, images/text_data/ic13/a\.jpg::memory"):
-        open_source(release / "annotations/text_ic13.json")[0]
+        open_dataset(release / "annotations/text_ic13.json")[0]
 
 
 def test_the_release_may_lie_in_an_archive(release: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     packed = shutil.make_archive(str(tmp_path_factory.mktemp("packed") / "release"), "zip", release)
-    (sample,) = open_source(f"zip://annotations/text_ic13.json::{packed}")
+    (sample,) = open_dataset(f"zip://annotations/text_ic13.json::{packed}")
     assert (sample.width, len(sample.words or [])) == (120, 2)
-    assert len(open_source(f"zip://::{packed}")) == len(open_source(release))
+    assert len(open_dataset(f"zip://::{packed}")) == len(open_dataset(release))

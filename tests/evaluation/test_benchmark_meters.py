@@ -16,10 +16,10 @@ from imtok.cli import main
 from imtok.config import ConfigError
 from imtok.data.readers import read_table
 from imtok.data.sample import Sample
-from imtok.evaluation.asked import Asked
 from imtok.evaluation.benchmark_meters import GENEVAL, DPGMeter, GenEvalMeter
 from imtok.evaluation.generated_meters import Generated
 from imtok.evaluation.geneval import COLOUR_TEXTS, COLOURS, TASKS, ColoursByCLIP
+from imtok.evaluation.prompt_info import PromptInfo
 from imtok.evaluation.results import score_of
 from imtok.pretrained.captioner import PictureReader
 from imtok.pretrained.objects import DetectedObject
@@ -41,7 +41,9 @@ TEXTS = ["Is there a dog?", "Is the dog red?", "Is there grass?", "Is the dog on
 
 def generated(prompt: str | None, value: int = 0) -> Generated:
     picture = np.full((8, 8, 3), value, dtype=np.uint8)
-    return Generated(sample=Sample(image=b"", path="x", width=8, height=8), picture=picture, asked=Asked(prompt))
+    return Generated(
+        sample=Sample(image=b"", path="x", width=8, height=8), picture=picture, prompt_info=PromptInfo(prompt)
+    )
 
 
 class Dogs:
@@ -75,7 +77,7 @@ def questions(tmp_path: Path) -> str:
 
 
 def measured(meter: Any, batch: list[Generated], groups: list[int]) -> dict[str, float]:
-    meter.add(meter.look(batch), groups)
+    meter.add(meter.process(batch), groups)
     found = {}
     for metric in meter.metrics:
         try:
@@ -128,7 +130,7 @@ def test_intervals_keep_to_what_a_score_can_be(lines: str, questions: str, tiny_
     dpg: Any = DPGMeter(questions, Recorded())
     answered = [generated("a red dog on grass", 0b1111)] * 11 + [generated("the sea", 0b10000)]
     for meter, pictures in ((geneval, batch), (dpg, answered)):
-        meter.add(meter.look(pictures), list(range(len(pictures))))
+        meter.add(meter.process(pictures), list(range(len(pictures))))
     for metric in GENEVAL:
         score = score_of(geneval.measure(metric), frozenset())
         assert score.value == 1
@@ -146,7 +148,7 @@ def test_answers_that_are_neither_yes_nor_no_are_told(questions: str) -> None:
     measured(meter, [generated("a red dog on grass", 0b1111), generated("a red dog on grass", 0)], [0, 0])
     assert "4 answers of 8 are neither yes nor no and count as no" in meter.measure("dpg").note
     meter = DPGMeter(questions, Rambling())
-    meter.add(meter.look([generated("the sea", 0)]), [0])
+    meter.add(meter.process([generated("the sea", 0)]), [0])
     with pytest.raises(ConfigError, match=r"not one answer is yes or no; .* says '<think>'"):
         meter.measure("dpg")
 

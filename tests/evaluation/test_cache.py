@@ -13,24 +13,24 @@ from skimage import data
 from torch import Tensor
 
 from imtok.data.pictures import encode
-from imtok.data.sample import Face, Sample, Samples, TextRegion
-from imtok.evaluation.cache import Cache, keys_of
+from imtok.data.sample import Face, InMemoryDataset, Sample, TextRegion
+from imtok.evaluation.cache import EvaluationCache, keys_of
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.meters import Shown
+from imtok.evaluation.meters import OriginalPicture
 from imtok.evaluation.text import crop_word
-from imtok.pretrained import DescribingNetwork, Description, Reading
+from imtok.pretrained import ExtractedFeatures, FeatureExtractor, Reading
 
 POINTS = ((30.0, 30.0), (50.0, 30.0), (40.0, 40.0), (32.0, 50.0), (48.0, 50.0))
 TEMPLATE = torch.tensor([(10.0, 12.0), (22.0, 12.0), (16.0, 18.0), (11.0, 23.0), (21.0, 23.0)])
 METRICS = ["psnr", "text_accuracy", "text_ned", "face_similarity", "fd_efficientnet_lite0"]
 
 
-def some_pictures(count: int = 12) -> Samples:
+def some_pictures(count: int = 12) -> InMemoryDataset:
     """Cut out of a photograph, each with a word and, in every second one, a face."""
     pictures = [np.ascontiguousarray(data.coffee()[20 * i : 20 * i + 64, 30 * i : 30 * i + 80]) for i in range(count)]
     word = TextRegion(box=(4.0, 40.0, 40.0, 52.0), text="word")
     face = Face(box=(20.0, 20.0, 60.0, 60.0), landmarks=POINTS)
-    return Samples(
+    return InMemoryDataset(
         Sample(image=encode(p), path=f"{i}.png", width=80, height=64, words=[word], faces=[face] * (i % 2))
         for i, p in enumerate(pictures)
     )
@@ -67,7 +67,7 @@ class Embedder:
         return F.avg_pool2d(images, 4).flatten(1)
 
 
-class Describer(DescribingNetwork):
+class Describer(FeatureExtractor):
     """Says of a picture what depends, in its last digits, on the batch."""
 
     name, sha256 = "vision/efficientnet_lite0", "3" * 64
@@ -77,10 +77,10 @@ class Describer(DescribingNetwork):
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.pictures = 0
 
-    def describe(self, images: Tensor) -> Description:
+    def extract_features(self, images: Tensor) -> ExtractedFeatures:
         self.pictures += len(images)
         pooled = self.weight * F.adaptive_avg_pool2d(images, 2).flatten(1) + 1e-6 * images.mean()
-        return Description(pooled, pooled, pooled)
+        return ExtractedFeatures(pooled, pooled, pooled)
 
 
 Networks = tuple[Reader, Embedder, Describer]
@@ -128,11 +128,11 @@ def test_only_what_is_not_known_is_asked_for_in_its_order(tmp_path: Path) -> Non
         asked.append(places)
         return [f"answer {place}" for place in places]
 
-    with Cache(tmp_path / "new" / "answers.sqlite") as cache:
-        assert cache.recall(["a", None, "b"], ask) == ["answer 0", "answer 1", "answer 2"]
-    with Cache(tmp_path / "new" / "answers.sqlite") as cache:
-        assert cache.recall(["b", "c", None, "a"], ask) == ["answer 2", "answer 1", "answer 2", "answer 0"]
-        assert cache.recall(["c"], ask) == ["answer 1"]
+    with EvaluationCache(tmp_path / "new" / "answers.sqlite") as cache:
+        assert cache.get_or_compute(["a", None, "b"], ask) == ["answer 0", "answer 1", "answer 2"]
+    with EvaluationCache(tmp_path / "new" / "answers.sqlite") as cache:
+        assert cache.get_or_compute(["b", "c", None, "a"], ask) == ["answer 2", "answer 1", "answer 2", "answer 0"]
+        assert cache.get_or_compute(["c"], ask) == ["answer 1"]
     assert asked == [[0, 1, 2], [1, 2]]
 
 
@@ -141,21 +141,21 @@ def test_without_a_file_or_with_a_broken_one_the_judges_are_asked(tmp_path: Path
     broken.write_bytes(b"no database at all " * 100)
     (tmp_path / "a file").write_bytes(b"")
     for file in (None, broken, tmp_path / "a file" / "answers.sqlite"):
-        with Cache(file) as cache:
-            assert cache.recall(["a"], lambda places: [1]) == [1]
-            assert cache.recall(["a"], lambda places: [2]) == [2]
+        with EvaluationCache(file) as cache:
+            assert cache.get_or_compute(["a"], lambda places: [1]) == [1]
+            assert cache.get_or_compute(["a"], lambda places: [2]) == [2]
     assert broken.read_bytes().startswith(b"no database")
 
 
 def test_beyond_the_limit_the_oldest_answers_go(tmp_path: Path) -> None:
     file = tmp_path / "answers.sqlite"
     keys = [f"key {index}" for index in range(10)]
-    with Cache(file, limit=300) as cache:  # an answer takes 98 letters and two quotation marks
+    with EvaluationCache(file, limit=300) as cache:  # an answer takes 98 letters and two quotation marks
         for key in keys:
-            cache.recall([key], lambda places: ["x" * 98])
+            cache.get_or_compute([key], lambda places: ["x" * 98])
     missing: list[int] = []
-    with Cache(file, limit=300) as cache:
-        cache.recall(keys, lambda places: missing.extend(places) or ["x"] * len(places))
+    with EvaluationCache(file, limit=300) as cache:
+        cache.get_or_compute(keys, lambda places: missing.extend(places) or ["x"] * len(places))
     assert missing == [0, 1, 2, 3, 4, 5, 6]
 
 
@@ -167,7 +167,7 @@ class Judge:
 def key(name: str, sha256: str, image: bytes, regions: list[list[int]], width: int = 20) -> str | None:
     picture = np.zeros((16, width, 3), dtype=np.uint8)
     sample = Sample(image=image, path="x", width=width, height=16)
-    shown = Shown(row=0, sample=sample, original=picture, prepared=picture, content=picture)
+    shown = OriginalPicture(row=0, sample=sample, original=picture, prepared=picture, content=picture)
     return keys_of(Judge(name, sha256), [shown], [regions])[0]
 
 

@@ -16,23 +16,23 @@ from skimage import data
 from imtok.data.pictures import encode
 from imtok.data.sample import Sample, TextRegion
 from imtok.evaluation.cases import Case, CaseKeeper, part_of, value_of
-from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.meters import Drawn, Shown
+from imtok.evaluation.meters import OriginalPicture, ReconstructedPicture
+from imtok.evaluation.reconstructors import Reconstruction
 from imtok.evaluation.report import _embed
 from imtok.evaluation.text import TextMeter
 from imtok.pretrained import Reading
 
 
-def shown(row: int) -> Shown:
+def shown(row: int) -> OriginalPicture:
     picture = np.full((40, 40, 3), row, dtype=np.uint8)
     sample = Sample(image=b"", path=f"{row}.png", width=40, height=40)
-    return Shown(row=row, sample=sample, original=picture, prepared=picture, content=picture)
+    return OriginalPicture(row=row, sample=sample, original=picture, prepared=picture, content=picture)
 
 
-def drawn(brightness: int) -> Drawn:
+def drawn(brightness: int) -> ReconstructedPicture:
     picture = np.full((40, 40, 3), brightness, dtype=np.uint8)
-    return Drawn(made=Reconstruction(picture), content=picture, restored=picture)
+    return ReconstructedPicture(output=Reconstruction(picture), content=picture, restored=picture)
 
 
 def face(row: int, first: float, second: float) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_the_largest_gains_and_losses_are_kept_over_batches() -> None:
         assert (case.baseline, case.better, case.data) == ("first", case.value > 0, "set")
 
 
-def test_the_first_contestant_has_its_own_best_and_worst() -> None:
+def test_the_first_reconstructor_has_its_own_best_and_worst() -> None:
     keeper = CaseKeeper("set", ["first", "second"])
     cosines = [0.5, 0.9, 0.1, 0.9, 0.2, 0.7, 0.3, 0.95]
     pictures = {"first": [drawn(100 + row) for row in range(8)]}  # the second has failed
@@ -112,7 +112,7 @@ def test_a_word_is_shown_as_the_judge_saw_it(ratio: float | None) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     one = replace(shown(0), original=picture, sample=replace(shown(0).sample, words=[word]))
     meter = TextMeter(Judge())
-    (item,) = meter.items([one], meter.look([one], {"first": [drawn(100)]}))
+    (item,) = meter.items([one], meter.process([one], {"first": [drawn(100)]}))
     assert seen[0].shape == ((10, 20, 3) if ratio else (14, 24, 3))
     assert (part_of(item, picture) == seen[0]).all()
 
@@ -150,7 +150,7 @@ def test_an_evaluation_brings_its_cases_and_their_numbers(tmp_path: Path) -> Non
     compared = [case for case in found.cases if case.baseline == "jpeg:40"]
     assert [case.value for case in compared] == [*best[:3], *worst[:3]]
     assert all(case.value == gains[case.item["path"]] for case in compared)
-    assert {case.tokenizer for case in found.cases} == {"jpeg:40", "webp:40"}  # checks are no contestants
+    assert {case.tokenizer for case in found.cases} == {"jpeg:40", "webp:40"}  # checks are no reconstructors
     alone = sorted(line["psnr"]["jpeg:40"] for line in lines)
     by_itself = [case.value for case in found.cases if case.tokenizer == "jpeg:40"]
     assert by_itself == [*alone[:-4:-1], *alone[:3]]

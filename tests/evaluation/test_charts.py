@@ -24,12 +24,12 @@ from imtok.evaluation.charts import (
 )
 from imtok.evaluation.report import write_report
 from imtok.evaluation.results import Comparison, Evaluation, Example, Result, Score
-from imtok.evaluation.sets import DataSet
+from imtok.evaluation.sets import DatasetSummary
 
 
 def evaluation_of(points: dict[str, dict[str, Score]], checks: tuple[str, ...] = ()) -> Evaluation:
-    """One set, `signs`, with these scores of each contestant."""
-    data = DataSet(name="signs", pictures=20, groups=20, sha256="a" * 64, paths_sha256="b" * 64, unreadable=0)
+    """One set, `signs`, with these scores of each reconstructor."""
+    data = DatasetSummary(name="signs", pictures=20, groups=20, sha256="a" * 64, paths_sha256="b" * 64, unreadable=0)
     results = [
         Result(
             tokenizer=name, data="signs", is_check=name in checks, is_codec=name.startswith("jpeg:3"), metrics=metrics

@@ -1,4 +1,4 @@
-"""Codecs at a rate: against brute force over all qualities, and as contestants of an evaluation."""
+"""Codecs at a rate: against brute force over all qualities, and as reconstructors of an evaluation."""
 
 import io
 from pathlib import Path
@@ -11,8 +11,8 @@ from skimage import data
 from imtok.config import ConfigError
 from imtok.data.pictures import encode
 from imtok.evaluation.codecs import CODECS, nearest_quality, read_setting
-from imtok.evaluation.contestants import CodecContestant, FolderContestant, open_contestant
 from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.reconstructors import CodecReconstructor, FolderReconstructor, open_reconstructor
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +66,15 @@ def test_codecs_compete_at_the_rate_of_their_files(folder: Path, pictures: list[
 
 
 def test_a_folder_s_rate_can_be_stated(folder: Path, tmp_path: Path) -> None:
-    contestant = open_contestant(f"{folder}@0.125")
-    assert isinstance(contestant, FolderContestant)
+    reconstructor = open_reconstructor(f"{folder}@0.125")
+    assert isinstance(reconstructor, FolderReconstructor)
     found = evaluate(f"{folder}@0.125", folder, metrics=["bits_per_pixel"], checks=False)
     score = found.score(str(folder), "coffee", "bits_per_pixel")
     assert (score.value, score.note) == (0.125, "as stated on the command line")
     odd = tmp_path / "drawn@2"
     odd.mkdir()
     (odd / "a.png").write_bytes(encode(np.zeros((20, 20, 3), dtype=np.uint8)))
-    assert open_contestant(str(odd)).name == str(odd)
+    assert open_reconstructor(str(odd)).name == str(odd)
 
 
 @pytest.mark.parametrize("name", ["jpeg:0", "jpeg:96", "webp:101", "webp:3.5", "jpeg@0", "webp@.0"])
@@ -85,5 +85,5 @@ def test_what_no_codec_has_is_refused_in_a_line(name: str) -> None:
 
 
 def test_only_codecs_are_called_so() -> None:
-    assert isinstance(open_contestant("webp:0"), CodecContestant)
+    assert isinstance(open_reconstructor("webp:0"), CodecReconstructor)
     assert [read_setting(name) for name in ("jpeg-30", "jpeg", "png:3", "runs/jpeg:30", "jpeg:")] == [None] * 5

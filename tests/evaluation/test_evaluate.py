@@ -22,17 +22,17 @@ from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError, InputError, to_dict
 from imtok.data.pictures import decode, encode, from_uint8
-from imtok.data.readers import open_source
-from imtok.data.sample import Face, Sample, Samples, TextRegion
+from imtok.data.readers import open_dataset
+from imtok.data.sample import Face, InMemoryDataset, Sample, TextRegion
 from imtok.data.shards import ShardReader, ShardWriter
 from imtok.data.synthetic import SyntheticPictures, synthesize
-from imtok.evaluation.contestants import FolderContestant, open_contestant, self_checks
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.fit import CentreCrop, SquareFit
-from imtok.evaluation.meters import Shown
+from imtok.evaluation.meters import OriginalPicture
+from imtok.evaluation.preprocessing import CentreCrop, PadToSquare
 from imtok.evaluation.ranks import together
 from imtok.evaluation.reconstruct import reconstruct
-from imtok.evaluation.sets import Pictures
+from imtok.evaluation.reconstructors import FolderReconstructor, open_reconstructor, self_checks
+from imtok.evaluation.sets import EvaluationSet
 from imtok.evaluation.teachers import UNKNOWN, teachers_of, teachers_of_weights
 from imtok.evaluation.text import same_letters
 from imtok.pretrained import FeatureNetwork
@@ -138,7 +138,7 @@ def test_several_codebooks_are_counted_each_by_itself(signs: str, tmp_path: Path
     metrics = ["codebook_usage", "codebook_perplexity", "shared_information"]
     (found,) = evaluate(str(run.path), signs, metrics=metrics, checks=False).results
     model, codes = load(str(run.path)), []
-    for sample in open_source(signs):
+    for sample in open_dataset(signs):
         with torch.no_grad():
             codes.append(model.encode(from_uint8(decode(sample.image))[None]).codes[0])
     together = torch.cat(codes)
@@ -225,7 +225,7 @@ CHECKPOINT = Path(__file__).parents[1] / "tokenizers/reference/insighttok_tiny.p
 
 def test_the_square_keeps_the_picture_and_cuts_the_padding() -> None:
     picture = np.ascontiguousarray(data.coffee()[:300, :420])
-    fit = SquareFit(256)
+    fit = PadToSquare(256)
     square = fit.prepare(picture)
     assert square.shape == (256, 256, 3)
     assert fit.content(square, picture).shape == (183, 256, 3)  # 300 / 420 * 256 = 182.9, rounded up
@@ -446,8 +446,8 @@ def test_small_words_suffer_first_from_fewer_pixels(needs: Callable[[str], Any])
 
 def test_a_folder_must_fit_its_originals(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode(np.zeros((20, 20, 3), dtype=np.uint8)))
-    folder = open_contestant(str(tmp_path))
-    assert isinstance(folder, FolderContestant)
+    folder = open_reconstructor(str(tmp_path))
+    assert isinstance(folder, FolderReconstructor)
     original = np.zeros((20, 24, 3), dtype=np.uint8)
     with pytest.raises(ConfigError, match="has 20 x 20 pixels, its original 24 x 20"):
         folder.reconstruct([original], [sample_of("deep/a.jpg")])
@@ -466,13 +466,13 @@ def test_a_folder_must_fit_its_originals(tmp_path: Path) -> None:
     folder.add(found.file, "deep/a.jpg")
     for suffix in ("webp", "jpg"):
         (tmp_path / f"a.{suffix}").write_bytes(encode(square + 9))
-    both = open_contestant(str(tmp_path))
+    both = open_reconstructor(str(tmp_path))
     (of_the_same_format,) = both.reconstruct([square], [sample_of("deep/a.webp")])
     assert of_the_same_format.picture.max() == 9
     with pytest.raises(ConfigError, match=r"is it the reconstruction of deep/a\.bmp, or is a\.\w+\? Remove one"):
         both.reconstruct([square], [sample_of("deep/a.bmp")])
     with pytest.raises(ConfigError, match="@0: the rate is a number of bits per pixel"):
-        open_contestant(f"{tmp_path}@0")
+        open_reconstructor(f"{tmp_path}@0")
     with pytest.raises(ConfigError, match=r"is it the reconstruction of deep/a\.jpg or of other/a\.jpg"):
         folder.add(found.file, "other/a.jpg")
     (again, of_another_set) = folder.reconstruct([square, square + 1], [sample_of("deep/a.jpg")] * 2)
@@ -483,7 +483,7 @@ def test_a_folder_must_fit_its_originals(tmp_path: Path) -> None:
         folder.add(of_another_set.file, "deep/a.jpg")
 
 
-def test_names_tell_contestants_apart(tmp_path: Path) -> None:
+def test_names_tell_reconstructors_apart(tmp_path: Path) -> None:
     for name in ("photos", "a/original", "identity"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "x.png").write_bytes(encode(np.full((32, 32, 3), len(name), dtype=np.uint8)))
@@ -508,14 +508,14 @@ def test_names_tell_contestants_apart(tmp_path: Path) -> None:
 
 def test_large_originals_come_few_at_a_time(tmp_path: Path) -> None:
     pictures = [encode(np.zeros((1024, 1024, 3), dtype=np.uint8), "JPEG")] * 10
-    samples = Samples([replace(sample_of(f"{index}.jpg"), image=one) for index, one in enumerate(pictures)])
+    samples = InMemoryDataset([replace(sample_of(f"{index}.jpg"), image=one) for index, one in enumerate(pictures)])
     held = []
 
-    def look(batch: list[Shown]) -> None:
+    def process(batch: list[OriginalPicture]) -> None:
         held.append(sum(one.original[..., 0].size for one in batch))
 
     with together() as ranks:
-        list(Pictures("large", samples, SquareFit(32), None).in_turn(look, ranks))
+        list(EvaluationSet("large", samples, PadToSquare(32), None).map_batches(process, ranks))
     assert max(held) == 4 * 1024 * 1024
     assert sum(held) == 10 * 1024 * 1024
 

@@ -9,9 +9,9 @@ from imtok.data.annotate import Annotator
 from imtok.data.pictures import decode, encode
 from imtok.data.sample import Face, Sample
 from imtok.evaluation.buckets import FaceBuckets
-from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.faces import FaceMeter, embed_faces
-from imtok.evaluation.meters import Drawn, Shown
+from imtok.evaluation.meters import OriginalPicture, ReconstructedPicture
+from imtok.evaluation.reconstructors import Reconstruction
 
 
 def test_similarity_falls_with_damage_and_is_one_for_the_same_picture(needs) -> None:
@@ -78,9 +78,11 @@ def test_tokbench_s_rules_on_faces_written_down(version: FaceBuckets) -> None:
     ]
     picture = np.zeros((512, 512, 3), dtype=np.uint8)
     sample = Sample(image=b"", path="x", width=512, height=512, faces=faces)
-    shown = [Shown(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
+    shown = [OriginalPicture(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
     meter = FaceMeter(Judge(), version)
-    seen = meter.look(shown, {"one": [Drawn(made=Reconstruction(picture), content=picture, restored=picture)]})
+    seen = meter.process(
+        shown, {"one": [ReconstructedPicture(output=Reconstruction(picture), content=picture, restored=picture)]}
+    )
     meter.add(seen, groups=[0])
     found = meter.results("one")["face_similarity"]
     assert found.items is not None

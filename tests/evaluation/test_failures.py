@@ -13,7 +13,7 @@ from PIL import Image
 from imtok.cli import main
 from imtok.config import ConfigError
 from imtok.data.pictures import decode, encode
-from imtok.data.readers import FolderSource
+from imtok.data.readers import FolderDataset
 from imtok.data.sample import Sample
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.meters import PixelMeter
@@ -81,15 +81,15 @@ def test_the_rest_is_measured_as_if_nothing_had_failed(places: Path, capsys: pyt
 def test_what_was_found_is_written_before_another_set_ends_all(
     places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read = FolderSource.read
+    read = FolderDataset.read
 
-    def read_until(self: FolderSource, index: int) -> Sample:
+    def read_until(self: FolderDataset, index: int) -> Sample:
         sample = read(self, index)
         if sample.path == "11.png":  # of the second set
             raise KeyboardInterrupt
         return sample
 
-    monkeypatch.setattr(FolderSource, "read", read_until)
+    monkeypatch.setattr(FolderDataset, "read", read_until)
     (places / "out").mkdir()
     (places / "out/report.html").write_text("an earlier one, which would contradict the rest")
     assert main(["evaluate", "jpeg:30", "--data", "photos", "more", "--out", "out", "--metrics", "psnr"]) == 130
@@ -102,15 +102,15 @@ def test_what_was_found_is_written_before_another_set_ends_all(
 
 
 def test_a_set_that_breaks_off_keeps_what_was_seen_of_it(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = FolderSource.read
+    read = FolderDataset.read
 
-    def read_until(self: FolderSource, index: int) -> Sample:
+    def read_until(self: FolderDataset, index: int) -> Sample:
         sample = read(self, index)
         if sample.path == "18.png":  # the tenth of the first set
             raise OSError("input/output error")
         return sample
 
-    monkeypatch.setattr(FolderSource, "read", read_until)
+    monkeypatch.setattr(FolderDataset, "read", read_until)
     found = evaluate(["jpeg:30"], ["photos", "more"], "out", metrics=["psnr"], checks=False)
     assert [(one.data, one.metrics["psnr"].count) for one in found.results] == [("photos", 8), ("more", 12)]
     assert [str(failure) for failure in found.failed] == [
@@ -156,10 +156,10 @@ def test_a_judge_that_fails_costs_what_it_judges(places: Path, monkeypatch: pyte
         looks.append(len(looks))
         if len(looks) == 2:
             raise ConfigError("no more of these")
-        return look(self, shown, drawn)  # pyright: ignore[reportArgumentType]
+        return process(self, shown, drawn)  # pyright: ignore[reportArgumentType]
 
-    look = PixelMeter.look
-    monkeypatch.setattr(PixelMeter, "look", stumble)
+    process = PixelMeter.process
+    monkeypatch.setattr(PixelMeter, "process", stumble)
     found = evaluate("jpeg:30", "photos", metrics=["psnr", "bits_per_pixel"], checks=False)
     assert [(one.data, one.metric, one.why) for one in found.failed] == [
         ("photos", "pixels", "no more of these"),
@@ -182,7 +182,7 @@ def test_a_picture_too_large_for_the_memory_costs_a_tokenizer_that_set(
     def swell(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("imtok.evaluation.contestants.TokenizerContestant.reconstruct", swell)
+    monkeypatch.setattr("imtok.evaluation.reconstructors.TokenizerReconstructor.reconstruct", swell)
     found = evaluate(["jpeg:30", str(CHECKPOINT)], "photos", metrics=["psnr"], checks=False)
     (failure,) = found.failed
     assert (failure.tokenizer, failure.data) == (CHECKPOINT.name, "photos")

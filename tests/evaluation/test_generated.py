@@ -24,25 +24,25 @@ from imtok.config import ConfigError
 from imtok.data.pictures import Picture, decode, encode
 from imtok.data.sample import DataError, Sample
 from imtok.data.transforms import square
-from imtok.evaluation.asked import Asked, Requests, quoted
 from imtok.evaluation.evaluate import METRICS as OF_RECONSTRUCTIONS
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.generated import evaluate_generated
 from imtok.evaluation.generated_meters import ClipMeter, FaceNormMeter, Generated
 from imtok.evaluation.generated_metrics import METRICS, SET_METRICS
 from imtok.evaluation.generated_results import GeneratedEvaluation
-from imtok.evaluation.metric_names import ABOUT
+from imtok.evaluation.metric_names import METRIC_INFO
+from imtok.evaluation.prompt_info import PromptInfo, PromptLookup, quoted
 from imtok.evaluation.protocols import PROTOCOLS, deviations
 from imtok.evaluation.references import open_reference
 from imtok.evaluation.rendered import RenderedTextMeter, found_words, plain, read_picture, reading_order
 from imtok.evaluation.set_meters import SetMeter
-from imtok.evaluation.sets import Pictures
+from imtok.evaluation.sets import EvaluationSet
 from imtok.evaluation.teachers import UNKNOWN, teachers_behind
 from imtok.pretrained import (
-    DescribingNetwork,
-    Description,
     DetectedLine,
     DetectedWord,
+    ExtractedFeatures,
+    FeatureExtractor,
     FrozenNetwork,
     MissingWeights,
     Reading,
@@ -53,7 +53,7 @@ NETWORK = "vision/inception"
 SETS = tuple(SET_METRICS[NETWORK])
 
 
-class Tiny(DescribingNetwork):
+class Tiny(FeatureExtractor):
     """Two convolutions of random weights in the place of Inception."""
 
     name, sha256 = NETWORK, "0" * 64
@@ -65,10 +65,10 @@ class Tiny(DescribingNetwork):
         with torch.no_grad():
             self.classes.weight.mul_(30)
 
-    def describe(self, images: torch.Tensor) -> Description:
+    def extract_features(self, images: torch.Tensor) -> ExtractedFeatures:
         middle = torch.relu(self.first(images))
         pooled = torch.relu(self.second(middle)).mean((2, 3))
-        return Description(pooled, middle[:, :1].flatten(1), self.classes(pooled))
+        return ExtractedFeatures(pooled, middle[:, :1].flatten(1), self.classes(pooled))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_sets_are_measured_as_torch_fidelity_measures_them(
             return False
 
         def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            found = self.tiny.describe(pixels / 127.5 - 1)
+            found = self.tiny.extract_features(pixels / 127.5 - 1)
             return tuple(getattr(found, name) for name in self.features_list)
 
     fidelity.register_feature_extractor("imtok-tiny", Same)
@@ -358,15 +358,15 @@ def test_what_is_found_without_the_reference_is_written_before_it_is_seen(
 def test_what_was_seen_before_an_end_is_written(
     only_tiny: None, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    read, rows = Pictures._read, []
+    read, rows = EvaluationSet._read, []
 
-    def stop(self: Pictures, row: int) -> Any:
+    def stop(self: EvaluationSet, row: int) -> Any:
         rows.append(row)
         if len(rows) == 40:
             raise error
         return read(self, row)
 
-    monkeypatch.setattr(Pictures, "_read", stop)
+    monkeypatch.setattr(EvaluationSet, "_read", stop)
     with pytest.raises(type(error)):
         evaluate_generated(drawn, tmp_path, metrics=["inception_score"])
     written = json.loads((tmp_path / "metrics.json").read_text())
@@ -397,16 +397,16 @@ def test_a_clip_that_answers_no_numbers_is_named() -> None:
 
     picture = np.zeros((8, 8, 3), dtype=np.uint8)
     sample = Sample(image=b"", path="x", width=8, height=8)
-    drawn = [Generated(sample=sample, picture=picture, asked=Asked(prompt="a dog"))] * 2
+    drawn = [Generated(sample=sample, picture=picture, prompt_info=PromptInfo(prompt="a dog"))] * 2
     with pytest.raises(ConfigError, match="clip/broken: answers NaN or infinity"):
-        ClipMeter(Broken()).look(drawn)
+        ClipMeter(Broken()).process(drawn)
 
 
 def test_a_table_that_means_several_things_ends_all_before_it_begins(
     only_tiny: None, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "words.csv").write_text("file,text\na/039.png,OPEN\nb/039.png,SHUT\n")
-    monkeypatch.setattr(SetMeter, "look", lambda self, batch: pytest.fail("looked at pictures"))
+    monkeypatch.setattr(SetMeter, "process", lambda self, batch: pytest.fail("looked at pictures"))
     with pytest.raises(DataError, match=r"039.png: is it the table's a/039.png or b/039.png\?"):
         evaluate_generated(drawn, metrics=["inception_score"], words=str(tmp_path / "words.csv"))
 
@@ -465,7 +465,7 @@ def test_the_stand_in_has_names_of_its_own(drawn: Path, real: Path, needs) -> No
     assert found.metrics.keys() == set(wanted)
     assert {score.network for score in found.metrics.values()} == {"vision/efficientnet_lite0"}
     assert found.pictures.pictures == 12
-    assert set(METRICS) <= ABOUT.keys()
+    assert set(METRICS) <= METRIC_INFO.keys()
 
 
 def note(folder: Path, name: str, prompt: str, run: str = "runs/x") -> None:
@@ -514,8 +514,8 @@ def test_a_negative_cosine_counts_as_none() -> None:
             return torch.tensor([float(text) for text in texts])
 
     meter = ClipMeter(Fixed())
-    asked = [Asked(prompt=prompt) for prompt in ("0.3", "-0.2", "0.1")]
-    meter.add(meter.look([replace(drawn_with(None), asked=one) for one in asked]), groups=[0, 1, 2])
+    asked = [PromptInfo(prompt=prompt) for prompt in ("0.3", "-0.2", "0.1")]
+    meter.add(meter.process([replace(drawn_with(None), prompt_info=one) for one in asked]), groups=[0, 1, 2])
     found = meter.measure("clip_score").items
     assert found is not None
     assert found.values.tolist() == pytest.approx([30, 0, 10])
@@ -573,14 +573,14 @@ def test_words_are_found_as_often_as_they_are_read() -> None:
 def drawn_with(text: str | None, row: int = 0) -> Generated:
     picture = np.zeros((40, 40, 3), dtype=np.uint8)
     sample = Sample(image=encode(picture), path=f"{row}.png", width=40, height=40)
-    asked = Asked(prompt=None, text=text)
-    return Generated(sample=sample, picture=picture, asked=asked)
+    asked = PromptInfo(prompt=None, text=text)
+    return Generated(sample=sample, picture=picture, prompt_info=asked)
 
 
 def test_rendered_text_by_hand() -> None:
     meter = RenderedTextMeter(Lines((0, 0, 9, 9)), Reader("Stay humgry", "open! 24"))
     batch = [drawn_with("Stay hungry"), drawn_with(None), drawn_with("Open 24 h")]
-    meter.add(meter.look(batch), groups=[0, 1, 2])
+    meter.add(meter.process(batch), groups=[0, 1, 2])
     ned, exact, loose = (meter.measure(metric) for metric in meter.metrics)
     assert ned.items is not None
     assert exact.items is not None
@@ -640,7 +640,7 @@ def test_face_norms_are_lengths_of_all_faces() -> None:
         one = drawn_with(None, row)
         one.picture[:] = count
         batch.append(one)
-    meter.add(meter.look(batch), groups=[0, 1, 2])
+    meter.add(meter.process(batch), groups=[0, 1, 2])
     found = meter.measure("magface")
     assert found.items is not None
     assert found.items.values.tolist() == pytest.approx([5, 10, 5])
@@ -663,22 +663,22 @@ def test_what_was_asked_comes_from_the_table_first(tmp_path: Path) -> None:
     note(tmp_path, "a.png", 'a sign that says "OPEN"')
     picture = (tmp_path / "a.png").read_bytes()
     sample = Sample(image=picture, path="deep/a.png", width=40, height=40, captions=["a caption"])
-    asked = Requests().of(sample)
+    asked = PromptLookup().of(sample)
     assert (asked.prompt, asked.text, asked.run) == ('a sign that says "OPEN"', "OPEN", "runs/x")
     (tmp_path / "words.csv").write_text("file,text\na.png,CLOSED\n")
-    asked = Requests(words=str(tmp_path / "words.csv")).of(sample)
+    asked = PromptLookup(words=str(tmp_path / "words.csv")).of(sample)
     assert (asked.prompt, asked.text) == ('a sign that says "OPEN"', "CLOSED")
     bare = Sample(image=encode(np.zeros((16, 16, 3), dtype=np.uint8)), path="b", width=16, height=16)
-    assert Requests().of(bare) == Asked()
+    assert PromptLookup().of(bare) == PromptInfo()
     for odd in ("[" * 100_000, '["a", "list"]', "no JSON"):
-        assert Requests().of(replace(bare, image=with_settings(odd))) == Asked()
-    half_a_pair = Requests().of(replace(bare, image=with_settings(json.dumps({"prompt": "\ud800"}))))
+        assert PromptLookup().of(replace(bare, image=with_settings(odd))) == PromptInfo()
+    half_a_pair = PromptLookup().of(replace(bare, image=with_settings(json.dumps({"prompt": "\ud800"}))))
     assert half_a_pair.prompt == "\\ud800"
     (tmp_path / "broken.csv").write_text("file,word\na.png,CLOSED\n")
     (tmp_path / "words-apart.csv").write_text("file,text\na.png,OPEN\na.png,OPEN\na.png,DOOR\n")
     for table, message in (("broken", ":2: names no text"), ("words-apart", ":4: has another text for a.png, which")):
         with pytest.raises(DataError, match=re.escape(f"{table}.csv{message}")):
-            Requests(words=str(tmp_path / f"{table}.csv"))
+            PromptLookup(words=str(tmp_path / f"{table}.csv"))
 
 
 def test_a_judge_that_taught_the_tokenizer_is_marked(only_tiny: None, tmp_path: Path, monkeypatch) -> None:

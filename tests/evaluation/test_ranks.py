@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from imtok.data.pictures import decode, encode
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.synthetic import synthesize
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.generated import evaluate_generated
@@ -30,12 +30,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def places(tmp_path: Path, hearing: str) -> dict[str, list[str]]:
-    """Contestants of every kind, and two sets: signs, and pictures of two sizes with a broken one among them."""
+    """Reconstructors of every kind, and two sets: signs, and pictures of two sizes with a broken one among them."""
     signs, photos, drawn = tmp_path / "signs", tmp_path / "photos", tmp_path / "drawn"
     photos.mkdir()
     drawn.mkdir()
     synthesize(str(signs), count=22, seed=5, size=64, word_height=(12.0, 24.0))
-    pictures = {PurePosixPath(one.path).stem: decode(one.image, one.path) for one in open_source(str(signs))}
+    pictures = {PurePosixPath(one.path).stem: decode(one.image, one.path) for one in open_dataset(str(signs))}
     rng = np.random.default_rng(0)
     for index in range(20):
         picture = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((64, 48 if index % 5 else 32))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from imtok.data.pictures import encode
-from imtok.data.sample import Sample, Samples
+from imtok.data.sample import InMemoryDataset, Sample
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.repeat import command_line
 
@@ -47,7 +47,7 @@ def test_everything_needed_stands_in_the_files(tmp_path: Path) -> None:
 
 def test_sets_in_memory_have_no_command(tmp_path: Path) -> None:
     picture = encode(np.zeros((20, 30, 3), dtype=np.uint8))
-    signs = Samples([Sample(image=picture, path="a.png", width=30, height=20)])
+    signs = InMemoryDataset([Sample(image=picture, path="a.png", width=30, height=20)])
     evaluate("jpeg:30", {"some signs": signs}, tmp_path, metrics=["psnr"], checks=False)
     assert "command" not in json.loads((tmp_path / "metrics.json").read_text())
     assert "--data" not in (tmp_path / "report.html").read_text()

@@ -8,9 +8,9 @@ import torch
 from scipy.spatial.distance import cdist
 
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
-from imtok.evaluation.set_meters import Described, FrechetMeter, InceptionMeter, PartedStatistics
+from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter, PartedStatistics, ReconstructionFeatures
 from imtok.evaluation.set_metrics import ClassScore, covered, disjoint_parts, neighbour_radii
-from imtok.pretrained import DescribingNetwork, Description
+from imtok.pretrained import ExtractedFeatures, FeatureExtractor
 
 
 def test_frechet_distance_of_given_moments_is_the_closed_form() -> None:
@@ -64,7 +64,7 @@ def test_inception_score_is_torch_fidelity_s_whatever_the_batches_and_groups() -
     meter = InceptionMeter(Stub().freeze(), total=len(logits))  # pyright: ignore[reportArgumentType]
     for index, batch in enumerate(logits.split(8)):
         pair = torch.zeros(len(batch), 2), batch
-        meter.add(Described(pair[0], {"a": pair}), groups=[index // 3] * len(batch))
+        meter.add(ReconstructionFeatures(pair[0], {"a": pair}), groups=[index // 3] * len(batch))
     theirs = fidelity.isc_features_to_metric(logits)
     ours = meter.results("a")["inception_score"]
     assert ours.value == pytest.approx(theirs["inception_score_mean"], rel=1e-9)
@@ -79,7 +79,7 @@ def test_the_parts_of_a_frechet_distance_are_whole_groups() -> None:
         groups = [group for group in range(4) for _ in range(6)]
         originals = torch.cat([points[6 * batch : 6 * batch + 6]] * 4)
         moved = originals + torch.tensor(groups)[:, None]
-        meter.add(Described(originals, {"a": (moved, torch.zeros(24, 2))}), groups=groups)
+        meter.add(ReconstructionFeatures(originals, {"a": (moved, torch.zeros(24, 2))}), groups=groups)
     found = meter.results("a")["fd_inception"]
     assert found.parts == pytest.approx([3 * group**2 for group in range(4)], abs=1e-4)
 
@@ -95,14 +95,14 @@ def test_the_parts_of_a_set_together_are_the_set() -> None:
     assert np.allclose(found.covariance, np.cov(features.numpy().T), rtol=1e-9)
 
 
-class Stub(DescribingNetwork):
+class Stub(FeatureExtractor):
     name, sha256 = "vision/inception", "0" * 64
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
 
-    def describe(self, images: torch.Tensor) -> Description:
+    def extract_features(self, images: torch.Tensor) -> ExtractedFeatures:
         pytest.fail("the meter adds what was described before")
 
 

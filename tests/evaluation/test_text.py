@@ -7,8 +7,8 @@ from rapidfuzz.distance import Levenshtein
 from imtok.data.pictures import decode
 from imtok.data.sample import Sample, TextRegion
 from imtok.data.synthetic import SyntheticPictures
-from imtok.evaluation.contestants import Reconstruction
-from imtok.evaluation.meters import Drawn, Shown
+from imtok.evaluation.meters import OriginalPicture, ReconstructedPicture
+from imtok.evaluation.reconstructors import Reconstruction
 from imtok.evaluation.results import Result, Score, markdown_table
 from imtok.evaluation.text import (
     TextMeter,
@@ -89,8 +89,10 @@ def test_tokbench_s_rules_on_words_written_down() -> None:
     picture = np.zeros((128, 128, 3), dtype=np.uint8)
     sample = Sample(image=b"", path="x", width=128, height=128, words=words)
     meter = TextMeter(Judge())
-    shown = [Shown(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
-    read = meter.look(shown, {"tokenizer": [Drawn(made=Reconstruction(picture), content=picture, restored=picture)]})
+    shown = [OriginalPicture(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
+    read = meter.process(
+        shown, {"tokenizer": [ReconstructedPicture(output=Reconstruction(picture), content=picture, restored=picture)]}
+    )
     meter.add(read, groups=[0])
     found = meter.results("tokenizer")
     values = {name: m.items.values.tolist() for name, m in found.items() if m.items is not None}

@@ -93,13 +93,13 @@ def assert_guided_steps_agree(monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     def check(model: AutoregressiveGenerator, conditions: Conditions) -> None:
         scales = (4.0, 1.0, 0.5)[: len(model.codebook_sizes)]
         seen: list[torch.Tensor] = []
-        pick = autoregressive.pick_code
+        pick = autoregressive.sample_code
 
         def spy(logits: torch.Tensor, *rest) -> torch.Tensor:
             seen.append(logits)
             return pick(logits, *rest)
 
-        monkeypatch.setattr(autoregressive, "pick_code", spy)
+        monkeypatch.setattr(autoregressive, "sample_code", spy)
         settings = SamplingConfig(guidance_scale=scales, guidance_schedule="linear")
         codes = model.sample(conditions, range(len(conditions)), settings)
         told, untold = model(codes, conditions), model(codes, [None] * len(conditions))

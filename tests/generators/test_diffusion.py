@@ -12,18 +12,18 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 
 from imtok.config import ConfigError
 from imtok.generators.diffusion import (
-    STEPS,
-    DenoisingConfig,
+    NUM_TRAIN_TIMESTEPS,
     Diffusion,
     DiffusionConfig,
+    DiffusionSamplingConfig,
     NoisePath,
     Prediction,
     Spacing,
-    combine,
-    draw_noise,
-    split,
+    gaussian_noise,
+    predicted_clean_and_noise,
+    prediction_target,
 )
-from imtok.generators.sampling import guide
+from imtok.generators.sampling import classifier_free_guidance
 
 FLOW = DiffusionConfig(path="straight", prediction="velocity")
 
@@ -51,7 +51,7 @@ def test_ddim_is_that_of_diffusers(steps: int, spacing: Spacing, ours: Predictio
     )
     scheduler.set_timesteps(steps)
     diffusion = Diffusion(DiffusionConfig(prediction=ours))
-    assert diffusion.times(steps, spacing) == [*scheduler.timesteps.tolist(), -1]
+    assert diffusion.timesteps(steps, spacing) == [*scheduler.timesteps.tolist(), -1]
     theirs_now = noise(3, 5, 8)
     share = 0.2 if ours == "noise" else 1.0  # dividing by alpha = .006 blows a wrong noise up, and rounding with it
     for time in scheduler.timesteps:
@@ -72,12 +72,12 @@ def test_steps_that_do_not_divide_1000_go_to_the_next_visited_time(steps: int) -
     diffusion, theirs = Diffusion(DiffusionConfig()), noise(3, 5, 8)
     for scheduler in (ddim, solver):
         scheduler.set_timesteps(steps)
-        assert diffusion.times(steps) == [*scheduler.timesteps.tolist(), -1]
+        assert diffusion.timesteps(steps) == [*scheduler.timesteps.tolist(), -1]
     for time in solver.timesteps:
         theirs = solver.step(network(theirs, time.item()), time, theirs, return_dict=False)[0]
     found = diffusion.sample(network, noise(3, 5, 8), steps)
     assert torch.allclose(found, theirs, atol=1e-5 * theirs.abs().max().clamp_min(1.0).item(), rtol=0)
-    assert diffusion.times(steps, "leading")[0] == {75: 987, 150: 993}[steps]  # theirs: 962 and 894
+    assert diffusion.timesteps(steps, "leading")[0] == {75: 987, 150: 993}[steps]  # theirs: 962 and 894
 
 
 def test_rectified_flow_is_euler_s_method_of_diffusers() -> None:
@@ -94,19 +94,19 @@ def test_rectified_flow_is_euler_s_method_of_diffusers() -> None:
 def test_what_is_predicted_tells_data_from_noise(path: NoisePath, prediction: Prediction) -> None:
     diffusion = Diffusion(DiffusionConfig(path=path))
     clean, added, times = noise(6, 4, 3), noise(2, 6, 4, 3)[1], torch.tensor([1.0, 20, 300, 600, 800, 990])
-    alpha, sigma = (level[:, None, None].double() for level in diffusion.levels(times))
+    alpha, sigma = (level[:, None, None].double() for level in diffusion.alpha_sigma(times))
     mixed = alpha * clean + sigma * added
-    said = combine(prediction, clean.double(), added.double(), alpha, sigma)
-    found = split(prediction, mixed, said, alpha, sigma)
+    said = prediction_target(prediction, clean.double(), added.double(), alpha, sigma)
+    found = predicted_clean_and_noise(prediction, mixed, said, alpha, sigma)
     for one, wanted in zip(found, (clean, added), strict=True):
         assert torch.allclose(one, wanted.double(), atol=1e-6)
 
 
 def test_the_levels_are_the_chain_s() -> None:
-    alpha, sigma = Diffusion(DiffusionConfig()).levels(torch.tensor([-1.0, 0, 999]))
+    alpha, sigma = Diffusion(DiffusionConfig()).alpha_sigma(torch.tensor([-1.0, 0, 999]))
     assert alpha.square().tolist() == pytest.approx([1, 1 - 1e-4, 4.0358e-5], rel=1e-4)
     assert (alpha.square() + sigma.square()).tolist() == pytest.approx([1, 1, 1])
-    alpha, sigma = Diffusion(FLOW).levels(torch.tensor([0.0, 250, 1000]))
+    alpha, sigma = Diffusion(FLOW).alpha_sigma(torch.tensor([0.0, 250, 1000]))
     assert alpha.tolist() == [1, 0.75, 0]
     assert (alpha + sigma).tolist() == [1, 1, 1]
 
@@ -114,9 +114,9 @@ def test_the_levels_are_the_chain_s() -> None:
 @pytest.mark.parametrize("config", [DiffusionConfig(), FLOW], ids=["ddim", "flow"])
 def test_training_draws_all_times_alike(config: DiffusionConfig) -> None:
     torch.manual_seed(0)
-    times = Diffusion(config).draw_times(20_000)
+    times = Diffusion(config).sample_timesteps(20_000)
     assert 0 <= times.min() < 2
-    assert 998 < times.max() <= STEPS
+    assert 998 < times.max() <= NUM_TRAIN_TIMESTEPS
     assert times.mean() == pytest.approx(500, abs=10)
     assert times.std() == pytest.approx(1000 / 12**0.5, rel=0.02)
 
@@ -138,7 +138,7 @@ def test_an_optimal_denoiser_brings_the_data_back(config: DiffusionConfig) -> No
     diffusion = Diffusion(config)
 
     def predict(noisy: torch.Tensor, time: float) -> torch.Tensor:
-        alpha, sigma = (level.item() for level in diffusion.levels(torch.tensor(time)))
+        alpha, sigma = (level.item() for level in diffusion.alpha_sigma(torch.tensor(time)))
         clean = expected_clean(noisy, alpha, sigma)
         added = (noisy - alpha * clean) / sigma
         return added - clean if config.prediction == "velocity" else alpha * added - sigma * clean
@@ -153,11 +153,11 @@ def test_an_optimal_denoiser_brings_the_data_back(config: DiffusionConfig) -> No
 
 
 def test_guidance_rises_from_one_to_the_scale() -> None:
-    config = DenoisingConfig(guidance_scale=3.8, guidance_schedule="power_cosine", guidance_power=4.0)
+    config = DiffusionSamplingConfig(guidance_scale=3.8, guidance_schedule="power_cosine", guidance_power=4.0)
     assert config.scale(1000.0) == 1
     assert config.scale(0.0) == pytest.approx(3.8)
     assert config.scale(500.0) == pytest.approx(1 + 2.8 * 0.5 * (1 - torch.tensor(torch.pi / 16).cos().item()))
-    scales = [config.scale(float(time)) for time in range(STEPS, -1, -10)]
+    scales = [config.scale(float(time)) for time in range(NUM_TRAIN_TIMESTEPS, -1, -10)]
     assert all(before <= after for before, after in itertools.pairwise(scales))
     later = dataclasses.replace(config, guidance_power=8.0)
     assert later.scale(300.0) < config.scale(300.0)
@@ -169,16 +169,18 @@ def test_guidance_rises_from_one_to_the_scale() -> None:
 def test_guidance_of_one_is_none_and_zero_is_unconditional() -> None:
     told, untold = noise(2, 3, 8), noise(4, 3, 8)[2:]
     both = torch.cat([told, untold])
-    assert torch.equal(guide(both, 1.0), told)
-    assert torch.equal(guide(both, 0.0), untold)
-    assert torch.allclose(guide(both, 3.0), untold + 3 * (told - untold))  # on every one of the 8 channels
+    assert torch.equal(classifier_free_guidance(both, 1.0), told)
+    assert torch.equal(classifier_free_guidance(both, 0.0), untold)
+    assert torch.allclose(
+        classifier_free_guidance(both, 3.0), untold + 3 * (told - untold)
+    )  # on every one of the 8 channels
 
 
 def test_noise_is_the_seed_s_alone() -> None:
-    together = draw_noise([3, 4, 5], 6, 8)
-    assert torch.equal(together[1:2], draw_noise([4], 6, 8))
-    assert draw_noise([], 6, 8).shape == (0, 6, 8)
-    many = draw_noise(range(500), 6, 8)
+    together = gaussian_noise([3, 4, 5], 6, 8)
+    assert torch.equal(together[1:2], gaussian_noise([4], 6, 8))
+    assert gaussian_noise([], 6, 8).shape == (0, 6, 8)
+    many = gaussian_noise(range(500), 6, 8)
     assert many.mean() == pytest.approx(0, abs=0.03)
     assert many.std() == pytest.approx(1, abs=0.03)
 
@@ -186,14 +188,14 @@ def test_noise_is_the_seed_s_alone() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DenoisingConfig(num_inference_steps=0), "num_inference_steps = 0 must be 1 to 1000"),
-        (lambda: DenoisingConfig(num_inference_steps=10**6), "num_inference_steps = 1000000 must be 1 to 1000"),
-        (lambda: DenoisingConfig(guidance_scale=float("nan")), "guidance_scale = nan must be finite"),
-        (lambda: DenoisingConfig(guidance_power=0.0), "guidance_power = 0.0 must be positive"),
-        (lambda: DenoisingConfig().changed(guidance_scale=(1.0, 2.0)), "2 guidance scales; latents have one"),
-        (lambda: DenoisingConfig().changed(guidance_schedule="linear"), "'constant' or 'power_cosine'"),
-        (lambda: DenoisingConfig().changed(num_inference_steps=12.5), "num_inference_steps: .* integer"),
-        (lambda: DenoisingConfig().changed(temperature=1.0), "no setting of sampling is called temperature"),
+        (lambda: DiffusionSamplingConfig(num_inference_steps=0), "num_inference_steps = 0 must be 1 to 1000"),
+        (lambda: DiffusionSamplingConfig(num_inference_steps=10**6), "num_inference_steps = 1000000 must be 1 to 1000"),
+        (lambda: DiffusionSamplingConfig(guidance_scale=float("nan")), "guidance_scale = nan must be finite"),
+        (lambda: DiffusionSamplingConfig(guidance_power=0.0), "guidance_power = 0.0 must be positive"),
+        (lambda: DiffusionSamplingConfig().replace(guidance_scale=(1.0, 2.0)), "2 guidance scales; latents have one"),
+        (lambda: DiffusionSamplingConfig().replace(guidance_schedule="linear"), "'constant' or 'power_cosine'"),
+        (lambda: DiffusionSamplingConfig().replace(num_inference_steps=12.5), "num_inference_steps: .* integer"),
+        (lambda: DiffusionSamplingConfig().replace(temperature=1.0), "no setting of sampling is called temperature"),
         (lambda: DiffusionConfig(beta_end=1.0), "must rise within"),
         (lambda: DiffusionConfig(path="straight", prediction="noise"), "which then says nothing of data"),
     ],

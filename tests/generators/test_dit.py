@@ -8,19 +8,19 @@ import torch
 
 from imtok import presets
 from imtok.config import ConfigError, from_dict, to_dict
-from imtok.generators.diffusion import DenoisingConfig, DiffusionConfig, draw_noise
+from imtok.generators.diffusion import DiffusionConfig, DiffusionSamplingConfig, gaussian_noise
 from imtok.generators.dit import DiT, DiTConfig
-from imtok.layers.positions import sine_positions
+from imtok.layers.positions import sincos_positions
 from imtok.presets.dit import SIZES
 from imtok.tokenizers.base import Text
-from imtok.tokenizers.text import LABELS, Reader, TextConfig
+from imtok.tokenizers.text import LABELS, TextConditioner, TextConfig
 
 SMALL = DiTConfig(channels=3, token_shape=(5,), num_classes=4, dim=32, depth=2, num_heads=4)
 HEARD = dataclasses.replace(SMALL, text=TextConfig(encoder="any", dim=12))
-GUIDED = DenoisingConfig(num_inference_steps=6, guidance_scale=3.0, guidance_schedule="power_cosine")
+GUIDED = DiffusionSamplingConfig(num_inference_steps=6, guidance_scale=3.0, guidance_schedule="power_cosine")
 
 
-class Words(Reader):
+class Words(TextConditioner):
     """An encoder of a few random words, which pads as far as it is told."""
 
     def __init__(self, config: TextConfig, padding: int = 0, junk: float = 0.0) -> None:
@@ -47,7 +47,7 @@ def small(config: DiTConfig = SMALL, loud: bool = True) -> DiT:
     torch.manual_seed(0)
     model = DiT(config).eval()
     if config.text is not None:
-        model.reader = Words(config.text)
+        model.text_conditioner = Words(config.text)
     for parameter in model.parameters():
         if loud and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -67,7 +67,7 @@ TIMES = torch.tensor([10.0, 800.0])
 )
 def test_a_fresh_model_answers_zero_and_its_blocks_are_identities(config: DiTConfig, conditions: list) -> None:
     model = small(config, loud=False)
-    told = model.tell(conditions)
+    told = model.embed_conditions(conditions)
     assert not model(latents(), TIMES, conditions).any()
     x, vector = torch.randn(2, 5, 32), torch.randn(2, 32)
     for block in model.layers:
@@ -104,7 +104,7 @@ def test_the_padding_of_a_text_has_no_influence() -> None:
     plain = model(latents(), TIMES, texts)
     assert HEARD.text is not None
     for padding, junk in ((0, 1e4), (7, 0.0), (7, 1e4)):
-        model.reader = Words(HEARD.text, padding, junk)
+        model.text_conditioner = Words(HEARD.text, padding, junk)
         assert torch.allclose(plain, model(latents(), TIMES, texts), atol=1e-5)
     untold = model(latents(), TIMES, [None, None])
     for block in model.layers:
@@ -137,11 +137,11 @@ def test_a_picture_is_the_same_alone_and_in_any_batch(
 
 def test_guidance_of_one_is_none_and_more_is_more() -> None:
     model, conditions, seeds = small(), ["1"] * 3, [1, 2, 3]
-    plain = model.sample(conditions, seeds, DenoisingConfig(num_inference_steps=6))
+    plain = model.sample(conditions, seeds, DiffusionSamplingConfig(num_inference_steps=6))
     almost = dataclasses.replace(GUIDED, guidance_scale=1 + 1e-9)  # the guided path itself
     assert torch.allclose(model.sample(conditions, seeds, almost), plain, atol=1e-5)
     nothing = dataclasses.replace(GUIDED, guidance_scale=0.0, guidance_schedule="constant")
-    untold = model.sample([None] * 3, seeds, DenoisingConfig(num_inference_steps=6))
+    untold = model.sample([None] * 3, seeds, DiffusionSamplingConfig(num_inference_steps=6))
     assert torch.allclose(model.sample(conditions, seeds, nothing), untold, atol=1e-5)
     strong = model.sample(conditions, seeds, GUIDED)
     assert not torch.allclose(strong, plain, atol=1e-2)
@@ -173,7 +173,7 @@ def test_scores_are_always_the_same_whatever_the_batch() -> None:
     assert all(torch.allclose(value[2:], last[name], atol=1e-5) for name, value in whole.items())
     times = [value for name, value in whole.items() if name != "diffusion"]
     assert torch.allclose(whole["diffusion"], torch.stack(times).mean(0))
-    by_hand = model.diffusion.mix(model.normalize(seen), draw_noise(range(4), 5, 3), torch.full((4,), 125.0))
+    by_hand = model.diffusion.add_noise(model.normalize(seen), gaussian_noise(range(4), 5, 3), torch.full((4,), 125.0))
     with torch.no_grad():
         said = model(by_hand[0], torch.full((4,), 125.0), ["0", "1", "2", None])
     assert torch.allclose(whole["diffusion_125"], (said - by_hand[1]).square().mean((1, 2)))
@@ -186,7 +186,7 @@ def test_conditions_are_withheld_in_training_alone(config: DiTConfig) -> None:
     torch.manual_seed(0)
 
     def withheld() -> torch.Tensor:
-        told = model.tell([condition] * 400)
+        told = model.embed_conditions([condition] * 400)
         if isinstance(told, tuple):
             return ~told[1].any(1)
         assert model.class_embedding is not None
@@ -202,7 +202,7 @@ def test_training_reaches_every_weight_and_recomputing_changes_nothing(config: D
     gradients = []
     for recompute in (False, True):
         model = small(dataclasses.replace(config, positions="learned")).train()
-        model.checkpoint_activations(recompute)
+        model.set_grad_checkpointing(recompute)
         torch.manual_seed(3)
         model.losses(latents(), ["0", "1"] if config.text is None else ["a red sign", "dog"])["diffusion"].backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
@@ -223,20 +223,20 @@ def test_it_learns_two_pictures_by_heart(diffusion: DiffusionConfig) -> None:
         optimizer.zero_grad()
         model.losses(pictures.repeat(16, 1, 1), ["0", "1"] * 16)["diffusion"].backward()
         optimizer.step()
-    drawn = model.eval().sample(["0", "1", "1"], [1, 2, 3], DenoisingConfig(num_inference_steps=20))
+    drawn = model.eval().sample(["0", "1", "1"], [1, 2, 3], DiffusionSamplingConfig(num_inference_steps=20))
     assert torch.allclose(drawn.mean((1, 2)), torch.tensor([1.0, -1, -1]), atol=0.2)
 
 
 def test_sine_positions_tell_all_places_apart() -> None:
     for shape in ((7,), (3, 4)):
-        found = sine_positions(shape, 16)
+        found = sincos_positions(shape, 16)
         assert found.shape == (len(found), 16)
         assert (torch.cdist(found, found) + torch.eye(len(found))).min() > 0.3
 
 
 def test_a_copy_shares_the_reader() -> None:
     model = small(HEARD)
-    assert copy.deepcopy(model).reader is model.reader
+    assert copy.deepcopy(model).text_conditioner is model.text_conditioner
 
 
 def test_configs_go_to_json_and_back() -> None:
@@ -274,7 +274,7 @@ def test_weights_in_bf16_say_almost_the_same(config: DiTConfig, told: list[str |
             "wants an encoder that reads prompts",
         ),
         (
-            lambda: dataclasses.replace(presets.get_generator("far-debug"), sampling=DenoisingConfig()),
+            lambda: dataclasses.replace(presets.get_generator("far-debug"), sampling=DiffusionSamplingConfig()),
             "far-debug: sampling is no SamplingConfig, by which a far draws",
         ),
     ],
@@ -287,7 +287,7 @@ def test_a_config_that_cannot_be_meant_is_refused(make, message: str) -> None:
 def test_what_it_cannot_draw_is_refused() -> None:
     model = small(dataclasses.replace(SMALL, diffusion=DiffusionConfig(path="straight", prediction="velocity")))
     with pytest.raises(ConfigError, match="spacing leading would leave that out"):
-        model.sample(["0"], [1], DenoisingConfig(spacing="leading"))
+        model.sample(["0"], [1], DiffusionSamplingConfig(spacing="leading"))
     with pytest.raises(ConfigError, match="no class is called '4'; there are 4"):
         model.sample(["4"], [1])
     with pytest.raises(ConfigError, match="no class is called 'cow'"):

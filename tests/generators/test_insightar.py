@@ -12,7 +12,7 @@ from imtok.config import ConfigError
 from imtok.generators import catalog
 from imtok.generators.heads import HeadKind
 from imtok.generators.insightar import InsightAR, InsightARConfig
-from imtok.generators.prompts import ByteReader
+from imtok.generators.prompts import ByteTokenizer
 from imtok.generators.sampling import SamplingConfig
 
 LLAMA = {
@@ -39,7 +39,7 @@ PROMPTS = ["a red sign", None, "STOP"]
 def small(head: HeadKind = "mlp", **changes: object) -> InsightAR:
     torch.manual_seed(0)
     config = dataclasses.replace(SMALL, head=head, **changes)  # pyright: ignore[reportArgumentType]
-    model = InsightAR(config, ByteReader(config.max_prompt_tokens)).eval()
+    model = InsightAR(config, ByteTokenizer(config.max_prompt_tokens)).eval()
     for name, parameter in model.named_parameters():
         if "classifiers" in name:  # they start at zero, and would hide every mistake
             torch.nn.init.normal_(parameter, std=0.5)
@@ -135,7 +135,7 @@ def test_a_later_code_changes_no_earlier_logit() -> None:
 def test_the_adapter_reads_the_tokenizer_s_vectors() -> None:
     tokenizer = presets.create_tokenizer("fqgan-debug").eval()
     model = small(codebook_sizes=tokenizer.codebook_sizes, codebook_dims=tokenizer.branch_dims)
-    model.adopt(tokenizer)
+    model.init_from_tokenizer(tokenizer)
     codes = some_codes(model)
     with torch.no_grad():
         assert torch.allclose(model.adapt(codes, first=1), model.adapter(tokenizer.lookup(codes)), atol=1e-6)
@@ -178,7 +178,7 @@ def test_recomputed_activations_change_no_gradient(head: HeadKind, monkeypatch: 
         count(part)
     for on in (False, True):
         ran.clear()
-        model.checkpoint_activations(on)
+        model.set_grad_checkpointing(on)
         model.zero_grad()
         loss = sum(logits.logsumexp(2).mean() for logits in model(some_codes(model), PROMPTS))
         assert isinstance(loss, torch.Tensor)
@@ -204,7 +204,7 @@ def test_the_published_size() -> None:
 def test_what_cannot_be_meant_is_refused() -> None:
     few = dataclasses.replace(SMALL, architecture={**SMALL.architecture, "vocab_size": 256})
     with pytest.raises(ConfigError, match="prompts have 257 ids, the language model knows 256"):
-        InsightAR(few, ByteReader(8))
+        InsightAR(few, ByteTokenizer(8))
     with pytest.raises(ConfigError, match="names no model_type"):
         dataclasses.replace(SMALL, architecture={})
     with pytest.raises(ConfigError, match="1 codebook_dims for 2 codebooks"):
@@ -215,7 +215,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
                 dataclasses.replace(SMALL, **{name: value})
     odd = {"model_type": "gpt2", "n_embd": 30, "n_layer": 1, "n_head": 2, "vocab_size": 300}
     with pytest.raises(ConfigError, match="a factorized head of 30 channels cannot be cut into 2 heads"):
-        InsightAR(dataclasses.replace(SMALL, architecture=odd, head="factorized"), ByteReader(4))
+        InsightAR(dataclasses.replace(SMALL, architecture=odd, head="factorized"), ByteTokenizer(4))
     small_bert = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
     for architecture, message in (
         ({"model_type": "no such model"}, "no language model can be made of this"),
@@ -229,7 +229,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         ({**LLAMA, "model_type": "mistral", "sliding_window": 8}, "this mistral sees 8 of them"),
     ):
         with pytest.raises(ConfigError, match=message):
-            InsightAR(dataclasses.replace(SMALL, architecture=architecture), ByteReader(4))
+            InsightAR(dataclasses.replace(SMALL, architecture=architecture), ByteTokenizer(4))
 
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from imtok.config import ConfigError
-from imtok.generators.prompts import ByteReader, ModelReader
+from imtok.generators.prompts import ByteTokenizer, PretrainedPromptTokenizer
 from tokenizers import Tokenizer as Fast
 from tokenizers import models
 
@@ -27,29 +27,29 @@ class Tokenizer:
 
 
 def test_a_prompt_that_is_cut_keeps_the_end_of_its_format() -> None:
-    reader = ModelReader(Tokenizer(), chat=True, max_tokens=8)
-    ids, there = reader.read(["a red sign", "sea"])
+    prompts = PretrainedPromptTokenizer(Tokenizer(), chat=True, max_tokens=8)
+    ids, there = prompts.encode(["a red sign", "sea"])
     assert ["".join(map(chr, row[seen].tolist())) for row, seen in zip(ids, there, strict=True)] == [
         "[a red]:",
         "[sea]:",
     ]
     with pytest.raises(ConfigError, match="13 tokens, the model reads 8"):
-        reader.check("a red sign")
+        prompts.check("a red sign")
     with pytest.raises(ConfigError, match="the chat format alone has 3 tokens, max_prompt_tokens is 3"):
-        ModelReader(Tokenizer(), chat=True, max_tokens=3)
+        PretrainedPromptTokenizer(Tokenizer(), chat=True, max_tokens=3)
 
 
 def test_a_plain_prompt_is_the_tokenizer_s_and_an_empty_one_is_not_nothing() -> None:
     plain = Tokenizer()
-    ids, there = ModelReader(plain, chat=False, max_tokens=8).read(["", "sea", None])
+    ids, there = PretrainedPromptTokenizer(plain, chat=False, max_tokens=8).encode(["", "sea", None])
     assert ids.tolist() == [[0, 0, 7], [*map(ord, "sea")], [0, 0, 7]]
     assert there.tolist() == [[False, False, True], [True] * 3, [False, False, True]]
     plain.bos_token_id = None
-    assert ModelReader(plain, chat=False, max_tokens=8).ids("") == [0]
+    assert PretrainedPromptTokenizer(plain, chat=False, max_tokens=8).ids("") == [0]
 
 
 def test_bytes_begin_with_an_id_of_their_own() -> None:
-    assert ByteReader(8).ids("é") == [256, 0xC3, 0xA9]
+    assert ByteTokenizer(8).ids("é") == [256, 0xC3, 0xA9]
 
 
 def test_a_chat_format_that_says_the_date_says_the_same_every_day(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,5 +59,5 @@ def test_a_chat_format_that_says_the_date_says_the_same_every_day(monkeypatch: p
     said: list[str] = []
     render = tokenizer.apply_chat_template
     monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: said.append(render(*a, **k)) or said[-1])
-    ModelReader(tokenizer, chat=True, max_tokens=16).ids("a sign")
+    PretrainedPromptTokenizer(tokenizer, chat=True, max_tokens=16).ids("a sign")
     assert set(said) == {"01 Jan 2025 ", "01 Jan 2025 a sign"}

@@ -5,14 +5,14 @@ import torch
 from scipy.stats import chisquare
 
 from imtok.config import ConfigError
-from imtok.generators.sampling import SamplingConfig, draw_noise, guide, pick_code
+from imtok.generators.sampling import SamplingConfig, classifier_free_guidance, sample_code, uniform_noise
 
 LOGITS = torch.tensor([2.0, 0.5, 1.0, -1.0, 0.0])
 
 
 def drawn(settings: SamplingConfig, count: int = 20_000) -> torch.Tensor:
     noise = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    codes = pick_code(LOGITS.expand(count, -1), noise, settings)
+    codes = sample_code(LOGITS.expand(count, -1), noise, settings)
     return torch.bincount(codes, minlength=len(LOGITS)).double()
 
 
@@ -47,7 +47,7 @@ def test_only_what_is_let_through(settings: SamplingConfig, kept: list[int]) -> 
 def test_no_noise_draws_what_is_impossible() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
     ends = torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64)
-    assert pick_code(logits.expand(2, -1), ends, SamplingConfig()).tolist() == [1, 3]
+    assert sample_code(logits.expand(2, -1), ends, SamplingConfig()).tolist() == [1, 3]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -55,21 +55,21 @@ def test_logits_of_a_broken_model_are_refused(temperature: float) -> None:
     noise, settings = torch.tensor([0.5], dtype=torch.float64), SamplingConfig(temperature=temperature)
     for bad in (torch.nan, torch.inf):
         with pytest.raises(ConfigError, match="the generator answers NaN or infinity"):
-            pick_code(torch.tensor([[0.0, bad, 1.0]]), noise, settings)
+            sample_code(torch.tensor([[0.0, bad, 1.0]]), noise, settings)
 
 
 def test_noise_is_the_picture_s_own() -> None:
-    together = draw_noise([5, 6, 7], 4, 2)
-    assert torch.equal(together, torch.cat([draw_noise([seed], 4, 2) for seed in (5, 6, 7)]))
+    together = uniform_noise([5, 6, 7], 4, 2)
+    assert torch.equal(together, torch.cat([uniform_noise([seed], 4, 2) for seed in (5, 6, 7)]))
     assert not torch.equal(together[0], together[1])
 
 
 def test_guidance_goes_beyond_the_condition() -> None:
     conditional, unconditional = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.5]])
     both = torch.cat([conditional, unconditional])
-    assert torch.allclose(guide(both, 3.0), torch.tensor([[3.0, -1.0]]))
-    assert torch.equal(guide(both, 1.0), conditional)
-    assert torch.equal(guide(both, 0.0), unconditional)
+    assert torch.allclose(classifier_free_guidance(both, 3.0), torch.tensor([[3.0, -1.0]]))
+    assert torch.equal(classifier_free_guidance(both, 1.0), conditional)
+    assert torch.equal(classifier_free_guidance(both, 0.0), unconditional)
 
 
 def test_schedules_end_at_the_full_scale() -> None:
@@ -81,7 +81,7 @@ def test_schedules_end_at_the_full_scale() -> None:
         assert rising == sorted(rising)
         assert settings.scale(1, 0, 1) == 5.0  # of a picture of one token the first is the last
     assert SamplingConfig(guidance_scale=(2.0,)).scale(1, 0, 5) == 2.0
-    assert not SamplingConfig().guided
+    assert not SamplingConfig().uses_guidance
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaModel
 
-from imtok.layers.decoder import Decoder, rotate
-from imtok.layers.positions import RotaryPositions, grid_positions
+from imtok.layers.decoder import Decoder, apply_rotary
+from imtok.layers.positions import RotaryEmbedding, grid_positions
 
 
 @torch.no_grad()
@@ -29,17 +29,17 @@ def test_it_computes_what_transformers_llama_does() -> None:
         weights |= {f"layers.{index}.{name}.weight": weight for name, weight in found.items()}
     theirs.load_state_dict(weights)
     x = torch.randn(2, 7, 64)
-    rotation = RotaryPositions(torch.arange(7.0)[:, None], 16)()
+    rotation = RotaryEmbedding(torch.arange(7.0)[:, None], 16)()
     torch.testing.assert_close(ours(x, rotation), theirs(inputs_embeds=x).last_hidden_state, rtol=1e-4, atol=1e-4)
 
 
 def test_on_a_grid_a_product_depends_on_how_far_apart_two_places_are() -> None:
     torch.manual_seed(0)
-    rotation = RotaryPositions(grid_positions((4, 5)), 8)()
+    rotation = RotaryEmbedding(grid_positions((4, 5)), 8)()
     query, key = torch.randn(2, 8)
 
     def product(one: tuple[int, int], other: tuple[int, int]) -> Tensor:
-        turned = [rotate(vector.expand(1, 20, 1, 8), rotation)[0, :, 0] for vector in (query, key)]
+        turned = [apply_rotary(vector.expand(1, 20, 1, 8), rotation)[0, :, 0] for vector in (query, key)]
         return turned[0][one[0] * 5 + one[1]] @ turned[1][other[0] * 5 + other[1]]
 
     torch.testing.assert_close(product((0, 1), (2, 0)), product((1, 4), (3, 3)))

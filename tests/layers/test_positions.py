@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from imtok.layers.positions import GridPositions
+from imtok.layers.positions import LearnedPositionEmbedding
 
 
 @pytest.mark.parametrize("grid", [(8, 4), (4, 10), (2, 3)])
 def test_learned_positions_stretch_along_their_axes(grid: tuple[int, int]) -> None:
     """A table of rows and columns is, on another grid, that of its places in the old one's rows and columns."""
     side = 6
-    positions = GridPositions(side, 2)
+    positions = LearnedPositionEmbedding(side, 2)
     rows, columns = torch.meshgrid(torch.arange(float(side)), torch.arange(float(side)), indexing="ij")
     positions.table.data = torch.stack([rows.flatten(), columns.flatten()], dim=1)
     assert torch.equal(positions((side, side)), positions.table)

@@ -40,7 +40,7 @@ def test_features_and_logits_are_torch_fidelity_s(theirs, weights: Path) -> None
     pixels = torch.randint(0, 256, (2, 3, 40, 52), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     with torch.no_grad():
         middle, pooled, logits = theirs(pixels)
-        found = network.describe(pixels / 127.5 - 1)
+        found = network.extract_features(pixels / 127.5 - 1)
     torch.testing.assert_close(found.pooled, pooled, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.logits, logits, rtol=1e-5, atol=1e-6)
     assert middle.shape == (2, 768)
@@ -56,7 +56,7 @@ def test_spatial_features_are_seven_channels_of_the_block_that_adm_looks_at(thei
     pixels = torch.randint(0, 256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     with torch.no_grad():
         theirs(pixels)
-        spatial = network.describe(pixels / 127.5 - 1).spatial
+        spatial = network.extract_features(pixels / 127.5 - 1).spatial
     handle.remove()
     branch = theirs.Mixed_6d.branch1x1
     norm = branch.bn

@@ -23,7 +23,7 @@ from imtok.cli import main
 from imtok.config import ConfigError
 from imtok.data.pictures import decode, read_bytes
 from imtok.data.token_shards import TokenShards
-from imtok.evaluation.contestants import FolderContestant, open_contestant
+from imtok.evaluation.reconstructors import FolderReconstructor, open_reconstructor
 from imtok.evaluation.teachers import UNKNOWN, teachers_behind
 from imtok.generators import catalog as generators
 from imtok.pretrained.packages import sha256_of
@@ -176,8 +176,8 @@ def test_a_pipeline_s_folder_stands_for_its_autoencoder(folders: dict[str, Path]
     pipeline = tmp_path / "pipeline"
     shutil.copytree(folders["vq"], pipeline / "vqvae")
     (pipeline / "model_index.json").write_text("{}")
-    contestant = open_contestant(str(pipeline))
-    assert (contestant.name, contestant.codebook_sizes) == ("pipeline", (32,))
+    reconstructor = open_reconstructor(str(pipeline))
+    assert (reconstructor.name, reconstructor.codebook_sizes) == ("pipeline", (32,))
     assert hash_of(str(pipeline)) == hash_of(str(folders["vq"]))
 
 
@@ -249,4 +249,4 @@ def test_pickled_weights_are_not_touched(folders: dict[str, Path], tmp_path: Pat
 
 
 def test_folders_of_pictures_stay_folders_of_pictures(photos: Path) -> None:
-    assert isinstance(open_contestant(str(photos)), FolderContestant)
+    assert isinstance(open_reconstructor(str(photos)), FolderReconstructor)

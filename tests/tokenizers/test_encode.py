@@ -15,7 +15,7 @@ from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError, to_dict
 from imtok.data.pictures import decode, from_uint8
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.sample import DataError, Sample, TextRegion
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import synthesize
@@ -23,7 +23,7 @@ from imtok.data.token_shards import TokenShards
 from imtok.tokenizers import encode
 from imtok.tokenizers.catalog import hash_of, load
 from imtok.tokenizers.encode import crops_of, encode_pictures
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def untrained(folder: Path, preset: str) -> str:
 def test_codes_are_the_tokenizer_s_and_come_with_what_is_known(signs: str, tmp_path: Path) -> None:
     run = untrained(tmp_path, "insighttok-debug")
     assert main(["encode", run, signs, str(tmp_path / "codes"), "--resolution", "64", "--batch-size", "4"]) == 0
-    shards, source, tokenizer = TokenShards(tmp_path / "codes"), open_source(signs), load(run)
+    shards, source, tokenizer = TokenShards(tmp_path / "codes"), open_dataset(signs), load(run)
     manifest = shards.manifest
     assert (len(shards), manifest.pictures, shards.complete) == (21, 21, True)
     assert (manifest.codebook_sizes, manifest.tokens, manifest.grid_size) == ((64,), 64, (8, 8))
@@ -69,7 +69,7 @@ def test_latents_of_a_continuous_tokenizer(signs: str, tmp_path: Path) -> None:
     manifest = shards.manifest
     assert (manifest.codebook_sizes, manifest.branch_dims, manifest.tokens) == ((), (8,), 2)
     assert not manifest.tokens_on_grid
-    sample = open_source(signs)[3]
+    sample = open_dataset(signs)[3]
     with torch.no_grad():
         expected = load(run).encode(from_uint8(decode(sample.image, sample.path))[None]).latents
     assert np.allclose(shards[3].values.astype(np.float32), expected.numpy(), rtol=2e-3, atol=1e-4)
@@ -78,7 +78,7 @@ def test_latents_of_a_continuous_tokenizer(signs: str, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_every_crop_is_encoded_with_what_is_heard_of_its_picture(tmp_path: Path, hearing: str) -> None:
     synthesize(str(tmp_path / "plain"), count=6, seed=5, size=64, word_height=(12.0, 24.0))
-    samples = list(open_source(tmp_path / "plain"))
+    samples = list(open_dataset(tmp_path / "plain"))
     heard = [
         dataclasses.replace(sample, words=sample.words[: row % 2], captions=["a", "b"])
         for row, sample in enumerate(samples)
@@ -89,12 +89,12 @@ def test_every_crop_is_encoded_with_what_is_heard_of_its_picture(tmp_path: Path,
             writer.write(sample)
     shards, tokenizer = encode_pictures(hearing, tmp_path / "signs", tmp_path / "latents", 64, "ten"), load(hearing)
     assert tokenizer.text_config is not None
-    reader = Reader(tokenizer.text_config)
+    text_conditioner = TextConditioner(tokenizer.text_config)
     assert [len(shards[row].values) for row in range(6)] == [10, 5] * 3
     for row, sample in enumerate(heard):
         crops = [crop.pixels(decode(sample.image, sample.path)) for crop in crops_of(sample, "ten", 64)]
         images = from_uint8(np.stack(crops))
-        told = tokenizer.encode(images, reader.read([sample.label] * len(crops))).latents
+        told = tokenizer.encode(images, text_conditioner.encode([sample.label] * len(crops))).latents
         found = torch.from_numpy(shards[row].values.astype(np.float32))
         torch.testing.assert_close(found, told, rtol=2e-3, atol=1e-3)
         assert not torch.allclose(told, tokenizer.encode(images).latents, atol=1e-2)
@@ -105,7 +105,7 @@ def test_pictures_that_nothing_is_known_of_are_counted(
     tmp_path: Path, hearing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ShardWriter(str(tmp_path / "signs")) as writer:
-        for row, sample in enumerate(open_source(_signs(tmp_path))):
+        for row, sample in enumerate(open_dataset(_signs(tmp_path))):
             writer.write(dataclasses.replace(sample, label=sample.label if row else None))
     encode_pictures(hearing, tmp_path / "signs", tmp_path / "latents", 64)
     assert "hears captions or classes, and 1 pictures have none" in capsys.readouterr().out
@@ -155,7 +155,7 @@ def test_ten_crops_and_no_mirrored_words(tmp_path: Path) -> None:
 
 def test_an_unreadable_picture_leaves_a_row_without_crops(tmp_path: Path) -> None:
     with ShardWriter(str(tmp_path / "data")) as writer:
-        for index, sample in enumerate(open_source(_signs(tmp_path))):
+        for index, sample in enumerate(open_dataset(_signs(tmp_path))):
             writer.write(Sample(image=b"broken", path="b", width=9, height=9) if index == 1 else sample)
     run = untrained(tmp_path, "insighttok-debug")
     shards = encode_pictures(run, str(tmp_path / "data"), tmp_path / "codes", 64, "ten")

@@ -144,11 +144,11 @@ def test_disentanglement_by_hand() -> None:
 def test_one_branch_alone() -> None:
     tokenizer = model((16, 8)).eval()
     latents = tokenizer.encode(torch.rand(1, 3, 16, 16)).latents
-    only = [tokenizer.alone(latents, branch) for branch in range(2)]
+    only = [tokenizer.keep_codebook(latents, branch) for branch in range(2)]
     assert torch.equal(only[0] + only[1], latents)
     assert only[1][..., :4].abs().max() == 0
     with pytest.raises(ValueError, match="there are 2 codebooks, counted from 0, and no 2"):
-        tokenizer.alone(latents, 2)
+        tokenizer.keep_codebook(latents, 2)
 
 
 def test_adapters_serve_grids_of_other_sizes() -> None:

@@ -19,7 +19,7 @@ from imtok.data.synthetic import SyntheticPictures
 from imtok.data.text_features import distinct_captions, embed
 from imtok.data.vocabulary import LABELS as VOCABULARY
 from imtok.pretrained.language import load_t5
-from imtok.tokenizers.text import LABELS, Reader, TextConfig
+from imtok.tokenizers.text import LABELS, TextConditioner, TextConfig
 
 MINILM = TextConfig(encoder="text_encoder/minilm", dim=384, max_tokens=16)
 
@@ -35,10 +35,10 @@ def shards(tmp_path: Path) -> str:
 def test_stored_features_are_what_the_encoder_says(shards: str, needs, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("text_encoder/minilm")
     captions = [*distinct_captions(shards), None]
-    fresh, there = Reader(MINILM).read(captions)
+    fresh, there = TextConditioner(MINILM).encode(captions)
     embed(shards, "text_encoder/minilm", max_tokens=16)
     monkeypatch.setattr(pretrained, "load", lambda name: pytest.fail("everything is stored"))
-    stored, mask = Reader(MINILM, [shards]).read(captions)
+    stored, mask = TextConditioner(MINILM, [shards]).encode(captions)
     assert torch.equal(mask, there)
     assert not mask[-1].any()
     assert torch.allclose(stored, fresh * there[:, :, None], atol=2e-3)
@@ -48,24 +48,24 @@ def test_what_is_not_stored_is_read(shards: str, needs) -> None:
     needs("text_encoder/minilm")
     embed(shards, "text_encoder/minilm", max_tokens=16)
     known = next(iter(distinct_captions(shards)))
-    both, mask = Reader(MINILM, [shards]).read([known, "a caption of its own"])
-    alone, _ = Reader(MINILM).read(["a caption of its own"])
+    both, mask = TextConditioner(MINILM, [shards]).encode([known, "a caption of its own"])
+    alone, _ = TextConditioner(MINILM).encode(["a caption of its own"])
     assert torch.allclose(both[1][mask[1]], alone[0], atol=1e-5)
 
 
 def test_features_of_another_width_and_an_encoder_of_other_weights_are_refused(shards: str, needs) -> None:
     needs("text_encoder/minilm")
     embed(shards, "text_encoder/minilm", max_tokens=16)
-    Reader(dataclasses.replace(MINILM, max_tokens=8), [shards])  # another length lies elsewhere
+    TextConditioner(dataclasses.replace(MINILM, max_tokens=8), [shards])  # another length lies elsewhere
     with pytest.raises(ConfigError, match="of 384 channels, the tokenizer wants 12"):
-        Reader(dataclasses.replace(MINILM, dim=12), [shards])
+        TextConditioner(dataclasses.replace(MINILM, dim=12), [shards])
     with pytest.raises(ConfigError, match="answers in 384 channels, not 12"):
-        Reader(dataclasses.replace(MINILM, dim=12)).read(["a dog"])
+        TextConditioner(dataclasses.replace(MINILM, dim=12)).encode(["a dog"])
     with pytest.raises(ConfigError, match=r"these weights of text_encoder/minilm are not those that the model or its"):
-        Reader(dataclasses.replace(MINILM, sha256="of others")).read(["not stored"])
+        TextConditioner(dataclasses.replace(MINILM, sha256="of others")).encode(["not stored"])
     needs("perceptual/vgg16")
     with pytest.raises(ConfigError, match="perceptual/vgg16 reads no text"):
-        Reader(dataclasses.replace(MINILM, encoder="perceptual/vgg16")).read(["a dog"])
+        TextConditioner(dataclasses.replace(MINILM, encoder="perceptual/vgg16")).encode(["a dog"])
 
 
 def test_features_of_two_weights_lie_side_by_side(shards: str, needs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,21 +83,21 @@ def test_features_of_two_weights_lie_side_by_side(shards: str, needs, monkeypatc
         embed(shards, "text_encoder/minilm", max_tokens=16)
     monkeypatch.setattr(pretrained, "load", lambda name: pytest.fail("everything is stored"))
     for sha256, states in said.items():
-        heard, mask = Reader(dataclasses.replace(MINILM, sha256=sha256), [shards]).read(captions)
+        heard, mask = TextConditioner(dataclasses.replace(MINILM, sha256=sha256), [shards]).encode(captions)
         assert torch.allclose(heard, states * mask[:, :, None], atol=2e-3)
     for one in (encoder, other):
         monkeypatch.setattr(pretrained, "load", lambda name, one=one: one)
-        assert Reader(MINILM, [shards]).config.sha256 == one.sha256
+        assert TextConditioner(MINILM, [shards]).config.sha256 == one.sha256
 
 
 def test_of_captions_that_are_cut_one_line_tells(needs, caplog: pytest.LogCaptureFixture) -> None:
     needs("text_encoder/minilm")
-    reader = Reader(MINILM)
-    reader.read(["a sign", None, "ünï 標識"])
+    text_conditioner = TextConditioner(MINILM)
+    text_conditioner.encode(["a sign", None, "ünï 標識"])
     assert not caplog.records
     long = "dog " * 10_000
-    states, _ = reader.read(["a sign", long])
-    reader.read([long, "cat " * 10_000])
+    states, _ = text_conditioner.encode(["a sign", long])
+    text_conditioner.encode([long, "cat " * 10_000])
     assert states.shape[1] == 16
     assert [record.getMessage() for record in caplog.records] == [
         f"the caption {long[:40]!r}… has 10002 tokens, of which the model hears 16; it and others that are too long "
@@ -110,15 +110,15 @@ def test_what_will_be_missing_is_said_at_once(shards: str, needs, monkeypatch: p
     loaded: list[str] = []
     load = pretrained.load
     monkeypatch.setattr(pretrained, "load", lambda name: loaded.append(name) or load(name))
-    Reader(MINILM, [shards]).prepare()
+    TextConditioner(MINILM, [shards]).prepare()
     assert loaded == ["text_encoder/minilm"]
     embed(shards, "text_encoder/minilm", max_tokens=16)
     loaded.clear()
-    Reader(MINILM, [shards]).prepare()
-    Reader(TextConfig(encoder=LABELS, dim=len(VOCABULARY), classes=VOCABULARY), [shards]).prepare()
+    TextConditioner(MINILM, [shards]).prepare()
+    TextConditioner(TextConfig(encoder=LABELS, dim=len(VOCABULARY), classes=VOCABULARY), [shards]).prepare()
     assert loaded == []
     with pytest.raises(ConfigError, match="is none of the tokenizer's 1 classes"):
-        Reader(TextConfig(encoder=LABELS, dim=1, classes=("cat",)), [shards]).prepare()
+        TextConditioner(TextConfig(encoder=LABELS, dim=1, classes=("cat",)), [shards]).prepare()
 
 
 def test_captions_beside_pictures_are_found_too(tmp_path: Path, needs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_captions_beside_pictures_are_found_too(tmp_path: Path, needs, monkeypat
     assert list(distinct_captions(tmp_path)) == ["a dog"]
     loaded: list[str] = []
     monkeypatch.setattr(pretrained, "load", lambda name, load=pretrained.load: loaded.append(name) or load(name))
-    Reader(MINILM, [tmp_path]).prepare()
+    TextConditioner(MINILM, [tmp_path]).prepare()
     assert loaded == ["text_encoder/minilm"]
 
 
@@ -153,11 +153,11 @@ def test_autocast_changes_nothing(needs) -> None:
 
 
 def test_the_bits_are_those_that_the_decoder_is_told() -> None:
-    assert list(Reader(MINILM).bits(["ünï", None])) == [8 * 5, 0]
+    assert list(TextConditioner(MINILM).bits(["ünï", None])) == [8 * 5, 0]
     deaf = dataclasses.replace(MINILM, where=("encoder",))
-    assert list(Reader(deaf).bits(["a dog"])) == [0]
+    assert list(TextConditioner(deaf).bits(["a dog"])) == [0]
     classes = TextConfig(encoder=LABELS, dim=4, classes=("a", "b", "c", "d"))
-    assert list(Reader(classes).bits(["b", None])) == [2, 0]
+    assert list(TextConditioner(classes).bits(["b", None])) == [2, 0]
 
 
 def test_without_encoder_and_features_the_line_says_what_to_get(
@@ -165,34 +165,34 @@ def test_without_encoder_and_features_the_line_says_what_to_get(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(pretrained.MissingWeights, match=r"text_encoder/t5_xl is missing: .*t5-v1_1-xl"):
-        Reader(TextConfig()).read(["a dog"])
-    states, mask = Reader(TextConfig()).read([None, None])  # nothing to read, nothing missing
+        TextConditioner(TextConfig()).encode(["a dog"])
+    states, mask = TextConditioner(TextConfig()).encode([None, None])  # nothing to read, nothing missing
     assert states.shape == (2, 1, 2048)
     assert not mask.any()
 
 
 def test_a_class_is_a_word_of_its_own() -> None:
     config = TextConfig(encoder=LABELS, dim=3, classes=("cat", "dog", "sign"))
-    states, mask = Reader(config).read(["dog", None, "cat"])
+    states, mask = TextConditioner(config).encode(["dog", None, "cat"])
     assert states[:, 0].tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
     assert mask[:, 0].tolist() == [True, False, True]
     with pytest.raises(ConfigError, match="'cow' is none of the tokenizer's 3 classes"):
-        Reader(config).read(["cow"])
+        TextConditioner(config).encode(["cow"])
     with pytest.raises(ConfigError, match="2 classes are named, but dim is 3"):
         TextConfig(encoder=LABELS, dim=3, classes=("cat", "dog"))
 
 
 def test_a_template_tells_the_class_in_words(needs, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = needs("text_encoder/minilm")
-    reader = Reader(dataclasses.replace(MINILM, template="a photo of a {label}"))
-    states, mask = reader.read(["golden_retriever", None])
+    text_conditioner = TextConditioner(dataclasses.replace(MINILM, template="a photo of a {label}"))
+    states, mask = text_conditioner.encode(["golden_retriever", None])
     with torch.no_grad():
         wanted, there = encoder.encode(["a photo of a golden retriever"], MINILM.max_tokens)
     assert torch.equal(states[0], wanted[0])
     assert mask.tolist() == [there[0].tolist(), [False] * mask.shape[1]]
-    monkeypatch.setattr(reader, "_captions", None)  # what was read once is not read again
-    assert torch.equal(reader.read(["golden_retriever"])[0], wanted)
-    assert list(reader.bits(["dog"])) == [8 * 3]
+    monkeypatch.setattr(text_conditioner, "_captions", None)  # what was read once is not read again
+    assert torch.equal(text_conditioner.encode(["golden_retriever"])[0], wanted)
+    assert list(text_conditioner.bits(["dog"])) == [8 * 3]
     for template, name in (("a photo", "text_encoder/minilm"), ("a {label}", LABELS)):
         with pytest.raises(ConfigError, match="once, and an encoder that reads it"):
             TextConfig(encoder=name, dim=1, classes=("cat",), template=template)
@@ -202,9 +202,9 @@ def test_captions_that_are_not_stored_are_read_once_where_they_are_asked_for_twi
     needs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, asked = needs("text_encoder/minilm"), []
-    reader = Reader(MINILM)
+    text_conditioner = TextConditioner(MINILM)
     captions = ["a dog", None, "a red sign", "a dog"]
-    states, mask = reader.read(captions)
+    states, mask = text_conditioner.encode(captions)
     assert torch.equal(states[0], states[3])
     assert mask.any(1).tolist() == [True, False, True, True]
     read = type(encoder).encode
@@ -214,12 +214,12 @@ def test_captions_that_are_not_stored_are_read_once_where_they_are_asked_for_twi
         return read(self, texts, most)
 
     monkeypatch.setattr(type(encoder), "encode", listen)
-    assert torch.equal(reader.read(captions)[0], states)
+    assert torch.equal(text_conditioner.encode(captions)[0], states)
     assert not asked
-    reader.read(["a long caption of a cat with a hat on a mat, that is " + "very " * 40 + "fat", "a dog"])
-    after = reader.read(captions[:2])
+    text_conditioner.encode(["a long caption of a cat with a hat on a mat, that is " + "very " * 40 + "fat", "a dog"])
+    after = text_conditioner.encode(captions[:2])
     assert asked[-1] == "a dog"
-    alone = Reader(MINILM).read(captions[:2])
+    alone = TextConditioner(MINILM).encode(captions[:2])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(after, alone, strict=True))  # a resumed run's bits
 
 
@@ -325,12 +325,12 @@ def test_what_looks_like_a_t5_is_refused(t5: Path) -> None:
 
 
 def test_a_caption_is_checked_for_its_length(needs, shards: str) -> None:
-    reader = Reader(dataclasses.replace(MINILM, max_tokens=8))
-    reader.check(None)
-    reader.check("a sign that says it all")  # six words between the frame's two tokens
+    text_conditioner = TextConditioner(dataclasses.replace(MINILM, max_tokens=8))
+    text_conditioner.check(None)
+    text_conditioner.check("a sign that says it all")  # six words between the frame's two tokens
     with pytest.raises(ConfigError, match=r"9 tokens, the model hears 8; shorten it"):
-        reader.check("a sign that says it all twice")
-    states, _ = reader.read(["a sign that says it all twice"])  # in training it is cut
+        text_conditioner.check("a sign that says it all twice")
+    states, _ = text_conditioner.encode(["a sign that says it all twice"])  # in training it is cut
     assert states.shape[1] == 8
     labels = TextConfig(encoder=LABELS, dim=1, classes=("a",))
-    Reader(labels).check("any words " * 100)  # a class is no text
+    TextConditioner(labels).check("any words " * 100)  # a class is no text

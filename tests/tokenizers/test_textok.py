@@ -224,7 +224,7 @@ def test_training_reaches_every_weight_and_recomputing_changes_nothing() -> None
         gradients = []
         for recompute in (False, True):
             tokenizer = heard(how, where).train()
-            tokenizer.checkpoint_activations(recompute)
+            tokenizer.set_grad_checkpointing(recompute)
             encoding = tokenizer.encode(pictures(), captions())
             drawn = tokenizer.decode(encoding.latents, captions(), encoding.grid_size)
             (drawn - pictures()).square().mean().backward()

@@ -76,7 +76,7 @@ def test_recomputing_activations_changes_no_gradient() -> None:
     gradients = []
     for recompute in (False, True):
         model = tiny()
-        model.checkpoint_activations(recompute)
+        model.set_grad_checkpointing(recompute)
         model.decode(model.encode(images).latents).square().mean().backward()
         gradients.append([p.grad for p in model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):

@@ -16,7 +16,7 @@ from imtok.checkpoints import RunFolder, load_tensors
 from imtok.cli import main
 from imtok.config import ConfigError, to_dict
 from imtok.data.latent_statistics import read_statistics
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.sample import DataError
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
@@ -113,12 +113,12 @@ def trained(home: Path) -> Path:
 
 def test_of_captions_those_that_the_tokenizer_has_heard_are_kept(home: Path, tmp_path: Path) -> None:
     with ShardWriter(str(tmp_path / "signs")) as writer:
-        for sample in open_source(home / "signs"):
+        for sample in open_dataset(home / "signs"):
             writer.write(dataclasses.replace(sample, captions=[*sample.captions, "another"]))
     embed(str(tmp_path / "signs"), HEARD.encoder, HEARD.max_tokens)
     shards = encode_pictures(str(home / "textok"), tmp_path / "signs", tmp_path / "latents", 64)
     assert [shards[row].captions for row in range(len(shards))] == [
-        sample.captions[:1] for sample in open_source(home / "signs")
+        sample.captions[:1] for sample in open_dataset(home / "signs")
     ]
 
 
@@ -164,7 +164,7 @@ def test_what_only_the_encoder_hears_needs_no_telling(home: Path, tmp_path: Path
     encode_pictures(untrained(tmp_path / "textok", text=heard), home / "signs", tmp_path / "latents", 64)
     run = train(debug(), str(tmp_path / "latents"), tmp_path / "run")
     assert not (run / FOLDER).exists()
-    assert imtok.load_generator(str(run)).narrator is None
+    assert imtok.load_generator(str(run)).decoder_conditioner is None
 
 
 def test_a_run_learns_and_looks_at_held_out_latents(trained: Path) -> None:
@@ -225,20 +225,23 @@ def test_by_class_it_opens_anywhere_and_tells_the_tokenizer_unseen_captions(
     assert torch.equal(images[0], images[1])  # by name or by number: the same picture, told the same caption
     alone = pipeline.generate([1], seed=4, guidance_scale=2)
     assert torch.allclose(alone[0], images[0], atol=1e-4)
-    narrator = pipeline.narrator
-    assert narrator is not None
-    assert narrator.unseen is not None
+    decoder_conditioner = pipeline.decoder_conditioner
+    assert decoder_conditioner is not None
+    assert decoder_conditioner.unseen is not None
     listed = json.loads(
         next(file for file in (tmp_path / "moved" / FOLDER).iterdir() if label in file.read_text()).read_text()
     )
-    told = {narrator.unseen.draw(label, seed) for seed in range(40)}
+    told = {decoder_conditioner.unseen.draw(label, seed) for seed in range(40)}
     assert told == set(listed["captions"])
     assert not told & set(distinct_captions(home / "signs"))
-    text, expected = narrator.tell([label], [4]), Letters().encode([narrator.unseen.draw(label, 4)], 16)
+    text, expected = (
+        decoder_conditioner.encode([label], [4]),
+        Letters().encode([decoder_conditioner.unseen.draw(label, 4)], 16),
+    )
     assert all(torch.equal(one, wanted) for one, wanted in zip(text, expected, strict=True))
     latents = pipeline.generator.sample([label], [4], pipeline.settings(guidance_scale=2))
-    assert torch.allclose(pipeline.draw(latents, text)[0], images[0], atol=1e-4)
-    assert not torch.allclose(pipeline.draw(latents, None)[0], images[0], atol=1e-3)  # the caption is heard
+    assert torch.allclose(pipeline.decode(latents, text)[0], images[0], atol=1e-4)
+    assert not torch.allclose(pipeline.decode(latents, None)[0], images[0], atol=1e-3)  # the caption is heard
 
 
 def test_a_text_encoder_that_is_not_here_is_missed_before_anything_is_drawn(trained: Path, monkeypatch) -> None:
@@ -289,8 +292,8 @@ def test_by_text_the_prompt_is_the_tokenizer_s_caption_too(home: Path, tmp_path:
     assert not (run / FOLDER).exists()
     shutil.copytree(run, tmp_path / "moved")
     pipeline = imtok.load_generator(str(tmp_path / "moved"))
-    assert pipeline.narrator is not None
-    assert pipeline.narrator.reader is pipeline.generator.reader  # one encoder for both
+    assert pipeline.decoder_conditioner is not None
+    assert pipeline.decoder_conditioner.text_conditioner is pipeline.generator.text_conditioner  # one encoder for both
     prompts = ["a red sign that says OPEN", "a dog"]
     with pytest.raises(ConfigError, match="shorten it"):
         pipeline.generate(prompts="a red sign " * 100)
@@ -299,7 +302,7 @@ def test_by_text_the_prompt_is_the_tokenizer_s_caption_too(home: Path, tmp_path:
     images = pipeline.generate(prompts=prompts, seed=1)
     assert images.shape == (2, 3, 64, 64)
     told = Letters().encode(prompts, 16)
-    drawn = pipeline.draw(pipeline.generator.sample(prompts, [1, 2], pipeline.sampling), told)
+    drawn = pipeline.decode(pipeline.generator.sample(prompts, [1, 2], pipeline.sampling), told)
     assert torch.allclose(drawn, images, atol=1e-5)
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
     argv = ["generate", str(run), "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "out")]
@@ -350,9 +353,9 @@ def test_codes_of_such_a_tokenizer_can_be_generated_too(home: Path, tmp_path: Pa
     run = train(presets.get_generator("far-debug"), str(tmp_path / "codes"), tmp_path / "run")
     pipeline = imtok.load_generator(str(run))
     codes = pipeline.generator.sample(["0"], [1])
-    assert pipeline.narrator is not None
-    told = pipeline.narrator.tell(pipeline.conditions([0], None), [1])
-    assert not torch.allclose(pipeline.draw(codes, told), pipeline.draw(codes, None), atol=1e-3)
+    assert pipeline.decoder_conditioner is not None
+    told = pipeline.decoder_conditioner.encode(pipeline.conditions([0], None), [1])
+    assert not torch.allclose(pipeline.decode(codes, told), pipeline.decode(codes, None), atol=1e-3)
     assert pipeline.generate([0], seed=1).shape == (1, 3, 64, 64)
 
 
@@ -364,5 +367,5 @@ def test_any_continuous_tokenizer_will_do(home: Path, tmp_path: Path) -> None:
     run = train(dataclasses.replace(base, training=training), str(tmp_path / "latents"), tmp_path / "run")
     pipeline = imtok.load_generator(str(run))
     assert (pipeline.generator.config.channels, pipeline.generator.config.token_shape) == (4, (8, 8))
-    assert pipeline.narrator is None
+    assert pipeline.decoder_conditioner is None
     assert pipeline.generate([0, 1], seed=1).shape == (2, 3, 64, 64)

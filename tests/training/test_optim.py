@@ -91,13 +91,13 @@ def test_muon_trains_language_models_whose_linear_layers_are_of_another_class() 
     assert isinstance(config, InsightARConfig)
     shape = {"model_type": "gpt2", "vocab_size": 257, "n_embd": 32, "n_layer": 2, "n_head": 2}
     model = generators.build(dataclasses.replace(config, architecture=shape))
-    assert len(model.hidden_matrices()) == 2 * 4  # qkv, out, up and down
+    assert len(model.muon_parameters()) == 2 * 4  # qkv, out, up and down
 
 
 def test_muon_steps_along_the_gradient_s_directions_alike_and_as_far_as_adamw() -> None:
     model = generators.build(presets.get_generator("far-debug").generator)
     optimizers = create_optimizers("model", list(model.parameters()), model, MUON)
-    matrix = model.hidden_matrices()[0]
+    matrix = model.muon_parameters()[0]
     torch.manual_seed(0)
     matrix.grad, before = torch.randn_like(matrix), matrix.detach().clone()
     muon = optimizers["model_matrices"]

@@ -9,11 +9,11 @@ from torch import Tensor
 from imtok import presets, pretrained
 from imtok.config import ConfigError
 from imtok.data.loader import Batch
-from imtok.data.sample import Face, Sample, Samples, TextRegion
+from imtok.data.sample import Face, InMemoryDataset, Sample, TextRegion
 from imtok.layers.crops import Regions
 from imtok.losses.adversarial import r1_penalty
 from imtok.pretrained.networks import FeatureNetwork, FrozenNetwork
-from imtok.tokenizers.text import LABELS, Reader, TextConfig
+from imtok.tokenizers.text import LABELS, TextConditioner, TextConfig
 from imtok.training.checks import check_pictures, check_scales, load_networks
 from imtok.training.run import Phase
 from imtok.training.tasks import TokenizerTask
@@ -132,21 +132,25 @@ def test_a_loss_of_what_no_picture_has_is_said_or_refused(caplog: pytest.LogCapt
     config = presets.get("insighttok-debug")
     word = TextRegion(box=(0.0, 0.0, 9.0, 9.0), text="a")
     sample = Sample(image=b"", path="x", width=9, height=9, words=[word], faces=[], captions=[])
-    check_pictures(config, Samples([sample]))
+    check_pictures(config, InMemoryDataset([sample]))
     assert [record.getMessage() for record in caplog.records] == [
         "losses: face has a weight, but no picture has faces: it stays 0"
     ]
     caplog.clear()
-    check_pictures(config, Samples([sample, dataclasses.replace(sample, faces=[Face(box=(0.0, 0.0, 9.0, 9.0))])]))
+    check_pictures(
+        config, InMemoryDataset([sample, dataclasses.replace(sample, faces=[Face(box=(0.0, 0.0, 9.0, 9.0))])])
+    )
     assert not caplog.records
     with pytest.raises(ConfigError, match="text_encoder/minilm reads captions, and no picture has one"):
-        check_pictures(presets.get("fqgan-dual-nano"), Samples([sample]))
+        check_pictures(presets.get("fqgan-dual-nano"), InMemoryDataset([sample]))
 
 
 def test_regions_that_never_enter_the_losses_are_as_good_as_not_there(caplog: pytest.LogCaptureFixture) -> None:
     config = presets.get("insighttok-debug")
     word, face = TextRegion(box=(0.0, 0.0, 9.0, 9.0), text="a"), Face(box=(0.0, 0.0, 9.0, 9.0))
-    pictures = Samples([Sample(image=b"", path="x", width=9, height=9, words=[word], faces=[face], captions=[])])
+    pictures = InMemoryDataset(
+        [Sample(image=b"", path="x", width=9, height=9, words=[word], faces=[face], captions=[])]
+    )
     check_pictures(dataclasses.replace(config, data=dataclasses.replace(config.data, max_words=0)), pictures)
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("losses: text has a weight, but data.max_words or data.drop_regions leaves out all words")
@@ -245,7 +249,7 @@ def test_what_is_heard_of_a_picture_teaches_both_halves_to_listen(known: bool) -
     config = presets.get("textok-debug")
     text = TextConfig(encoder=LABELS, dim=2, classes=("food", "plate"))
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=text))
-    listening = TokenizerTask(config, Reader(text)).train()
+    listening = TokenizerTask(config, TextConditioner(text)).train()
     listening.start_phase(Phase(name="all", steps=1))
     labels = ["food", "plate" if known else None]
     terms = listening.losses(dataclasses.replace(batch(), labels=labels), "tokenizer", 0)

@@ -23,8 +23,8 @@ from imtok import presets, pretrained
 from imtok.checkpoints import RunFolder
 from imtok.cli import main
 from imtok.config import ConfigError, from_dict, to_dict
-from imtok.data.readers import open_source
-from imtok.data.sample import DataError, Sample, Samples
+from imtok.data.readers import open_dataset
+from imtok.data.sample import DataError, InMemoryDataset, Sample
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import synthesize
 from imtok.data.text_features import embed
@@ -33,7 +33,7 @@ from imtok.evaluation.teachers import UNKNOWN, teachers_of_weights
 from imtok.losses.discriminators import PatchDiscriminatorConfig
 from imtok.pretrained import MissingWeights
 from imtok.tokenizers import VQGAN, load
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 from imtok.training import launch, tasks, trainer
 from imtok.training.launch import train
 from imtok.training.log import TrainingLog
@@ -85,7 +85,7 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
 ) -> None:
     encoder = needs("text_encoder/minilm")
     with ShardWriter(str(tmp_path / "shards")) as writer:
-        for sample in open_source(signs):
+        for sample in open_dataset(signs):
             writer.write(sample)
     shards = str(tmp_path / "shards")
     embed(shards, "text_encoder/minilm", max_tokens=48)
@@ -100,16 +100,16 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     assert hears is not None
     assert hears.sha256 == encoder.sha256
     told = evaluate(str(run), shards, metrics=["psnr", "bits_per_pixel", "caption_bits"], checks=False)
-    silent = {"shards": Samples(dataclasses.replace(sample, captions=[]) for sample in open_source(shards))}
+    silent = {"shards": InMemoryDataset(dataclasses.replace(sample, captions=[]) for sample in open_dataset(shards))}
     untold = evaluate(str(run), silent, metrics=["psnr", "caption_bits"], checks=False)
     assert told.score("run", "shards", "psnr").value != untold.score("run", "shards", "psnr").value
     assert told.score("run", "shards", "bits_per_pixel").value == pytest.approx(4 * 8 * 32 / 64**2)
-    sizes = [len(sample.captions[0].encode()) for sample in open_source(shards)]
+    sizes = [len(sample.captions[0].encode()) for sample in open_dataset(shards)]
     assert told.score("run", "shards", "caption_bits").value == pytest.approx(8 * sum(sizes) / len(sizes))
     assert untold.score("run", "shards", "caption_bits").value == 0
     monkeypatch.undo()
     picture = tmp_path / "sign.png"
-    picture.write_bytes(open_source(shards)[0].image)
+    picture.write_bytes(open_dataset(shards)[0].image)
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "sign.png", "caption": "a red sign"}) + "\n")
     drawn = {}
     for name, flags in {
@@ -157,7 +157,7 @@ def test_a_run_that_has_nothing_to_hear_is_refused(signs: str, tmp_path: Path) -
         ({"label": None}, "the tokenizer hears of classes, and no picture has one"),
     ):
         with ShardWriter(str(tmp_path / min(silent))) as writer:
-            for sample in open_source(signs):
+            for sample in open_dataset(signs):
                 writer.write(dataclasses.replace(sample, **silent))
         with pytest.raises(ConfigError, match=refusal):
             train(config, str(tmp_path / min(silent)), tmp_path / "run")
@@ -173,7 +173,7 @@ def test_first_weights_are_the_seed_s_whatever_was_loaded_before(
     begun: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(Trainer, "run", lambda trainer, resume: begun.append(trainer.task.state_dict()))
     for drawn in (0, 5):
-        monkeypatch.setattr(Reader, "prepare", lambda reader, count=drawn: torch.rand(count))
+        monkeypatch.setattr(TextConditioner, "prepare", lambda text_conditioner, count=drawn: torch.rand(count))
         train(small_run("textok-debug"), signs, tmp_path / str(drawn))
     assert [name for name in begun[0] if not torch.equal(begun[0][name], begun[1][name])] == []
 
@@ -382,7 +382,7 @@ def test_half_finished_shards_are_refused(signs: str, tmp_path: Path) -> None:
 def test_pictures_to_look_at_must_be_readable() -> None:
     bad = Sample(image=b"no picture", path="bad.png", width=64, height=64)
     with pytest.raises(ConfigError, match="none of the 2 pictures to look at while training can be read"):
-        Validation(small_run(), Samples([bad] * 2), held_out=True)
+        Validation(small_run(), InMemoryDataset([bad] * 2), held_out=True)
 
 
 def test_a_started_run_is_not_overwritten_and_resumes_only_with_the_same_settings(signs: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from imtok import presets
 from imtok.config import ConfigError
 from imtok.data.pictures import decode, encode
-from imtok.data.sample import Sample, Samples, TextRegion
+from imtok.data.sample import InMemoryDataset, Sample, TextRegion
 from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.text import Text
 from imtok.training.feeds import PictureFeed, evaluation_batch_size
@@ -28,22 +28,22 @@ class Brighter(Tokenizer):
     codebook_sizes = (16,)
     downsample_factor = SIDE
 
-    def vectors(self, images: Tensor, text: Text | None = None) -> Tensor:
+    def encode_unquantized(self, images: Tensor, text: Text | None = None) -> Tensor:
         return images.flatten(2).mT
 
     def encode(self, images: Tensor, text: Text | None = None) -> Encoding:
         codes = torch.arange(len(images) * SIDE**2).view(len(images), -1, 1) % 2
-        return Encoding(latents=self.vectors(images), codes=codes, grid_size=(1, 1), image_size=(SIDE, SIDE))
+        return Encoding(latents=self.encode_unquantized(images), codes=codes, grid_size=(1, 1), image_size=(SIDE, SIDE))
 
     def decode(self, latents: Tensor, text: Text | None = None, grid_size: tuple[int, int] | None = None) -> Tensor:
         return latents.mT.unflatten(2, (SIDE, SIDE)) + 0.1
 
 
-def pictures(count: int) -> Samples:
+def pictures(count: int) -> InMemoryDataset:
     """Of greys far from black and white, of the crops' size."""
     rng = np.random.default_rng(0)
     greys = [rng.integers(60, 190, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(count)]
-    return Samples(
+    return InMemoryDataset(
         Sample(image=encode(grey), path=str(index), width=SIDE, height=SIDE) for index, grey in enumerate(greys)
     )
 
@@ -94,7 +94,9 @@ def test_no_more_is_evaluated_together_than_trains_together() -> None:
 def test_a_phase_s_share_of_pictures_with_regions_reaches_its_batches() -> None:
     word = TextRegion(box=(8.0, 8.0, 40.0, 24.0), text="a")
     plain = list(pictures(10))
-    source = Samples([dataclasses.replace(sample, words=[word] if row < 2 else []) for row, sample in enumerate(plain)])
+    source = InMemoryDataset(
+        [dataclasses.replace(sample, words=[word] if row < 2 else []) for row, sample in enumerate(plain)]
+    )
     feed = PictureFeed(source, presets.get("insighttok-debug").data)
     for share, expected in ((0.5, 4), (0.0, 0), (1.0, 8)):
         loader: Any = feed.loader(Phase(name="x", steps=1, region_share=share), 8, seed=0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from imtok import presets
 from imtok.checkpoints import RunFolder
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.layers.collective import process_group, rank
 from imtok.pretrained import FeatureNetwork, FrozenNetwork
 from imtok.tokenizers import EMAVQConfig
@@ -75,7 +75,7 @@ def main(out: Path, shards: str, preset: str, dtype: torch.dtype, steps: int, mi
         task._targets = [Mean(target.dim) for target in seen.targets]
         for network in (*task._networks.values(), *task._targets):
             network.freeze().to(dtype)
-        source = open_source(shards)
+        source = open_dataset(shards)
         feed, looks = PictureFeed(source, config.data), Validation(config, source, False)
         trainer = Trainer(config, task.to(dtype), feed, looks, RunFolder(out), device)
         task.start_phase(phase)

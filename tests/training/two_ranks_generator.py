@@ -57,13 +57,13 @@ def first_steps(
     torch.manual_seed(0)
     task = GeneratorTask(config)
     if isinstance(task.generator, DiT):
-        diffusion, mix = task.generator.diffusion, task.generator.diffusion.mix
-        diffusion.draw_times = lambda count: torch.full((count,), 400.0)
-        diffusion.mix = lambda clean, noise, times: mix(clean, (100 * clean).sin(), times)
+        diffusion, add_noise = task.generator.diffusion, task.generator.diffusion.add_noise
+        diffusion.sample_timesteps = lambda count: torch.full((count,), 400.0)
+        diffusion.add_noise = lambda clean, noise, times: add_noise(clean, (100 * clean).sin(), times)
     for parameter in task.parameters():  # a fresh head is all zero, and no gradient would pass it
         nn.init.normal_(parameter, std=0.1)
     tokenizer = load(tokens.manifest.tokenizer)
-    task.generator.adopt(tokenizer)
+    task.generator.init_from_tokenizer(tokenizer)
     looks = GeneratorValidation(config, tokens, False, tokenizer)
     trainer = Trainer(config, task.to(dtype), TokenFeed(tokens), looks, RunFolder(out), device)
     task.start_phase(phase)

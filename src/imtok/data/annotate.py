@@ -13,8 +13,8 @@ from imtok.data.captions import Captioner, captions_fingerprint, make_captioner
 from imtok.data.filling import Progress, fill
 from imtok.data.filters import KeepRules
 from imtok.data.pictures import decode_sample
-from imtok.data.readers import fingerprint, open_source
-from imtok.data.sample import DataError, Face, PictureError, Sample, Source, TextRegion, clip_box
+from imtok.data.readers import fingerprint, open_dataset
+from imtok.data.sample import DataError, Dataset, Face, PictureError, Sample, TextRegion, clip_box
 
 MAX_FAILURES = 16
 """Pictures in a row on which networks may fail; after so many it is not the pictures."""
@@ -164,7 +164,7 @@ def annotate(
         settings["captions_fingerprint"] = told
     if not (0 <= min_text_score <= 1 and 0 <= min_face_score <= 1):
         raise DataError("min_text_score and min_face_score must be in [0, 1]")
-    rules, pictures = KeepRules(keep), open_source(source)
+    rules, pictures = KeepRules(keep), open_dataset(source)
     annotator = Annotator(
         text_detector=pretrained.load(TEXT_DETECTOR) if text else None,
         face_detector=pretrained.load(FACE_DETECTOR) if faces else None,
@@ -176,7 +176,7 @@ def annotate(
 
 
 def annotate_source(
-    source: Source,
+    source: Dataset,
     out: str,
     annotator: Annotator,
     rules: KeepRules,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from imtok.config import FORMAT_VERSION
 from imtok.data.addresses import join, read_json, read_text, write_text
-from imtok.data.sample import DataError, PictureError, Sample, Source
+from imtok.data.sample import DataError, Dataset, PictureError, Sample
 from imtok.data.shards import ShardWriter, holds_shards
 
 
@@ -46,7 +46,7 @@ class Progress:
 
 
 def fill(
-    source: Source,
+    source: Dataset,
     out: str,
     settings: dict[str, Any],
     samples_per_shard: int = 256,

@@ -24,8 +24,8 @@ from torch import Tensor
 from imtok.config import ConfigError, config
 from imtok.data.order import shuffled_index, split_slot, stretches
 from imtok.data.pictures import decode_sample, from_uint8
-from imtok.data.readers import open_source
-from imtok.data.sample import Face, PictureError, Sample, Source, TextRegion
+from imtok.data.readers import open_dataset
+from imtok.data.sample import Dataset, Face, PictureError, Sample, TextRegion
 from imtok.data.transforms import Crop, CropConfig, centre_crop, random_crop
 from imtok.layers.crops import Regions
 
@@ -105,7 +105,7 @@ class Loader:
     next one of its kind, and named in the log.
 
     Args:
-        data: anything that `open_source` reads, or a source.
+        data: anything that `open_dataset` reads, or a source.
         config: crops and regions.
         batch_size: of all ranks together.
         region_share: share of pictures with words or faces, to the thousandth; the others come from those without, or
@@ -122,7 +122,7 @@ class Loader:
 
     def __init__(
         self,
-        data: str | PathLike[str] | Source,
+        data: str | PathLike[str] | Dataset,
         config: DataConfig,
         *,
         batch_size: int,
@@ -135,7 +135,7 @@ class Loader:
             raise ConfigError(f"a batch of {batch_size} pictures cannot be cut into {world_size} equal slices")
         if region_share is not None and not 0 <= region_share <= 1:
             raise ConfigError(f"region_share = {region_share} must be in [0, 1]")
-        self.source = open_source(data) if isinstance(data, str | PathLike) else data
+        self.source = open_dataset(data) if isinstance(data, str | PathLike) else data
         if not len(self.source):
             raise ConfigError(f"{data}: no pictures to train on")
         self.config, self.seed = config, seed
@@ -193,7 +193,7 @@ class Loader:
 
 
 def fixed_batches(
-    data: str | PathLike[str] | Source, config: DataConfig, *, count: int, batch_size: int
+    data: str | PathLike[str] | Dataset, config: DataConfig, *, count: int, batch_size: int
 ) -> Iterator[Batch]:
     """Centre crops of at most `count` pictures, spread evenly over the data: always the same, for evaluation.
 
@@ -205,7 +205,7 @@ def fixed_batches(
         count: how many pictures.
         batch_size: the last batch may be smaller.
     """
-    source = open_source(data) if isinstance(data, str | PathLike) else data
+    source = open_dataset(data) if isinstance(data, str | PathLike) else data
     count = min(count, len(source))
     config = replace(config, drop_regions=0.0, drop_captions=0.0)
     examples = []
@@ -292,7 +292,7 @@ def _regions(of_pictures: Sequence[Sequence[TextRegion | Face]], with_landmarks:
 
 
 @lru_cache(maxsize=2)  # every phase of a training asks again
-def _split_by_regions(source: Source) -> tuple[Sequence[int], Sequence[int]]:
+def _split_by_regions(source: Dataset) -> tuple[Sequence[int], Sequence[int]]:
     """Rows without and rows with words or alignable faces."""
     rows = array("q"), array("q")
     for row, sample in enumerate(source.annotations()):

@@ -12,12 +12,12 @@ from jaxtyping import Shaped
 from imtok.config import first_line
 from imtok.data.addresses import open_file
 from imtok.data.pictures import MAX_PIXELS, Picture, encode
-from imtok.data.sample import DataError, Sample, Source
+from imtok.data.sample import DataError, Dataset, Sample
 
 PICTURES = "arr_0"
 
 
-class NpzSource(Source):
+class NpzDataset(Dataset):
     """The pictures of an .npz file, read one after another from the file, compressed or not; nothing is unpickled.
 
     Reading backwards begins at the start again, which takes long: go through it in its order.

@@ -9,7 +9,7 @@ from PIL import Image
 from imtok.data.fonts import find_typefaces
 from imtok.data.grounds import Colour, draw_colour, with_article
 from imtok.data.pictures import encode
-from imtok.data.sample import Box, DataError, Sample, Source, TextRegion
+from imtok.data.sample import Box, DataError, Dataset, Sample, TextRegion
 from imtok.data.typesetting import bounds, set_rows
 from imtok.data.vocabulary import WORD_LABELS, draw_words, in_split
 
@@ -37,7 +37,7 @@ _JITTER = 0.03
 _INKS = (Colour("white", (246, 246, 242)), Colour("black", (24, 24, 28)))
 
 
-class PlainSigns(Source):
+class PlainSigns(Dataset):
     """Signs such as 'a red sign that says OPEN', each made on demand from (seed, index) alone.
 
     Letters are white or black, whichever stands out more. The label is the kind of the word.

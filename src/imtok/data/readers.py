@@ -1,4 +1,4 @@
-"""Any collection of pictures as one random-access sequence of Samples: shards, folders, tables beside images, tars."""
+"""Any collection of pictures as one random-access sequence of samples: shards, folders, tables beside images, tars."""
 
 import csv
 import hashlib
@@ -13,12 +13,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from imtok.data.addresses import file_part, is_address, join, list_files, local_place, locate, open_file, parent
-from imtok.data.npz import NpzSource
+from imtok.data.npz import NpzDataset
 from imtok.data.pictures import MAX_BYTES, read_bytes
 from imtok.data.rows import make_sample
-from imtok.data.sample import DataError, PictureError, Sample, Source
+from imtok.data.sample import DataError, Dataset, PictureError, Sample
 from imtok.data.shards import RowGroups, ShardReader, is_shard
-from imtok.data.tokbench import TokBenchSource, is_tokbench
+from imtok.data.tokbench import TokBenchDataset, is_tokbench
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
 PARQUET_SUFFIXES = (".parquet",)
@@ -30,15 +30,15 @@ IMAGE_COLUMNS = ("image", "file", "file_name", "filename", "path")
 """Names under which a table may list its pictures: absolute paths, or relative to the table's own folder."""
 
 
-def open_source(path: str | PathLike[str]) -> Source:
+def open_dataset(path: str | PathLike[str]) -> Dataset:
     """Pictures and their annotations wherever they are; local or at any fsspec address.
 
     * `*.parquet`, or a folder with such files: shards of imtok, or foreign Parquet with an `image` column.
-    * `*.jsonl`, `*.csv`: a table beside its images (see `TableSource`); also a folder that holds exactly one.
-    * `*.tar`, `*.tar.gz`, or a folder with such files: WebDataset (see `TarSource`).
-    * `*.npz`: pictures as ADM's evaluation keeps them (see `NpzSource`).
-    * an annotation file of TokBench, or the folder of its release (see `TokBenchSource`).
-    * any other folder: its pictures, searched in sub-folders too (see `FolderSource`).
+    * `*.jsonl`, `*.csv`: a table beside its images (see `TableDataset`); also a folder that holds exactly one.
+    * `*.tar`, `*.tar.gz`, or a folder with such files: WebDataset (see `TarDataset`).
+    * `*.npz`: pictures as ADM's evaluation keeps them (see `NpzDataset`).
+    * an annotation file of TokBench, or the folder of its release (see `TokBenchDataset`).
+    * any other folder: its pictures, searched in sub-folders too (see `FolderDataset`).
 
     Raises:
         DataError: no such path, nothing readable there, no pictures, or more than one table in a folder.
@@ -53,7 +53,7 @@ def fingerprint(path: str | PathLike[str], suffixes: tuple[str, ...] = ()) -> st
     """A hash of the names and sizes of the files in which a source's pictures lie; empty where that would cost much.
 
     Args:
-        path: as for `open_source`; of a table named as a file only that counts. What is not there has none.
+        path: as for `open_dataset`; of a table named as a file only that counts. What is not there has none.
         suffixes: what to look at instead in a folder that is no source of pictures, and in its sub-folders.
 
     Raises:
@@ -84,7 +84,7 @@ def _size(file: str) -> int:
         return -1
 
 
-def _open(path: str) -> Source:
+def _open(path: str) -> Dataset:
     filesystem, place = locate(path)
     if filesystem.isfile(place):
         return _open_files([path])
@@ -95,30 +95,30 @@ def _open(path: str) -> Source:
         if files := [join(path, name) for name in names if name.lower().endswith(suffixes)]:
             return _open_files(files)
     if is_tokbench(path):
-        return TokBenchSource(path)
+        return TokBenchDataset(path)
     tables = [join(path, name) for name in names if name.lower().endswith(TABLE_SUFFIXES) and name != _SCORES]
     tables = [table for table in tables if _lists_images(table)]
     if len(tables) > 1:
         raise DataError(f"{path}: holds {len(tables)} tables of images; name the one to read")
-    return TableSource(tables[0]) if tables else FolderSource(path)
+    return TableDataset(tables[0]) if tables else FolderDataset(path)
 
 
-def _open_files(files: list[str]) -> Source:
+def _open_files(files: list[str]) -> Dataset:
     kind = file_part(files[0]).lower()
     if kind.endswith(PARQUET_SUFFIXES):
-        return ShardReader(files) if is_shard(files[0]) else ParquetSource(files)
+        return ShardReader(files) if is_shard(files[0]) else ParquetDataset(files)
     if kind.endswith(TAR_SUFFIXES):
-        return TarSource(files)
+        return TarDataset(files)
     if kind.endswith(TABLE_SUFFIXES):
-        return TableSource(files[0])
+        return TableDataset(files[0])
     if kind.endswith(".npz"):
-        return NpzSource(files[0])
+        return NpzDataset(files[0])
     if kind.endswith(".json"):
-        return TokBenchSource(files[0])
+        return TokBenchDataset(files[0])
     raise DataError(f"{files[0]}: expected a folder, or a .parquet, .jsonl, .csv, .tar or .npz file")
 
 
-class FolderSource(Source):
+class FolderDataset(Dataset):
     """The pictures of a folder and its sub-folders, in the order of their paths.
 
     A picture's label is the first sub-folder on its way when the folder is one of classes, which means: at least two
@@ -140,7 +140,7 @@ class FolderSource(Source):
         return make_sample(read_bytes(join(self._folder, file)), file, {"label": label})
 
 
-class TableSource(Source):
+class TableDataset(Dataset):
     """Pictures listed in a JSONL or CSV file beside them, with what the table knows about each.
 
     See `make_sample` for the columns; CSV cells that hold lists (words, faces, captions) are JSON.
@@ -164,7 +164,7 @@ class TableSource(Source):
         return make_sample(read_bytes(place), file, row)
 
 
-class ParquetSource(Source):
+class ParquetDataset(Dataset):
     """Parquet files of another project: an `image` column (bytes, or a struct with `bytes`) and any of our columns."""
 
     def __init__(self, paths: list[str]) -> None:
@@ -186,7 +186,7 @@ class ParquetSource(Source):
         return make_sample(image, name, row)
 
 
-class TarSource(Source):
+class TarDataset(Dataset):
     """WebDataset tars: files that share a name up to its first dot are one picture and what is known about it.
 
     `.jpg`, `.png` and the other image suffixes hold the picture, `.txt` a caption, `.cls` a label, `.json` any columns

@@ -101,8 +101,8 @@ class Sample:
     cluster: str | None = None
 
 
-class Source(ABC):
-    """A random-access sequence of Samples; reading a bad picture raises PictureError and the others stay readable.
+class Dataset(ABC):
+    """A random-access sequence of samples; reading a bad picture raises PictureError and the others stay readable.
 
     Threads may share it: rows are read one at a time, since readers keep caches and open files.
 
@@ -143,7 +143,7 @@ class Source(ABC):
                 yield Sample(image=b"", path="", width=0, height=0)
 
 
-class Samples(Source):
+class InMemoryDataset(Dataset):
     """Pictures that are in memory already."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:

@@ -1,4 +1,4 @@
-"""Parquet shards of Samples: written whole or not at all, read row by row at random."""
+"""Parquet shards of samples: written whole or not at all, read row by row at random."""
 
 import json
 from bisect import bisect_right
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from imtok.config import FORMAT_VERSION, first_line
 from imtok.data.addresses import join, list_files, locate, open_file
-from imtok.data.sample import SCHEMA, DataError, Face, PictureError, Point, Sample, Source, TextRegion
+from imtok.data.sample import SCHEMA, DataError, Dataset, Face, PictureError, Point, Sample, TextRegion
 
 ROW_GROUP_SIZE = 32
 """Pictures that are read together; small, so that one picture at random costs little."""
@@ -38,7 +38,7 @@ def shard_name(index: int) -> str:
 
 
 class ShardWriter:
-    """Writes Samples to `data-00000.parquet`, `data-00001.parquet`, ... in a folder; a context manager.
+    """Writes samples to `data-00000.parquet`, `data-00001.parquet`, ... in a folder; a context manager.
 
     A shard is written under a temporary name and renamed when it is complete, so a file with a shard's name is always a
     whole shard. Leaving the context by an exception abandons the shard that is open; the finished ones stay.
@@ -172,8 +172,8 @@ class RowGroups:
             return self._cache[group].slice(index - self._starts[group], 1).to_pylist()[0]
 
 
-class ShardReader(Source):
-    """The Samples of Parquet shards as one random-access sequence.
+class ShardReader(Dataset):
+    """The samples of Parquet shards as one random-access sequence.
 
     Neighbours in the order of reading should be neighbours on disk: they share a row group, which is read once.
 

@@ -14,7 +14,7 @@ from imtok.data.grounds import Colour, draw_colour, draw_ground, find_photos, wi
 from imtok.data.pictures import MAX_PIXELS, encode
 from imtok.data.plain_signs import PlainSigns, PlainSplit
 from imtok.data.readers import fingerprint
-from imtok.data.sample import Box, DataError, Sample, Source, TextRegion, clip_box
+from imtok.data.sample import Box, DataError, Dataset, Sample, TextRegion, clip_box
 from imtok.data.typesetting import SetWord, bounds, largest_size, set_paragraph, set_rows
 from imtok.data.vocabulary import Split, draw_paragraph, draw_words
 
@@ -96,7 +96,7 @@ def synthesize(
         settings["fonts_fingerprint"] = fingerprint(fonts, FONT_SUFFIXES)
     if count < 1 or seed < 0 or not 0 < size * size <= MAX_PIXELS:
         raise DataError(f"count, seed and size must be at least 1, 0 and 1, and size at most {math.isqrt(MAX_PIXELS)}")
-    pictures: Source
+    pictures: Dataset
     if plain and not (paragraphs or grounds) and split in get_args(PlainSplit):
         pictures = PlainSigns(
             count,
@@ -126,7 +126,7 @@ def synthesize(
     return fill(pictures, out, settings, samples_per_shard).kept
 
 
-class SyntheticPictures(Source):
+class SyntheticPictures(Dataset):
     """Rendered text pictures, each made on demand from (seed, index) alone, given the same installed typefaces.
 
     A sign has one to three words on a board or straight on its ground, slightly turned, tilted, blurred and noisy. A

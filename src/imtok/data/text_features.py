@@ -25,7 +25,7 @@ from imtok.config import FORMAT_VERSION, ConfigError
 from imtok.data.addresses import join, list_files, read_json, write_text
 from imtok.data.arrow import OPEN_FILES, open_arrow, write_arrow
 from imtok.data.filling import check_alone, check_finished
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.sample import DataError
 from imtok.layers.collective import best_device
 from imtok.pretrained.language import TextEncoder
@@ -149,7 +149,7 @@ def _beginning(encoder: str, max_tokens: int) -> str:
 def distinct_captions(data: str | PathLike[str]) -> Iterator[str]:
     """Every caption of some pictures once, in their order."""
     seen: set[bytes] = set()
-    for sample in open_source(data).annotations():
+    for sample in open_dataset(data).annotations():
         for caption in sample.captions:
             if _key(caption) not in seen:
                 seen.add(_key(caption))

@@ -8,13 +8,13 @@ from typing import Any
 from imtok.data.addresses import file_part, is_address, join, list_files, local_place, locate, open_file, parent
 from imtok.data.pictures import read_bytes
 from imtok.data.rows import make_sample
-from imtok.data.sample import DataError, PictureError, Sample, Source
+from imtok.data.sample import DataError, Dataset, PictureError, Sample
 
 _FACES = "face_meta.json"
 _FACE_PICTURES = "images/face_data/wflw"
 
 
-class TokBenchSource(Source):
+class TokBenchDataset(Dataset):
     """One set of TokBench (`annotations/text_ic13.json`), or all its words and faces together, as it scores them.
 
     Pictures are those of `images/text_data/SET` and `images/face_data/wflw` beside `annotations`. The sizes of words

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from imtok.config import FORMAT_VERSION
 from imtok.data.addresses import join, list_files, locate, read_json, write_text
 from imtok.data.captions import captions_fingerprint, split_word_limit
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.sample import DataError
 from imtok.pretrained.writer import load_writer
 
@@ -154,7 +154,7 @@ def copy_unseen_captions(data: str | PathLike[str], folder: Path) -> None:
 def captions_by_class(data: str | PathLike[str]) -> dict[str, list[str]]:
     """The different captions of each class of some pictures, in their order."""
     found: defaultdict[str, dict[str, None]] = defaultdict(dict)  # a dict keeps the order and drops repetitions
-    for sample in open_source(data).annotations():
+    for sample in open_dataset(data).annotations():
         if sample.label is not None:
             found[sample.label] |= dict.fromkeys(sample.captions)
     return {label: list(captions) for label, captions in found.items() if captions}

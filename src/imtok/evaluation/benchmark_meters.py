@@ -31,10 +31,10 @@ class PromptMeter(GeneratedMeter[list[tuple[str, Found | None]]]):
         """What is found on a picture; None for one of another prompt."""
 
     @abstractmethod
-    def about(self, found: Found) -> dict[str, Any]:
+    def summary(self, found: Found) -> dict[str, Any]:
         """What `items.jsonl` tells of a picture."""
 
-    def look(self, batch: Sequence[Generated]) -> list[tuple[str, Found | None]]:
+    def process(self, batch: Sequence[Generated]) -> list[tuple[str, Found | None]]:
         """The path of each picture, and its `score`."""
         return [(one.sample.path, self.score(one)) for one in batch]
 
@@ -46,7 +46,7 @@ class PromptMeter(GeneratedMeter[list[tuple[str, Found | None]]]):
                 self._found.append((one, group, path))
 
     def items(self) -> list[dict[str, Any]]:
-        return [{"kind": self.metrics[0], "path": path, **self.about(one)} for one, _, path in self._found]
+        return [{"kind": self.metrics[0], "path": path, **self.summary(one)} for one, _, path in self._found]
 
 
 class GenEvalMeter(PromptMeter[Verdict]):
@@ -76,7 +76,7 @@ class GenEvalMeter(PromptMeter[Verdict]):
 
     def score(self, one: Generated) -> Verdict | None:
         """Whether a picture is right; None for one of another prompt."""
-        line = self._lines.get(one.asked.prompt or "")
+        line = self._lines.get(one.prompt_info.prompt or "")
         if line is None:
             return None
         return judge(line, one.picture, self._detector.detect(one.picture), self._colours)
@@ -101,7 +101,7 @@ class GenEvalMeter(PromptMeter[Verdict]):
             note=note,
         )
 
-    def about(self, found: Verdict) -> dict[str, Any]:
+    def summary(self, found: Verdict) -> dict[str, Any]:
         return {"prompt": found.prompt, "task": found.task, "correct": found.correct, "reasons": found.reasons}
 
 
@@ -151,7 +151,7 @@ class DPGMeter(PromptMeter[Answers]):
 
     def score(self, one: Generated) -> Answers | None:
         """The answers about a picture; None for one of another prompt."""
-        item = self._item_of.get(" ".join((one.asked.prompt or "").split()))
+        item = self._item_of.get(" ".join((one.prompt_info.prompt or "").split()))
         if item is None:
             return None
         said = {asked.number: self._answerer.answer(one.picture, asked.text) for asked in self._questions[item]}
@@ -186,5 +186,5 @@ class DPGMeter(PromptMeter[Answers]):
         network, sha256 = self._answerer.name, self._answerer.sha256
         return Measurement(items=make_items(values, groups), network=network, sha256=sha256, note=note)
 
-    def about(self, found: Answers) -> dict[str, Any]:
+    def summary(self, found: Answers) -> dict[str, Any]:
         return {"item_id": found.item, "said": found.said, "answers": found.counted}

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-from imtok.evaluation.meters import Shown
+from imtok.evaluation.meters import OriginalPicture
 from imtok.evaluation.repeat import versions
 from imtok.pretrained.packages import cache_folder
 
@@ -24,7 +24,7 @@ def default_file() -> Path:
     return cache_folder() / "evaluation.sqlite"
 
 
-class Cache:
+class EvaluationCache:
     """Answers by key in one SQLite file, or none at all; a context manager.
 
     A file that cannot be read or written is no error: the judges are asked instead.
@@ -45,7 +45,7 @@ class Cache:
             except (OSError, sqlite3.Error):
                 self._close()
 
-    def __enter__(self) -> "Cache":
+    def __enter__(self) -> "EvaluationCache":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -56,7 +56,7 @@ class Cache:
             )
         self._close()
 
-    def recall(self, keys: Sequence[str | None], ask: Callable[[list[int]], list[Any]]) -> list[Any]:
+    def get_or_compute(self, keys: Sequence[str | None], ask: Callable[[list[int]], list[Any]]) -> list[Any]:
         """The answer of each key.
 
         Args:
@@ -131,7 +131,7 @@ def key_of(judge: Judge, image: bytes, regions: Sequence[Any]) -> str | None:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
-def keys_of(judge: Judge, shown: Sequence[Shown], regions: Sequence[Sequence[Any]]) -> list[str | None]:
+def keys_of(judge: Judge, shown: Sequence[OriginalPicture], regions: Sequence[Sequence[Any]]) -> list[str | None]:
     """Likewise of each picture, of which an evaluation may have cut out a part; None for one without regions."""
     of_each = zip(shown, regions, strict=True)
     return [key_of(judge, one.sample.image, [one.original.shape[:2], *some]) if some else None for one, some in of_each]

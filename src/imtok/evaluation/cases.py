@@ -1,4 +1,4 @@
-"""What contestants draw best and worst, all but the first beside the first; kept while a set goes by."""
+"""What reconstructors draw best and worst, all but the first beside the first; kept while a set goes by."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from imtok.data.pictures import Picture, cut, shrink
 from imtok.data.sample import TextRegion
-from imtok.evaluation.meters import Drawn, Shown
+from imtok.evaluation.meters import OriginalPicture, ReconstructedPicture
 from imtok.evaluation.text import crop_word, normalized_edit_similarity
 
 MOST = 3
@@ -18,18 +18,18 @@ WIDEST, _WIDEST_PART = 384, 896
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """A word, face or picture that a contestant draws best or worst.
+    """A word, face or picture that a reconstructor draws best or worst.
 
     Attributes:
         data: the set.
-        tokenizer: the contestant.
+        tokenizer: the reconstructor.
         baseline: that it is compared with; None for the first one.
-        item: as in `items.jsonl`, with the outcome of every contestant.
+        item: as in `items.jsonl`, with the outcome of every reconstructor.
         value: the word's normalized edit similarity, the face's cosine or the picture's PSNR; with a baseline, how much
             higher it is than the baseline's.
         better: whether it is one of the best.
         original: the part of the picture that it is about.
-        drawn: the same of the baseline's reconstruction, if there is one, and of the contestant's.
+        drawn: the same of the baseline's reconstruction, if there is one, and of the reconstructor's.
     """
 
     data: str
@@ -53,7 +53,7 @@ def part_of(item: Mapping[str, Any], picture: Picture) -> Picture:
 
 
 def outcome_of(item: Mapping[str, Any], tokenizer: str) -> float | None:
-    """How well a contestant draws an item; None where there is no number for it."""
+    """How well a reconstructor draws an item; None where there is no number for it."""
     if item["kind"] == "word":
         readable = item["original"] == item["text"]  # by the judge, on the original
         return normalized_edit_similarity(item["text"], item["read"][tokenizer]) if readable else None
@@ -61,20 +61,20 @@ def outcome_of(item: Mapping[str, Any], tokenizer: str) -> float | None:
 
 
 def value_of(item: Mapping[str, Any], tokenizer: str, baseline: str | None) -> float | None:
-    """How well a contestant draws an item, or how much better than the baseline; None where that has no number."""
+    """How well a reconstructor draws an item, or how much better than the baseline; None where that has no number."""
     ours = outcome_of(item, tokenizer)
     theirs = 0.0 if baseline is None else outcome_of(item, baseline)
     return None if ours is None or theirs is None else ours - theirs
 
 
 class CaseKeeper:
-    """Keeps the best and worst cases of each contestant; of equal ones those that came first.
+    """Keeps the best and worst cases of each reconstructor; of equal ones those that came first.
 
-    Of the first contestant these are what it draws best and worst, of the others what gains and loses most beside it.
+    Of the first reconstructor these are what it draws best and worst, of the others what gains and loses most beside it.
 
     Args:
         data: the set's name.
-        names: of the contestants.
+        names: of the reconstructors.
     """
 
     def __init__(self, data: str, names: Sequence[str]) -> None:
@@ -82,9 +82,12 @@ class CaseKeeper:
         self._kept: dict[tuple[str, str, bool], list[Case]] = defaultdict(list)
 
     def see(
-        self, batch: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]], items: Sequence[dict[str, Any]]
+        self,
+        batch: Sequence[OriginalPicture],
+        drawn: Mapping[str, Sequence[ReconstructedPicture]],
+        items: Sequence[dict[str, Any]],
     ) -> None:
-        """A batch, every contestant's reconstructions of it, and what was found on it."""
+        """A batch, every reconstructor's reconstructions of it, and what was found on it."""
         place = {one.row: index for index, one in enumerate(batch)}
         for item in items:
             index = place[item["row"]]
@@ -134,6 +137,6 @@ class CaseKeeper:
         return len(kept) < MOST or (value > kept[-1].value if better else value < kept[-1].value)
 
     def cases(self) -> list[Case]:
-        """What was kept, by contestant and kind, the best before the worst; in a small set one may be both."""
+        """What was kept, by reconstructor and kind, the best before the worst; in a small set one may be both."""
         kinds = [(kind, better) for kind in ("word", "face", "picture") for better in (True, False)]
         return [case for name in self._names for kind, better in kinds for case in self._kept[name, kind, better]]

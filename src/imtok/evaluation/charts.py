@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imtok.evaluation.metric_names import about
+from imtok.evaluation.metric_names import metric_info
 from imtok.evaluation.results import Evaluation, Result, Score, show_interval, show_number, show_score
 
 METRICS = ("text_accuracy", "face_similarity", "psnr", "vgg16_distance")
@@ -22,7 +22,7 @@ _LEAST_SPAN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A contestant in a chart.
+    """A reconstructor in a chart.
 
     Attributes:
         label: its name, shortened to fit.
@@ -165,7 +165,7 @@ class _Entry:
         caption = "" if self.with_caption is None else f", {show_number(self.with_caption)} with the caption"
         return (
             f"{self.result.tokenizer}: {show_number(self.rate)} bits per pixel{caption}, "
-            f"{about(metric, self.score.network).label} {show_score(self.score)}{f' ({interval})' if interval else ''}"
+            f"{metric_info(metric, self.score.network).label} {show_score(self.score)}{f' ({interval})' if interval else ''}"
         )
 
 

@@ -9,26 +9,26 @@ from typing import Any
 
 from imtok import pretrained
 from imtok.config import ConfigError, InputError
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.rows import as_unicode
-from imtok.data.sample import Source
+from imtok.data.sample import Dataset
 from imtok.evaluation.buckets import FaceBuckets
-from imtok.evaluation.cache import Cache, default_file
-from imtok.evaluation.contestants import (
-    Contestant,
-    TokenizerContestant,
-    check_name,
-    open_contestant,
-    self_checks,
-)
+from imtok.evaluation.cache import EvaluationCache, default_file
 from imtok.evaluation.faces import FACE_JUDGE, FaceJudge, FaceMeter
 from imtok.evaluation.failures import Failures
-from imtok.evaluation.fit import CentreCrop, Fit, FitRule, make_fit
 from imtok.evaluation.meters import Meter, PerceptualMeter
 from imtok.evaluation.metric_names import check_names, family
 from imtok.evaluation.one_set import Part, evaluate_set
+from imtok.evaluation.preprocessing import CentreCrop, FitRule, Preprocessing, make_preprocessing
 from imtok.evaluation.protocols import EvaluationProtocol, deviations, get_protocol
-from imtok.evaluation.ranks import Ranks, outcome, say, together
+from imtok.evaluation.ranks import Ranks, say, together, unwrap
+from imtok.evaluation.reconstructors import (
+    Reconstructor,
+    TokenizerReconstructor,
+    check_name,
+    open_reconstructor,
+    self_checks,
+)
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
 from imtok.evaluation.results import REPORT, Evaluation, write_results
@@ -68,7 +68,7 @@ _ON_DEVICE = ("perceptual", "lpips", "frechet", "inception")
 
 def evaluate(
     tokenizers: str | PathLike[str] | Sequence[str | PathLike[str]],
-    data: str | PathLike[str] | Sequence[str | PathLike[str]] | Mapping[str, Source],
+    data: str | PathLike[str] | Sequence[str | PathLike[str]] | Mapping[str, Dataset],
     out: str | Path | None = None,
     *,
     metrics: Sequence[str] | None = None,
@@ -95,13 +95,13 @@ def evaluate(
         tokenizers: shipped names, run folders, other projects' checkpoints, folders of reconstructed pictures
             (`FOLDER@BITS_PER_PIXEL` where their rate is known), or codecs (`jpeg:QUALITY`, `webp@BITS_PER_PIXEL`). The
             others are compared with the first.
-        data: anything that `open_source` reads, or sources by name. For the metrics that look at them, words need their
+        data: anything that `open_dataset` reads, or sources by name. For the metrics that look at them, words need their
             text and faces their landmarks, as `imtok annotate` writes them.
         out: folder for `metrics.json`, `report.html` and `items.jsonl`; None writes nothing.
         metrics: names out of `METRICS`; None: those of the protocol, or all that the pictures and the networks at hand
             allow.
         size: judge at so many pixels; None: every picture at its own size.
-        fit: how a picture becomes a square of that size: padded as TokBench does (`SquareFit`), or cropped as for
+        fit: how a picture becomes a square of that size: padded as TokBench does (`PadToSquare`), or cropped as for
             rFID on ImageNet (`CentreCrop`).
         count: at most so many pictures of each set, evenly spread.
         checks: also measure the model-free self-checks.
@@ -140,18 +140,18 @@ def evaluate(
         if not sources or not places or (metrics is not None and not metrics):
             raise ConfigError("name at least one tokenizer, one set of pictures and one metric")
         check_limits(size, count)
-        fitted = make_fit(size, fit)
+        fitted = make_preprocessing(size, fit)
         for source in sources:
             check_name(str(source))
         in_memory = isinstance(places, Mapping)
         sets = places if isinstance(places, Mapping) else _open_sets(places, failures, ranks)
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
-        contestants = _open_contestants(sources, () if in_memory else tuple(places), failures, ranks)
+        reconstructors = _open_reconstructors(sources, () if in_memory else tuple(places), failures, ranks)
         if wrong_captions:
-            contestants += _misled(contestants)
+            reconstructors += _misled(reconstructors)
         if checks:
-            contestants += self_checks()
+            reconstructors += self_checks()
         networks, lost = load_networks(metrics, text_judge, face_judge, ranks)
         wanted = None
         if metrics is not None:
@@ -162,7 +162,7 @@ def evaluate(
         # Sets in memory have no command.
         words = None if in_memory else ["evaluate", *map(str, sources), "--data", *map(str, places)]
         record = _Record(
-            contestants=contestants,
+            reconstructors=reconstructors,
             fit=fitted,
             preprocessing=fitted.rule if size is None else f"{fitted.rule}, {size} px",
             notes=[
@@ -174,11 +174,11 @@ def evaluate(
             failures=failures,
             out=None if out is None or rank() != 0 else Path(out),
         )
-        with Cache(default_file() if cache else None) as answers:
+        with EvaluationCache(default_file() if cache else None) as answers:
             meters = partial(_meters, networks, face_buckets, answers)
 
-            def measure(name: str, source: Source) -> Part:
-                return evaluate_set(name, source, contestants, wanted, meters, fitted, count, failures, ranks)
+            def measure(name: str, source: Dataset) -> Part:
+                return evaluate_set(name, source, reconstructors, wanted, meters, fitted, count, failures, ranks)
 
             for part in _each(sets, measure, failures):
                 record.add(part)
@@ -196,8 +196,8 @@ class _Record:
         out: where it is written; None on other ranks than the first.
     """
 
-    contestants: list[Contestant]
-    fit: Fit
+    reconstructors: list[Reconstructor]
+    fit: Preprocessing
     preprocessing: str
     notes: list[str]
     protocol: str | None
@@ -227,7 +227,7 @@ class _Record:
         published = None if self.protocol is None else get_protocol(self.protocol)
         differing = {} if published is None else {p.data.name: _deviations(published, p, self.fit) for p in self.parts}
         return Evaluation(
-            tokenizers={c.name: _about(c) for c in self.contestants},
+            tokenizers={c.name: _about(c) for c in self.reconstructors},
             sets=[part.data for part in self.parts],
             results=[result for part in self.parts for result in part.results],
             comparisons=[comparison for part in self.parts for comparison in part.comparisons],
@@ -246,43 +246,45 @@ class _Record:
             write_results(found.to_json(), (item for part in self.parts for item in part.items), self.out)
 
 
-def _open_contestants(
+def _open_reconstructors(
     sources: Sequence[str | PathLike[str]], data: Sequence[str | PathLike[str]], failures: Failures, ranks: Ranks
-) -> list[Contestant]:
+) -> list[Reconstructor]:
     """As far as they can be opened."""
-    opened = [(str(source), ranks.agree(partial(open_contestant, data=data), str(source))) for source in sources]
+    opened = [(str(source), ranks.agree(partial(open_reconstructor, data=data), str(source))) for source in sources]
     return _told_apart(failures.survivors("tokenizer", opened))
 
 
-def _misled(contestants: Sequence[Contestant]) -> list[Contestant]:
+def _misled(reconstructors: Sequence[Reconstructor]) -> list[Reconstructor]:
     """Those that hear of captions once more, told wrong ones."""
-    found = [WrongCaptions(one) for one in contestants if isinstance(one, TokenizerContestant) and one.reader]
+    found = [
+        WrongCaptions(one) for one in reconstructors if isinstance(one, TokenizerReconstructor) and one.text_conditioner
+    ]
     if not found:
         say("wrong captions: none of the tokenizers hears captions")
     return [*found]
 
 
-def _told_apart(opened: Sequence[tuple[str, Contestant]]) -> list[Contestant]:
-    """Contestants whose names differ: where that is not so, they are called as they were named.
+def _told_apart(opened: Sequence[tuple[str, Reconstructor]]) -> list[Reconstructor]:
+    """Reconstructors whose names differ: where that is not so, they are called as they were named.
 
     Raises:
         ConfigError: even those are alike, or something else in the report is called so.
     """
-    names = ["original", *(check.name for check in self_checks()), *(contestant.name for _, contestant in opened)]
-    for source, contestant in opened:
-        contestant.name = as_unicode(contestant.name if names.count(contestant.name) == 1 else source)
-    names[-len(opened) :] = [contestant.name for _, contestant in opened]
+    names = ["original", *(check.name for check in self_checks()), *(reconstructor.name for _, reconstructor in opened)]
+    for source, reconstructor in opened:
+        reconstructor.name = as_unicode(reconstructor.name if names.count(reconstructor.name) == 1 else source)
+    names[-len(opened) :] = [reconstructor.name for _, reconstructor in opened]
     if len(set(names)) < len(names):
         raise ConfigError(f"two tokenizers are called {max(names, key=names.count)}; rename a folder")
-    return [contestant for _, contestant in opened]
+    return [reconstructor for _, reconstructor in opened]
 
 
-def _open_sets(places: Sequence[str | PathLike[str]], failures: Failures, ranks: Ranks) -> dict[str, Source]:
-    opened = [(name, ranks.agree(open_source, place)) for name, place in name_sets(places).items()]
+def _open_sets(places: Sequence[str | PathLike[str]], failures: Failures, ranks: Ranks) -> dict[str, Dataset]:
+    opened = [(name, ranks.agree(open_dataset, place)) for name, place in name_sets(places).items()]
     return dict(failures.survivors("data", opened))
 
 
-def _each(sets: Mapping[str, Source], measure: Callable[[str, Source], Part], failures: Failures) -> Iterator[Part]:
+def _each(sets: Mapping[str, Dataset], measure: Callable[[str, Dataset], Part], failures: Failures) -> Iterator[Part]:
     """What the sets contribute, but for those that fail; the last one's error where all do."""
     left = len(sets)
     for number, (name, source) in enumerate(sets.items(), 1):
@@ -304,7 +306,7 @@ def _of_reconstructions(protocol: str) -> EvaluationProtocol:
     return found
 
 
-def _deviations(protocol: EvaluationProtocol, part: Part, fit: Fit) -> list[str]:
+def _deviations(protocol: EvaluationProtocol, part: Part, fit: Preprocessing) -> list[str]:
     """What differs from a protocol on a set; its reference are the originals themselves."""
     uncropped = "pictures are not cropped to centred squares of one size (--size 256 --fit crop)"
     return [
@@ -321,9 +323,9 @@ def _deviations(protocol: EvaluationProtocol, part: Part, fit: Fit) -> list[str]
     ]
 
 
-def _about(contestant: Contestant) -> dict[str, Any]:
-    about: dict[str, Any] = {"teachers": sorted(contestant.teachers), "is_check": contestant.is_check}
-    return about if contestant.sha256 is None else about | {"sha256": contestant.sha256}
+def _about(reconstructor: Reconstructor) -> dict[str, Any]:
+    about: dict[str, Any] = {"teachers": sorted(reconstructor.teachers), "is_check": reconstructor.is_check}
+    return about if reconstructor.sha256 is None else about | {"sha256": reconstructor.sha256}
 
 
 def load_networks(
@@ -357,7 +359,7 @@ def load_networks(
             continue
         found = ranks.agree(pretrained.load, network)
         if use in _JUDGES and network not in pretrained.SOURCES:
-            outcome(found)  # there is none of this name
+            unwrap(found)  # there is none of this name
         if not isinstance(found, InputError | OSError):
             networks[use] = found.to(best_device()) if use in _ON_DEVICE else found
             if not isinstance(found, _JUDGES.get(use, object)):
@@ -369,7 +371,9 @@ def load_networks(
     return networks, lost
 
 
-def _meters(networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: Cache, total: int) -> list[Meter[Any]]:
+def _meters(
+    networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: EvaluationCache, total: int
+) -> list[Meter[Any]]:
     """Fresh ones for a set of so many pictures."""
     makers: dict[str, Callable[[Any], Meter[Any]]] = {
         "perceptual": PerceptualMeter,

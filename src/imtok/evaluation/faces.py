@@ -14,8 +14,8 @@ from torch import Tensor
 from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Face
 from imtok.evaluation.buckets import BUCKET_NAMES, FaceBuckets, face_buckets
-from imtok.evaluation.cache import Cache, keys_of
-from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, check_finite, make_items
+from imtok.evaluation.cache import EvaluationCache, keys_of
+from imtok.evaluation.meters import Measurement, Meter, OriginalPicture, ReconstructedPicture, check_finite, make_items
 from imtok.layers.crops import Regions, align_faces
 
 FACE_JUDGE = "face_judge/dlib"
@@ -104,15 +104,15 @@ class FaceMeter(Meter[Faces]):
 
     what = "faces"
 
-    def __init__(self, judge: FaceJudge, buckets: FaceBuckets = "second", cache: Cache | None = None) -> None:
-        self.judge, self._cache = judge, cache or Cache()
+    def __init__(self, judge: FaceJudge, buckets: FaceBuckets = "second", cache: EvaluationCache | None = None) -> None:
+        self.judge, self._cache = judge, cache or EvaluationCache()
         self.buckets: FaceBuckets = buckets
         self._similarities: dict[str, list[float]] = defaultdict(list)  # in the order of the faces
         self._places: list[tuple[int, int]] = []
         self._too_small = 0
         self._rules: set[str] = set()
 
-    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Faces:
+    def process(self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]) -> Faces:
         scored: list[list[Face]] = [[] for _ in shown]
         buckets: list[int] = []
         rules: set[str] = set()
@@ -142,13 +142,13 @@ class FaceMeter(Meter[Faces]):
             similarities=similarities,
         )
 
-    def _embed_originals(self, shown: Sequence[Shown], scored: Sequence[list[Face]]) -> list[Tensor]:
+    def _embed_originals(self, shown: Sequence[OriginalPicture], scored: Sequence[list[Face]]) -> list[Tensor]:
         keys = keys_of(self.judge, shown, [[(face.box, face.landmarks) for face in inside] for inside in scored])
 
         def ask(places: list[int]) -> list[list[list[float]]]:
             return [embed_faces(self.judge, shown[place].original, scored[place]).tolist() for place in places]
 
-        found = self._cache.recall(keys, ask)
+        found = self._cache.get_or_compute(keys, ask)
         return [torch.tensor(vectors) if vectors else torch.zeros(0, 1) for vectors in found]
 
     def add(self, found: Faces, groups: Sequence[int]) -> None:
@@ -172,7 +172,7 @@ class FaceMeter(Meter[Faces]):
             )
         }
 
-    def items(self, shown: Sequence[Shown], found: Faces) -> list[dict[str, Any]]:
+    def items(self, shown: Sequence[OriginalPicture], found: Faces) -> list[dict[str, Any]]:
         return [
             {
                 "kind": "face",

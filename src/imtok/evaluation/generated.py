@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from imtok.config import ConfigError, InputError
-from imtok.data.readers import open_source
-from imtok.data.sample import PictureError, Source
-from imtok.evaluation.asked import Asked, Requests
+from imtok.data.readers import open_dataset
+from imtok.data.sample import Dataset, PictureError
 from imtok.evaluation.failures import Failures
-from imtok.evaluation.fit import CentreCrop, OwnSize
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
 from imtok.evaluation.generated_metrics import METRICS, Brought
 from imtok.evaluation.generated_results import ComparedWith, GeneratedEvaluation
-from imtok.evaluation.meters import Shown
+from imtok.evaluation.meters import OriginalPicture
 from imtok.evaluation.metric_names import check_names
+from imtok.evaluation.preprocessing import CentreCrop, OriginalSize
+from imtok.evaluation.prompt_info import PromptInfo, PromptLookup
 from imtok.evaluation.protocols import EvaluationProtocol, deviations, get_protocol
-from imtok.evaluation.ranks import Ranks, attempt, outcome, together
+from imtok.evaluation.ranks import Ranks, catch_errors, together, unwrap
 from imtok.evaluation.references import Reference, open_reference
 from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.results import Score, score_of, write_results
-from imtok.evaluation.set_meters import Features, SetMeter
-from imtok.evaluation.sets import Pictures, check_limits
+from imtok.evaluation.set_meters import BatchFeatures, SetMeter
+from imtok.evaluation.sets import EvaluationSet, check_limits
 from imtok.evaluation.teachers import teachers_behind_all
 from imtok.evaluation.text import TEXT_JUDGE
 from imtok.layers.collective import rank
@@ -56,7 +56,7 @@ def evaluate_generated(
     started share the work, as in `evaluate`.
 
     Args:
-        pictures: anything that `open_source` reads: a folder as `imtok generate` fills it, an .npz file, shards.
+        pictures: anything that `open_dataset` reads: a folder as `imtok generate` fills it, an .npz file, shards.
         out: folder for `metrics.json` and `items.jsonl`; None writes nothing.
         reference: the set to compare with, likewise; or an .npz file with ADM's statistics (`mu`, `sigma`, and for
             sFID `mu_s`, `sigma_s`), which then stand for the pictures in Fréchet distances through Inception.
@@ -105,8 +105,8 @@ def evaluate_generated(
         brought.check(metrics)
         if size is not None and reference is None:
             raise ConfigError("--size crops the reference; give one, --reference REF")
-        requests = Requests(prompts, words)
-        looked = Pictures(str(pictures), open_source(pictures), OwnSize(), count)
+        requests = PromptLookup(prompts, words)
+        looked = EvaluationSet(str(pictures), open_dataset(pictures), OriginalSize(), count)
         for sample in looked.samples() if prompts or words else ():
             requests.check(sample)
         compared = None if reference is None else open_reference(str(reference))
@@ -123,7 +123,7 @@ def evaluate_generated(
             looked=looked,
             meters=meters,
             missed=missed,
-            preprocessing=OwnSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
+            preprocessing=OriginalSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
             protocol=protocol,
             statistics=() if compared is None else tuple(compared.statistics),
             repeat={"command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], given)},
@@ -156,7 +156,7 @@ class _Record:
         asked: of each picture that was.
     """
 
-    looked: Pictures
+    looked: EvaluationSet
     meters: list[GeneratedMeter[Any]]
     missed: tuple[str, ...]
     preprocessing: str
@@ -167,7 +167,7 @@ class _Record:
     out: Path | None
     reference: ComparedWith | None = None
     ended: str | None = None
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[PromptInfo] = field(default_factory=list)
 
     def write(self) -> GeneratedEvaluation:
         """All that can be told by now."""
@@ -180,7 +180,7 @@ class _Record:
                 self.looked.counted(), groups=len({one.group or row for row, one in enumerate(self.asked)})
             ),
             reference=self.reference,
-            preprocessing=self.preprocessing if self.reference and self.reference.looked_at else OwnSize.rule,
+            preprocessing=self.preprocessing if self.reference and self.reference.looked_at else OriginalSize.rule,
             metrics=scores,
             failed={one.metric: one.why for one in self.failures.met if one.metric in self.missed},
             protocol=self.protocol,
@@ -216,21 +216,23 @@ def _eyes(meters: Sequence[GeneratedMeter[Any]]) -> list[SetMeter]:
     return [meter for meter in meters if isinstance(meter, SetMeter)]
 
 
-def _look(requests: Requests, record: _Record, ranks: Ranks) -> None:
+def _look(requests: PromptLookup, record: _Record, ranks: Ranks) -> None:
     """Show every picture to every meter; one that stumbles is left out from there on."""
 
-    def look(shown: list[Shown]) -> tuple[list[tuple[Asked, str]], dict[tuple[str, ...], Any]]:
-        batch = [Generated(sample=one.sample, picture=one.original, asked=requests.of(one.sample)) for one in shown]
-        found = {meter.metrics: attempt(meter.look, batch) for meter in record.meters}
-        return [(one.asked, one.sample.path) for one in batch], found
+    def process(shown: list[OriginalPicture]) -> tuple[list[tuple[PromptInfo, str]], dict[tuple[str, ...], Any]]:
+        batch = [
+            Generated(sample=one.sample, picture=one.original, prompt_info=requests.of(one.sample)) for one in shown
+        ]
+        found = {meter.metrics: catch_errors(meter.process, batch) for meter in record.meters}
+        return [(one.prompt_info, one.sample.path) for one in batch], found
 
     groups: dict[str, int] = {}
-    for _, (of_batch, found) in record.looked.in_turn(look, ranks, "pictures"):
+    for _, (of_batch, found) in record.looked.map_batches(process, ranks, "pictures"):
         record.asked += [one for one, _ in of_batch]
         of_prompts = [groups.setdefault(one.group or path, len(groups)) for one, path in of_batch]
         for meter in list(record.meters):
             try:
-                meter.add(outcome(found[meter.metrics]), of_prompts)
+                meter.add(unwrap(found[meter.metrics]), of_prompts)
             except (InputError, OSError) as error:
                 record.failures.lose(meter.metrics, error)
                 record.meters.remove(meter)
@@ -238,7 +240,7 @@ def _look(requests: Requests, record: _Record, ranks: Ranks) -> None:
 
 def _compare_with(
     reference: Reference,
-    drawn: Pictures,
+    drawn: EvaluationSet,
     size: int | None,
     meters: Sequence[GeneratedMeter[Any]],
     failures: Failures,
@@ -261,15 +263,15 @@ def _compare_with(
     curious = [meter for meter in eyes if meter.compared]
     if not curious or reference.source is None:
         return found
-    fit = OwnSize() if size is None else CentreCrop(size)
-    looked = Pictures(reference.name, reference.source, fit, None)
+    fit = OriginalSize() if size is None else CentreCrop(size)
+    looked = EvaluationSet(reference.name, reference.source, fit, None)
 
-    def look(shown: list[Shown]) -> list[Features]:
+    def process(shown: list[OriginalPicture]) -> list[BatchFeatures]:
         pictures, path = [one.prepared for one in shown], shown[0].sample.path
-        return [meter.describe(pictures, path) for meter in curious]
+        return [meter.extract_features(pictures, path) for meter in curious]
 
     try:
-        for _, described in looked.in_turn(look, ranks, "reference"):
+        for _, described in looked.map_batches(process, ranks, "reference"):
             for meter, features in zip(curious, described, strict=True):
                 meter.add_reference(features)
     except (InputError, OSError) as error:
@@ -277,7 +279,7 @@ def _compare_with(
     return replace(found, looked_at=looked.counted())
 
 
-def _size_of(source: Source) -> tuple[int, int] | None:
+def _size_of(source: Dataset) -> tuple[int, int] | None:
     """Width and height of the first picture that can be opened."""
     for row in range(len(source)):
         with suppress(PictureError):

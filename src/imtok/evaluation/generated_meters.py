@@ -12,9 +12,9 @@ from imtok.config import ConfigError
 from imtok.data.annotate import Annotator
 from imtok.data.pictures import Picture
 from imtok.data.sample import Sample
-from imtok.evaluation.asked import Asked
 from imtok.evaluation.faces import FaceJudge, embed_faces
 from imtok.evaluation.meters import Measurement, check_finite, make_items
+from imtok.evaluation.prompt_info import PromptInfo
 from imtok.pretrained.clip import CLIP
 
 Found = TypeVar("Found")
@@ -27,12 +27,12 @@ class Generated:
     Attributes:
         sample: its file.
         picture: its pixels.
-        asked: what it should show.
+        prompt_info: what it should show.
     """
 
     sample: Sample
     picture: Picture
-    asked: Asked
+    prompt_info: PromptInfo
 
 
 class GeneratedMeter(ABC, Generic[Found]):
@@ -47,7 +47,7 @@ class GeneratedMeter(ABC, Generic[Found]):
     metrics: tuple[str, ...]
 
     @abstractmethod
-    def look(self, batch: Sequence[Generated]) -> Found:
+    def process(self, batch: Sequence[Generated]) -> Found:
         """Pictures of one size.
 
         Raises:
@@ -90,17 +90,17 @@ class ClipMeter(GeneratedMeter[list[tuple[float, bool] | None]]):
         self._without, self._cut = 0, 0
 
     @torch.no_grad()
-    def look(self, batch: Sequence[Generated]) -> list[tuple[float, bool] | None]:
+    def process(self, batch: Sequence[Generated]) -> list[tuple[float, bool] | None]:
         """The score of each picture, and whether its prompt was cut; None without a prompt."""
-        asked = [(one.picture, one.asked.prompt) for one in batch if one.asked.prompt]
-        if not asked:
+        prompted = [(one.picture, one.prompt_info.prompt) for one in batch if one.prompt_info.prompt]
+        if not prompted:
             return [None] * len(batch)
-        pictures, prompts = zip(*asked, strict=True)
+        pictures, prompts = zip(*prompted, strict=True)
         scores = (
             100 * check_finite(self.network.similarity(pictures, prompts), self.network.name).clamp(min=0)
         ).tolist()
         found = iter(zip(scores, map(self.network.is_cut, prompts), strict=True))
-        return [next(found) if one.asked.prompt else None for one in batch]
+        return [next(found) if one.prompt_info.prompt else None for one in batch]
 
     def add(self, found: list[tuple[float, bool] | None], groups: Sequence[int]) -> None:
         scored = [(*one, group) for one, group in zip(found, groups, strict=True) if one is not None]
@@ -142,7 +142,7 @@ class FaceNormMeter(GeneratedMeter[list[list[dict[str, Any]]]]):
         self._means: list[float] = []  # of each picture with faces
         self._items: list[dict[str, Any]] = []
 
-    def look(self, batch: Sequence[Generated]) -> list[list[dict[str, Any]]]:
+    def process(self, batch: Sequence[Generated]) -> list[list[dict[str, Any]]]:
         """The faces of each picture, as lines of `items.jsonl`."""
         found = []
         for one in batch:

@@ -5,9 +5,9 @@ from importlib.metadata import version
 from typing import Any
 
 from imtok.config import FORMAT_VERSION
-from imtok.evaluation.metric_names import about
+from imtok.evaluation.metric_names import metric_info
 from imtok.evaluation.results import Score, as_markdown, plain, show_interval, show_number
-from imtok.evaluation.sets import DataSet
+from imtok.evaluation.sets import DatasetSummary
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, RESAMPLES
 
 
@@ -27,7 +27,7 @@ class ComparedWith:
     sha256: str | None
     pictures: int
     statistics: list[str]
-    looked_at: DataSet | None
+    looked_at: DatasetSummary | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class GeneratedEvaluation:
         repeat: the command and the versions of the software.
     """
 
-    pictures: DataSet
+    pictures: DatasetSummary
     reference: ComparedWith | None
     preprocessing: str
     metrics: dict[str, Score]
@@ -64,7 +64,7 @@ class GeneratedEvaluation:
     def __str__(self) -> str:
         rows = [("metric", "value", "interval or parts", "of")]
         for metric, score in self.metrics.items():
-            name = about(metric).label + (" *" if score.taught else "")
+            name = metric_info(metric).label + (" *" if score.taught else "")
             rows.append((name, show_number(score.value), show_interval(score), str(score.count)))
         lines = [as_markdown(rows)]
         if any(score.taught for score in self.metrics.values()):

@@ -1,4 +1,4 @@
-"""Meters: each looks at the originals of a batch and at every contestant's reconstructions of them, and adds up."""
+"""Meters: each looks at the originals of a batch and at every reconstructor's reconstructions of them, and adds up."""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture, from_uint8
 from imtok.data.sample import Sample
-from imtok.evaluation.contestants import Reconstruction
 from imtok.evaluation.metrics import codebook_perplexity, codebook_usage, psnr, shared_information, ssim
+from imtok.evaluation.reconstructors import Reconstruction
 from imtok.evaluation.statistics import MIN_ITEMS, Items
 from imtok.losses.reconstruction import feature_distances
 from imtok.pretrained import FeatureNetwork
@@ -23,7 +23,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class OriginalPicture:
     """One original.
 
     Attributes:
@@ -47,17 +47,17 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """Its reconstruction by one contestant: what came out, of that what is no padding, and at the original's size."""
+class ReconstructedPicture:
+    """Its reconstruction by one reconstructor: what came out, of that what is no padding, and at the original's size."""
 
-    made: Reconstruction
+    output: Reconstruction
     content: Picture
     restored: Picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A metric of one contestant on one set.
+    """A metric of one reconstructor on one set.
 
     Attributes:
         items: one number a picture, word or face; or None, where the set as a whole has one number.
@@ -90,8 +90,8 @@ class Meter(ABC, Generic[Found]):
     what: str
 
     @abstractmethod
-    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Found:
-        """A batch of originals, and every contestant's reconstructions of them."""
+    def process(self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]) -> Found:
+        """A batch of originals, and every reconstructor's reconstructions of them."""
 
     @abstractmethod
     def add(self, found: Found, groups: Sequence[int]) -> None:
@@ -99,10 +99,10 @@ class Meter(ABC, Generic[Found]):
 
     @abstractmethod
     def results(self, name: str) -> dict[str, Measurement]:
-        """A contestant's numbers, by the metric's name; empty when there was nothing to measure."""
+        """A reconstructor's numbers, by the metric's name; empty when there was nothing to measure."""
 
-    def items(self, shown: Sequence[Shown], found: Found) -> list[dict[str, Any]]:
-        """What was looked at one by one in a batch, with all contestants' outcomes: lines of `items.jsonl`."""
+    def items(self, shown: Sequence[OriginalPicture], found: Found) -> list[dict[str, Any]]:
+        """What was looked at one by one in a batch, with all reconstructors' outcomes: lines of `items.jsonl`."""
         return []
 
 
@@ -115,8 +115,8 @@ class PixelMeter(Meter[dict[str, list[tuple[float, float]]]]):
         self._groups: list[int] = []
         self._values: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
-    def look(
-        self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]
+    def process(
+        self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]
     ) -> dict[str, list[tuple[float, float]]]:
         originals = [_pixels(one.content) for one in shown]
         found = {}
@@ -137,7 +137,9 @@ class PixelMeter(Meter[dict[str, list[tuple[float, float]]]]):
             for metric, values in zip(("psnr", "ssim"), zip(*self._values[name], strict=True), strict=True)
         }
 
-    def items(self, shown: Sequence[Shown], found: dict[str, list[tuple[float, float]]]) -> list[dict[str, Any]]:
+    def items(
+        self, shown: Sequence[OriginalPicture], found: dict[str, list[tuple[float, float]]]
+    ) -> list[dict[str, Any]]:
         return [
             {
                 "kind": "picture",
@@ -163,11 +165,13 @@ class PerceptualMeter(Meter[dict[str, list[float]]]):
         self._values: dict[str, list[float]] = defaultdict(list)
 
     @torch.no_grad()
-    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, list[float]]:
+    def process(
+        self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]
+    ) -> dict[str, list[float]]:
         originals, weights = self._maps([one.prepared for one in shown]), self.network.channel_weights()
         found = {}
         for name, several in drawn.items():
-            apart = feature_distances(originals, self._maps([one.made.picture for one in several]), weights)
+            apart = feature_distances(originals, self._maps([one.output.picture for one in several]), weights)
             found[name] = check_finite(apart, self.network.name).tolist()
         return found
 
@@ -203,7 +207,7 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
     """Rate of each picture, and how much of each codebook the set uses.
 
     Args:
-        codebook_sizes: of each contestant.
+        codebook_sizes: of each reconstructor.
         rate_notes: what one has to know of its rate.
     """
 
@@ -218,8 +222,10 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
         self._joint_rates: dict[str, list[float]] = defaultdict(list)
         self._codes: dict[str, list[Tensor]] = defaultdict(list)
 
-    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, list[Rate]]:
-        return {name: [_rate(one.made) for one in several] for name, several in drawn.items()}
+    def process(
+        self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]
+    ) -> dict[str, list[Rate]]:
+        return {name: [_rate(one.output) for one in several] for name, several in drawn.items()}
 
     def add(self, found: dict[str, list[Rate]], groups: Sequence[int]) -> None:
         self._groups += groups
@@ -231,7 +237,7 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
             self._codes[name] += [one.codes for one in rates if one.codes is not None]
 
     def untold(self, name: str) -> int:
-        """Of how many pictures a contestant that hears of captions was told nothing."""
+        """Of how many pictures a reconstructor that hears of captions was told nothing."""
         return self._untold[name]
 
     def results(self, name: str) -> dict[str, Measurement]:

@@ -1,4 +1,4 @@
-"""One set of pictures through every contestant: who looks at what, and how what is found becomes numbers."""
+"""One set of pictures through every reconstructor: who looks at what, and how what is found becomes numbers."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -10,16 +10,16 @@ import numpy as np
 
 from imtok.config import InputError
 from imtok.data.pictures import shrink
-from imtok.data.sample import Source
+from imtok.data.sample import Dataset
 from imtok.evaluation.cases import WIDEST, Case, CaseKeeper, part_of
-from imtok.evaluation.contestants import Contestant, File
 from imtok.evaluation.failures import Failures
-from imtok.evaluation.fit import Fit
-from imtok.evaluation.meters import CodeMeter, Drawn, Measurement, Meter, PixelMeter, Shown
+from imtok.evaluation.meters import CodeMeter, Measurement, Meter, OriginalPicture, PixelMeter, ReconstructedPicture
 from imtok.evaluation.metric_names import family
-from imtok.evaluation.ranks import SAID_IN_A_LINE, Ranks, attempt, say
+from imtok.evaluation.preprocessing import Preprocessing
+from imtok.evaluation.ranks import USER_ERRORS, Ranks, catch_errors, say
+from imtok.evaluation.reconstructors import File, Reconstructor
 from imtok.evaluation.results import Comparison, Example, Result, score_of
-from imtok.evaluation.sets import DataSet, Pictures
+from imtok.evaluation.sets import DatasetSummary, EvaluationSet
 from imtok.evaluation.statistics import paired_difference
 
 _WITH_CAPTION = ("bits_per_pixel_with_caption", "caption_bits")
@@ -34,7 +34,7 @@ _PARTS = 6
 class Part:
     """What one set contributes."""
 
-    data: DataSet
+    data: DatasetSummary
     results: list[Result]
     comparisons: list[Comparison]
     examples: list[Example]
@@ -61,34 +61,34 @@ class _Found:
     files: list[tuple[str, File, str]]
     """By whom each was read, and for which original."""
     failed: dict[str, InputError | OSError]
-    """Contestants that could not reconstruct them."""
+    """Reconstructors that could not reconstruct them."""
 
 
 def evaluate_set(
     name: str,
-    source: Source,
-    contestants: Sequence[Contestant],
+    source: Dataset,
+    reconstructors: Sequence[Reconstructor],
     metrics: Sequence[str] | None,
     of_networks: Callable[[int], list[Meter[Any]]],
-    fit: Fit,
+    fit: Preprocessing,
     count: int | None,
     failures: Failures,
     ranks: Ranks,
 ) -> Part:
-    """Measure every contestant on a set, or on as much of it as was seen before an error or Ctrl-C.
+    """Measure every reconstructor on a set, or on as much of it as was seen before an error or Ctrl-C.
 
     One that fails is left out, whatever was measured of it before, and so is what a meter measures that fails. A
-    contestant is compared with the first, or with whom it names, unless that has failed.
+    reconstructor is compared with the first, or with whom it names, unless that has failed.
 
     Args:
         name: of the set.
         source: of its pictures.
-        contestants: the checks are compared with nobody.
+        reconstructors: the checks are compared with nobody.
         metrics: which to keep; None: all.
         of_networks: makes the meters beside those of pixels and codes, for so many pictures.
         fit: how pictures enter.
         count: at most so many pictures, evenly spread.
-        failures: get to know of contestants and meters that fail, and of a set that ends early.
+        failures: get to know of reconstructors and meters that fail, and of a set that ends early.
         ranks: who share the work.
 
     Raises:
@@ -96,9 +96,9 @@ def evaluate_set(
         OSError: likewise.
         KeyboardInterrupt: likewise.
     """
-    one = _OneSet(Pictures(name, source, fit, count), contestants, metrics, of_networks, fit, failures, ranks)
+    one = _OneSet(EvaluationSet(name, source, fit, count), reconstructors, metrics, of_networks, fit, failures, ranks)
     try:
-        for groups, found in one.pictures.in_turn(one.look, ranks):
+        for groups, found in one.pictures.map_batches(one.process, ranks):
             one.add(found, groups)
     except (InputError, OSError, KeyboardInterrupt) as error:
         if not one.pictures.seen or one.is_lost():
@@ -113,22 +113,22 @@ class _OneSet:
 
     def __init__(
         self,
-        pictures: Pictures,
-        contestants: Sequence[Contestant],
+        pictures: EvaluationSet,
+        reconstructors: Sequence[Reconstructor],
         metrics: Sequence[str] | None,
         of_networks: Callable[[int], list[Meter[Any]]],
-        fit: Fit,
+        fit: Preprocessing,
         failures: Failures,
         ranks: Ranks,
     ) -> None:
         self.pictures = pictures
         self._metrics, self._fit, self._failures = metrics, fit, failures
-        self._contestants = {c.name: c for c in contestants}
-        self._competitors = [c.name for c in contestants if not c.is_check]
+        self._reconstructors = {c.name: c for c in reconstructors}
+        self._competitors = [c.name for c in reconstructors if not c.is_check]
         self._failed: set[str] = set()
         self._begin(ranks)
         self._codes = CodeMeter(  # comes after: some know their rate only when they know the set
-            {c.name: c.codebook_sizes for c in contestants}, {c.name: c.rate_note for c in contestants}
+            {c.name: c.codebook_sizes for c in reconstructors}, {c.name: c.rate_note for c in reconstructors}
         )
         self._meters = [PixelMeter(), self._codes, *of_networks(pictures.total)]
         self._broken: set[int] = set()
@@ -138,24 +138,24 @@ class _OneSet:
         self._items: list[str] = []
 
     def _begin(self, ranks: Ranks) -> None:
-        """Each contestant gets to know the set."""
-        for contestant in self._contestants.values():
-            if error := ranks.agree(contestant.begin, self.pictures):
-                self._drop(contestant.name, error)
-            elif contestant.rate_note:
-                say(f"{self.pictures.name}, {contestant.name}: {contestant.rate_note}")
+        """Each reconstructor gets to know the set."""
+        for reconstructor in self._reconstructors.values():
+            if error := ranks.agree(reconstructor.begin, self.pictures):
+                self._drop(reconstructor.name, error)
+            elif reconstructor.rate_note:
+                say(f"{self.pictures.name}, {reconstructor.name}: {reconstructor.rate_note}")
 
-    def look(self, batch: list[Shown]) -> _Found:
+    def process(self, batch: list[OriginalPicture]) -> _Found:
         """What a batch shows; changes nothing, so any process can do it."""
         name = self.pictures.name
-        made = {c.name: attempt(partial(_reconstruct, c, self._fit), batch) for c in self._left()}
-        errors = {who: one for who, one in made.items() if isinstance(one, SAID_IN_A_LINE)}
-        drawn = {who: one for who, one in made.items() if not isinstance(one, SAID_IN_A_LINE)}
-        measured = [attempt(partial(meter.look, batch), drawn) for meter in self._meters]
+        made = {c.name: catch_errors(partial(_reconstruct, c, self._fit), batch) for c in self._left()}
+        errors = {who: one for who, one in made.items() if isinstance(one, USER_ERRORS)}
+        drawn = {who: one for who, one in made.items() if not isinstance(one, USER_ERRORS)}
+        measured = [catch_errors(partial(meter.process, batch), drawn) for meter in self._meters]
         items = [
             item
             for meter, one in zip(self._meters, measured, strict=True)
-            if not isinstance(one, SAID_IN_A_LINE)
+            if not isinstance(one, USER_ERRORS)
             for item in meter.items(batch, one)
         ]
         longer, before = self._keeper.copy(), self._keeper.cases()
@@ -170,10 +170,10 @@ class _OneSet:
                 if shown.row in self._rows
             },
             files=[
-                (who, one.made.file, shown.sample.path)
+                (who, one.output.file, shown.sample.path)
                 for who, several in drawn.items()
                 for one, shown in zip(several, batch, strict=True)
-                if one.made.file is not None
+                if one.output.file is not None
             ],
             failed=errors,
         )
@@ -183,7 +183,7 @@ class _OneSet:
         for who, error in found.failed.items():
             self._drop(who, error)
         for index, one in enumerate(found.measured):
-            if index not in self._broken and isinstance(one, SAID_IN_A_LINE):
+            if index not in self._broken and isinstance(one, USER_ERRORS):
                 self._broken.add(index)
                 self._failures.add(one, data=self.pictures.name, metric=self._meters[index].what)
             elif index not in self._broken:
@@ -191,7 +191,7 @@ class _OneSet:
         for case in found.cases:
             self._keeper.add(case)
         for who, file, path in found.files:
-            if who not in self._failed and (error := attempt(partial(self._contestants[who].add, file), path)):
+            if who not in self._failed and (error := catch_errors(partial(self._reconstructors[who].add, file), path)):
                 self._drop(who, error)
         self._examples |= found.examples
         self._items += map(json.dumps, found.items)
@@ -199,10 +199,10 @@ class _OneSet:
     def part(self) -> Part:
         """Everything as numbers; of those that have failed nothing."""
         left, failed = self._left(), self._failed
-        for contestant in left:
-            if untold := self._codes.untold(contestant.name):
+        for reconstructor in left:
+            if untold := self._codes.untold(reconstructor.name):
                 of = f"{untold} of {self.pictures.seen} pictures"
-                say(f"{self.pictures.name}, {contestant.name}: hears captions, and {of} have none")
+                say(f"{self.pictures.name}, {reconstructor.name}: hears captions, and {of} have none")
         meters = [meter for index, meter in enumerate(self._meters) if index not in self._broken]
         measured = {c.name: _measurements(meters, c.name, self._metrics) for c in left}
         for metric in self._metrics or ():
@@ -234,7 +234,9 @@ class _OneSet:
             sizes=self.pictures.sizes,
         )
 
-    def _example(self, shown: Shown, drawn: Mapping[str, Drawn], items: Sequence[dict[str, Any]]) -> Example:
+    def _example(
+        self, shown: OriginalPicture, drawn: Mapping[str, ReconstructedPicture], items: Sequence[dict[str, Any]]
+    ) -> Example:
         """A picture with what everybody but the checks made of it."""
         restored = {who: one.restored for who, one in drawn.items() if who in self._competitors}
         pictures = {"original": shown.original, **restored}
@@ -244,7 +246,7 @@ class _OneSet:
             data=self.pictures.name,
             path=shown.sample.path,
             pictures={who: shrink(picture, WIDEST) for who, picture in pictures.items()},
-            told={who: one.made.told for who, one in drawn.items() if one.made.told is not None},
+            told={who: one.output.told for who, one in drawn.items() if one.output.told is not None},
             parts=[(item, {who: part_of(item, picture) for who, picture in pictures.items()}) for item in chosen],
         )
 
@@ -252,11 +254,11 @@ class _OneSet:
         """Whether nobody but checks is left."""
         return self._failed.issuperset(self._competitors)
 
-    def _left(self) -> list[Contestant]:
-        return [c for c in self._contestants.values() if c.name not in self._failed]
+    def _left(self) -> list[Reconstructor]:
+        return [c for c in self._reconstructors.values() if c.name not in self._failed]
 
     def _drop(self, who: str, error: InputError | OSError) -> None:
-        """Leave a contestant out from here on.
+        """Leave a reconstructor out from here on.
 
         Raises:
             InputError: nobody but checks is left.
@@ -270,22 +272,24 @@ class _OneSet:
 
 
 def _without(failed: Collection[str], line: str) -> str:
-    """A line of `items.jsonl` but for some contestants' outcomes."""
+    """A line of `items.jsonl` but for some reconstructors' outcomes."""
     item = json.loads(line)
     outcomes = {key: value for key, value in item.items() if key in ("psnr", "read", "similarity")}
     rest = {key: {who: one for who, one in of.items() if who not in failed} for key, of in outcomes.items()}
     return json.dumps(item | rest)
 
 
-def _reconstruct(contestant: Contestant, fit: Fit, batch: Sequence[Shown]) -> list[Drawn]:
-    own = contestant.at_own_size
+def _reconstruct(
+    reconstructor: Reconstructor, fit: Preprocessing, batch: Sequence[OriginalPicture]
+) -> list[ReconstructedPicture]:
+    own = reconstructor.at_own_size
     entering = [one.original if own else one.prepared for one in batch]
     drawn = []
-    for made, one in zip(contestant.reconstruct(entering, [one.sample for one in batch]), batch, strict=True):
+    for made, one in zip(reconstructor.reconstruct(entering, [one.sample for one in batch]), batch, strict=True):
         restored = made.picture if own else fit.restore(made.picture, one.original)
         square = fit.prepare(restored) if own else made.picture
         content = fit.content(square, one.original)
-        drawn.append(Drawn(made=replace(made, picture=square), content=content, restored=restored))
+        drawn.append(ReconstructedPicture(output=replace(made, picture=square), content=content, restored=restored))
     return drawn
 
 

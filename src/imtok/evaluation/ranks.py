@@ -18,7 +18,7 @@ from imtok.layers.collective import ObjectGroup, process_group, rank, world_size
 Portion = TypeVar("Portion")
 Found = TypeVar("Found")
 
-SAID_IN_A_LINE = (InputError, OSError)
+USER_ERRORS = (InputError, OSError)
 
 
 class Ranks:
@@ -27,7 +27,7 @@ class Ranks:
     def __init__(self) -> None:
         self._group = ObjectGroup()
 
-    def look_in_turn(self, portions: Sequence[Portion], look: Callable[[Portion], Found]) -> Iterator[Found]:
+    def map_in_order(self, portions: Sequence[Portion], look: Callable[[Portion], Found]) -> Iterator[Found]:
         """What is found in each portion, in their order, on every rank; a rank looks at every so-many-th of them.
 
         Args:
@@ -40,13 +40,13 @@ class Ranks:
         """
         for start in range(0, len(portions), world_size()):
             mine = portions[start + rank() : start + rank() + 1]
-            for found in self.exchange([attempt(look, portion) for portion in mine]):
-                yield from map(outcome, found)
+            for found in self.exchange([catch_errors(look, portion) for portion in mine]):
+                yield from map(unwrap, found)
 
     def agree(self, look: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
         """What this rank finds; or the error of the first that met one, so that all go on without it alike."""
-        mine = attempt(look, portion)
-        met = self.exchange([mine if isinstance(mine, SAID_IN_A_LINE) else None])
+        mine = catch_errors(look, portion)
+        met = self.exchange([mine if isinstance(mine, USER_ERRORS) else None])
         return next((error for (error,) in met if error is not None), mine)
 
     def exchange(self, mine: Any) -> list[Any]:
@@ -56,7 +56,7 @@ class Ranks:
             Ended: somebody has.
         """
         everyones = self._group.gather(mine)
-        if ended := [one for one in everyones if isinstance(one, SAID_IN_A_LINE)]:
+        if ended := [one for one in everyones if isinstance(one, USER_ERRORS)]:
             raise Ended(ended[0])
         return everyones
 
@@ -85,7 +85,7 @@ def together() -> Iterator[Ranks]:
             error = None
             try:
                 yield ranks
-            except SAID_IN_A_LINE as own:
+            except USER_ERRORS as own:
                 error = own
             ranks.exchange(error)
         except Ended as ended:
@@ -105,11 +105,11 @@ def progress_bar(total: int, what: str) -> "tqdm[Never]":
     return tqdm(total=total, desc=what, unit=" pictures", disable=None if rank() == 0 else True)
 
 
-def attempt(look: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
+def catch_errors(look: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
     """What is found, or an error as an answer, so that all ranks meet it at the same place."""
     try:
         return look(portion)
-    except SAID_IN_A_LINE as error:
+    except USER_ERRORS as error:
         return error
     except Exception as error:
         if not is_out_of_memory(error):
@@ -117,13 +117,13 @@ def attempt(look: Callable[[Portion], Found], portion: Portion) -> Found | Input
         return ConfigError(f"out of memory ({first_line(error)}); --size makes large pictures smaller")
 
 
-def outcome(found: Any) -> Any:
-    """What `attempt` found.
+def unwrap(found: Any) -> Any:
+    """What `catch_errors` found.
 
     Raises:
         InputError: it has met one.
         OSError: likewise.
     """
-    if isinstance(found, SAID_IN_A_LINE):
+    if isinstance(found, USER_ERRORS):
         raise found
     return found

@@ -21,7 +21,7 @@ from imtok.data.sample import DataError, Sample
 from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import load
-from imtok.tokenizers.text import Reader, Text
+from imtok.tokenizers.text import Text, TextConditioner
 
 
 def reconstruct(
@@ -68,9 +68,13 @@ def reconstruct(
     if captions is not None and model.text_config is None:
         raise ConfigError(f"{tokenizer}: hears of no captions; leave --captions out")
     told = [None] * len(files) if captions is None else captions_of(files, captions)
-    reader = None if captions is None or model.text_config is None else Reader(model.text_config, device=best_device())
-    if reader is not None:
-        reader.prepare(caption for caption in told if caption is not None)
+    text_conditioner = (
+        None
+        if captions is None or model.text_config is None
+        else TextConditioner(model.text_config, device=best_device())
+    )
+    if text_conditioner is not None:
+        text_conditioner.prepare(caption for caption in told if caption is not None)
     if model.text_config is not None and (untold := told.count(None)):
         tqdm.write(f"{tokenizer} hears captions, and {untold} of {len(files)} pictures have none; see --captions")
     written, sheets = [], side_by_side(out)
@@ -82,11 +86,11 @@ def reconstruct(
         except DataError as error:
             tqdm.write(f"left out: {error}")
             continue
-        text = None if reader is None else reader.read([caption])
+        text = None if text_conditioner is None else text_conditioner.encode([caption])
         drawn = reconstruct_picture(model, picture, text)
         written.append(out / f"{file.stem}.png")
         written[-1].write_bytes(encode(drawn))
-        row = [picture, drawn, *(each_branch(model, picture, text) if branches else ())]
+        row = [picture, drawn, *(reconstruct_each_codebook(model, picture, text) if branches else ())]
         (sheets / f"{file.stem}.png").write_bytes(encode(np.concatenate(row, axis=1)))
     return written
 
@@ -134,11 +138,11 @@ def reconstruct_picture(tokenizer: Tokenizer, picture: Picture, text: Text | Non
 
 
 @torch.no_grad()
-def each_branch(tokenizer: Tokenizer, picture: Picture, text: Text | None = None) -> list[Picture]:
+def reconstruct_each_codebook(tokenizer: Tokenizer, picture: Picture, text: Text | None = None) -> list[Picture]:
     """The picture as each codebook alone would have it, the others set to zero."""
     height, width = picture.shape[:2]
     encoding = tokenizer.encode(from_uint8(picture)[None].to(tokenizer.device), text)
-    alone = [tokenizer.alone(encoding.latents, branch) for branch in range(len(tokenizer.codebook_sizes))]
+    alone = [tokenizer.keep_codebook(encoding.latents, branch) for branch in range(len(tokenizer.codebook_sizes))]
     drawn = [tokenizer.decode(latents, text, encoding.grid_size) for latents in alone]
     return [_picture(images[:, :, :height, :width]) for images in drawn]
 

@@ -14,11 +14,11 @@ from imtok.config import ConfigError
 from imtok.data.addresses import file_part, open_file
 from imtok.data.npz import NpzWriter, holds_pictures, read_arrays
 from imtok.data.pictures import decode
-from imtok.data.readers import open_source
-from imtok.data.sample import DataError, Source
-from imtok.evaluation.fit import CentreCrop
+from imtok.data.readers import open_dataset
+from imtok.data.sample import DataError, Dataset
 from imtok.evaluation.metrics import FeatureStatistics, Moments
-from imtok.evaluation.set_meters import describe
+from imtok.evaluation.preprocessing import CentreCrop
+from imtok.evaluation.set_meters import extract_features
 from imtok.evaluation.sets import check_limits
 from imtok.layers.collective import best_device
 
@@ -40,7 +40,7 @@ class Reference:
     """
 
     name: str
-    source: Source | None
+    source: Dataset | None
     statistics: Mapping[str, Moments] = field(default_factory=dict)
     sha256: str | None = None
 
@@ -57,7 +57,7 @@ def open_reference(place: str) -> Reference:
         DataError: neither is there.
     """
     if not file_part(place).lower().endswith(".npz"):
-        return Reference(name=place, source=open_source(place))
+        return Reference(name=place, source=open_dataset(place))
     arrays = read_arrays(place, [name for pair in STATISTICS.values() for name in pair])
     statistics: dict[str, Moments] = {}
     for kind, (mean, covariance) in STATISTICS.items():
@@ -69,7 +69,7 @@ def open_reference(place: str) -> Reference:
         if not all(array.dtype.kind in "fiu" and np.isfinite(array).all() for array in pair):
             raise DataError(f"{place}: {mean} and {covariance} hold something else than finite numbers")
         statistics[kind] = Moments(*(torch.from_numpy(array.astype(np.float64)) for array in pair))
-    source = None if statistics and not holds_pictures(place) else open_source(place)
+    source = None if statistics and not holds_pictures(place) else open_dataset(place)
     with open_file(place) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Reference(name=place, source=source, statistics=statistics, sha256=digest)
@@ -80,7 +80,7 @@ def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | N
     """Write pictures as one .npz file in ADM's layout, one after another.
 
     Args:
-        pictures: anything that `open_source` reads, all of one size.
+        pictures: anything that `open_dataset` reads, all of one size.
         out: the file to write, NAME.npz.
         statistics: also their `mu`, `sigma`, `mu_s` and `sigma_s` through Inception.
         size: crop the pictures to centred squares of so many pixels.
@@ -98,7 +98,7 @@ def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | N
         raise ConfigError(f"{out}: name it {out.stem}.npz")
     check_limits(size)
     network = pretrained.load(INCEPTION).to(best_device()) if statistics else None
-    source = open_source(pictures)
+    source = open_dataset(pictures)
     found = {kind: FeatureStatistics() for kind in STATISTICS}
     batch = []
     with NpzWriter(out, len(source)) as writer:
@@ -109,7 +109,7 @@ def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | N
             writer.write(picture, sample.path)
             batch.append(picture)
             if network is not None and (len(batch) == _BATCH or row == len(source) - 1):
-                described = describe(network, batch, best_device())
+                described = extract_features(network, batch, best_device())
                 found["frechet"].add(described.pooled)
                 found["spatial"].add(described.spatial)
                 batch = []

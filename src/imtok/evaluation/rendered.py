@@ -61,9 +61,9 @@ class RenderedTextMeter(GeneratedMeter[list[dict[str, Any] | None]]):
         self._groups: list[int] = []
         self._without = 0
 
-    def look(self, batch: Sequence[Generated]) -> list[dict[str, Any] | None]:
+    def process(self, batch: Sequence[Generated]) -> list[dict[str, Any] | None]:
         """A line of `items.jsonl` for each picture; None where no text was asked of it."""
-        return [self._read(one, plain(one.asked.text)) if one.asked.text else None for one in batch]
+        return [self._read(one, plain(one.prompt_info.text)) if one.prompt_info.text else None for one in batch]
 
     def _read(self, one: Generated, text: str) -> dict[str, Any]:
         read = plain(read_picture(self.detector, self.judge, one.picture))

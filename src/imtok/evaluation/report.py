@@ -15,7 +15,7 @@ from imtok.data.pictures import Picture, encode
 from imtok.evaluation import charts
 from imtok.evaluation.cases import WIDEST
 from imtok.evaluation.charts import draw_charts, without_rate
-from imtok.evaluation.results import Evaluation, Result, Score, about_each, show_interval, show_number
+from imtok.evaluation.results import Evaluation, Result, Score, metric_info_of, show_interval, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS, RESAMPLES
 from imtok.evaluation.teachers import UNKNOWN
 from imtok.evaluation.text import letters
@@ -41,7 +41,7 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
         confidence=f"{CONFIDENCE:.0%}",
         min_items=MIN_ITEMS,
         evaluation=evaluation,
-        about=about_each(evaluation.results),
+        metric_info=metric_info_of(evaluation.results),
         differences=[_differences(evaluation, data.name) for data in evaluation.sets],
         tables=[_table(evaluation, data.name) for data in evaluation.sets],
         gallery=[(data.name, list(_gallery(evaluation, data.name))) for data in evaluation.sets],
@@ -101,7 +101,7 @@ def _gallery(evaluation: Evaluation, data: str) -> Iterator[dict[str, Any]]:
 
 
 def _extremes(evaluation: Evaluation) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """The best and worst cases, by set and contestant."""
+    """The best and worst cases, by set and reconstructor."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for case in evaluation.cases:
         value = f"{case.value:.2f}" if case.baseline is None else f"{case.value:+.2f}"
@@ -155,9 +155,9 @@ def _notes(evaluation: Evaluation) -> list[tuple[str, str]]:
         for metric, score in result.metrics.items():
             if score.note:
                 found.setdefault((result.data, metric, score.note), []).append(result.tokenizer)
-    everybody, about = len(evaluation.tokenizers), about_each(evaluation.results)
+    everybody, metric_info = len(evaluation.tokenizers), metric_info_of(evaluation.results)
     return [
-        (", ".join([about(metric).label, data, *(names if len(names) < everybody else [])]), note)
+        (", ".join([metric_info(metric).label, data, *(names if len(names) < everybody else [])]), note)
         for (data, metric, note), names in found.items()
     ]
 

@@ -15,8 +15,8 @@ from imtok.data.pictures import Picture
 from imtok.evaluation.cases import Case
 from imtok.evaluation.failures import Failure
 from imtok.evaluation.meters import Measurement
-from imtok.evaluation.metric_names import About, about
-from imtok.evaluation.sets import DataSet
+from imtok.evaluation.metric_names import MetricInfo, metric_info
+from imtok.evaluation.sets import DatasetSummary
 from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, MIN_ITEMS, RESAMPLES, interval
 from imtok.evaluation.text import CROP_MARGIN, MIN_CHARACTERS
 
@@ -126,7 +126,7 @@ class Comparison:
     @property
     def better(self) -> bool:
         """Whether the tokenizer is better than the baseline, as far as that counts."""
-        return (self.difference > 0) != about(self.metric).lower_is_better
+        return (self.difference > 0) != metric_info(self.metric).lower_is_better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +159,10 @@ class Evaluation:
     """Everything that came out; `metrics.json` is this without the examples and cases.
 
     Attributes:
-        tokenizers: of each contestant its teachers ("unknown" stands for those that nobody here knows), whether it is a
+        tokenizers: of each reconstructor its teachers ("unknown" stands for those that nobody here knows), whether it is a
             check, and the hash of its weights.
         repeat: the command (of sets in memory there is none) and the versions of the software.
-        cases: what the contestants draw best and worst, all but the first beside the first.
+        cases: what the reconstructors draw best and worst, all but the first beside the first.
         protocol: of what publication, by name.
         deviations: what differs from it, on each set.
         notes: what else a reader must not miss.
@@ -170,7 +170,7 @@ class Evaluation:
     """
 
     tokenizers: dict[str, dict[str, Any]]
-    sets: list[DataSet]
+    sets: list[DatasetSummary]
     results: list[Result]
     comparisons: list[Comparison]
     preprocessing: str
@@ -247,10 +247,10 @@ class Evaluation:
         }
 
 
-def about_each(results: Sequence[Result]) -> Callable[[str], About]:
+def metric_info_of(results: Sequence[Result]) -> Callable[[str], MetricInfo]:
     """`about` of the metrics of some results, by the networks behind them."""
     networks = {metric: score.network for result in results for metric, score in result.metrics.items()}
-    return lambda metric: about(metric, networks.get(metric))
+    return lambda metric: metric_info(metric, networks.get(metric))
 
 
 def show_number(value: float | None) -> str:
@@ -273,7 +273,7 @@ def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = No
     """The scores, a row for each tokenizer and set, as a Markdown table; empty columns are left out."""
     metrics = metrics or list(dict.fromkeys(metric for result in results for metric in result.metrics))
     metrics = [metric for metric in metrics if any(metric in result.metrics for result in results)]
-    labels = (one.label for one in map(about_each(results), metrics))
+    labels = (one.label for one in map(metric_info_of(results), metrics))
     lines: list[tuple[str, ...]] = [("tokenizer", "pictures", *labels)]
     for result in results:
         cells = [show_score(result.metrics[m]) if m in result.metrics else "" for m in metrics]

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture, from_uint8
-from imtok.evaluation.cache import Cache, key_of
+from imtok.evaluation.cache import EvaluationCache, key_of
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
-from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, check_finite, device_of
+from imtok.evaluation.meters import Measurement, Meter, OriginalPicture, ReconstructedPicture, check_finite, device_of
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
 from imtok.evaluation.set_metrics import CLASS_PARTS, NEIGHBOURS, ClassScore, covered, disjoint_parts, neighbour_radii
-from imtok.pretrained.networks import DescribingNetwork, Description
+from imtok.pretrained.networks import ExtractedFeatures, FeatureExtractor
 
 FRECHET_PARTS = 4
 """Disjoint parts of the set whose distances show how much the number varies: resampling would bias it."""
@@ -25,15 +25,15 @@ _FRECHET = ("frechet", "spatial")
 
 
 @torch.no_grad()
-def describe(network: DescribingNetwork, pictures: Sequence[Picture], device: torch.device) -> Description:
+def extract_features(network: FeatureExtractor, pictures: Sequence[Picture], device: torch.device) -> ExtractedFeatures:
     """What a network says of pictures of one size, in fp32 on the CPU.
 
     Raises:
         ConfigError: it answers NaN or infinity.
     """
-    found = network.describe(from_uint8(np.stack(pictures)).to(device))
+    found = network.extract_features(from_uint8(np.stack(pictures)).to(device))
     kinds = (found.pooled, found.spatial, found.logits)
-    return Description(*(check_finite(features.float().cpu(), network.name) for features in kinds))
+    return ExtractedFeatures(*(check_finite(features.float().cpu(), network.name) for features in kinds))
 
 
 class PartedStatistics:
@@ -61,7 +61,7 @@ class ClassScores:
         total: how many pictures the set has.
     """
 
-    def __init__(self, network: DescribingNetwork, total: int) -> None:
+    def __init__(self, network: FeatureExtractor, total: int) -> None:
         self._network = network
         self._part_of, self._seen = disjoint_parts(total, CLASS_PARTS), 0
         self._parts = [ClassScore() for _ in range(CLASS_PARTS)]
@@ -94,14 +94,14 @@ class ClassScores:
 
 
 @dataclass(frozen=True)
-class Described:
-    """What a classifier says of a batch: pooled features of the originals, and of each contestant's with the logits."""
+class ReconstructionFeatures:
+    """What a classifier says of a batch: pooled features of the originals, and of each reconstructor's with the logits."""
 
     originals: Tensor
     drawn: dict[str, tuple[Tensor, Tensor]]
 
 
-class FrechetMeter(Meter[Described]):
+class FrechetMeter(Meter[ReconstructionFeatures]):
     """Fréchet distance between the features of all originals and of all reconstructions.
 
     Args:
@@ -111,17 +111,21 @@ class FrechetMeter(Meter[Described]):
     """
 
     def __init__(
-        self, network: DescribingNetwork, metric: str = "fd_efficientnet_lite0", cache: Cache | None = None
+        self, network: FeatureExtractor, metric: str = "fd_efficientnet_lite0", cache: EvaluationCache | None = None
     ) -> None:
         self.network, self.metric, self._device = network, metric, device_of(network)
         self.what = metric
-        self._cache = cache or Cache()
+        self._cache = cache or EvaluationCache()
         self._originals = PartedStatistics()
         self._drawn = defaultdict(PartedStatistics)
 
-    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Described:
-        of_drawn = {name: self._describe([one.made.picture for one in several]) for name, several in drawn.items()}
-        return Described(self._recall([one.prepared for one in shown]), of_drawn)
+    def process(
+        self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]
+    ) -> ReconstructionFeatures:
+        of_drawn = {
+            name: self._extract_features([one.output.picture for one in several]) for name, several in drawn.items()
+        }
+        return ReconstructionFeatures(self._recall([one.prepared for one in shown]), of_drawn)
 
     def _recall(self, originals: Sequence[Picture]) -> Tensor:
         """The pooled features of a batch of originals."""
@@ -130,17 +134,17 @@ class FrechetMeter(Meter[Described]):
         key = key_of(self.network, pixels, ["pooled", str(self._device.type), shapes])
 
         def ask(_: list[int]) -> list[str]:
-            return [base64.b64encode(self._describe(originals)[0].float().numpy().tobytes()).decode()]
+            return [base64.b64encode(self._extract_features(originals)[0].float().numpy().tobytes()).decode()]
 
-        (answer,) = self._cache.recall([key], ask)
+        (answer,) = self._cache.get_or_compute([key], ask)
         numbers = np.frombuffer(base64.b64decode(answer), dtype=np.float32)
         return torch.from_numpy(numbers.reshape(len(originals), -1).copy())
 
-    def _describe(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
-        found = describe(self.network, pictures, self._device)
+    def _extract_features(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+        found = extract_features(self.network, pictures, self._device)
         return found.pooled, found.logits
 
-    def add(self, found: Described, groups: Sequence[int]) -> None:
+    def add(self, found: ReconstructionFeatures, groups: Sequence[int]) -> None:
         part_of = torch.tensor(groups) % FRECHET_PARTS  # a group stays together
         self._originals.add(found.originals, part_of)
         for name, (pooled, _) in found.drawn.items():
@@ -173,11 +177,11 @@ class InceptionMeter(FrechetMeter):
         cache: as for `FrechetMeter`.
     """
 
-    def __init__(self, network: DescribingNetwork, total: int, cache: Cache | None = None) -> None:
+    def __init__(self, network: FeatureExtractor, total: int, cache: EvaluationCache | None = None) -> None:
         super().__init__(network, "fid", cache)
         self._classes = defaultdict(partial(ClassScores, network, total))
 
-    def add(self, found: Described, groups: Sequence[int]) -> None:
+    def add(self, found: ReconstructionFeatures, groups: Sequence[int]) -> None:
         super().add(found, groups)
         for name, (_, logits) in found.drawn.items():
             self._classes[name].add(logits)
@@ -187,7 +191,7 @@ class InceptionMeter(FrechetMeter):
 
 
 @dataclass(frozen=True)
-class Features:
+class BatchFeatures:
     """What a network says of a batch, in fp32.
 
     Attributes:
@@ -205,7 +209,7 @@ class Features:
     logits: Tensor
 
 
-class SetMeter(GeneratedMeter[Features]):
+class SetMeter(GeneratedMeter[BatchFeatures]):
     """Fréchet distances, class score, precision and recall through the eyes of one network.
 
     Of the pictures only features are kept: for Fréchet distances reduced to their moments, for precision and recall one
@@ -220,7 +224,7 @@ class SetMeter(GeneratedMeter[Features]):
 
     def __init__(
         self,
-        network: DescribingNetwork,
+        network: FeatureExtractor,
         kinds: Mapping[str, str],
         total: int,
         given: Mapping[str, Moments] | None = None,
@@ -249,15 +253,15 @@ class SetMeter(GeneratedMeter[Features]):
         """Those for which somebody's statistics stand for these pictures."""
         return tuple(name for name, kind in self._kinds.items() if kind in self._given)
 
-    def look(self, batch: Sequence[Generated]) -> Features:
-        return self.describe([one.picture for one in batch], batch[0].sample.path)
+    def process(self, batch: Sequence[Generated]) -> BatchFeatures:
+        return self.extract_features([one.picture for one in batch], batch[0].sample.path)
 
-    def describe(self, pictures: Sequence[Picture], path: str) -> Features:
+    def extract_features(self, pictures: Sequence[Picture], path: str) -> BatchFeatures:
         """What the network says of pictures of one size; `path` is the first one's."""
-        found = describe(self.network, pictures, self._device)
-        return Features(pictures[0].shape[:2], path, found.pooled, found.spatial, found.logits)
+        found = extract_features(self.network, pictures, self._device)
+        return BatchFeatures(pictures[0].shape[:2], path, found.pooled, found.spatial, found.logits)
 
-    def add(self, found: Features, groups: Sequence[int]) -> None:
+    def add(self, found: BatchFeatures, groups: Sequence[int]) -> None:
         self._check_size(found)
         rows = slice(self._seen, self._seen + len(found.pooled))
         self._seen = rows.stop
@@ -269,7 +273,7 @@ class SetMeter(GeneratedMeter[Features]):
             self._features.append(found.pooled)
             self._quarter_of += self._quarters[rows].tolist()
 
-    def add_reference(self, found: Features) -> None:
+    def add_reference(self, found: BatchFeatures) -> None:
         """More pictures of the reference, of the same size as the generated ones.
 
         Raises:
@@ -297,7 +301,7 @@ class SetMeter(GeneratedMeter[Features]):
     def _keeps_features(self) -> bool:
         return bool({"precision", "recall"} & set(self._kinds.values()))
 
-    def _check_size(self, found: Features) -> None:
+    def _check_size(self, found: BatchFeatures) -> None:
         self._size = self._size or found.size
         if found.size != self._size:
             (height, width), (h, w) = found.size, self._size

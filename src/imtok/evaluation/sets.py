@@ -13,9 +13,9 @@ from imtok.config import ConfigError, first_line
 from imtok.data.addresses import exists
 from imtok.data.pictures import Picture, decode
 from imtok.data.rows import as_unicode
-from imtok.data.sample import DataError, PictureError, Sample, Source
-from imtok.evaluation.fit import Fit
-from imtok.evaluation.meters import Shown
+from imtok.data.sample import DataError, Dataset, PictureError, Sample
+from imtok.evaluation.meters import OriginalPicture
+from imtok.evaluation.preprocessing import Preprocessing
 from imtok.evaluation.ranks import Ranks, progress_bar, say
 
 Found = TypeVar("Found")
@@ -25,7 +25,7 @@ MIN_SIDE = 16
 _BATCH = 16
 """Pictures in a batch, at most."""
 _ENTERING, _ORIGINAL = 2**20, 2**22
-"""Pixels in a batch, at most: of pictures as they enter a tokenizer, and of originals, to whose size every contestant's
+"""Pixels in a batch, at most: of pictures as they enter a tokenizer, and of originals, to whose size every reconstructor's
 reconstruction is brought."""
 
 
@@ -46,7 +46,7 @@ def name_sets(data: Sequence[str | PathLike[str]]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSet:
+class DatasetSummary:
     """What was looked at: name, number of pictures and of resampling groups.
 
     Attributes:
@@ -74,7 +74,7 @@ def check_limits(size: int | None, count: int | None = None) -> None:
         raise ConfigError("count must be at least 1")
 
 
-class Pictures:
+class EvaluationSet:
     """The readable pictures of a set in batches of one size, and what has been counted of them.
 
     Attributes:
@@ -85,7 +85,7 @@ class Pictures:
         sizes: widths and heights of those that were seen, as they enter.
     """
 
-    def __init__(self, name: str, source: Source, fit: Fit, count: int | None) -> None:
+    def __init__(self, name: str, source: Dataset, fit: Preprocessing, count: int | None) -> None:
         total = len(source) if count is None else min(count, len(source))
         self._rows = [index * len(source) // total for index in range(total)]
         self.name, self._source, self._fit = name, source, fit
@@ -94,9 +94,9 @@ class Pictures:
         self.total, self.seen, self.unreadable = total, 0, 0
         self.sizes: set[tuple[int, int]] = set()
 
-    def counted(self) -> DataSet:
+    def counted(self) -> DatasetSummary:
         """What has been seen so far."""
-        return DataSet(
+        return DatasetSummary(
             name=self.name,
             pictures=self.seen,
             groups=len(self._groups),
@@ -152,13 +152,13 @@ class Pictures:
             raise PictureError(f"{sample.path}: less than {MIN_SIDE} pixels high or wide")
         return sample, original, prepared, content
 
-    def in_turn(
-        self, look: Callable[[list[Shown]], Found], ranks: Ranks, what: str = ""
+    def map_batches(
+        self, look: Callable[[list[OriginalPicture]], Found], ranks: Ranks, what: str = ""
     ) -> Iterator[tuple[list[int], Found]]:
         """What is found in each batch, and the resampling group of each of its pictures, in the order of the set.
 
         Args:
-            look: at a batch of one prepared size, in one of the processes; see `Ranks.look_in_turn`.
+            look: at a batch of one prepared size, in one of the processes; see `Ranks.map_in_order`.
             ranks: the processes.
             what: beside the progress bar, if not the set's name.
 
@@ -172,7 +172,7 @@ class Pictures:
             return count, [(len(batch), look(batch)) for batch in self._batches(rows, count)]
 
         with progress_bar(self.total, what or self.name) as bar:
-            for rows, (count, batches) in zip(portions, ranks.look_in_turn(portions, look_at), strict=True):
+            for rows, (count, batches) in zip(portions, ranks.map_in_order(portions, look_at), strict=True):
                 groups = iter(self._add(count))
                 for size, found in batches:
                     yield list(islice(groups, size)), found
@@ -180,9 +180,9 @@ class Pictures:
         if not self.seen:
             raise ConfigError(f"{self.name}: none of the pictures can be read")
 
-    def _batches(self, rows: Sequence[int], count: "_Count") -> Iterator[list[Shown]]:
+    def _batches(self, rows: Sequence[int], count: "_Count") -> Iterator[list[OriginalPicture]]:
         """The readable ones of some pictures in batches of one prepared size; `count` notes what comes by."""
-        batch: list[Shown] = []
+        batch: list[OriginalPicture] = []
         full = 0.0
         for row in rows:
             try:
@@ -198,7 +198,7 @@ class Pictures:
             if batch and (full + share > 1 or batch[0].prepared.shape != prepared.shape):
                 yield batch
                 batch, full = [], 0.0
-            batch.append(Shown(row=row, sample=sample, original=original, prepared=prepared, content=content))
+            batch.append(OriginalPicture(row=row, sample=sample, original=original, prepared=prepared, content=content))
             full += share
         if batch:
             yield batch

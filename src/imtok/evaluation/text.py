@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from imtok.data.pictures import Picture, cut
 from imtok.data.sample import TextRegion
 from imtok.evaluation.buckets import BUCKET_NAMES, text_buckets
-from imtok.evaluation.cache import Cache, keys_of
-from imtok.evaluation.meters import Drawn, Measurement, Meter, Shown, make_items
+from imtok.evaluation.cache import EvaluationCache, keys_of
+from imtok.evaluation.meters import Measurement, Meter, OriginalPicture, ReconstructedPicture, make_items
 from imtok.pretrained import Reading
 
 TEXT_JUDGE = "text_judge/easyocr"
@@ -165,13 +165,13 @@ class TextMeter(Meter[Words]):
 
     what = "words"
 
-    def __init__(self, judge: TextJudge, cache: Cache | None = None) -> None:
-        self.judge, self._cache = judge, cache or Cache()
+    def __init__(self, judge: TextJudge, cache: EvaluationCache | None = None) -> None:
+        self.judge, self._cache = judge, cache or EvaluationCache()
         self._readings: dict[str, list[WordReading]] = defaultdict(list)  # in the order of the words
         self._places: list[tuple[int, int | None]] = []  # group and bucket
         self._rules: set[str] = set()
 
-    def look(self, shown: Sequence[Shown], drawn: Mapping[str, Sequence[Drawn]]) -> Words:
+    def process(self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]) -> Words:
         words = [[word for word in one.sample.words or [] if is_scored(word)] for one in shown]
         each = [(index, one, word) for index, one in enumerate(shown) for word in words[index]]
         rules = [text_buckets(max(one.prepared.shape[:2])) for one in shown]
@@ -189,7 +189,7 @@ class TextMeter(Meter[Words]):
             },
         )
 
-    def _read_originals(self, shown: Sequence[Shown], words: Sequence[Sequence[TextRegion]]) -> list[str]:
+    def _read_originals(self, shown: Sequence[OriginalPicture], words: Sequence[Sequence[TextRegion]]) -> list[str]:
         keys = keys_of(self.judge, shown, [[(margin_of(word), word.box) for word in inside] for inside in words])
 
         def ask(places: list[int]) -> list[list[str]]:
@@ -197,7 +197,7 @@ class TextMeter(Meter[Words]):
             found = iter(read_words(self.judge, [shown[place].original for place in places], asked))
             return [[next(found) for _ in inside] for inside in asked]
 
-        return [text for texts in self._cache.recall(keys, ask) for text in texts]
+        return [text for texts in self._cache.get_or_compute(keys, ask) for text in texts]
 
     def add(self, found: Words, groups: Sequence[int]) -> None:
         self._rules |= found.rules
@@ -218,7 +218,7 @@ class TextMeter(Meter[Words]):
         }
         return {metric: measurement for metric, measurement in found.items() if measurement is not None}
 
-    def items(self, shown: Sequence[Shown], found: Words) -> list[dict[str, Any]]:
+    def items(self, shown: Sequence[OriginalPicture], found: Words) -> list[dict[str, Any]]:
         return [
             {
                 "kind": "word",

@@ -3,28 +3,28 @@
 from collections.abc import Sequence
 
 from imtok.data.sample import Sample
-from imtok.evaluation.contestants import PicturesToCome, TokenizerContestant
+from imtok.evaluation.reconstructors import DatasetPreview, TokenizerReconstructor
 
 
-class WrongCaptions(TokenizerContestant):
+class WrongCaptions(TokenizerReconstructor):
     """A tokenizer that is told of every picture what is known of another: how much does it take from captions?
 
     That is the last picture before it of which something else is known, or where there is none, the next. It is
     compared with the same tokenizer that is told what is right.
     """
 
-    def __init__(self, right: TokenizerContestant) -> None:
+    def __init__(self, right: TokenizerReconstructor) -> None:
         super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers, sha256=right.sha256)
-        self.reader, self.compared_with = right.reader, right.name
+        self.text_conditioner, self.compared_with = right.text_conditioner, right.name
         # By path and what is right: a path may stand there twice.
         self._wrong: dict[tuple[str, str | None], str | None] = {}
 
-    def begin(self, pictures: PicturesToCome) -> None:
-        right = [(sample.path, self.known(sample)) for sample in pictures.samples()]
+    def begin(self, pictures: DatasetPreview) -> None:
+        right = [(sample.path, self.text_of(sample)) for sample in pictures.samples()]
         self._wrong = dict(zip(right, wrong_for([known for _, known in right]), strict=True))
 
-    def hear(self, samples: Sequence[Sample]) -> Sequence[str | None]:
-        return [self._wrong[sample.path, self.known(sample)] for sample in samples]
+    def texts_for(self, samples: Sequence[Sample]) -> Sequence[str | None]:
+        return [self._wrong[sample.path, self.text_of(sample)] for sample in samples]
 
 
 def wrong_for(known: Sequence[str | None]) -> list[str | None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from imtok.config import ConfigError
 from imtok.generators.base import Conditions, Generator
 from imtok.generators.heads import CodeEmbedding, Head
-from imtok.generators.sampling import SamplingConfig, draw_noise, guide, pick_code
+from imtok.generators.sampling import SamplingConfig, classifier_free_guidance, sample_code, uniform_noise
 
 
 class Session(ABC):
@@ -111,8 +111,8 @@ class AutoregressiveGenerator(Generator):
     ) -> Int[Tensor, "batch tokens codebooks"]:
         settings = settings or SamplingConfig()
         self.check_sampling(settings)
-        noise = draw_noise(list(seeds), self.tokens, len(self.codebook_sizes))
-        guided = settings.guided
+        noise = uniform_noise(list(seeds), self.tokens, len(self.codebook_sizes))
+        guided = settings.uses_guidance
         session = self.begin([*conditions, *([None] * len(conditions) if guided else [])])
         cache = self.head.new_cache(len(session.hidden))
         codes = torch.empty(noise.shape, dtype=torch.long, device=self.device)
@@ -121,8 +121,8 @@ class AutoregressiveGenerator(Generator):
             def pick(logits: Tensor, codebook: int, token: int = token) -> Tensor:
                 logits = logits + self.shared_logits(session.hidden, codebook)
                 if guided:
-                    logits = guide(logits, settings.scale(codebook, token, self.tokens))
-                found = pick_code(logits.cpu(), noise[:, token, codebook], settings).to(self.device)
+                    logits = classifier_free_guidance(logits, settings.scale(codebook, token, self.tokens))
+                found = sample_code(logits.cpu(), noise[:, token, codebook], settings).to(self.device)
                 return torch.cat([found, found]) if guided else found
 
             drawn = self.head.draw(session.hidden, self.embedding, pick, cache)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from imtok.layers.model import Model
 from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 
 Conditions = Sequence[str | None]
 """What each picture shall show: a class or a prompt; None: anything."""
 
 
-def withhold(conditions: Conditions, share: float) -> list[str | None]:
+def drop_conditions(conditions: Conditions, share: float) -> list[str | None]:
     """Conditions of which a random share has become None, for classifier-free guidance."""
     without = (torch.rand(len(conditions)) < share).tolist()
     return [None if out else condition for condition, out in zip(conditions, without, strict=True)]
@@ -28,12 +28,12 @@ class Generator(Model, ABC):
     Attributes:
         conditioned_on: what its conditions are, "labels" or "prompts".
         config: what it was built from.
-        reader: of the text encoder that its prompts go through, if they go through one.
+        text_conditioner: of the text encoder that its prompts go through, if they go through one.
     """
 
     conditioned_on: Literal["labels", "prompts"]
     config: Any
-    reader: Reader | None = None
+    text_conditioner: TextConditioner | None = None
 
     @property
     @abstractmethod
@@ -72,7 +72,7 @@ class Generator(Model, ABC):
             ConfigError: it cannot draw this; one line.
         """
 
-    def adopt(self, tokenizer: Tokenizer) -> None:
+    def init_from_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Take over what the generator wants of the tokenizer that draws its tokens; by default nothing."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Generator(Model, ABC):
         Args:
             conditions: of the pictures.
             seeds: likewise.
-            settings: of the generator's kind: `SamplingConfig` for codes, `DenoisingConfig` for latents. None: the
+            settings: of the generator's kind: `SamplingConfig` for codes, `DiffusionSamplingConfig` for latents. None: the
                 kind's defaults.
             progress: hears every now and then which share of the work has been done since.
 

@@ -16,18 +16,18 @@ from imtok.config import ConfigError, config, from_dict, from_kinds
 from imtok.data.latent_statistics import read_statistics
 from imtok.data.token_shards import TokenManifest, TokenShards
 from imtok.generators.base import Generator
-from imtok.generators.diffusion import DenoisingConfig
+from imtok.generators.decoder_conditioning import open_decoder_conditioner
+from imtok.generators.diffusion import DiffusionSamplingConfig
 from imtok.generators.dit import DiT, DiTConfig
 from imtok.generators.far import FAR, FARConfig
 from imtok.generators.insightar import InsightAR, InsightARConfig
-from imtok.generators.narrator import open_narrator
 from imtok.generators.pipeline import ImageGenerator
-from imtok.generators.prompts import open_reader
+from imtok.generators.prompts import open_prompt_tokenizer
 from imtok.generators.sampling import SamplingConfig
 from imtok.pretrained.language_model import LanguageModel, load_language_model
 from imtok.pretrained.packages import sha256_of
 from imtok.tokenizers import catalog as tokenizers
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 
 AnyConfig = FARConfig | InsightARConfig | DiTConfig
 GeneratorConfig = Annotated[AnyConfig, pydantic.Discriminator("kind")]
@@ -55,20 +55,22 @@ class TokenizerReference:
     """Rows and columns of the patches that the decoder draws."""
 
 
-def build(config: AnyConfig, run: RunFolder | None = None, reader: Reader | None = None) -> Generator:
+def build(
+    config: AnyConfig, run: RunFolder | None = None, text_conditioner: TextConditioner | None = None
+) -> Generator:
     """A fresh, untrained generator.
 
     Args:
         config: of the generator.
         run: the folder of a run that holds a language model's tokenizer, where the generator needs one.
-        reader: of prompts, for a generator that hears them through a text encoder.
+        text_conditioner: of prompts, for a generator that hears them through a text encoder.
     """
     if isinstance(config, FARConfig):
         return FAR(config)
     if isinstance(config, DiTConfig):
-        return DiT(config, reader)
+        return DiT(config, text_conditioner)
     home = None if run is None else run.path / _LANGUAGE
-    return InsightAR(config, open_reader(config.prompt_format, config.max_prompt_tokens, home))
+    return InsightAR(config, open_prompt_tokenizer(config.prompt_format, config.max_prompt_tokens, home))
 
 
 def read_config(values: dict[str, Any], where: str) -> AnyConfig:
@@ -80,9 +82,9 @@ def read_config(values: dict[str, Any], where: str) -> AnyConfig:
     return from_kinds(_KINDS, values, where)
 
 
-def sampling_of(config: AnyConfig) -> type[SamplingConfig] | type[DenoisingConfig]:
+def sampling_of(config: AnyConfig) -> type[SamplingConfig] | type[DiffusionSamplingConfig]:
     """The settings by which a generator of this kind draws."""
-    return DenoisingConfig if isinstance(config, DiTConfig) else SamplingConfig
+    return DiffusionSamplingConfig if isinstance(config, DiTConfig) else SamplingConfig
 
 
 def fitted(
@@ -260,7 +262,7 @@ def load(
     source = os.fspath(source)
     run, settings, of = read_run(source)
     text = settings.text if isinstance(settings, DiTConfig) else None
-    generator = build(settings, run, None if text is None else Reader(text, device=device))
+    generator = build(settings, run, None if text is None else TextConditioner(text, device=device))
     generator.load_weights(run.read_model(), source)
     generator.cast(dtype)
     tokenizer = tokenizers.load(place_of(of, run), device)
@@ -270,7 +272,7 @@ def load(
         sampling=from_dict(sampling_of(settings), run.read_config()["sampling"], f"{run.config_file}: sampling"),
         resolution=of.resolution,
         grid_size=of.grid_size,
-        narrator=open_narrator(generator, tokenizer, run, device=device),
+        decoder_conditioner=open_decoder_conditioner(generator, tokenizer, run, device=device),
     )
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.config import ConfigError
-from imtok.generators.base import withhold
+from imtok.generators.base import drop_conditions
 
 
 class ClassEmbedding(nn.Embedding):
@@ -32,7 +32,7 @@ class ClassEmbedding(nn.Embedding):
             ConfigError: an unknown class.
         """
         if self.training:
-            classes = withhold(classes, self.dropout)
+            classes = drop_conditions(classes, self.dropout)
         rows = torch.tensor([self.index(name) for name in classes])
         return self(rows.to(self.weight.device))
 

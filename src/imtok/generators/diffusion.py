@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imtok.config import ConfigError, config
-from imtok.generators.sampling import Settings
+from imtok.generators.sampling import BaseSamplingConfig
 
-STEPS = 1000
+NUM_TRAIN_TIMESTEPS = 1000
 """Of the chain, and the unit of time on every path."""
 
 NoisePath = Literal["variance_preserving", "straight"]
@@ -50,7 +50,7 @@ class DiffusionConfig:
 
 
 @config
-class DenoisingConfig(Settings):
+class DiffusionSamplingConfig(BaseSamplingConfig):
     """How latents are drawn."""
 
     num_inference_steps: int = 250
@@ -64,14 +64,16 @@ class DenoisingConfig(Settings):
     """s of the power-cosine schedule: how late it rises."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_inference_steps <= STEPS:
-            raise ConfigError(f"sampling: num_inference_steps = {self.num_inference_steps} must be 1 to {STEPS}")
+        if not 1 <= self.num_inference_steps <= NUM_TRAIN_TIMESTEPS:
+            raise ConfigError(
+                f"sampling: num_inference_steps = {self.num_inference_steps} must be 1 to {NUM_TRAIN_TIMESTEPS}"
+            )
         if self.guidance_scale < 0:
             raise ConfigError(f"sampling: guidance_scale = {self.guidance_scale} must be 0 or more")
         if self.guidance_power <= 0:
             raise ConfigError(f"sampling: guidance_power = {self.guidance_power} must be positive")
 
-    def changed(self, **changes: Any) -> Settings:
+    def replace(self, **changes: Any) -> BaseSamplingConfig:
         scale = changes.get("guidance_scale")
         if isinstance(scale, Sequence):
             if len(scale) != 1:
@@ -79,13 +81,13 @@ class DenoisingConfig(Settings):
             scale = scale[0]
         if isinstance(scale, int | float):
             changes["guidance_scale"] = float(scale)
-        return super().changed(**changes)
+        return super().replace(**changes)
 
     def scale(self, time: float) -> float:
         """Guidance at a time; MDT's is w(t) = 1 + (scale - 1) / 2 (1 - cos(pi (1 - t / 1,000)^s))."""
         if self.guidance_schedule == "constant":
             return self.guidance_scale
-        rise = (1 - math.cos(math.pi * (1 - time / STEPS) ** self.guidance_power)) / 2
+        rise = (1 - math.cos(math.pi * (1 - time / NUM_TRAIN_TIMESTEPS) ** self.guidance_power)) / 2
         return 1 + (self.guidance_scale - 1) * rise
 
 
@@ -98,16 +100,16 @@ class Diffusion:
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
-        kept = np.cumprod(1 - np.linspace(config.beta_start, config.beta_end, STEPS))
+        kept = np.cumprod(1 - np.linspace(config.beta_start, config.beta_end, NUM_TRAIN_TIMESTEPS))
         self._kept = np.append(kept, 1.0)  # the last, found at time -1, is before the chain's first step
 
-    def draw_times(self, count: int) -> Float[Tensor, " count"]:
+    def sample_timesteps(self, count: int) -> Float[Tensor, " count"]:
         """Times for training, all alike likely."""
         if self.config.path == "straight":
-            return torch.rand(count) * STEPS
-        return torch.randint(STEPS, (count,)).float()
+            return torch.rand(count) * NUM_TRAIN_TIMESTEPS
+        return torch.randint(NUM_TRAIN_TIMESTEPS, (count,)).float()
 
-    def times(self, steps: int, spacing: Spacing = "trailing") -> list[float]:
+    def timesteps(self, steps: int, spacing: Spacing = "trailing") -> list[float]:
         """The times that a sampler of so many steps visits, falling, and behind them that of clean data.
 
         Args:
@@ -119,31 +121,31 @@ class Diffusion:
         visited one.
         """
         if self.config.path == "straight":
-            return [STEPS * (steps - index) / steps for index in range(steps + 1)]
+            return [NUM_TRAIN_TIMESTEPS * (steps - index) / steps for index in range(steps + 1)]
         first = -1 if spacing == "trailing" else 0
         offset = 1 if spacing == "trailing" else 0
-        visited = [round(STEPS * (index + offset) / steps) + first for index in reversed(range(steps))]
+        visited = [round(NUM_TRAIN_TIMESTEPS * (index + offset) / steps) + first for index in reversed(range(steps))]
         return [*map(float, visited), -1.0]
 
-    def levels(self, times: Float[Tensor, "*batch"]) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    def alpha_sigma(self, times: Float[Tensor, "*batch"]) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """Alpha and sigma, the shares of data and noise, in fp32."""
         if self.config.path == "straight":
-            sigma = times.cpu().double() / STEPS
+            sigma = times.cpu().double() / NUM_TRAIN_TIMESTEPS
             alpha = 1 - sigma
         else:
             kept = torch.from_numpy(self._kept)[times.long().cpu()]
             alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
         return alpha.float().to(times.device), sigma.float().to(times.device)
 
-    def mix(
+    def add_noise(
         self,
         clean: Float[Tensor, "batch tokens channels"],
         noise: Float[Tensor, "batch tokens channels"],
         times: Float[Tensor, " batch"],
     ) -> tuple[Float[Tensor, "batch tokens channels"], Float[Tensor, "batch tokens channels"]]:
         """Noisy latents at the times, and what is to be predicted of them."""
-        alpha, sigma = (level[:, None, None] for level in self.levels(times))
-        return alpha * clean + sigma * noise, combine(self.config.prediction, clean, noise, alpha, sigma)
+        alpha, sigma = (level[:, None, None] for level in self.alpha_sigma(times))
+        return alpha * clean + sigma * noise, prediction_target(self.config.prediction, clean, noise, alpha, sigma)
 
     def sample(
         self,
@@ -155,15 +157,15 @@ class Diffusion:
     ) -> Float[Tensor, "batch tokens channels"]:
         """From noise to data, without any more randomness."""
         noisy = noise
-        for time, following in itertools.pairwise(self.times(steps, spacing)):
-            now, after = (self.levels(torch.tensor(one)) for one in (time, following))
-            clean, noise = split(self.config.prediction, noisy, predict(noisy, time), *now)
+        for time, following in itertools.pairwise(self.timesteps(steps, spacing)):
+            now, after = (self.alpha_sigma(torch.tensor(one)) for one in (time, following))
+            clean, noise = predicted_clean_and_noise(self.config.prediction, noisy, predict(noisy, time), *now)
             noisy = after[0] * clean + after[1] * noise
             progress(1 / steps)
         return noisy
 
 
-def combine(prediction: Prediction, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+def prediction_target(prediction: Prediction, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """What is to be predicted of a mixture alpha clean + sigma noise; all shapes broadcast."""
     if prediction == "v":
         return alpha * noise - sigma * clean
@@ -172,10 +174,10 @@ def combine(prediction: Prediction, clean: Tensor, noise: Tensor, alpha: Tensor,
     return noise if prediction == "noise" else clean
 
 
-def split(
+def predicted_clean_and_noise(
     prediction: Prediction, noisy: Tensor, predicted: Tensor, alpha: Tensor, sigma: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The clean data and the noise in a mixture, after what was predicted of it: the inverse of `combine`."""
+    """The clean data and the noise in a mixture, after what was predicted of it: the inverse of `prediction_target`."""
     if prediction == "v":
         size = alpha.square() + sigma.square()
         return (alpha * noisy - sigma * predicted) / size, (sigma * noisy + alpha * predicted) / size
@@ -187,7 +189,7 @@ def split(
     return predicted, (noisy - alpha * predicted) / sigma
 
 
-def draw_noise(seeds: Sequence[int], tokens: int, channels: int) -> Float[Tensor, "batch tokens channels"]:
+def gaussian_noise(seeds: Sequence[int], tokens: int, channels: int) -> Float[Tensor, "batch tokens channels"]:
     """Standard normal noise for every picture: its seed's alone, whatever else is in the batch."""
     drawn = [torch.randn(tokens, channels, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(drawn) if drawn else torch.empty(0, tokens, channels)

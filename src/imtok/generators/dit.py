@@ -1,4 +1,4 @@
-"""DiT: a transformer that takes the noise from a picture's latents, told its class or a text (TexTok, section 4.1)."""
+"""DiT: a transformer that takes the noise from a picture's latents, condition its class or a text (TexTok, section 4.1)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,20 +10,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
-from imtok.generators.base import Conditions, Generator, withhold
+from imtok.generators.base import Conditions, Generator, drop_conditions
 from imtok.generators.classes import ClassEmbedding
-from imtok.generators.diffusion import DenoisingConfig, Diffusion, DiffusionConfig, draw_noise
-from imtok.generators.sampling import guide
-from imtok.layers.model import Checkpointed
-from imtok.layers.modulated import Block, LastLayer, TimeEmbedding
-from imtok.layers.positions import START_STD, sine_positions
+from imtok.generators.diffusion import Diffusion, DiffusionConfig, DiffusionSamplingConfig, gaussian_noise
+from imtok.generators.sampling import classifier_free_guidance
+from imtok.layers.adaln import Block, FinalLayer, TimeEmbedding
+from imtok.layers.model import CheckpointedSequential
+from imtok.layers.positions import INIT_STD, sincos_positions
 from imtok.layers.transformer import Context
-from imtok.tokenizers.text import Reader, TextConfig
+from imtok.tokenizers.text import TextConditioner, TextConfig
 
 _SCORED_TIMES = (125, 375, 625, 875)
 """Where held-out latents are looked at."""
 
-Told = Float[Tensor, "batch dim"] | Context
+ConditionEmbedding = Float[Tensor, "batch dim"] | Context
 """What the blocks hear of the conditions: a vector for each class, or a text's tokens."""
 
 
@@ -68,7 +68,7 @@ class DiTConfig:
             raise ConfigError(f"dit: latent_mean and latent_std are not of {self.channels} channels")
         if self.classes and len(self.classes) != self.num_classes:
             raise ConfigError(f"dit: {len(self.classes)} classes are named, num_classes is {self.num_classes}")
-        if self.text is not None and self.text.told == "labels":
+        if self.text is not None and self.text.conditioned_on == "labels":
             raise ConfigError("dit: text wants an encoder that reads prompts; leave it out for classes")
         if not 0 <= self.condition_dropout < 1:
             raise ConfigError("dit: condition_dropout must be in [0, 1)")
@@ -85,17 +85,19 @@ class DiT(Generator):
 
     Args:
         config: of the generator.
-        reader: of the prompts, where it listens to them; None opens the config's encoder when it is first asked.
+        text_conditioner: of the prompts, where it listens to them; None opens the config's encoder when it is first asked.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: DiTConfig, reader: Reader | None = None) -> None:
+    def __init__(self, config: DiTConfig, text_conditioner: TextConditioner | None = None) -> None:
         super().__init__()
         self.config = config
         self.conditioned_on = "labels" if config.text is None else "prompts"
-        self.reader = Reader(config.text) if reader is None and config.text is not None else reader
+        self.text_conditioner = (
+            TextConditioner(config.text) if text_conditioner is None and config.text is not None else text_conditioner
+        )
         self.tokens = math.prod(config.token_shape)
         self.diffusion = Diffusion(config.diffusion)
         dim, text = config.dim, config.text
@@ -107,21 +109,21 @@ class DiT(Generator):
             ClassEmbedding(config.num_classes, config.classes, dim, config.condition_dropout) if text is None else None
         )
         self.text_in = None if text is None else nn.Linear(text.dim, dim)
-        self.layers = Checkpointed(
+        self.layers = CheckpointedSequential(
             *(Block(dim, config.num_heads, config.mlp_ratio, text is not None) for _ in range(config.depth))
         )
-        self.last = LastLayer(dim, config.channels)
+        self.last = FinalLayer(dim, config.channels)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for module in self.modules():
-            if isinstance(module, Block | LastLayer):
-                module.silence()
+            if isinstance(module, Block | FinalLayer):
+                module.zero_init()
         if config.positions == "learned":
-            self.positions = nn.Parameter(torch.randn(self.tokens, dim) * START_STD)
+            self.positions = nn.Parameter(torch.randn(self.tokens, dim) * INIT_STD)
         else:
-            self.register_buffer("positions", sine_positions(config.token_shape, dim), persistent=False)
+            self.register_buffer("positions", sincos_positions(config.token_shape, dim), persistent=False)
 
     def forward(
         self, noisy: Float[Tensor, "batch tokens channels"], times: Float[Tensor, " batch"], conditions: Conditions
@@ -132,37 +134,40 @@ class DiT(Generator):
             ConfigError: an unknown class.
             MissingWeights: a text that is not stored, and its encoder is not here.
         """
-        return self.denoise(noisy, times, self.tell(conditions))
+        return self.denoise(noisy, times, self.embed_conditions(conditions))
 
     def denoise(
-        self, noisy: Float[Tensor, "batch tokens channels"], times: Float[Tensor, " batch"], told: Told
+        self,
+        noisy: Float[Tensor, "batch tokens channels"],
+        times: Float[Tensor, " batch"],
+        condition: ConditionEmbedding,
     ) -> Float[Tensor, "batch tokens channels"]:
         """`forward`, for conditions that have been read before."""
         vector, context = self.time(times), None
-        if isinstance(told, tuple):
-            context = told
+        if isinstance(condition, tuple):
+            context = condition
         else:
-            vector = vector + told
+            vector = vector + condition
         x = self.latents_in(noisy.to(self.dtype)) + self.positions.to(self.dtype)
         x = self.layers(x, vector, context)
         return self.last(x, vector).to(noisy.dtype)
 
-    def tell(self, conditions: Conditions) -> Told:
+    def embed_conditions(self, conditions: Conditions) -> ConditionEmbedding:
         """Conditions as the blocks hear them; in training some are withheld."""
         if self.class_embedding is not None:
             return self.class_embedding.read(conditions)
-        assert self.reader is not None
+        assert self.text_conditioner is not None
         assert self.text_in is not None
         if self.training:
-            conditions = withhold(conditions, self.config.condition_dropout)
-        states, mask = self.reader.read(conditions)
+            conditions = drop_conditions(conditions, self.config.condition_dropout)
+        states, mask = self.text_conditioner.encode(conditions)
         return self.text_in(states.to(self.device, self.dtype)), mask.to(self.device)
 
     def resolve(self, condition: str | None) -> str | None:
         if self.class_embedding is not None:
             return self.class_embedding.name(condition)
-        assert self.reader is not None
-        self.reader.check(condition)
+        assert self.text_conditioner is not None
+        self.text_conditioner.check(condition)
         return condition
 
     def normalize(self, latents: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
@@ -178,8 +183,8 @@ class DiT(Generator):
     ) -> dict[str, Float[Tensor, ""]]:
         """The squared error of what is predicted, at a random time of each picture."""
         clean = self.normalize(tokens)
-        times = self.diffusion.draw_times(len(clean)).to(clean.device)
-        noisy, wanted = self.diffusion.mix(clean, torch.randn_like(clean), times)
+        times = self.diffusion.sample_timesteps(len(clean)).to(clean.device)
+        noisy, wanted = self.diffusion.add_noise(clean, torch.randn_like(clean), times)
         return {"diffusion": F.mse_loss(self(noisy, times, conditions), wanted)}
 
     @torch.no_grad()
@@ -188,15 +193,15 @@ class DiT(Generator):
     ) -> dict[str, Float[Tensor, " batch"]]:
         """The same squared error at four times, and their mean."""
         clean = self.normalize(tokens)
-        noise = draw_noise(seeds, self.tokens, self.config.channels).to(clean.device)
+        noise = gaussian_noise(seeds, self.tokens, self.config.channels).to(clean.device)
         each: dict[str, Tensor] = {}
         for time in _SCORED_TIMES:
             times = clean.new_full((len(clean),), time)
-            noisy, wanted = self.diffusion.mix(clean, noise, times)
+            noisy, wanted = self.diffusion.add_noise(clean, noise, times)
             each[f"diffusion_{time}"] = (self(noisy, times, conditions) - wanted).square().mean((1, 2))
         return {"diffusion": torch.stack(list(each.values())).mean(0)} | each
 
-    def check_sampling(self, settings: DenoisingConfig) -> None:
+    def check_sampling(self, settings: DiffusionSamplingConfig) -> None:
         if (self.config.diffusion.path, settings.spacing) == ("straight", "leading"):
             raise ConfigError("sampling: a straight path begins at noise; spacing leading would leave that out")
 
@@ -205,21 +210,23 @@ class DiT(Generator):
         self,
         conditions: Conditions,
         seeds: Sequence[int],
-        settings: DenoisingConfig | None = None,
+        settings: DiffusionSamplingConfig | None = None,
         progress: Callable[[float], object] = lambda share: None,
     ) -> Float[Tensor, "batch tokens channels"]:
-        settings = settings or DenoisingConfig()
+        settings = settings or DiffusionSamplingConfig()
         self.check_sampling(settings)
         guided = settings.guidance_scale != 1
-        told = self.tell([*conditions, *([None] * len(conditions) if guided else [])])
+        condition = self.embed_conditions([*conditions, *([None] * len(conditions) if guided else [])])
 
         def predict(noisy: Tensor, time: float) -> Tensor:
             if not guided:
-                return self.denoise(noisy, noisy.new_full((len(noisy),), time), told)
+                return self.denoise(noisy, noisy.new_full((len(noisy),), time), condition)
             both = torch.cat([noisy, noisy])
-            return guide(self.denoise(both, both.new_full((len(both),), time), told), settings.scale(time))
+            return classifier_free_guidance(
+                self.denoise(both, both.new_full((len(both),), time), condition), settings.scale(time)
+            )
 
-        noise = draw_noise(seeds, self.tokens, self.config.channels).to(self.device)
+        noise = gaussian_noise(seeds, self.tokens, self.config.channels).to(self.device)
         latents = self.diffusion.sample(predict, noise, settings.num_inference_steps, settings.spacing, progress)
         return latents * self.std + self.mean
 

@@ -12,8 +12,8 @@ from imtok.generators.autoregressive import AutoregressiveGenerator, Session
 from imtok.generators.base import Conditions
 from imtok.generators.classes import ClassEmbedding
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
-from imtok.layers.decoder import Block, Cache, Decoder
-from imtok.layers.positions import RotaryPositions, grid_positions
+from imtok.layers.decoder import Block, Decoder, KVCache
+from imtok.layers.positions import RotaryEmbedding, grid_positions
 
 
 @config
@@ -80,7 +80,7 @@ class FAR(AutoregressiveGenerator):
             config.head, config.codebook_sizes, dim, config.head_depth, config.num_heads, config.dropout
         )
         places = torch.cat([torch.zeros(1, len(config.token_shape)), grid_positions(config.token_shape)])
-        self.positions = RotaryPositions(places[:-1], dim // config.num_heads)  # nothing comes after the last place
+        self.positions = RotaryEmbedding(places[:-1], dim // config.num_heads)  # nothing comes after the last place
 
     def forward(
         self, codes: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
@@ -116,7 +116,7 @@ class FAR(AutoregressiveGenerator):
 class _FARSession(Session):
     def __init__(self, model: FAR, conditions: Conditions) -> None:
         self._model = model
-        self._cache = Cache(model.decoder, len(conditions), model.tokens)
+        self._cache = KVCache(model.decoder, len(conditions), model.tokens)
         self._see(model.condition(conditions))
 
     def advance(self, codes: Int[Tensor, "rows codebooks"]) -> None:

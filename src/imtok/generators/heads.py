@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from imtok.layers.decoder import Cache, Decoder
-from imtok.layers.positions import RotaryPositions
+from imtok.layers.decoder import Decoder, KVCache
+from imtok.layers.positions import RotaryEmbedding
 
 HeadKind = Literal["factorized", "linear", "mlp"]
 
@@ -48,13 +48,13 @@ class Head(nn.Module, ABC):
             embedded: the codes there, of which a factorized head tells those of the first codebooks to the later ones.
         """
 
-    def new_cache(self, rows: int) -> Cache | None:
+    def new_cache(self, rows: int) -> KVCache | None:
         """Keys and values for `draw`, of so many rows; None if the head keeps none."""
         return None
 
     @abstractmethod
     def draw(
-        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: Cache | None
+        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: KVCache | None
     ) -> Int[Tensor, "rows codebooks"]:
         """The codes of one place, codebook by codebook."""
 
@@ -77,7 +77,7 @@ class ParallelHead(Head):
         return tuple(classify(hidden) for classify in self.classifiers)
 
     def draw(
-        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: Cache | None
+        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: KVCache | None
     ) -> Int[Tensor, "rows codebooks"]:
         codes = [pick(classify(hidden), index) for index, classify in enumerate(self.classifiers)]
         return torch.stack(codes, dim=1)
@@ -93,10 +93,10 @@ class FactorizedHead(Head):
         self.decoder = Decoder(dim, depth, num_heads, dropout=dropout)
         self.classifiers = nn.ModuleList(_classifier(dim, size) for size in codebook_sizes)
         places = torch.arange(float(len(codebook_sizes)))[:, None]
-        self.positions = RotaryPositions(places, dim // num_heads)
+        self.positions = RotaryEmbedding(places, dim // num_heads)
 
-    def new_cache(self, rows: int) -> Cache:
-        return Cache(self.decoder, rows, len(self.classifiers))
+    def new_cache(self, rows: int) -> KVCache:
+        return KVCache(self.decoder, rows, len(self.classifiers))
 
     def forward(
         self,
@@ -109,7 +109,7 @@ class FactorizedHead(Head):
         return tuple(classify(known[:, :, index]) for index, classify in enumerate(self.classifiers))
 
     def draw(
-        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: Cache | None
+        self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: KVCache | None
     ) -> Int[Tensor, "rows codebooks"]:
         assert cache is not None
         cache.clear()

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from imtok.config import ConfigError, config, first_line
 from imtok.generators.autoregressive import AutoregressiveGenerator, Session
-from imtok.generators.base import Conditions, withhold
+from imtok.generators.base import Conditions, drop_conditions
 from imtok.generators.heads import CodeEmbedding, HeadKind, build_head
-from imtok.generators.prompts import PromptFormat, PromptReader
+from imtok.generators.prompts import PromptFormat, PromptTokenizer
 from imtok.layers.decoder import Block
-from imtok.layers.positions import START_STD
+from imtok.layers.positions import INIT_STD
 from imtok.tokenizers.base import Tokenizer
 
 _GRID_STD = 0.1
@@ -81,20 +81,22 @@ class InsightAR(AutoregressiveGenerator):
 
     Args:
         config: of the whole.
-        reader: of prompts.
+        prompt_tokenizer: of the prompts.
     """
 
     conditioned_on = "prompts"
 
-    def __init__(self, config: InsightARConfig, reader: PromptReader) -> None:
+    def __init__(self, config: InsightARConfig, prompt_tokenizer: PromptTokenizer) -> None:
         super().__init__()
-        self.config, self.prompt_reader = config, reader
+        self.config, self.prompt_tokenizer = config, prompt_tokenizer
         self.codebook_sizes, self.tokens = config.codebook_sizes, math.prod(config.token_shape)
         self.language_model = _language_model(config.architecture, config.max_prompt_tokens + 1 + self.tokens)
         known, dim = self.language_model.get_input_embeddings().weight.shape
-        if reader.vocabulary > known:
-            raise ConfigError(f"insightar: prompts have {reader.vocabulary} ids, the language model knows {known}")
-        self.start_of_image = nn.Parameter(torch.randn(dim) * START_STD)
+        if prompt_tokenizer.vocabulary > known:
+            raise ConfigError(
+                f"insightar: prompts have {prompt_tokenizer.vocabulary} ids, the language model knows {known}"
+            )
+        self.start_of_image = nn.Parameter(torch.randn(dim) * INIT_STD)
         for index, (size, channels) in enumerate(zip(config.codebook_sizes, config.codebook_dims, strict=True)):
             self.register_buffer(f"codebook_{index}", torch.zeros(size, channels))
         self.adapter = nn.Sequential(nn.Linear(sum(config.codebook_dims), dim), nn.GELU(), nn.Linear(dim, dim))
@@ -112,7 +114,7 @@ class InsightAR(AutoregressiveGenerator):
         self.grid = nn.ParameterList(torch.randn(side, dim) * _GRID_STD for side in sides)
 
     @torch.no_grad()
-    def adopt(self, tokenizer: Tokenizer) -> None:
+    def init_from_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Take over the tokenizer's codebook vectors."""
         for index, size in enumerate(self.codebook_sizes):
             codes = torch.zeros(1, size, len(self.codebook_sizes), dtype=torch.long)
@@ -143,13 +145,13 @@ class InsightAR(AutoregressiveGenerator):
     def prompt(self, conditions: Conditions) -> tuple[Float[Tensor, "batch length dim"], Bool[Tensor, "batch length"]]:
         """Embedded prompts and which places are there; long ones are cut, and in training some are left empty."""
         if self.training:
-            conditions = withhold(conditions, self.config.condition_dropout)
-        ids, there = self.prompt_reader.read(conditions)
+            conditions = drop_conditions(conditions, self.config.condition_dropout)
+        ids, there = self.prompt_tokenizer.encode(conditions)
         embed = self.language_model.get_input_embeddings()
         return embed(ids.to(self.device)), there.to(self.device)
 
     def resolve(self, condition: str | None) -> str | None:
-        self.prompt_reader.check(condition or "")
+        self.prompt_tokenizer.check(condition or "")
         return condition
 
     def start(self, rows: int) -> Float[Tensor, "rows 1 dim"]:
@@ -183,8 +185,8 @@ class InsightAR(AutoregressiveGenerator):
         for stage in self.stages():
             stage.compile()
 
-    def checkpoint_activations(self, on: bool) -> None:
-        super().checkpoint_activations(on)  # the head's
+    def set_grad_checkpointing(self, on: bool) -> None:
+        super().set_grad_checkpointing(on)  # the head's
         model, what = self.language_model, "enable" if on else "disable"
         renamed = getattr(model, f"activation_checkpointing_{what}", None)  # in transformers 5
         try:

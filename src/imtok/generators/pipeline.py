@@ -12,8 +12,8 @@ from torch import Tensor
 from imtok.config import ConfigError
 from imtok.data.rows import as_unicode
 from imtok.generators.base import Conditions, Generator
-from imtok.generators.narrator import Narrator
-from imtok.generators.sampling import Settings
+from imtok.generators.decoder_conditioning import DecoderConditioner
+from imtok.generators.sampling import BaseSamplingConfig
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Text
 
@@ -28,15 +28,15 @@ class ImageGenerator:
         sampling: how they are written unless it is said otherwise.
         resolution: of the pictures in pixels.
         grid_size: rows and columns of the patches that the tokenizer draws.
-        narrator: of a tokenizer that draws from captions too.
+        decoder_conditioner: of a tokenizer that draws from captions too.
     """
 
     generator: Generator
     tokenizer: Tokenizer
-    sampling: Settings
+    sampling: BaseSamplingConfig
     resolution: int
     grid_size: tuple[int, int]
-    narrator: Narrator | None = None
+    decoder_conditioner: DecoderConditioner | None = None
 
     def generate(
         self,
@@ -59,7 +59,7 @@ class ImageGenerator:
             seed: of the first picture; the others have the numbers after it.
             seeds: one for each picture instead; an array or tensor will do.
             progress: hears every now and then which share of the work has been done since.
-            sampling: fields of `SamplingConfig` or `DenoisingConfig`, such as `guidance_scale=2.0`; the others are the
+            sampling: fields of `SamplingConfig` or `DiffusionSamplingConfig`, such as `guidance_scale=2.0`; the others are the
                 preset's.
 
         Raises:
@@ -78,25 +78,25 @@ class ImageGenerator:
         if not all(-(2**63) <= number < 2**64 for number in numbers):
             raise ConfigError("seeds have at most 64 bits")
         tokens = self.generator.sample(conditions, numbers, self.settings(**sampling), progress)
-        return self.draw(tokens, self.told(conditions, numbers))
+        return self.decode(tokens, self.decoder_text(conditions, numbers))
 
-    def told(self, conditions: Conditions, seeds: Sequence[int]) -> Text | None:
+    def decoder_text(self, conditions: Conditions, seeds: Sequence[int]) -> Text | None:
         """What the tokenizer hears of pictures that are drawn from these conditions with these seeds.
 
         Raises:
             MissingWeights: it hears text, and the encoder is not here.
         """
-        return None if self.narrator is None else self.narrator.tell(conditions, seeds)
+        return None if self.decoder_conditioner is None else self.decoder_conditioner.encode(conditions, seeds)
 
     @torch.no_grad()
-    def draw(self, tokens: Num[Tensor, "batch tokens _"], text: Text | None) -> Float[Tensor, "batch 3 height width"]:
+    def decode(self, tokens: Num[Tensor, "batch tokens _"], text: Text | None) -> Float[Tensor, "batch 3 height width"]:
         """What the tokenizer makes of codes or latents, and of what it is told of the pictures.
 
         Raises:
             ConfigError: NaN or infinity.
         """
-        decode = self.tokenizer.decode if tokens.is_floating_point() else self.tokenizer.decode_codes
-        images = decode(tokens, text, self.grid_size)
+        decode_tokens = self.tokenizer.decode if tokens.is_floating_point() else self.tokenizer.decode_codes
+        images = decode_tokens(tokens, text, self.grid_size)
         if not images.isfinite().all():
             raise ConfigError("pictures are NaN or infinite: weights are broken, or guidance is too strong")
         return images[:, :, : self.resolution, : self.resolution].clamp(-1, 1)
@@ -117,17 +117,17 @@ class ImageGenerator:
         conditions = [self.generator.resolve(value) for value in _listed(given[wanted])]
         if not conditions:
             raise ConfigError(f"no {wanted} are given")
-        if self.narrator is not None:
-            self.narrator.check(conditions)
+        if self.decoder_conditioner is not None:
+            self.decoder_conditioner.check(conditions)
         return conditions
 
-    def settings(self, **changes: Any) -> Settings:
+    def settings(self, **changes: Any) -> BaseSamplingConfig:
         """The preset's settings with some changed.
 
         Raises:
             ConfigError: there is no such setting, or it cannot have this value.
         """
-        settings = self.sampling.changed(**changes)
+        settings = self.sampling.replace(**changes)
         self.generator.check_sampling(settings)
         return settings
 

@@ -23,8 +23,8 @@ BYTES = 256
 """The id with which every prompt of bytes begins; the bytes themselves have the ids below."""
 
 
-class PromptReader(ABC):
-    """Reads prompts.
+class PromptTokenizer(ABC):
+    """Turns prompts into token ids.
 
     Args:
         max_tokens: of a prompt.
@@ -53,20 +53,20 @@ class PromptReader(ABC):
                 f"prompt {prompt[:40]!r}…: {length} tokens, the model reads {self.max_tokens}; shorten it"
             )
 
-    def cut_ids(self, prompt: str) -> list[int]:
+    def truncated_ids(self, prompt: str) -> list[int]:
         """The ids of a prompt, or of as much of it as there is room for."""
         return self.ids(prompt)[: self.max_tokens]
 
-    def read(self, prompts: Sequence[str | None]) -> Prompts:
+    def encode(self, prompts: Sequence[str | None]) -> Prompts:
         """The ids of each prompt, long ones cut; None is the empty one."""
-        found = [self.cut_ids(prompt or "") for prompt in prompts]
+        found = [self.truncated_ids(prompt or "") for prompt in prompts]
         length = max(map(len, found))
         padded = torch.tensor([[0] * (length - len(ids)) + ids for ids in found])
         there = torch.tensor([[False] * (length - len(ids)) + [True] * len(ids) for ids in found])
         return padded, there
 
 
-class ByteReader(PromptReader):
+class ByteTokenizer(PromptTokenizer):
     """UTF-8: 257 ids, no words to be unknown."""
 
     vocabulary = BYTES + 1
@@ -75,7 +75,7 @@ class ByteReader(PromptReader):
         return [BYTES, *prompt.encode()]
 
 
-class ModelReader(PromptReader):
+class PretrainedPromptTokenizer(PromptTokenizer):
     """A language model's own tokenizer.
 
     Args:
@@ -108,7 +108,7 @@ class ModelReader(PromptReader):
         )
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes them itself
 
-    def cut_ids(self, prompt: str) -> list[int]:
+    def truncated_ids(self, prompt: str) -> list[int]:
         found = self.ids(prompt)
         if self._chat and (excess := len(found) - self.max_tokens) > 0:  # what the format ends with must stay
             words = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -116,8 +116,8 @@ class ModelReader(PromptReader):
         return found[: self.max_tokens]
 
 
-def open_reader(prompt_format: PromptFormat, max_tokens: int, home: Path | None) -> PromptReader:
-    """A reader of a format.
+def open_prompt_tokenizer(prompt_format: PromptFormat, max_tokens: int, home: Path | None) -> PromptTokenizer:
+    """The tokenizer of a format.
 
     Args:
         prompt_format: of the prompts.
@@ -128,9 +128,9 @@ def open_reader(prompt_format: PromptFormat, max_tokens: int, home: Path | None)
         ConfigError: no tokenizer there.
     """
     if prompt_format == "bytes":
-        return ByteReader(max_tokens)
+        return ByteTokenizer(max_tokens)
     if home is None:
         raise ConfigError(f"prompts: the format {prompt_format} needs a language model's tokenizer")
     what = "tokenizer of a language model; --generator.language-model names one to begin with"
     tokenizer = open_part("AutoTokenizer", home, what)
-    return ModelReader(tokenizer, prompt_format == "chat", max_tokens)
+    return PretrainedPromptTokenizer(tokenizer, prompt_format == "chat", max_tokens)

@@ -9,16 +9,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from imtok.config import ConfigError, config, from_dict, to_dict
-from imtok.layers.precision import widen
+from imtok.layers.precision import upcast
 
 GuidanceSchedule = Literal["constant", "linear", "cosine"]
 
 
 @config
-class Settings:
+class BaseSamplingConfig:
     """How pictures are drawn, by whatever kind of generator: the base of its kinds."""
 
-    def changed(self, **changes: Any) -> "Settings":
+    def replace(self, **changes: Any) -> "BaseSamplingConfig":
         """The same with some fields changed.
 
         Raises:
@@ -31,7 +31,7 @@ class Settings:
 
 
 @config
-class SamplingConfig(Settings):
+class SamplingConfig(BaseSamplingConfig):
     """How codes are drawn."""
 
     guidance_scale: tuple[float, ...] = (1.0,)
@@ -53,14 +53,14 @@ class SamplingConfig(Settings):
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ConfigError("sampling: top_k must be 0 or more, and top_p in (0, 1]")
 
-    def changed(self, **changes: Any) -> "Settings":
+    def replace(self, **changes: Any) -> "BaseSamplingConfig":
         scale = changes.get("guidance_scale")
         if isinstance(scale, int | float):
             changes["guidance_scale"] = (float(scale),)
-        return super().changed(**changes)
+        return super().replace(**changes)
 
     @property
-    def guided(self) -> bool:
+    def uses_guidance(self) -> bool:
         """Whether a second, unconditional pass is needed."""
         return any(scale != 1 for scale in self.guidance_scale)
 
@@ -72,14 +72,14 @@ class SamplingConfig(Settings):
         return 1 + (full - 1) * rise
 
 
-def draw_noise(seeds: list[int], tokens: int, codebooks: int) -> Float[Tensor, "batch tokens codebooks"]:
+def uniform_noise(seeds: list[int], tokens: int, codebooks: int) -> Float[Tensor, "batch tokens codebooks"]:
     """A number in [0, 1) for every code of every picture: its seed's alone, whatever else is in the batch."""
     shape = (tokens, codebooks)
     drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
     return torch.stack(drawn) if drawn else torch.empty(0, *shape, dtype=torch.float64)
 
 
-def guide(both: Float[Tensor, "rows ..."], scale: float) -> Float[Tensor, "half_of_rows ..."]:
+def classifier_free_guidance(both: Float[Tensor, "rows ..."], scale: float) -> Float[Tensor, "half_of_rows ..."]:
     """Classifier-free guidance of logits or predictions: u + scale (c - u), in fp32 at least.
 
     Deviation: DiT guides the first three channels only; a token's channels have no order, and all are guided.
@@ -88,11 +88,11 @@ def guide(both: Float[Tensor, "rows ..."], scale: float) -> Float[Tensor, "half_
         both: conditional ones in the first half of the rows, unconditional ones in the second.
         scale: 1 takes the conditional ones.
     """
-    conditional, unconditional = widen(both).chunk(2)
+    conditional, unconditional = upcast(both).chunk(2)
     return torch.lerp(unconditional, conditional, scale)
 
 
-def pick_code(
+def sample_code(
     logits: Float[Tensor, "batch codes"], noise: Float[Tensor, " batch"], settings: SamplingConfig
 ) -> Int[Tensor, " batch"]:
     """Draw a code for each row: the place at which the cumulated probabilities pass the row's noise.

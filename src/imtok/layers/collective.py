@@ -52,7 +52,7 @@ def world_size() -> int:
     return dist.get_world_size() if has_process_group() else 1
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Return when every rank has come here."""
     if world_size() > 1:
         dist.barrier()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from imtok.layers.precision import widen
+from imtok.layers.precision import upcast
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def crop_regions(
     if ((corners < 0) | (ends > limits) | (ends <= corners)).any():
         raise ValueError(f"a box is empty or lies outside its picture of {width} x {height} pixels")
     with torch.autocast(images.device.type, enabled=False):
-        pictures = widen(images).index_select(0, regions.image_index)  # n, 3, height, width
+        pictures = upcast(images).index_select(0, regions.image_index)  # n, 3, height, width
         rows = _resampling_weights(corners[:, 1], ends[:, 1], height, size[0]).to(pictures)  # n, h, height
         columns = _resampling_weights(corners[:, 0], ends[:, 0], width, size[1]).to(pictures)  # n, w, width
         return rows.unsqueeze(1) @ pictures @ columns.unsqueeze(1).mT
@@ -116,7 +116,7 @@ def align_faces(
     norm = a.square() + b.square()
     source = torch.stack([(a * dx + b * dy) / norm / width, (a * dy - b * dx) / norm / height], dim=-1)  # n, h, w, 2
     with torch.autocast(images.device.type, enabled=False):
-        light = (widen(images) + 1).index_select(0, regions.image_index)  # black is 0 here, the padding's value
+        light = (upcast(images) + 1).index_select(0, regions.image_index)  # black is 0 here, the padding's value
         return F.grid_sample(light, 2 * source.to(light) - 1, align_corners=False) - 1
 
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imtok.layers.model import Checkpointed
-from imtok.layers.positions import START_STD, Rotation
+from imtok.layers.model import CheckpointedSequential
+from imtok.layers.positions import INIT_STD, Rotation
 from imtok.layers.transformer import attend
 
 _EPSILON = 1e-5
@@ -14,7 +14,7 @@ _HIDDEN_STEP = 256
 """SwiGLU has 8/3 dim hidden channels, rounded up to a multiple of this."""
 
 
-class Cache:
+class KVCache:
     """Keys and values of the tokens so far, for all layers, in one block of memory that is never moved.
 
     Args:
@@ -45,11 +45,15 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: Cache | None
+        self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: KVCache | None
     ) -> Float[Tensor, "batch tokens dim"]:
         batch, tokens, dim = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1).unbind(2)
-        q, k, v = rotate(q, rotation).transpose(1, 2), rotate(k, rotation).transpose(1, 2), v.transpose(1, 2)
+        q, k, v = (
+            apply_rotary(q, rotation).transpose(1, 2),
+            apply_rotary(k, rotation).transpose(1, 2),
+            v.transpose(1, 2),
+        )
         if cache is not None:
             past, now = cache.length, cache.length + tokens
             cache.keys[self.layer, :, :, past:now] = k
@@ -84,7 +88,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(dim, hidden, dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: Cache | None
+        self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: KVCache | None
     ) -> Float[Tensor, "batch tokens dim"]:
         x = x + self.attention(self.norm1(x), rotation, cache)
         return x + self.feed_forward(self.norm2(x))
@@ -104,14 +108,14 @@ class Decoder(nn.Module):
         super().__init__()
         self.dim, self.num_heads = dim, num_heads
         hidden = -(-int(8 * dim / 3) // _HIDDEN_STEP) * _HIDDEN_STEP
-        self.blocks = Checkpointed(*(Block(dim, num_heads, hidden, dropout, layer) for layer in range(depth)))
+        self.blocks = CheckpointedSequential(*(Block(dim, num_heads, hidden, dropout, layer) for layer in range(depth)))
         self.norm = nn.RMSNorm(dim, _EPSILON)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=START_STD)
+                nn.init.normal_(module.weight, std=INIT_STD)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: Cache | None = None
+        self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: KVCache | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
         """Every token after it has seen those before it.
 
@@ -126,7 +130,7 @@ class Decoder(nn.Module):
         return self.norm(x)
 
 
-def rotate(x: Float[Tensor, "batch tokens heads head_dim"], rotation: Rotation) -> Tensor:
+def apply_rotary(x: Float[Tensor, "batch tokens heads head_dim"], rotation: Rotation) -> Tensor:
     """Turn the pairs (i, i + head_dim / 2) of channels by each token's angles (RoFormer eq. 34)."""
     cos, sin = (part[:, None].to(x.dtype) for part in rotation)  # tokens, 1, half
     first, second = x.chunk(2, dim=-1)

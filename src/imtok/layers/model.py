@@ -50,17 +50,17 @@ class Model(nn.Module):
         """Its large parts that compute one after the other: a transformer's blocks."""
         return []
 
-    def hidden_matrices(self) -> list[Tensor]:
+    def muon_parameters(self) -> list[Tensor]:
         """The matrices inside its stages: the weights of linear layers, whatever class a library has for them."""
         return [weights for stage in self.stages() for weights in stage.parameters() if weights.ndim == 2]
 
     def compile_parts(self) -> None:
         """Compile what is worth compiling (torch.compile), in place; by default nothing."""
 
-    def checkpoint_activations(self, on: bool) -> None:
+    def set_grad_checkpointing(self, on: bool) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""
         for part in self.modules():
-            if isinstance(part, Checkpointed):
+            if isinstance(part, CheckpointedSequential):
                 part.checkpointing = on
 
 
@@ -75,7 +75,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-class Checkpointed(nn.Sequential):
+class CheckpointedSequential(nn.Sequential):
     """Parts one after the other, whose activations can be recomputed in the backward pass; all hear `others` too."""
 
     checkpointing = False

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-START_STD = 0.02
+INIT_STD = 0.02
 """Standard deviation of what is learned and begins at random."""
 _BASE = 10_000.0
 
@@ -15,7 +15,7 @@ Rotation = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]
 """Cosines and sines of the angles by which pairs of channels are turned, tokens x half a head's channels."""
 
 
-class GridPositions(nn.Module):
+class LearnedPositionEmbedding(nn.Module):
     """A learned vector for each place of a square grid, resized (bicubic) to other grids.
 
     Args:
@@ -27,7 +27,7 @@ class GridPositions(nn.Module):
     def __init__(self, side: int, dim: int, start: Float[Tensor, "places dim"] | None = None) -> None:
         super().__init__()
         self.side = side
-        self.table = nn.Parameter(torch.randn(side * side, dim) * START_STD if start is None else start)
+        self.table = nn.Parameter(torch.randn(side * side, dim) * INIT_STD if start is None else start)
 
     def forward(self, grid_size: tuple[int, int]) -> Float[Tensor, "tokens dim"]:
         """The positions of a grid, row by row.
@@ -41,7 +41,7 @@ class GridPositions(nn.Module):
         return F.interpolate(square, grid_size, mode="bicubic", align_corners=False)[0].flatten(1).T
 
 
-class RotaryPositions(nn.Module):
+class RotaryEmbedding(nn.Module):
     """The angles by which the channels of a head are turned at known positions; each axis has an equal share of them.
 
     Raises:
@@ -73,7 +73,7 @@ def grid_positions(grid_size: Sequence[int]) -> Float[Tensor, "tokens axes"]:
     return torch.cartesian_prod(*axes).view(-1, len(axes))
 
 
-def waves(places: Float[Tensor, " places"], channels: int) -> Float[Tensor, "places channels"]:
+def sinusoidal_embedding(places: Float[Tensor, " places"], channels: int) -> Float[Tensor, "places channels"]:
     """Cosines and sines of numbers at speeds from 1 down to almost 1 / 10,000."""
     half = channels // 2
     speeds = _BASE ** -(torch.arange(half, device=places.device) / half)
@@ -81,7 +81,7 @@ def waves(places: Float[Tensor, " places"], channels: int) -> Float[Tensor, "pla
     return torch.cat([angles.cos(), angles.sin()], dim=1).to(places.dtype)
 
 
-def sine_positions(shape: Sequence[int], dim: int) -> Float[Tensor, "tokens dim"]:
+def sincos_positions(shape: Sequence[int], dim: int) -> Float[Tensor, "tokens dim"]:
     """Fixed positions, of which each axis has an equal share of the channels."""
     places = grid_positions(shape)  # tokens, axes
-    return torch.cat([waves(axis, dim // len(shape)) for axis in places.unbind(1)], dim=1)
+    return torch.cat([sinusoidal_embedding(axis, dim // len(shape)) for axis in places.unbind(1)], dim=1)

@@ -9,6 +9,6 @@ from torch import Tensor
 Precision = Literal["bf16", "fp32"]
 
 
-def widen(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def upcast(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The same values in fp32, or in their own type when that is wider."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

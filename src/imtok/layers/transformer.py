@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from imtok.layers.model import Checkpointed
+from imtok.layers.model import CheckpointedSequential
 
 _SHORT = 512
 """In tokens."""
@@ -114,7 +114,7 @@ class Transformer(nn.Module):
         self, dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0, cross_attention: bool = False
     ) -> None:
         super().__init__()
-        self.blocks = Checkpointed(*(Block(dim, num_heads, mlp_ratio, cross_attention) for _ in range(depth)))
+        self.blocks = CheckpointedSequential(*(Block(dim, num_heads, mlp_ratio, cross_attention) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim)
 
     def forward(

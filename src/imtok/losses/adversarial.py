@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.layers.collective import sum_over_ranks
-from imtok.layers.precision import widen
+from imtok.layers.precision import upcast
 
 AdversarialKind = Literal["hinge", "non_saturating"]
 
@@ -27,7 +27,7 @@ def discriminator_loss(
         fake_logits: of reconstructions that carry no graph to the tokenizer.
         kind: `hinge`, or `non_saturating` (the logistic loss).
     """
-    real_logits, fake_logits = widen(real_logits), widen(fake_logits)
+    real_logits, fake_logits = upcast(real_logits), upcast(fake_logits)
     if kind == "hinge":
         return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
     return 0.5 * (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean())
@@ -40,7 +40,7 @@ def generator_loss(fake_logits: Float[Tensor, "..."], kind: AdversarialKind = "h
         fake_logits: of reconstructions, with their graph.
         kind: `hinge` (minus the mean logit) or `non_saturating`.
     """
-    fake_logits = widen(fake_logits)
+    fake_logits = upcast(fake_logits)
     return -fake_logits.mean() if kind == "hinge" else F.softplus(-fake_logits).mean()
 
 
@@ -56,7 +56,7 @@ def r1_penalty(
         images: originals in [-1, 1].
     """
     with torch.autocast(images.device.type, enabled=False):
-        images = widen(images).detach().requires_grad_()
+        images = upcast(images).detach().requires_grad_()
         (slope,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
         return slope.square().sum((1, 2, 3)).mean() / 2
 
@@ -85,7 +85,7 @@ class LeCAM(nn.Module):
 
         In training mode, and where gradients are recorded, the logits also enter the next `update`.
         """
-        real_logits, fake_logits = widen(real_logits), widen(fake_logits)
+        real_logits, fake_logits = upcast(real_logits), upcast(fake_logits)
         if self.training and torch.is_grad_enabled():
             real, fake = real_logits.detach(), fake_logits.detach()
             counts = real.new_tensor([real.numel(), fake.numel()])

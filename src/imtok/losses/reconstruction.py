@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from imtok.layers.precision import widen
+from imtok.layers.precision import upcast
 from imtok.pretrained.networks import FeatureNetwork
 
 _TINY_ENERGY = 1e-6
@@ -17,14 +17,14 @@ def l1(
     images: Float[Tensor, "batch 3 height width"], reconstructions: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, ""]:
     """Mean absolute difference over pictures, channels and pixels, in [0, 2] (InsightTok, appendix E.1)."""
-    return (widen(reconstructions) - widen(images)).abs().mean()
+    return (upcast(reconstructions) - upcast(images)).abs().mean()
 
 
 def l2(
     images: Float[Tensor, "batch 3 height width"], reconstructions: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, ""]:
     """Mean squared difference over pictures, channels and pixels, in [0, 4]."""
-    return (widen(reconstructions) - widen(images)).square().mean()
+    return (upcast(reconstructions) - upcast(images)).square().mean()
 
 
 def perceptual_distance(
@@ -83,7 +83,7 @@ def feature_pairs(
         # Convolutions round differently in another memory layout, and a picture equal to itself shall cost exactly 0.
         wanted = network(torch.empty_like(reconstructions, dtype=images.dtype).copy_(images))
     drawn = network(reconstructions)
-    return [(widen(a), widen(b)) for a, b in zip(wanted, drawn, strict=True)]
+    return [(upcast(a), upcast(b)) for a, b in zip(wanted, drawn, strict=True)]
 
 
 def _unit(features: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:

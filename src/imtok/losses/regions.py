@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imtok.config import config
 from imtok.layers.crops import Regions, align_faces, crop_regions
-from imtok.layers.precision import widen
+from imtok.layers.precision import upcast
 from imtok.losses.reconstruction import feature_pairs
 from imtok.pretrained.networks import FeatureNetwork
 
@@ -141,4 +141,4 @@ def _input_size(network: FeatureNetwork) -> tuple[int, int]:
 
 
 def _nothing(reconstructions: Tensor) -> Float[Tensor, ""]:
-    return widen(reconstructions).sum() * 0
+    return upcast(reconstructions).sum() * 0

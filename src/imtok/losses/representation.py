@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.collective import gather_over_ranks, rank
-from imtok.layers.positions import START_STD, GridPositions
-from imtok.layers.precision import widen
+from imtok.layers.positions import INIT_STD, LearnedPositionEmbedding
+from imtok.layers.precision import upcast
 from imtok.layers.transformer import Block
 
 
@@ -60,8 +60,8 @@ class RepresentationHead(nn.Module):
     def __init__(self, code_dim: int, dim: int, config: RepresentationConfig) -> None:
         super().__init__()
         self.lift = nn.Sequential(nn.Linear(code_dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
-        self.class_token = nn.Parameter(torch.randn(dim) * START_STD)
-        self.positions = GridPositions(config.grid_size, dim)
+        self.class_token = nn.Parameter(torch.randn(dim) * INIT_STD)
+        self.positions = LearnedPositionEmbedding(config.grid_size, dim)
         self.blocks = nn.Sequential(*(Block(dim, config.num_heads) for _ in range(config.depth)))
 
     def forward(
@@ -104,7 +104,9 @@ def representation_loss(
     if not known.any():
         return predicted.sum() * 0
     with torch.autocast(predicted.device.type, enabled=False):  # features lie close together
-        predicted, wanted, candidates = (F.normalize(widen(x), dim=1) for x in (predicted, wanted.detach(), candidates))
+        predicted, wanted, candidates = (
+            F.normalize(upcast(x), dim=1) for x in (predicted, wanted.detach(), candidates)
+        )
         if config.kind == "cosine":
             return 1 - (predicted * wanted).sum(1)[known].mean()
         first = rank() * len(wanted) if config.gather else 0

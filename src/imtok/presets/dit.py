@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from imtok.generators.diffusion import DenoisingConfig
+from imtok.generators.diffusion import DiffusionSamplingConfig
 from imtok.generators.dit import DiTConfig
 from imtok.presets.shared import IMAGENET, for_tests
 from imtok.presets.textok import MINILM, T5
@@ -39,7 +39,7 @@ def dit(size: str, tokens: int, resolution: int, text: bool = False) -> Generato
     return GeneratorRunConfig(
         name=f"dit-{size}-{'t2i-' if text else ''}textok-{tokens}-{resolution}",
         generator=DiTConfig(token_shape=(tokens,), text=T5[resolution] if text else None, **SIZES[size]),
-        sampling=DenoisingConfig(
+        sampling=DiffusionSamplingConfig(
             guidance_scale=1.0 if size == "l" else 3.8, guidance_schedule="power_cosine", guidance_power=4.0
         ),
         training=TrainingConfig(

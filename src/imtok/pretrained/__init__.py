@@ -3,7 +3,7 @@
 from imtok.pretrained.door import MissingWeights, fetch, load, status
 from imtok.pretrained.faces import ARCFACE_TEMPLATE, DLIB_TEMPLATE
 from imtok.pretrained.mtcnn import DetectedFaces
-from imtok.pretrained.networks import DescribingNetwork, Description, FeatureNetwork, FrozenNetwork
+from imtok.pretrained.networks import ExtractedFeatures, FeatureExtractor, FeatureNetwork, FrozenNetwork
 from imtok.pretrained.readers import Reading
 from imtok.pretrained.sources import SOURCES
 from imtok.pretrained.text import DetectedLine, DetectedWord
@@ -12,11 +12,11 @@ __all__ = [
     "ARCFACE_TEMPLATE",
     "DLIB_TEMPLATE",
     "SOURCES",
-    "DescribingNetwork",
-    "Description",
     "DetectedFaces",
     "DetectedLine",
     "DetectedWord",
+    "ExtractedFeatures",
+    "FeatureExtractor",
     "FeatureNetwork",
     "FrozenNetwork",
     "MissingWeights",

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from imtok.checkpoints import load_tensors
 from imtok.config import ConfigError
-from imtok.pretrained.networks import DescribingNetwork, Description
+from imtok.pretrained.networks import ExtractedFeatures, FeatureExtractor
 
 
-class InceptionV3(DescribingNetwork):
+class InceptionV3(FeatureExtractor):
     """The network of TensorFlow's graph of 2015-12-05, with that graph's own resizing to 299 x 299.
 
     Pooled are 2,048 features; spatial the first 7 channels of the 1 x 1 branch of the block that the graph calls
@@ -35,8 +35,8 @@ class InceptionV3(DescribingNetwork):
         copy.seek(0)
         self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], copy)  # pyright: ignore[reportArgumentType]
 
-    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Description:
-        """See `DescribingNetwork`."""
+    def extract_features(self, images: Float[Tensor, "batch 3 height width"]) -> ExtractedFeatures:
+        """See `FeatureExtractor`."""
         seen: list[Tensor] = []
         branch = self.network.Mixed_6d.branch1x1
         handle = branch.register_forward_hook(lambda module, given, maps: seen.append(_as_in_adm(maps)))
@@ -44,7 +44,7 @@ class InceptionV3(DescribingNetwork):
             pooled, logits = self.network(((images + 1) * 127.5).round().to(torch.uint8))
         finally:
             handle.remove()
-        return Description(pooled, seen[0], logits)
+        return ExtractedFeatures(pooled, seen[0], logits)
 
 
 def _as_in_adm(maps: Float[Tensor, "batch channels 17 17"]) -> Float[Tensor, "batch 2023"]:

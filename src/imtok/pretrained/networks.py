@@ -56,7 +56,7 @@ class FeatureNetwork(FrozenNetwork, ABC):
 
 
 @dataclass(frozen=True)
-class Description:
+class ExtractedFeatures:
     """What metrics of whole sets want to know of pictures.
 
     Attributes:
@@ -70,11 +70,11 @@ class Description:
     logits: Float[Tensor, "batch classes"]
 
 
-class DescribingNetwork(FrozenNetwork, ABC):
+class FeatureExtractor(FrozenNetwork, ABC):
     """A frozen classifier through whose eyes sets of pictures are compared."""
 
     @abstractmethod
-    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Description:
+    def extract_features(self, images: Float[Tensor, "batch 3 height width"]) -> ExtractedFeatures:
         """Features and logits of RGB pictures in [-1, 1], of any size from 16 pixels up."""
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.checkpoints import load_tensors
-from imtok.pretrained.networks import DescribingNetwork, Description, FeatureNetwork, fold_batch_norms
+from imtok.pretrained.networks import ExtractedFeatures, FeatureExtractor, FeatureNetwork, fold_batch_norms
 from imtok.pretrained.onnx import assign_layers, read_layers
 
 
@@ -56,7 +56,7 @@ def load_vgg16(classifier: Path) -> VGG16:
     return network
 
 
-class EfficientNetLite0(DescribingNetwork):
+class EfficientNetLite0(FeatureExtractor):
     """EfficientNet-Lite0 (ImageNet): 1280 pooled features, for metrics that are named after it.
 
     Our own definition in 50 lines; timm would be a large dependency for one network.
@@ -89,11 +89,11 @@ class EfficientNetLite0(DescribingNetwork):
         """Pooled features of RGB pictures in [-1, 1], which are resized to 224 x 224 (bilinear, antialiased)."""
         return self.layers(_fitted(images)).mean((2, 3))
 
-    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Description:
-        """See `DescribingNetwork`; spatial are 10 of 112 channels at 14 x 14 places, 1,960 numbers."""
+    def extract_features(self, images: Float[Tensor, "batch 3 height width"]) -> ExtractedFeatures:
+        """See `FeatureExtractor`; spatial are 10 of 112 channels at 14 x 14 places, 1,960 numbers."""
         middle = self.layers[: self._MIDDLE](_fitted(images))
         pooled = self.layers[self._MIDDLE :](middle).mean((2, 3))
-        return Description(pooled, middle[:, :10].flatten(1), self.classifier(pooled))
+        return ExtractedFeatures(pooled, middle[:, :10].flatten(1), self.classifier(pooled))
 
 
 def load_efficientnet_lite0(weights: Path) -> EfficientNetLite0:

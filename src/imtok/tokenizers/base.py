@@ -70,7 +70,7 @@ class Tokenizer(Model, ABC):
     def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
         """Pictures in [-1, 1] to latents and codes; sizes that do not fit are padded (`pad_to_multiple`)."""
         padded = pad_to_multiple(images, self.downsample_factor)
-        quantized = self.quantizer(self.vectors(padded, text))
+        quantized = self.quantizer(self.encode_unquantized(padded, text))
         return Encoding(
             latents=quantized.latents,
             codes=quantized.codes,
@@ -80,7 +80,7 @@ class Tokenizer(Model, ABC):
         )
 
     @abstractmethod
-    def vectors(
+    def encode_unquantized(
         self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
     ) -> Float[Tensor, "batch tokens channels"]:
         """What goes into the bottleneck; the pictures are padded already."""
@@ -116,7 +116,7 @@ class Tokenizer(Model, ABC):
         """Each codebook's share of the latents; all of them where there is one or none."""
         return self.quantizer.split(latents)
 
-    def alone(
+    def keep_codebook(
         self, latents: Float[Tensor, "batch tokens channels"], codebook: int
     ) -> Float[Tensor, "batch tokens channels"]:
         """The latents with the share of every other codebook set to zero: what one has learned (FQGAN, Figure 3).

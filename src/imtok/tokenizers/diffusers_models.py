@@ -62,7 +62,7 @@ class DiffusersTokenizer(Tokenizer):
         levels = model.config.encoder_block_out_channels if dc else model.config.block_out_channels
         self.config = DiffusersConfig(model=name, downsample_factor=2 ** (len(levels) - 1), quantizer=bottleneck)
 
-    def vectors(
+    def encode_unquantized(
         self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
     ) -> Float[Tensor, "batch tokens channels"]:
         (encoded,) = self.model.encode(images, return_dict=False)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.collective import rank, sum_over_ranks, world_size
-from imtok.layers.precision import widen
+from imtok.layers.precision import upcast
 from imtok.tokenizers.quantization import Quantized, Quantizer, nearest_codes
 
 _POOL_ROWS = 1 << 16
@@ -74,7 +74,7 @@ class EMAVectorQuantizer(Quantizer):
 
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
-            z, codebook = widen(z), widen(self.codebook)
+            z, codebook = upcast(z), upcast(self.codebook)
             if self.config.normalize:
                 z = F.normalize(z, dim=-1)
             flat = z.detach().flatten(0, 1)  # vectors, d

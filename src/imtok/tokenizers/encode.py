@@ -15,14 +15,14 @@ from imtok.config import ConfigError
 from imtok.data.filling import check_alone, check_finished
 from imtok.data.latent_statistics import write_statistics
 from imtok.data.pictures import decode_sample, from_uint8
-from imtok.data.readers import fingerprint, open_source
-from imtok.data.sample import DataError, PictureError, Sample, Source
+from imtok.data.readers import fingerprint, open_dataset
+from imtok.data.sample import DataError, Dataset, PictureError, Sample
 from imtok.data.token_shards import TokenManifest, Tokens, TokenShards, TokenWriter
 from imtok.data.transforms import Crop, centre_crop
 from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import hash_of, load, locate, shipped, trained_resolution
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 
 CropRule = Literal["centre", "ten"]
 """The largest centred square; or five squares in it of 1 / 1.1 of its side (corners and centre), and their mirror
@@ -47,7 +47,7 @@ def encode_pictures(
 
     Args:
         tokenizer: a shipped name, a run folder, or another project's checkpoint.
-        source: anything that `open_source` reads.
+        source: anything that `open_dataset` reads.
         out: folder for the shards.
         resolution: of the crops in pixels; None: that of the crops which a run of imtok's was trained on.
         crops: which crops.
@@ -73,20 +73,22 @@ def encode_pictures(
     if resolution < 1 or resolution % model.downsample_factor:
         raise ConfigError(f"{tokenizer}: {resolution} px is no multiple of its patches of {model.downsample_factor} px")
     check_finished(source)
-    pictures = open_source(source)
+    pictures = open_dataset(source)
     place = os.path.abspath(source) if os.path.exists(source) else str(source)
     manifest = describe(model, tokenizer, sha256, place, resolution, crops, len(pictures))
     writer = TokenWriter(out, manifest)
-    reader = None if model.text_config is None else Reader(model.text_config, [source], best_device())
+    text_conditioner = (
+        None if model.text_config is None else TextConditioner(model.text_config, [source], best_device())
+    )
     untold = 0
     with tqdm(total=len(pictures), initial=writer.written, unit="picture", disable=None) as progress:
         while writer.written < len(pictures):
             rows = range(writer.written, min(writer.written + PICTURES_PER_PART, len(pictures)))
             part: list[Tokens] = []
             for batch in _batches(pictures, rows, resolution, crops, batch_size):
-                part += _encode(model, reader, batch)
-                if reader is not None:
-                    untold += sum(reader.config.told_of(one.sample) is None for one in batch if one.crops)
+                part += _encode(model, text_conditioner, batch)
+                if text_conditioner is not None:
+                    untold += sum(text_conditioner.config.text_of(one.sample) is None for one in batch if one.crops)
                 progress.update(len(batch))
             writer.write(part)
     if untold:
@@ -141,7 +143,7 @@ class _Cropped:
 
 
 def _batches(
-    pictures: Source, rows: Iterable[int], resolution: int, rule: CropRule, batch_size: int
+    pictures: Dataset, rows: Iterable[int], resolution: int, rule: CropRule, batch_size: int
 ) -> Iterator[list[_Cropped]]:
     """Consecutive pictures with `batch_size` crops together, or few more."""
     batch: list[_Cropped] = []
@@ -162,11 +164,13 @@ def _batches(
 
 
 @torch.no_grad()
-def _encode(model: Tokenizer, reader: Reader | None, batch: list[_Cropped]) -> list[Tokens]:
+def _encode(model: Tokenizer, text_conditioner: TextConditioner | None, batch: list[_Cropped]) -> list[Tokens]:
     crops = [crop for one in batch for crop in one.crops]
     text = None
-    if reader is not None:
-        text = reader.read([reader.config.told_of(one.sample) for one in batch for _ in one.crops])
+    if text_conditioner is not None:
+        text = text_conditioner.encode(
+            [text_conditioner.config.text_of(one.sample) for one in batch for _ in one.crops]
+        )
     values = np.zeros((0, 0, 0), np.int32)
     if crops:
         encoding = model.encode(from_uint8(np.stack(crops)).to(model.device), text)
@@ -178,7 +182,9 @@ def _encode(model: Tokenizer, reader: Reader | None, batch: list[_Cropped]) -> l
             values=values[end - len(one.crops) : end],
             path=one.sample.path,
             label=one.sample.label,
-            captions=one.sample.captions[: 1 if reader is not None and reader.config.told == "captions" else None],
+            captions=one.sample.captions[
+                : 1 if text_conditioner is not None and text_conditioner.config.conditioned_on == "captions" else None
+            ],
         )
         for one, end in zip(batch, ends, strict=True)
     ]

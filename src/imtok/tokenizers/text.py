@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imtok import pretrained
 from imtok.config import ConfigError, config
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.data.sample import Sample
 from imtok.data.text_features import distinct_captions, stored_features
 from imtok.pretrained.language import TextEncoder
@@ -59,13 +59,13 @@ class TextConfig:
             raise ConfigError(f"text: {len(self.classes)} classes are named, but dim is {self.dim}")
 
     @property
-    def told(self) -> Literal["captions", "labels"]:
+    def conditioned_on(self) -> Literal["captions", "labels"]:
         """What it is told of pictures."""
         return "labels" if self.encoder == LABELS or self.template is not None else "captions"
 
-    def told_of(self, sample: Sample) -> str | None:
+    def text_of(self, sample: Sample) -> str | None:
         """A picture's class or first caption, whichever it is told; None where the picture has none."""
-        return sample.label if self.told == "labels" else next(iter(sample.captions), None)
+        return sample.label if self.conditioned_on == "labels" else next(iter(sample.captions), None)
 
     def with_weights_of(self, other: "TextConfig | None") -> "TextConfig":
         """With the weights that another names of the same encoder, if it names none itself."""
@@ -73,12 +73,12 @@ class TextConfig:
             return self
         return dataclasses.replace(self, sha256=other.sha256)
 
-    def reads_like(self, other: "TextConfig") -> bool:
+    def same_features_as(self, other: "TextConfig") -> bool:
         """Whether both hear the same states; they may do other things with them."""
         return dataclasses.replace(self, where=other.where, how=other.how) == other
 
 
-class Reader:
+class TextConditioner:
     """Captions to states: from what `imtok embed` has stored, or else from the encoder itself, which is then loaded.
 
     Args:
@@ -119,7 +119,7 @@ class Reader:
                     f"{stored.folder}: of {stored.manifest['dim']} channels, the tokenizer wants {config.dim}"
                 )
 
-    def __deepcopy__(self, memo: object) -> "Reader":
+    def __deepcopy__(self, memo: object) -> "TextConditioner":
         """Copies of a model share it: what it says never changes."""
         return self
 
@@ -130,10 +130,10 @@ class Reader:
             ConfigError: not one picture of the first folder has a caption, or a class where classes are told.
         """
         training = self._data[0]
-        pictures = open_source(training).annotations()
-        if any(self.config.told_of(sample) is not None for sample in pictures):
+        pictures = open_dataset(training).annotations()
+        if any(self.config.text_of(sample) is not None for sample in pictures):
             return
-        if self.config.told == "labels":
+        if self.config.conditioned_on == "labels":
             raise ConfigError(f"{training}: the tokenizer hears of classes, and no picture has one")
         raise ConfigError(
             f"{training}: the tokenizer hears of captions, and no picture has one; imtok annotate --captions gives "
@@ -153,7 +153,7 @@ class Reader:
         if self.config.encoder == LABELS:
             if captions is not None:  # of classes they say nothing, and whoever wrote the tokens down knew those
                 return
-            for label in {sample.label for folder in self._data for sample in open_source(folder).annotations()}:
+            for label in {sample.label for folder in self._data for sample in open_dataset(folder).annotations()}:
                 if label is not None:
                     self._class(label)
             return
@@ -180,7 +180,7 @@ class Reader:
                 )
 
     @torch.no_grad()
-    def read(self, texts: Sequence[str | None]) -> Text:
+    def encode(self, texts: Sequence[str | None]) -> Text:
         """States of each picture's text; a picture without one gets a mask of False.
 
         Args:
@@ -218,9 +218,9 @@ class Reader:
                 f"text {caption[:40]!r}…: {length} tokens, the model hears {self.config.max_tokens}; shorten it"
             )
 
-    def read_either(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Text:
-        """`read` of whichever of a batch's captions and classes it is told."""
-        return self.read(labels if self.config.told == "labels" else captions)
+    def encode_batch(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Text:
+        """`encode` of whichever of a batch's captions and classes it is told."""
+        return self.encode(labels if self.config.conditioned_on == "labels" else captions)
 
     def bits(self, texts: Sequence[str | None]) -> Iterator[float]:
         """Information in what the decoder is told of each picture: 8 bits a byte of UTF-8, or log2 of the classes.
@@ -287,7 +287,7 @@ class Reader:
 
     def _is_cut(self, caption: str) -> bool:
         """Whether a caption that nobody has stored is longer than what is heard of it."""
-        if self.config.told == "labels" or self._look_up(caption) is not None:
+        if self.config.conditioned_on == "labels" or self._look_up(caption) is not None:
             return False
         return self._load().length(caption) > self.config.max_tokens
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
-from imtok.layers.positions import START_STD, GridPositions
+from imtok.layers.positions import INIT_STD, LearnedPositionEmbedding
 from imtok.layers.transformer import Attention, Block, Transformer
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.continuous import ContinuousConfig
@@ -97,7 +97,7 @@ class TexTok(Tokenizer):
                     near = (module.num_heads + 1) // 2 * (config.dim // module.num_heads)
                     keys[:near] = queries[:near]
 
-    def vectors(
+    def encode_unquantized(
         self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
     ) -> Float[Tensor, "batch tokens channels"]:
         return self.encoder(images, text)
@@ -159,7 +159,7 @@ class Encoder(Half):
     def __init__(self, config: TexTokConfig) -> None:
         super().__init__(config, "encoder")
         self.patches_in = nn.Conv2d(3, config.dim, config.patch_size, config.patch_size)
-        self.positions = GridPositions(config.grid_size, config.dim, start_of_patches(config))
+        self.positions = LearnedPositionEmbedding(config.grid_size, config.dim, start_of_patches(config))
         self.image_tokens = nn.Parameter(start_of_tokens(config))
         self.to_latents = nn.Linear(config.dim, config.quantizer.codebook_dim)
 
@@ -179,7 +179,7 @@ class Decoder(Half):
 
     def __init__(self, config: TexTokConfig) -> None:
         super().__init__(config, "decoder")
-        self.patch_tokens = GridPositions(config.grid_size, config.dim, start_of_patches(config))
+        self.patch_tokens = LearnedPositionEmbedding(config.grid_size, config.dim, start_of_patches(config))
         self.from_latents = nn.Linear(config.quantizer.codebook_dim, config.dim)
         self.positions = nn.Parameter(start_of_tokens(config))
         self.patches_out = nn.Linear(config.dim, 3 * config.patch_size**2)
@@ -204,7 +204,7 @@ def start_of_tokens(config: TexTokConfig) -> Float[Tensor, "tokens dim"]:
     """What image tokens begin with; as places, the middles of as many parts of the picture, as square as can be."""
     tokens = config.num_latent_tokens
     if config.start == "random":
-        return START_STD * torch.randn(tokens, config.dim)
+        return INIT_STD * torch.randn(tokens, config.dim)
     rows = max((n for n in range(1, math.isqrt(tokens) + 1) if tokens % n == 0), default=0)
     return _waves(rows, tokens // max(rows, 1), config)
 

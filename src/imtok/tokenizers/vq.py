@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from imtok.config import ConfigError, config
 from imtok.layers.collective import sum_over_ranks
-from imtok.layers.precision import widen
+from imtok.layers.precision import upcast
 from imtok.tokenizers.quantization import Quantized, Quantizer, nearest_codes
 
 _TINY_SHARE = 1e-20
@@ -56,8 +56,8 @@ class VectorQuantizer(Quantizer):
 
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
-            z = self._on_sphere(widen(z))
-            codebook = self._on_sphere(widen(self.codebook))
+            z = self._on_sphere(upcast(z))
+            codebook = self._on_sphere(upcast(self.codebook))
             flat = z.flatten(0, 1)  # vectors, dim
             codes = nearest_codes(flat.detach(), codebook.detach(), self.config.normalize)
             quantized = F.embedding(codes, codebook).view_as(z)
@@ -74,7 +74,7 @@ class VectorQuantizer(Quantizer):
             return Quantized(latents, codes.view(*z.shape[:2], 1), losses)
 
     def lookup(self, codes: Int[Tensor, "batch tokens 1"]) -> Float[Tensor, "batch tokens dim"]:
-        return self._on_sphere(widen(F.embedding(codes.squeeze(-1), self.codebook))).to(self.codebook)
+        return self._on_sphere(upcast(F.embedding(codes.squeeze(-1), self.codebook))).to(self.codebook)
 
     def _on_sphere(self, vectors: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
         return F.normalize(vectors, dim=-1) if self.config.normalize else vectors

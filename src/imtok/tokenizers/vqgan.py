@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from imtok.config import ConfigError, config
 from imtok.layers.conv import AttentionBlock, Downsample, Level, NormSwish, ResidualBlock, Upsample
-from imtok.layers.model import Checkpointed
-from imtok.layers.positions import GridPositions
+from imtok.layers.model import CheckpointedSequential
+from imtok.layers.positions import LearnedPositionEmbedding
 from imtok.layers.transformer import Block
 from imtok.tokenizers.base import Tokenizer, grid_from_tokens
 from imtok.tokenizers.quantizers import EMAVQConfig, FactorizedVQConfig, QuantizerConfig, build_quantizer
@@ -92,7 +92,7 @@ class VQGAN(Tokenizer):
         self.quantizer = build_quantizer(config.quantizer)
         self.decoder = build_decoder(config)
 
-    def vectors(
+    def encode_unquantized(
         self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
     ) -> Float[Tensor, "batch tokens channels"]:
         return self.encoder(images).flatten(2).transpose(1, 2)
@@ -112,7 +112,7 @@ class VQGAN(Tokenizer):
         self.decoder.compile(dynamic=False)
 
 
-def build_encoder(config: VQGANConfig) -> Checkpointed:
+def build_encoder(config: VQGANConfig) -> CheckpointedSequential:
     """Pictures to unquantized vectors: `batch 3 height width` to `batch codebook_dim h w`."""
     widths = [config.channels * m for m in config.channel_multipliers]
     last = len(widths) - 1
@@ -126,7 +126,7 @@ def build_encoder(config: VQGANConfig) -> Checkpointed:
         parts[f"level_{index}"] = Level(channels, config.attention and index == last, config.groups, resample)
     parts["middle"] = middle(widths[last], config)
     if config.adapter is None:
-        return Checkpointed(OrderedDict(parts | head(widths[last], config.quantizer.codebook_dim, config)))
+        return CheckpointedSequential(OrderedDict(parts | head(widths[last], config.quantizer.codebook_dim, config)))
     assert isinstance(config.quantizer, FactorizedVQConfig)
     branches = [
         nn.Sequential(
@@ -140,7 +140,7 @@ def build_encoder(config: VQGANConfig) -> Checkpointed:
         for _ in config.quantizer.codebook_sizes
     ]
     parts["branches"] = Parallel(branches)
-    return Checkpointed(OrderedDict(parts))
+    return CheckpointedSequential(OrderedDict(parts))
 
 
 def head(channels: int, dim: int, config: VQGANConfig) -> dict[str, nn.Module]:
@@ -157,7 +157,7 @@ class Adapter(nn.Module):
 
     def __init__(self, channels: int, config: AdapterConfig) -> None:
         super().__init__()
-        self.positions = GridPositions(config.grid_size, channels)
+        self.positions = LearnedPositionEmbedding(config.grid_size, channels)
         self.norm_in = nn.LayerNorm(channels)
         self.blocks = nn.Sequential(*(Block(channels, config.num_heads, config.mlp_ratio) for _ in range(config.depth)))
         self.norm_out = nn.LayerNorm(channels)
@@ -176,7 +176,7 @@ class Parallel(nn.ModuleList):
         return torch.cat([module(x) for module in self], dim=1)
 
 
-def build_decoder(config: VQGANConfig) -> Checkpointed:
+def build_decoder(config: VQGANConfig) -> CheckpointedSequential:
     """Quantized vectors to pictures: `batch codebook_dim h w` to `batch 3 height width`."""
     widths = [config.channels * m for m in config.channel_multipliers]
     last = len(widths) - 1
@@ -192,7 +192,7 @@ def build_decoder(config: VQGANConfig) -> Checkpointed:
     parts["conv_out"] = nn.Conv2d(widths[0], 3 * config.patch_size**2, 3, padding=1)
     if config.patch_size > 1:
         parts["shuffle"] = nn.PixelShuffle(config.patch_size)
-    return Checkpointed(OrderedDict(parts))
+    return CheckpointedSequential(OrderedDict(parts))
 
 
 def middle(channels: int, config: VQGANConfig) -> nn.Sequential:

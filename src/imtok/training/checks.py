@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from imtok import pretrained
 from imtok.config import ConfigError
-from imtok.data.sample import Source
+from imtok.data.sample import Dataset
 from imtok.evaluation.sets import MIN_SIDE
 from imtok.layers.model import Model
 from imtok.losses.discriminators import PatchDiscriminatorConfig, StyleDiscriminatorConfig
@@ -158,7 +158,7 @@ def load_target(target: RepresentationTarget) -> FrozenNetwork:
     return network
 
 
-def check_pictures(config: RunConfig, pictures: Source) -> None:
+def check_pictures(config: RunConfig, pictures: Dataset) -> None:
     """Whether some picture has what the weighed losses look at; what lacks words or faces is said, as their loss is 0.
 
     Raises:

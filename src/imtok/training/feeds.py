@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from imtok.config import ConfigError
 from imtok.data.loader import DataConfig, Loader
-from imtok.data.sample import Source
+from imtok.data.sample import Dataset
 from imtok.data.token_loader import TokenLoader
 from imtok.data.token_shards import TokenShards
 from imtok.layers.collective import rank, world_size
@@ -48,7 +48,7 @@ class PictureFeed:
         config: crops and regions.
     """
 
-    def __init__(self, source: Source, config: DataConfig) -> None:
+    def __init__(self, source: Dataset, config: DataConfig) -> None:
         self.source, self.config = source, config
 
     def __len__(self) -> int:

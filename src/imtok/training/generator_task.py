@@ -12,11 +12,11 @@ from imtok.data.token_loader import TokenBatch, fixed_token_batches
 from imtok.data.token_shards import TokenShards
 from imtok.generators.base import Generator
 from imtok.generators.catalog import build
-from imtok.generators.narrator import Narrator
+from imtok.generators.decoder_conditioning import DecoderConditioner
 from imtok.generators.pipeline import ImageGenerator
 from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 from imtok.training.checks import check_parts, parts_of
 from imtok.training.feeds import evaluation_batch_size
 from imtok.training.previews import PREVIEW_PICTURES, write_preview
@@ -30,14 +30,16 @@ class GeneratorTask(Task):
     Args:
         config: of the run.
         run: its folder, for a generator that finds a language model's tokenizer there.
-        reader: of prompts, for a generator that hears them through a text encoder.
+        text_conditioner: of prompts, for a generator that hears them through a text encoder.
     """
 
     players = ("generator",)
 
-    def __init__(self, config: GeneratorRunConfig, run: RunFolder | None = None, reader: Reader | None = None) -> None:
+    def __init__(
+        self, config: GeneratorRunConfig, run: RunFolder | None = None, text_conditioner: TextConditioner | None = None
+    ) -> None:
         super().__init__()
-        self.generator: Generator = build(config.generator, run, reader)
+        self.generator: Generator = build(config.generator, run, text_conditioner)
 
     @property
     def model(self) -> Generator:
@@ -73,7 +75,7 @@ class GeneratorValidation:
         shards: held-out pictures, or the training pictures when there are none.
         held_out: whether scores on them mean anything.
         tokenizer: draws the pictures.
-        narrator: of a tokenizer that draws from captions too.
+        decoder_conditioner: of a tokenizer that draws from captions too.
     """
 
     def __init__(
@@ -82,10 +84,10 @@ class GeneratorValidation:
         shards: TokenShards,
         held_out: bool,
         tokenizer: Tokenizer,
-        narrator: Narrator | None = None,
+        decoder_conditioner: DecoderConditioner | None = None,
     ) -> None:
         self.config, self.shards, self.held_out = config, shards, held_out
-        self.tokenizer, self.narrator = tokenizer, narrator
+        self.tokenizer, self.decoder_conditioner = tokenizer, decoder_conditioner
 
     @torch.no_grad()
     def evaluate(self, generator: Generator, device: torch.device) -> dict[str, float]:
@@ -120,14 +122,18 @@ class GeneratorValidation:
             sampling=self.config.sampling,
             resolution=reference.resolution,
             grid_size=reference.grid_size,
-            narrator=self.narrator,
+            decoder_conditioner=self.decoder_conditioner,
         )
         told, seeds = conditions(generator, batch), range(len(batch))
         with in_eval_mode(generator):
             tokens = generator.sample(told, seeds, self.config.sampling)
-        known = None if self.narrator is None else self.narrator.reader.read_either(batch.captions, batch.labels)
-        originals = pipeline.draw(batch.tokens.to(device), known)
-        drawn = pipeline.draw(tokens, pipeline.told(told, seeds))
+        known = (
+            None
+            if self.decoder_conditioner is None
+            else self.decoder_conditioner.text_conditioner.encode_batch(batch.captions, batch.labels)
+        )
+        originals = pipeline.decode(batch.tokens.to(device), known)
+        drawn = pipeline.decode(tokens, pipeline.decoder_text(told, seeds))
         return write_preview([originals, drawn], folder, step)
 
 

@@ -11,11 +11,11 @@ import torch
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError
 from imtok.data.filling import check_finished
-from imtok.data.readers import open_source
+from imtok.data.readers import open_dataset
 from imtok.evaluation.teachers import teachers_of_weights
-from imtok.layers.collective import has_process_group, mean_over_ranks, process_group, rank, wait_for_all
+from imtok.layers.collective import barrier, has_process_group, mean_over_ranks, process_group, rank
 from imtok.tokenizers.catalog import locate
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.checks import check_pictures, check_scales
 from imtok.training.feeds import PictureFeed
@@ -43,7 +43,7 @@ def train(
 
     Args:
         config: the run; a preset or a changed one.
-        data: Parquet shards (see `imtok annotate` and `imtok synthesize`) or whatever else `open_source` reads; for a
+        data: Parquet shards (see `imtok annotate` and `imtok synthesize`) or whatever else `open_dataset` reads; for a
             generator token shards (see `imtok encode`).
         out: run folder.
         validation: held-out pictures for previews and the evaluation; without them previews show training pictures.
@@ -66,7 +66,7 @@ def train(
         started = _has_begun(folder, device)
         if not started:
             folder.check_vacant()
-        wait_for_all()  # the first rank creates it
+        barrier()  # the first rank creates it
         if started and not resume:
             raise ConfigError(f"{out}: already holds a run; give --resume to go on with it, or another folder")
         if config.training.shard_weights:
@@ -101,13 +101,13 @@ def _has_begun(folder: RunFolder, device: torch.device) -> bool:
 def _tokenizer_trainer(
     config: RunConfig, data: str, folder: RunFolder, validation: str | None, begin: str | None, device: torch.device
 ) -> Trainer:
-    saved, reader = saved_settings(config, folder), None
+    saved, text_conditioner = saved_settings(config, folder), None
     if isinstance(config.tokenizer, TexTokConfig) and config.tokenizer.text is not None:
         text = config.tokenizer.text.with_weights_of(None if saved is None else getattr(saved.tokenizer, "text", None))
-        reader = Reader(text, [data] if validation is None else [data, validation], device)
-        reader.require_text()
-        reader.prepare()
-        tokenizer = dataclasses.replace(config.tokenizer, text=reader.config)
+        text_conditioner = TextConditioner(text, [data] if validation is None else [data, validation], device)
+        text_conditioner.require_text()
+        text_conditioner.prepare()
+        tokenizer = dataclasses.replace(config.tokenizer, text=text_conditioner.config)
         config = dataclasses.replace(config, tokenizer=tokenizer)
     if begin:
         config = dataclasses.replace(config, earlier_teachers=tuple(sorted(teachers_of_weights(locate(begin)))))
@@ -115,16 +115,16 @@ def _tokenizer_trainer(
         config = dataclasses.replace(config, earlier_teachers=saved.earlier_teachers)
         check_same_run(config, saved, folder)
     torch.manual_seed(config.training.seed)  # whatever has been drawn so far, such as an encoder's weights
-    task = TokenizerTask(config, reader)
+    task = TokenizerTask(config, text_conditioner)
     if begin:
         start_from(task, begin)
     for shards in (data, validation or data):
         check_finished(shards)
-    source = open_source(data)
+    source = open_dataset(data)
     check_pictures(config, source)
     check_scales(config)
-    shown = source if validation is None else open_source(validation)
-    looks = Validation(config, shown, held_out=validation is not None, reader=reader)
+    shown = source if validation is None else open_dataset(validation)
+    looks = Validation(config, shown, held_out=validation is not None, text_conditioner=text_conditioner)
     return Trainer(config, task, PictureFeed(source, config.data), looks, folder, device)
 
 

@@ -19,13 +19,13 @@ from imtok.generators.catalog import (
     reference,
     take_over_prompts,
 )
+from imtok.generators.decoder_conditioning import carry_unseen_captions, open_decoder_conditioner, wants_unseen_captions
 from imtok.generators.dit import DiTConfig
 from imtok.generators.insightar import InsightAR
-from imtok.generators.narrator import carry_unseen_captions, open_narrator, wants_unseen_captions
-from imtok.layers.collective import rank, wait_for_all
+from imtok.layers.collective import barrier, rank
 from imtok.pretrained.language_model import LanguageModel
 from imtok.tokenizers.catalog import hash_of, load
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 from imtok.training.feeds import TokenFeed
 from imtok.training.generator_task import GeneratorTask, GeneratorValidation
 from imtok.training.run import GeneratorRunConfig
@@ -65,12 +65,14 @@ def generator_trainer(
     check_alike(shards, shown, config)
     assert config.tokenizer is not None
     tokenizer = load(shards.manifest.tokenizer if origin.saved is None else place_of(config.tokenizer, folder))
-    pictures, reader = [one.manifest.source for one in (shards, shown)], None
+    pictures, text_conditioner = [one.manifest.source for one in (shards, shown)], None
     if isinstance(config.generator, DiTConfig) and config.generator.text is not None:
         text = config.generator.text.with_weights_of(getattr(origin.earlier, "text", None))
-        reader = Reader(text.with_weights_of(tokenizer.text_config), pictures, device)
-        reader.prepare(itertools.chain(shards.captions(), shown.captions()))
-        config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, text=reader.config))
+        text_conditioner = TextConditioner(text.with_weights_of(tokenizer.text_config), pictures, device)
+        text_conditioner.prepare(itertools.chain(shards.captions(), shown.captions()))
+        config = dataclasses.replace(
+            config, generator=dataclasses.replace(config.generator, text=text_conditioner.config)
+        )
     if origin.saved is not None:
         check_same_run(config, origin.saved, folder)
     elif rank() == 0:
@@ -79,23 +81,23 @@ def generator_trainer(
             carry_prompts(origin.language_model, folder)
         elif origin.run is not None:
             take_over_prompts(origin.run, folder)
-    wait_for_all()
+    barrier()
     torch.manual_seed(config.training.seed)  # whatever has been drawn so far, all ranks begin alike
-    task = GeneratorTask(config, folder, reader)
+    task = GeneratorTask(config, folder, text_conditioner)
     task.generator.check_sampling(config.sampling)
     if origin.language_model is not None:
         assert isinstance(task.generator, InsightAR)
         task.generator.language_model.load_state_dict(origin.language_model.model.state_dict())
     if begin:
         start_generator_from(task, config, begin)
-    task.generator.adopt(tokenizer)
+    task.generator.init_from_tokenizer(tokenizer)
     if origin.saved is None and rank() == 0 and wants_unseen_captions(task.generator, tokenizer):
         carry_unseen_captions(task.generator, shards.manifest.source, folder)
-    wait_for_all()
-    narrator = open_narrator(task.generator, tokenizer, folder, pictures, device)
-    if narrator is not None:
-        narrator.prepare(shown.captions())
-    looks = GeneratorValidation(config, shown, validation is not None, tokenizer, narrator)
+    barrier()
+    decoder_conditioner = open_decoder_conditioner(task.generator, tokenizer, folder, pictures, device)
+    if decoder_conditioner is not None:
+        decoder_conditioner.prepare(shown.captions())
+    looks = GeneratorValidation(config, shown, validation is not None, tokenizer, decoder_conditioner)
     return Trainer(config, task, TokenFeed(shards), looks, folder, device)
 
 

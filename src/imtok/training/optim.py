@@ -30,7 +30,7 @@ def create_optimizers(
     """
     if config.algorithm == "adamw":
         return {player: create_adamw(parameters, config)}
-    hidden = {id(matrix) for matrix in model.hidden_matrices()}
+    hidden = {id(matrix) for matrix in model.muon_parameters()}
     if not hidden:
         raise ConfigError("optimizer: muon trains the matrices of a transformer's blocks, and this model has none")
     matrices = [parameter for parameter in parameters if id(parameter) in hidden]

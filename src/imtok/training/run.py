@@ -8,7 +8,7 @@ from typing import Literal
 from imtok.config import ConfigError, config
 from imtok.data.loader import DataConfig
 from imtok.generators.catalog import GeneratorConfig, TokenizerReference, sampling_of
-from imtok.generators.diffusion import DenoisingConfig
+from imtok.generators.diffusion import DiffusionSamplingConfig
 from imtok.generators.far import FARConfig
 from imtok.generators.sampling import SamplingConfig
 from imtok.layers.precision import Precision
@@ -279,7 +279,7 @@ class GeneratorRunConfig:
 
     name: str
     generator: GeneratorConfig = FARConfig()
-    sampling: SamplingConfig | DenoisingConfig = SamplingConfig()
+    sampling: SamplingConfig | DiffusionSamplingConfig = SamplingConfig()
     """How pictures are drawn unless it is said otherwise: as codes or as latents."""
     tokenizer: TokenizerReference | None = None
     """Whose codes or latents; the shards say it when the run begins."""

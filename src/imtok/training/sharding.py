@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, first_line
-from imtok.layers.collective import rank, wait_for_all, world_size
+from imtok.layers.collective import barrier, rank, world_size
 from imtok.layers.model import Model
 from imtok.training import state
 
@@ -68,12 +68,12 @@ def write_resume(folder: RunFolder, step: int, tensors: Mapping[str, Tensor], va
         OSError: some rank cannot write.
     """
     there = folder.resume_folder(step).exists()
-    wait_for_all()  # nobody may look only when it has been written
+    barrier()  # nobody may look only when it has been written
     if there:
         return
     if rank() == 0:
         folder.begin_resume(step)
-    wait_for_all()
+    barrier()
     writer = HuggingFaceStorageWriter(str(folder.unfinished(step)), save_distributed=True)
     try:
         save(dict(tensors), storage_writer=writer)

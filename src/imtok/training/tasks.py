@@ -21,7 +21,7 @@ from imtok.pretrained import FeatureNetwork, FrozenNetwork
 from imtok.pretrained.language import TextEncoder
 from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.catalog import build
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 from imtok.training.checks import (
     OF_CODES,
     check_losses,
@@ -103,14 +103,14 @@ class TokenizerTask(Task):
 
     Args:
         config: of the run.
-        reader: tells a tokenizer that hears of captions what they say; None: it is told nothing.
+        text_conditioner: tells a tokenizer that hears of captions what they say; None: it is told nothing.
     """
 
     players = ("tokenizer", "discriminator")
 
-    def __init__(self, config: RunConfig, reader: Reader | None = None) -> None:
+    def __init__(self, config: RunConfig, text_conditioner: TextConditioner | None = None) -> None:
         super().__init__()
-        self.config, self.reader = config, reader
+        self.config, self.text_conditioner = config, text_conditioner
         self.tokenizer: Tokenizer = build(config.tokenizer)
         self.discriminator = build_discriminator(config.discriminator)
         self.lecam = LeCAM()
@@ -166,7 +166,9 @@ class TokenizerTask(Task):
 
     def _tokenizer_losses(self, batch: Batch, adversarial: bool) -> Losses:
         images, settings, wanted = batch.images, self.config.losses, self._weights
-        text = None if self.reader is None else self.reader.read_either(batch.captions, batch.labels)
+        text = (
+            None if self.text_conditioner is None else self.text_conditioner.encode_batch(batch.captions, batch.labels)
+        )
         encoding = self.tokenizer.encode(images, text)
         drawn = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
         self._drawn = drawn.detach()

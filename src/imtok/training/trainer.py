@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imtok.checkpoints import RunFolder
 from imtok.config import ConfigError, to_dict
-from imtok.layers.collective import ObjectGroup, mean_over_ranks, rank, wait_for_all, world_size
+from imtok.layers.collective import ObjectGroup, barrier, mean_over_ranks, rank, world_size
 from imtok.layers.model import Model
 from imtok.training import sharding, state
 from imtok.training.feeds import Batches, Feed, share_of_batch
@@ -71,7 +71,7 @@ class Trainer:
             self.loader(index)  # says now what would be missing then
         if self.settings.channels_last:
             task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        task.model.checkpoint_activations(self.settings.gradient_checkpointing)
+        task.model.set_grad_checkpointing(self.settings.gradient_checkpointing)
         if self.settings.compile:
             task.model.compile_parts()
         self.average = averaged(task.model, self.settings.ema_decay) if self.settings.ema_decay else None
@@ -105,7 +105,7 @@ class Trainer:
             self._save()
         if rank() == 0:  # comes last: a folder with a config can be resumed, with other settings of how it is drawn too
             self.folder.write_config(to_dict(self.config))
-        wait_for_all()
+        barrier()
         self.log = TrainingLog(self.folder, self.step, self.total, self.settings.log_every, writer)
         try:
             with self._stoppable():
@@ -115,7 +115,7 @@ class Trainer:
                     self._run_phase()
                 if self.step < self.total:
                     self._save()
-                    wait_for_all()  # a rank that leaves early has its launcher stop the one that saves
+                    barrier()  # a rank that leaves early has its launcher stop the one that saves
                     self.log.say(f"stopped after step {self.step}; go on with --resume")
                     raise KeyboardInterrupt
         finally:
@@ -226,7 +226,7 @@ class Trainer:
 
     def _was_killed_looking(self) -> bool:
         """Whether the saved step's scores are missing, which come after the state."""
-        wait_for_all()  # for the first rank to have cut its lines
+        barrier()  # for the first rank to have cut its lines
         due = self.validation.held_out and self._due(self.settings.evaluate_every, self._ends_phase())
         there = {name for line in self.folder.read_metrics() if line["step"] == self.step for name in line}
         return self.step > 0 and due and not any(name.startswith("validation/") for name in there)

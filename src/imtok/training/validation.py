@@ -8,12 +8,12 @@ from torch import Tensor
 from imtok.config import ConfigError
 from imtok.data.loader import Batch, fixed_batches
 from imtok.data.pictures import to_uint8
-from imtok.data.sample import Source
+from imtok.data.sample import Dataset
 from imtok.evaluation.metrics import codebook_perplexity, codebook_usage, psnr, ssim
 from imtok.evaluation.sets import MIN_SIDE
 from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.text import Reader, Text
+from imtok.tokenizers.text import Text, TextConditioner
 from imtok.training.feeds import evaluation_batch_size
 from imtok.training.previews import PREVIEW_PICTURES, write_preview
 from imtok.training.run import RunConfig
@@ -26,18 +26,20 @@ class Validation:
         config: of the run.
         data: held-out pictures, or the training pictures when there are none.
         held_out: whether scores on them mean anything.
-        reader: tells a tokenizer that hears of captions what they say.
+        text_conditioner: tells a tokenizer that hears of captions what they say.
 
     Raises:
         ConfigError: no readable pictures, or too small ones to be scored.
     """
 
-    def __init__(self, config: RunConfig, data: Source, held_out: bool, reader: Reader | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, data: Dataset, held_out: bool, text_conditioner: TextConditioner | None = None
+    ) -> None:
         if next(fixed_batches(data, config.data, count=1, batch_size=1), None) is None:
             raise ConfigError(f"none of the {len(data)} pictures to look at while training can be read")
         if held_out and (side := config.data.crop.resolution) < MIN_SIDE:
             raise ConfigError(f"validation: pictures of {side} px cannot be scored; SSIM needs {MIN_SIDE} or more")
-        self.config, self.data, self.held_out, self.reader = config, data, held_out, reader
+        self.config, self.data, self.held_out, self.text_conditioner = config, data, held_out, text_conditioner
 
     @torch.no_grad()
     def evaluate(self, tokenizer: Tokenizer, device: torch.device) -> dict[str, float]:
@@ -75,7 +77,9 @@ class Validation:
         return write_preview([images, drawn], folder, step)
 
     def _text(self, batch: Batch) -> Text | None:
-        return None if self.reader is None else self.reader.read_either(batch.captions, batch.labels)
+        return (
+            None if self.text_conditioner is None else self.text_conditioner.encode_batch(batch.captions, batch.labels)
+        )
 
 
 def _pixels(images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ FitRule = Literal["pad", "crop"]
 Region = TypeVar("Region", TextRegion, Face)
 
 
-class Fit:
+class Preprocessing:
     """A way; what it does not say leaves pictures as they are.
 
     Attributes:
@@ -43,14 +43,14 @@ class Fit:
         return drawn
 
 
-class OwnSize(Fit):
+class OriginalSize(Preprocessing):
     """Pictures as they are; the tokenizer pads them to its grid and cuts them back."""
 
     rule = "each picture at its own size"
 
 
 @dataclass(frozen=True)
-class SquareFit(Fit):
+class PadToSquare(Preprocessing):
     """Resize the longer side to `size` pixels, pad to a square; after the tokenizer cut, and resize to its own size.
 
     TokBench's preparation, as the scripts of its release do it (such as resize_rec.py): the shorter side is rounded up,
@@ -82,7 +82,7 @@ class SquareFit(Fit):
 
 
 @dataclass(frozen=True)
-class CentreCrop(Fit):
+class CentreCrop(Preprocessing):
     """The largest centred square, resized to `size` pixels: it takes the place of the original.
 
     So are prepared ImageNet's pictures for rFID, and those to be compared with generated pictures. InsightTok (appendix
@@ -121,7 +121,7 @@ class CentreCrop(Fit):
         return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
 
 
-def make_fit(size: int | None, rule: FitRule) -> Fit:
+def make_preprocessing(size: int | None, rule: FitRule) -> Preprocessing:
     """How pictures are judged: at so many pixels, or where that is None at their own size.
 
     Raises:
@@ -129,7 +129,7 @@ def make_fit(size: int | None, rule: FitRule) -> Fit:
     """
     if size is None and rule == "crop":
         raise ConfigError("a crop needs a size (--size 256)")
-    return OwnSize() if size is None else SquareFit(size) if rule == "pad" else CentreCrop(size)
+    return OriginalSize() if size is None else PadToSquare(size) if rule == "pad" else CentreCrop(size)
 
 
 def _grown(regions: Iterable[Region], growth: float) -> list[Region]:

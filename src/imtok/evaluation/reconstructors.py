@@ -29,13 +29,13 @@ from imtok.evaluation.teachers import UNKNOWN, teachers_of_weights
 from imtok.layers.collective import best_device
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.catalog import hash_of, load, locate, shipped
-from imtok.tokenizers.text import Reader
+from imtok.tokenizers.text import TextConditioner
 
 _STATED_RATE = re.compile(r"(.+)@([0-9]*\.?[0-9]+)")
 
 
 @runtime_checkable
-class PicturesToCome(Protocol):
+class DatasetPreview(Protocol):
     """A set before it is evaluated; every method goes through it from its beginning."""
 
     def samples(self) -> Iterable[Sample]:
@@ -53,7 +53,7 @@ class PicturesToCome(Protocol):
 
 @dataclass(frozen=True)
 class File:
-    """A file that a contestant has read, its SHA-256, and that of the pixels of the original that it stands for."""
+    """A file that a reconstructor has read, its SHA-256, and that of the pixels of the original that it stands for."""
 
     path: Path
     digest: bytes
@@ -81,7 +81,7 @@ class Reconstruction:
     file: File | None = None
 
 
-class Contestant(ABC):
+class Reconstructor(ABC):
     """Turns pictures into reconstructions.
 
     Attributes:
@@ -90,7 +90,7 @@ class Contestant(ABC):
         teachers: names of the networks that it was trained with; `UNKNOWN` stands for those that nobody here knows.
         is_check: whether it is a model-free check and no competitor.
         is_codec: whether it is JPEG or the like.
-        compared_with: another contestant's name; None: the first one's.
+        compared_with: another reconstructor's name; None: the first one's.
         at_own_size: whether it wants each picture at its own size, whatever the evaluation's.
         sha256: of its weights, or of the hashes of the files that were read so far; None where there are none.
         rate_note: what one has to know of its rate on the present set.
@@ -106,7 +106,7 @@ class Contestant(ABC):
     sha256: str | None = None
     rate_note: str | None = None
 
-    def begin(self, pictures: PicturesToCome) -> None:
+    def begin(self, pictures: DatasetPreview) -> None:
         """Look at a set before it is evaluated."""
         return
 
@@ -127,7 +127,7 @@ class Contestant(ABC):
         """
 
 
-class TokenizerContestant(Contestant):
+class TokenizerReconstructor(Reconstructor):
     """A tokenizer in eval mode; one that hears of captions is told each picture's first."""
 
     def __init__(
@@ -141,16 +141,18 @@ class TokenizerContestant(Contestant):
         self.name, self.tokenizer, self.teachers, self.sha256 = name, tokenizer, teachers, sha256
         self.codebook_sizes = tokenizer.codebook_sizes
         self.device = tokenizer.device
-        self.reader = None if tokenizer.text_config is None else Reader(tokenizer.text_config, data, self.device)
+        self.text_conditioner = (
+            None if tokenizer.text_config is None else TextConditioner(tokenizer.text_config, data, self.device)
+        )
 
     @torch.no_grad()
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         images, text = from_uint8(np.stack(pictures)).to(self.device), None
         told: Sequence[str | None] = [None] * len(pictures)
         told_bits: Sequence[float | None] = [None] * len(pictures)
-        if self.reader is not None:
-            told = self.hear(samples)
-            text, told_bits = self.reader.read(told), list(self.reader.bits(told))
+        if self.text_conditioner is not None:
+            told = self.texts_for(samples)
+            text, told_bits = self.text_conditioner.encode(told), list(self.text_conditioner.bits(told))
         encoding = self.tokenizer.encode(images, text)
         height, width = encoding.image_size
         decoded = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
@@ -167,18 +169,18 @@ class TokenizerContestant(Contestant):
             for one, of_it, said, bits in zip(drawn, codes, told, told_bits, strict=True)
         ]
 
-    def hear(self, samples: Sequence[Sample]) -> Sequence[str | None]:
+    def texts_for(self, samples: Sequence[Sample]) -> Sequence[str | None]:
         """What it is told of pictures: their captions, or their classes."""
-        return [self.known(sample) for sample in samples]
+        return [self.text_of(sample) for sample in samples]
 
-    def known(self, sample: Sample) -> str | None:
+    def text_of(self, sample: Sample) -> str | None:
         """What there is to be told of a picture."""
         assert self.tokenizer.text_config is not None
-        return self.tokenizer.text_config.told_of(sample)
+        return self.tokenizer.text_config.text_of(sample)
 
 
 @dataclass
-class FolderContestant(Contestant):
+class FolderReconstructor(Reconstructor):
     """A folder with `NAME.png` (or another picture format) for every original called NAME, of the same size.
 
     Args:
@@ -206,7 +208,7 @@ class FolderContestant(Contestant):
         if not self._files:
             raise ConfigError(f"{self.folder}: neither a run folder (it has no config.json) nor a folder of pictures")
 
-    def begin(self, pictures: PicturesToCome) -> None:
+    def begin(self, pictures: DatasetPreview) -> None:
         missing = {sample.path for sample in pictures.samples() if not self._named(sample.path)}
         first = next(iter(pictures.readable(missing)), None)  # a sound header may stand before broken pixels
         if first is not None:
@@ -248,7 +250,7 @@ class FolderContestant(Contestant):
 
 
 @dataclass
-class CodecContestant(Contestant):
+class CodecReconstructor(Reconstructor):
     """A codec at the rate of its own files, for comparison at equal rates."""
 
     is_codec = True
@@ -258,7 +260,7 @@ class CodecContestant(Contestant):
     rate_note: str | None = field(init=False, default=None)
     _present: Setting = field(init=False)
 
-    def begin(self, pictures: PicturesToCome) -> None:
+    def begin(self, pictures: DatasetPreview) -> None:
         self._present, self.rate_note = self.setting.for_set(pictures.prepared)
 
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
@@ -269,7 +271,7 @@ class CodecContestant(Contestant):
 
 
 @dataclass
-class SelfCheck(Contestant):
+class SelfCheck(Reconstructor):
     """A damage of known kind, without any model: whoever gets other scores for it has other rules."""
 
     name: str
@@ -303,7 +305,7 @@ def check_name(source: str) -> None:
         locate(source)
 
 
-def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Contestant:
+def open_reconstructor(source: str, data: Sequence[str | PathLike[str]] = ()) -> Reconstructor:
     """What a user names on the command line.
 
     Args:
@@ -317,15 +319,15 @@ def open_contestant(source: str, data: Sequence[str | PathLike[str]] = ()) -> Co
     """
     setting = read_setting(source)
     if setting is not None:
-        return CodecContestant(source, setting)
+        return CodecReconstructor(source, setting)
     stated = _stated(source)
     if stated is not None:
-        return FolderContestant(*stated)
+        return FolderReconstructor(*stated)
     path = locate(source)
     if path.is_dir() and not RunFolder(path).exists():
-        return FolderContestant(path)
+        return FolderReconstructor(path)
     name = path.name if path.is_file() else source if source in shipped() else Path(source).resolve().name
-    return TokenizerContestant(name, load(source, best_device()), teachers_of_weights(path), data, hash_of(source))
+    return TokenizerReconstructor(name, load(source, best_device()), teachers_of_weights(path), data, hash_of(source))
 
 
 def _stated(source: str) -> tuple[Path, float] | None:

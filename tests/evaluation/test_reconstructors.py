@@ -12,12 +12,12 @@ import pytest
 from imtok import presets
 from imtok.cli import main
 from imtok.data.plain_signs import PlainSigns
-from imtok.data.readers import open_source
-from imtok.data.sample import Sample, Samples
+from imtok.data.readers import open_dataset
+from imtok.data.sample import InMemoryDataset, Sample
 from imtok.data.synthetic import synthesize
-from imtok.evaluation.contestants import Reconstruction, TokenizerContestant
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.meters import CodeMeter, Drawn, Shown
+from imtok.evaluation.meters import CodeMeter, OriginalPicture, ReconstructedPicture
+from imtok.evaluation.reconstructors import Reconstruction, TokenizerReconstructor
 from imtok.evaluation.wrong_captions import WrongCaptions, wrong_for
 from imtok.tokenizers.catalog import build
 
@@ -41,7 +41,7 @@ def test_pictures_of_one_path_do_not_hear_of_themselves() -> None:
         def readable(self, paths: object) -> list[str]:
             return []
 
-    wrong = WrongCaptions(TokenizerContestant("a", build(presets.get("textok-debug").tokenizer), frozenset()))
+    wrong = WrongCaptions(TokenizerReconstructor("a", build(presets.get("textok-debug").tokenizer), frozenset()))
     wrong.begin(Set())
     assert wrong.hear(samples) == ["dog", "cat"]
 
@@ -59,13 +59,13 @@ def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -
     later = evaluate(["jpeg:30", hearing], signs, metrics=["psnr"], checks=False, wrong_captions=True)
     pairs = [(one.tokenizer, one.baseline) for one in later.comparisons]
     assert pairs == [("hearing", "jpeg:30"), ("hearing, wrong captions", "hearing")]  # whoever comes first
-    labels = {sample.path: sample.label for sample in open_source(signs)}  # of which alone it hears
+    labels = {sample.path: sample.label for sample in open_dataset(signs)}  # of which alone it hears
     right, wrong = ({one.path: one.told[name] for one in found.examples} for name in found.tokenizers)
     assert right == labels
     assert all(wrong[path] in set(labels.values()) - {right[path]} for path in labels)
     page = html.unescape((tmp_path / "out/report.html").read_text())
     assert all(f"hearing, told “{label}”" in page for label in labels.values())
-    assert len({sample.label for sample in open_source(signs)}) > 1
+    assert len({sample.label for sample in open_dataset(signs)}) > 1
 
 
 def test_where_nobody_hears_captions_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,11 +79,11 @@ def test_pictures_that_it_is_told_nothing_of_are_counted(
     tmp_path: Path, hearing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     synthesize(str(tmp_path / "signs"), count=3, seed=5, size=64, word_height=(12.0, 24.0))
-    signs = list(open_source(str(tmp_path / "signs")))
+    signs = list(open_dataset(str(tmp_path / "signs")))
     untold = [dataclasses.replace(sample, label=None) for sample in signs[1:]]
-    evaluate(hearing, {"signs": Samples([signs[0], *untold])}, metrics=["psnr"], checks=False)
+    evaluate(hearing, {"signs": InMemoryDataset([signs[0], *untold])}, metrics=["psnr"], checks=False)
     assert "signs, hearing: hears captions, and 2 of 3 pictures have none" in capsys.readouterr().out
-    evaluate(hearing, {"signs": Samples(signs)}, metrics=["psnr"], checks=False)
+    evaluate(hearing, {"signs": InMemoryDataset(signs)}, metrics=["psnr"], checks=False)
     assert "hears captions" not in capsys.readouterr().out
 
 
@@ -91,8 +91,8 @@ def test_the_shipped_textok_writes_what_it_is_told(needs: Callable[[str], Any]) 
     """Right captions against wrong ones and against its twin without text, on signs that none of them has seen."""
     needs("text_encoder/minilm")
     known = PlainSigns(48, seed=77, size=64, split="combinations", labels=("shop", "animal", "food"), steady=True)
-    contestants, data = ["textok-nano", "baseline-nano"], {"known": known}
-    found = evaluate(contestants, data, metrics=["psnr"], checks=False, wrong_captions=True)
+    reconstructors, data = ["textok-nano", "baseline-nano"], {"known": known}
+    found = evaluate(reconstructors, data, metrics=["psnr"], checks=False, wrong_captions=True)
     lost = {one.tokenizer: one for one in found.comparisons}
     assert lost["textok-nano, wrong captions"].high < -10
     assert lost["baseline-nano"].high < 0
@@ -105,11 +105,11 @@ def test_a_caption_s_bits_are_spread_over_the_picture_s_pixels() -> None:
     sample = Sample(image=b"", path="x", width=10, height=20)
     heard = Reconstruction(picture, bits_per_pixel=0.1, caption_bits=40.0)
     drawn = {
-        name: [Drawn(made=made, content=picture, restored=picture)]
+        name: [ReconstructedPicture(output=made, content=picture, restored=picture)]
         for name, made in (("a", heard), ("b", Reconstruction(picture, bits_per_pixel=0.2)))
     }
-    shown = [Shown(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
-    meter.add(meter.look(shown, drawn), groups=[0])
+    shown = [OriginalPicture(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
+    meter.add(meter.process(shown, drawn), groups=[0])
     found = meter.results("a")
     values = {metric: measured.items.values.tolist() for metric, measured in found.items() if measured.items}
     assert values == {"bits_per_pixel": [0.1], "caption_bits": [40], "bits_per_pixel_with_caption": [0.1 + 40 / 200]}

@@ -11,19 +11,19 @@ from imtok.config import ConfigError
 from imtok.data.unseen_captions import FOLDER, UnseenCaptions, copy_unseen_captions
 from imtok.generators.base import Conditions, Generator
 from imtok.tokenizers.base import Tokenizer
-from imtok.tokenizers.text import Reader, Text, TextConfig
+from imtok.tokenizers.text import Text, TextConditioner, TextConfig
 
 
-class Narrator:
+class DecoderConditioner:
     """A prompt is its own caption; of a class an unseen caption is drawn by the picture's seed.
 
     Args:
-        reader: of what the tokenizer hears.
+        text_conditioner: of what the tokenizer hears.
         unseen: captions of every class, for a generator that listens to classes and a tokenizer that hears captions.
     """
 
-    def __init__(self, reader: Reader, unseen: UnseenCaptions | None = None) -> None:
-        self.reader, self.unseen = reader, unseen
+    def __init__(self, text_conditioner: TextConditioner, unseen: UnseenCaptions | None = None) -> None:
+        self.text_conditioner, self.unseen = text_conditioner, unseen
 
     def prepare(self, captions: Iterable[str]) -> None:
         """Open the text encoder now if it will be needed for these captions or the unseen ones.
@@ -31,7 +31,7 @@ class Narrator:
         Raises:
             MissingWeights: it is not here.
         """
-        self.reader.prepare(itertools.chain(captions, () if self.unseen is None else self.unseen.captions()))
+        self.text_conditioner.prepare(itertools.chain(captions, () if self.unseen is None else self.unseen.captions()))
 
     def check(self, conditions: Conditions) -> None:
         """Whether all will be heard, and prompts to their ends.
@@ -43,9 +43,9 @@ class Narrator:
         self.prepare(())
         if self.unseen is None:
             for condition in conditions:
-                self.reader.check(condition)
+                self.text_conditioner.check(condition)
 
-    def tell(self, conditions: Conditions, seeds: Sequence[int]) -> Text:
+    def encode(self, conditions: Conditions, seeds: Sequence[int]) -> Text:
         """What is told of pictures; of a picture of anything, nothing.
 
         Args:
@@ -56,15 +56,17 @@ class Narrator:
             MissingWeights: the text encoder is not here.
         """
         if self.unseen is None:
-            return self.reader.read(conditions)
+            return self.text_conditioner.encode(conditions)
         pairs = zip(conditions, seeds, strict=True)
-        return self.reader.read([None if label is None else self.unseen.draw(label, seed) for label, seed in pairs])
+        return self.text_conditioner.encode(
+            [None if label is None else self.unseen.draw(label, seed) for label, seed in pairs]
+        )
 
 
 def wants_unseen_captions(generator: Generator, tokenizer: Tokenizer) -> bool:
     """Whether a class alone does not tell the tokenizer what it wants to hear."""
     heard = _heard_when_drawing(tokenizer)
-    return heard is not None and heard.told == "captions" and generator.conditioned_on == "labels"
+    return heard is not None and heard.conditioned_on == "captions" and generator.conditioned_on == "labels"
 
 
 def carry_unseen_captions(generator: Generator, data: str, folder: RunFolder) -> None:
@@ -80,17 +82,17 @@ def carry_unseen_captions(generator: Generator, data: str, folder: RunFolder) ->
         raise ConfigError(f"{data}/{FOLDER}: has no captions of {missing[0]!r}; imtok captions writes them")
 
 
-def open_narrator(
+def open_decoder_conditioner(
     generator: Generator,
     tokenizer: Tokenizer,
     run: RunFolder,
     data: Sequence[str | PathLike[str]] = (),
     device: torch.device | str = "cpu",
-) -> Narrator | None:
-    """A narrator for a tokenizer that draws from text; None for any other.
+) -> DecoderConditioner | None:
+    """A decoder_conditioner for a tokenizer that draws from text; None for any other.
 
     Args:
-        generator: its reader is shared where both hear the same.
+        generator: its text_conditioner is shared where both hear the same.
         tokenizer: that draws.
         run: of the generator, with unseen captions where they are wanted.
         data: folders of shards that may have stored text features.
@@ -103,12 +105,12 @@ def open_narrator(
     heard = _heard_when_drawing(tokenizer)
     if heard is None:
         return None
-    if heard.told == "labels" and generator.conditioned_on == "prompts":
+    if heard.conditioned_on == "labels" and generator.conditioned_on == "prompts":
         raise ConfigError(f"{run.path}: its tokenizer draws from classes, and a generator of prompts knows of none")
     unseen = UnseenCaptions(run.path / FOLDER) if wants_unseen_captions(generator, tokenizer) else None
-    if generator.reader is not None and generator.reader.config.reads_like(heard):
-        return Narrator(generator.reader, unseen)
-    return Narrator(Reader(heard, data, device), unseen)
+    if generator.text_conditioner is not None and generator.text_conditioner.config.same_features_as(heard):
+        return DecoderConditioner(generator.text_conditioner, unseen)
+    return DecoderConditioner(TextConditioner(heard, data, device), unseen)
 
 
 def _heard_when_drawing(tokenizer: Tokenizer) -> TextConfig | None:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imtok.layers.positions import waves
+from imtok.layers.positions import sinusoidal_embedding
 from imtok.layers.transformer import Attention, Context, CrossAttention
 
 _EPSILON = 1e-6
@@ -27,7 +27,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, _EPSILON, elementwise_affine=False)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU("tanh"), nn.Linear(hidden, dim))
 
-    def silence(self) -> None:
+    def zero_init(self) -> None:
         """Make an identity of it."""
         quiet = [self.modulation, self.cross_attention.out] if hasattr(self, "cross_attention") else [self.modulation]
         for layer in quiet:
@@ -44,7 +44,7 @@ class Block(nn.Module):
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
 
-class LastLayer(nn.Module):
+class FinalLayer(nn.Module):
     """LayerNorm, shifted and scaled by a vector, and a linear layer back to channels."""
 
     def __init__(self, dim: int, channels: int) -> None:
@@ -53,7 +53,7 @@ class LastLayer(nn.Module):
         self.norm = nn.LayerNorm(dim, _EPSILON, elementwise_affine=False)
         self.out = nn.Linear(dim, channels)
 
-    def silence(self) -> None:
+    def zero_init(self) -> None:
         """Make it answer zero."""
         for layer in (self.modulation, self.out):
             nn.init.zeros_(layer.weight)
@@ -74,7 +74,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(_FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, times: Float[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-        return self.mlp(waves(times, _FREQUENCIES).to(next(self.parameters()).dtype))
+        return self.mlp(sinusoidal_embedding(times, _FREQUENCIES).to(next(self.parameters()).dtype))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptInfo:
     """As far as it is known: the prompt, the text to be seen, and the run that drew the picture."""
 
     prompt: str | None = None
@@ -30,7 +30,7 @@ class Asked:
         return self.text or self.prompt
 
 
-class Requests:
+class PromptLookup:
     """Looks up what was asked.
 
     A table's word goes first, then what `imtok generate` has noted in the picture's file, then the first caption. The
@@ -57,12 +57,12 @@ class Requests:
         self._prompts.of(sample.path)
         self._words.of(sample.path)
 
-    def of(self, sample: Sample) -> Asked:
+    def of(self, sample: Sample) -> PromptInfo:
         """What was asked of one picture."""
         noted = _noted(sample)
         prompt = self._prompts.of(sample.path) or noted.get("prompt") or next(iter(sample.captions), None)
         text = self._words.of(sample.path) or (None if prompt is None else quoted(prompt))
-        return Asked(prompt, text, noted.get("run"))
+        return PromptInfo(prompt, text, noted.get("run"))
 
 
 def quoted(prompt: str) -> str | None:
