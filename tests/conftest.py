@@ -47,8 +47,8 @@ def own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user has put no network into the cache, whatever lies there."""
-    monkeypatch.setattr("imtok.pretrained.door._own_place", lambda name, source: tmp_path / "nothing" / name)
-    monkeypatch.setattr("imtok.pretrained.door._fetched", lambda address: None)
+    monkeypatch.setattr("imtok.pretrained.registry._own_place", lambda name, source: tmp_path / "nothing" / name)
+    monkeypatch.setattr("imtok.pretrained.registry._fetched", lambda address: None)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def needs() -> Callable[[str], Any]:
     def load(name: str) -> Any:
         network = _load(name)
         if isinstance(network, pretrained.MissingWeights):
-            stop = pytest.fail if pretrained.SOURCES[name].package else pytest.skip
+            stop = pytest.fail if pretrained.REGISTRY[name].package else pytest.skip
             stop(str(network))
         return network
 

@@ -21,7 +21,7 @@ from imtok.evaluation.generated_meters import Generated
 from imtok.evaluation.geneval import COLOUR_TEXTS, COLOURS, TASKS, ColoursByCLIP
 from imtok.evaluation.prompt_info import PromptInfo
 from imtok.evaluation.results import score_of
-from imtok.pretrained.captioner import PictureReader
+from imtok.pretrained.captioner import VisionLanguageModel
 from imtok.pretrained.objects import DetectedObject
 
 LINES = [
@@ -191,7 +191,9 @@ def test_both_benchmarks_from_the_command_line(
         main([*argv, *wanted, *files])
     failed = json.loads((tmp_path / "scores/metrics.json").read_text())["failed"]
     assert "not one answer is yes or no" in failed["dpg"]  # nobody has taught the answerer to speak
-    monkeypatch.setattr(PictureReader, "answer", lambda self, picture, question: "no" if "sea" in question else "Yes")
+    monkeypatch.setattr(
+        VisionLanguageModel, "answer", lambda self, picture, question: "no" if "sea" in question else "Yes"
+    )
     assert main([*argv, *wanted, *files]) == 0
     found = json.loads((tmp_path / "scores/metrics.json").read_text())["metrics"]
     assert set(found) == {*GENEVAL, "dpg", "dpg_entity", "dpg_attribute"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imtok.evaluation.cases import Case
+from imtok.evaluation.best_worst import Case
 from imtok.evaluation.charts import (
     LABEL_STEP,
     LEFT,
@@ -89,13 +89,13 @@ def test_points_lie_where_a_hand_would_put_them() -> None:
     assert high.interval is None
     assert dict((text, y) for y, text in chart.y_marks)["20"] == pytest.approx(low.y)
     assert {text for _, text in chart.x_marks} == {"0.1", "0.2", "0.5", "1"}
-    assert low.told == "a: 0.100 bits per pixel, PSNR 20.00 (19.00 to 21.00)"
+    assert low.description == "a: 0.100 bits per pixel, PSNR 20.00 (19.00 to 21.00)"
 
 
 def test_a_star_marks_what_the_tokenizer_was_trained_through() -> None:
     found = evaluation_of({"a": {"bits_per_pixel": Score(value=0.1), "psnr": Score(value=20.0, taught=True)}})
     (point,) = draw_charts(found, "signs")[0].points
-    assert (point.label, point.told) == ("a *", "a: 0.100 bits per pixel, PSNR 20.00 *")
+    assert (point.label, point.description) == ("a *", "a: 0.100 bits per pixel, PSNR 20.00 *")
 
 
 def test_differences_stand_in_a_table_with_a_column_for_each_pair(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_caption_s_bits_stand_beside_the_tokens() -> None:
     b, a = chart.points
     assert a.x_with_caption == pytest.approx(b.x)
     assert b.x_with_caption is None
-    assert "0.400 with the caption" in a.told
+    assert "0.400 with the caption" in a.description
 
 
 def test_ten_labels_of_equal_scores_do_not_meet_and_stay_inside() -> None:
@@ -167,7 +167,7 @@ def test_the_page_needs_nothing_from_outside_and_every_picture_has_words(tmp_pat
             data="signs",
             path="x.png",
             pictures=dict.fromkeys(everybody, picture),
-            told={"a": "a <b>red</b> sign"},
+            texts={"a": "a <b>red</b> sign"},
             parts=[(item, dict.fromkeys(everybody, picture[5:20, 5:30])) for item in (word, face)],
         )
     )
@@ -183,7 +183,7 @@ def test_the_page_needs_nothing_from_outside_and_every_picture_has_words(tmp_pat
             drawn={"a": picture, "b": picture},
         )
     )
-    found.repeat.update(command="imtok evaluate a", versions={"python": "3"})
+    found.reproduction.update(command="imtok evaluate a", versions={"python": "3"})
     write_report(found, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.lstrip().startswith("<!doctype html>")

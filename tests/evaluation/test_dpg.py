@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imtok.config import ConfigError
-from imtok.evaluation.dpg import plain_answer, read_questions, settle
+from imtok.evaluation.dpg import apply_dependencies, plain_answer, read_questions
 
 HEADER = (
     "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,question_natural_language"
@@ -31,7 +31,7 @@ def test_a_question_counts_with_its_parents(table: Path) -> None:
     assert questions["dog"][3].parents == (1, 3)
     for no, counted in (((), (1, 1, 1, 1)), ((1,), (0, 0, 1, 0)), ((3,), (1, 1, 0, 0)), ((1, 3), (0, 0, 0, 0))):
         answers = {number: number not in no for number in (1, 2, 3, 4)}
-        assert tuple(settle(questions["dog"], answers).values()) == counted
+        assert tuple(apply_dependencies(questions["dog"], answers).values()) == counted
 
 
 def test_what_counts_as_yes() -> None:
@@ -43,8 +43,8 @@ def test_a_chain_falls_whatever_its_order(tmp_path: Path) -> None:
     rows = [f"x,t,,{number},{parent},c,c,c (x),q{number}" for number, parent in ((3, 2), (2, 1), (1, 0))]
     (tmp_path / "chain.csv").write_text("\n".join([HEADER, rows[0], ROWS[4], *rows[1:]]))  # and rows that stand apart
     questions = read_questions(str(tmp_path / "chain.csv"))["x"]
-    assert settle(questions, {1: False, 2: True, 3: True}) == {1: 0, 2: 0, 3: 0}
-    assert settle(questions, {1: True, 2: False, 3: True}) == {1: 1, 2: 0, 3: 0}
+    assert apply_dependencies(questions, {1: False, 2: True, 3: True}) == {1: 0, 2: 0, 3: 0}
+    assert apply_dependencies(questions, {1: True, 2: False, 3: True}) == {1: 1, 2: 0, 3: 0}
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def tiny() -> Tiny:
 
 @pytest.fixture
 def only_tiny(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The door has this network and CLIP folders, and no other."""
+    """The registry has this network and CLIP folders, and no other."""
     opened = pretrained.load
 
     def load(name: str, file: Any = None) -> Any:

@@ -60,7 +60,7 @@ def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -
     pairs = [(one.tokenizer, one.baseline) for one in later.comparisons]
     assert pairs == [("hearing", "jpeg:30"), ("hearing, wrong captions", "hearing")]  # whoever comes first
     labels = {sample.path: sample.label for sample in open_dataset(signs)}  # of which alone it hears
-    right, wrong = ({one.path: one.told[name] for one in found.examples} for name in found.tokenizers)
+    right, wrong = ({one.path: one.texts[name] for one in found.examples} for name in found.tokenizers)
     assert right == labels
     assert all(wrong[path] in set(labels.values()) - {right[path]} for path in labels)
     page = html.unescape((tmp_path / "out/report.html").read_text())
@@ -80,8 +80,8 @@ def test_pictures_that_it_is_told_nothing_of_are_counted(
 ) -> None:
     synthesize(str(tmp_path / "signs"), count=3, seed=5, size=64, word_height=(12.0, 24.0))
     signs = list(open_dataset(str(tmp_path / "signs")))
-    untold = [dataclasses.replace(sample, label=None) for sample in signs[1:]]
-    evaluate(hearing, {"signs": InMemoryDataset([signs[0], *untold])}, metrics=["psnr"], checks=False)
+    without = [dataclasses.replace(sample, label=None) for sample in signs[1:]]
+    evaluate(hearing, {"signs": InMemoryDataset([signs[0], *without])}, metrics=["psnr"], checks=False)
     assert "signs, hearing: hears captions, and 2 of 3 pictures have none" in capsys.readouterr().out
     evaluate(hearing, {"signs": InMemoryDataset(signs)}, metrics=["psnr"], checks=False)
     assert "hears captions" not in capsys.readouterr().out

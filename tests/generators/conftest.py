@@ -102,10 +102,10 @@ def assert_guided_steps_agree(monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         monkeypatch.setattr(autoregressive, "sample_code", spy)
         settings = SamplingConfig(guidance_scale=scales, guidance_schedule="linear")
         codes = model.sample(conditions, range(len(conditions)), settings)
-        told, untold = model(codes, conditions), model(codes, [None] * len(conditions))
+        told, unconditional = model(codes, conditions), model(codes, [None] * len(conditions))
         steps = iter(seen)
         for token in range(model.tokens):
-            for full, yes, no in zip(scales, told, untold, strict=True):
+            for full, yes, no in zip(scales, told, unconditional, strict=True):
                 scale = 1 + (full - 1) * token / (model.tokens - 1)
                 expected = no[:, token] + scale * (yes - no)[:, token]
                 assert torch.allclose(next(steps), expected, atol=1e-4)

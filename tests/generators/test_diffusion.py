@@ -167,12 +167,12 @@ def test_guidance_rises_from_one_to_the_scale() -> None:
 
 
 def test_guidance_of_one_is_none_and_zero_is_unconditional() -> None:
-    told, untold = noise(2, 3, 8), noise(4, 3, 8)[2:]
-    both = torch.cat([told, untold])
+    told, unconditional = noise(2, 3, 8), noise(4, 3, 8)[2:]
+    both = torch.cat([told, unconditional])
     assert torch.equal(classifier_free_guidance(both, 1.0), told)
-    assert torch.equal(classifier_free_guidance(both, 0.0), untold)
+    assert torch.equal(classifier_free_guidance(both, 0.0), unconditional)
     assert torch.allclose(
-        classifier_free_guidance(both, 3.0), untold + 3 * (told - untold)
+        classifier_free_guidance(both, 3.0), unconditional + 3 * (told - unconditional)
     )  # on every one of the 8 channels
 
 

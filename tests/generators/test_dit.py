@@ -106,11 +106,11 @@ def test_the_padding_of_a_text_has_no_influence() -> None:
     for padding, junk in ((0, 1e4), (7, 0.0), (7, 1e4)):
         model.text_conditioner = Words(HEARD.text, padding, junk)
         assert torch.allclose(plain, model(latents(), TIMES, texts), atol=1e-5)
-    untold = model(latents(), TIMES, [None, None])
+    unconditional = model(latents(), TIMES, [None, None])
     for block in model.layers:
         del block.cross_attention
         block.forward = lambda x, vector, context, forward=block.forward: forward(x, vector, None)
-    assert torch.allclose(untold, model(latents(), TIMES, [None, None]), atol=1e-6)
+    assert torch.allclose(unconditional, model(latents(), TIMES, [None, None]), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_guidance_of_one_is_none_and_more_is_more() -> None:
     almost = dataclasses.replace(GUIDED, guidance_scale=1 + 1e-9)  # the guided path itself
     assert torch.allclose(model.sample(conditions, seeds, almost), plain, atol=1e-5)
     nothing = dataclasses.replace(GUIDED, guidance_scale=0.0, guidance_schedule="constant")
-    untold = model.sample([None] * 3, seeds, DiffusionSamplingConfig(num_inference_steps=6))
-    assert torch.allclose(model.sample(conditions, seeds, nothing), untold, atol=1e-5)
+    unconditional = model.sample([None] * 3, seeds, DiffusionSamplingConfig(num_inference_steps=6))
+    assert torch.allclose(model.sample(conditions, seeds, nothing), unconditional, atol=1e-5)
     strong = model.sample(conditions, seeds, GUIDED)
     assert not torch.allclose(strong, plain, atol=1e-2)
     assert all(not torch.allclose(strong[..., i], plain[..., i], atol=1e-2) for i in range(3))  # all channels

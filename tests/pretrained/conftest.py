@@ -1,4 +1,4 @@
-"""Inputs and reference outputs for the networks behind the door; `references/make.py` says how they were made."""
+"""Inputs and reference outputs for the networks in the registry; `references/make.py` says how they were made."""
 
 import copy
 import json

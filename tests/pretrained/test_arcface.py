@@ -29,7 +29,7 @@ def test_a_state_dict_of_insightfaces_layout_computes_what_insightface_computes(
 
 def test_the_judge_is_iresnet_100_and_sees_aligned_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its blocks are those above. A face that lies on the template already is not moved."""
-    source = pretrained.SOURCES["face_judge/arcface_r100"]
+    source = pretrained.REGISTRY["face_judge/arcface_r100"]
     with torch.device("meta"):
         deep = ArcFace(source.load.keywords["depths"])  # pyright: ignore[reportFunctionMemberAccess]
     assert [len(getattr(deep, f"layer{stage}")) for stage in (1, 2, 3, 4)] == [3, 13, 30, 3]
@@ -37,7 +37,7 @@ def test_the_judge_is_iresnet_100_and_sees_aligned_rgb(tmp_path: Path, monkeypat
     torch.manual_seed(0)
     torch.save(ArcFace((1, 1, 1, 1)).state_dict(), tmp_path / "backbone.pth")
     shallow = dataclasses.replace(source, load=partial(load_arcface, depths=(1, 1, 1, 1)))
-    monkeypatch.setitem(pretrained.SOURCES, "face_judge/arcface_r100", shallow)
+    monkeypatch.setitem(pretrained.REGISTRY, "face_judge/arcface_r100", shallow)
     judge = pretrained.load("face_judge/arcface_r100", file=tmp_path / "backbone.pth")
     assert isinstance(judge, FaceJudge)
     picture = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)

@@ -20,7 +20,7 @@ from imtok.config import ConfigError
 from imtok.data.captions import make_captioner
 from imtok.data.pictures import encode
 from imtok.data.sample import Sample
-from imtok.pretrained.captioner import load_captioner, load_reader, without_thoughts
+from imtok.pretrained.captioner import load_captioner, load_vlm, without_thoughts
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "red", "sign", "dog", "grass", "sea", "house", "sky"]
 
@@ -45,11 +45,13 @@ def test_the_prompt_is_the_paper_s(tiny_reader: Path) -> None:
 
 
 def test_a_question_gets_its_first_word(tiny_reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader, picture = load_reader(tiny_reader), np.ascontiguousarray(data.astronaut()[:64, :64])
-    assert reader.answer(picture, "is there a dog?") in ("", *WORDS)
+    vlm, picture = load_vlm(tiny_reader), np.ascontiguousarray(data.astronaut()[:64, :64])
+    assert vlm.answer(picture, "is there a dog?") in ("", *WORDS)
     asked: list[tuple[str, int]] = []
-    monkeypatch.setattr(reader, "say", lambda picture, prompt, most: asked.append((prompt, most)) or ' "Yes", it is')
-    assert reader.answer(picture, "is there a dog?") == "Yes"
+    monkeypatch.setattr(
+        vlm, "generate_text", lambda picture, prompt, most: asked.append((prompt, most)) or ' "Yes", it is'
+    )
+    assert vlm.answer(picture, "is there a dog?") == "Yes"
     assert asked == [("is there a dog? Answer yes or no.", 4)]
 
 
@@ -69,21 +71,21 @@ def test_what_a_model_thinks_is_no_caption(said: str, heard: str) -> None:
 @pytest.mark.parametrize("repeats", [True, False], ids=["decoder", "encoder-decoder"])
 def test_a_chat_template_writes_the_prompt(tiny_reader: Path, monkeypatch: pytest.MonkeyPatch, repeats: bool) -> None:
     """And the answer is all that is new, whether the model repeats the prompt or not."""
-    reader, given = load_reader(tiny_reader), []
-    reader.processor.chat_template = (
+    vlm, given = load_vlm(tiny_reader), []
+    vlm.processor.chat_template = (
         "{% for part in messages[0].content %}{% if part.type == 'image' %}<image>{% else %} red {{ part.text }}"
         "{% endif %}{% endfor %}{% if not enable_thinking %} sky{% endif %}"
     )
     answer = torch.tensor([[WORDS.index("dog"), WORDS.index("sea")]])
 
     def generate(input_ids: torch.Tensor, **_: object) -> torch.Tensor:
-        given.append(reader.processor.tokenizer.convert_ids_to_tokens(input_ids[0].tolist()))
+        given.append(vlm.processor.tokenizer.convert_ids_to_tokens(input_ids[0].tolist()))
         return torch.cat([input_ids, answer], 1) if repeats else answer
 
-    monkeypatch.setattr(reader.model, "generate", generate)
-    monkeypatch.setattr(reader.model.config, "is_encoder_decoder", not repeats)
+    monkeypatch.setattr(vlm.model, "generate", generate)
+    monkeypatch.setattr(vlm.model.config, "is_encoder_decoder", not repeats)
     picture = np.ascontiguousarray(data.astronaut()[:64, :64])
-    assert reader.say(picture, "grass", 4).split() == ["dog", "sea"]
+    assert vlm.generate_text(picture, "grass", 4).split() == ["dog", "sea"]
     (told,) = given
     images = told.count("<image>")
     assert images > 0

@@ -1,4 +1,4 @@
-"""A tiny CLIP of random weights, saved and read back through the door."""
+"""A tiny CLIP of random weights, saved and read back through the registry."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Language models behind the door: SmolLM2 out of its file, and what is refused."""
+"""Language models in the registry: SmolLM2 out of its file, and what is refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A tiny Mask2Former of random weights, saved and read back through the door."""
+"""A tiny Mask2Former of random weights, saved and read back through the registry."""
 
 from pathlib import Path
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from imtok.pretrained.sources import SOURCES
+from imtok.pretrained.entries import REGISTRY
 
 EDGES = [  # of the graph, where our five maps lie
     "p2o.pd_op.relu.4.0",
@@ -23,7 +23,7 @@ def test_maps_are_those_of_onnxruntime(network, pattern, size) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     from imtok.pretrained.packages import find_file
 
-    source = SOURCES[network.name]
+    source = REGISTRY[network.name]
     assert source.package is not None
     model = onnx.load(find_file(source.package, source.files[0]))
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(edge) for edge in EDGES)

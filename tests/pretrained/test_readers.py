@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from imtok.config import ConfigError
-from imtok.pretrained import Reading, door
+from imtok.pretrained import Reading, registry
 from imtok.pretrained.readers import TesseractReader
 
 WORDS = ["Hello", "WORLD", "reading", "1984", "tokenizer", "Question?"]
@@ -60,8 +60,8 @@ def test_tesseracts_table_is_understood(tmp_path: Path, draw_word, monkeypatch: 
     assert TesseractReader(program).read([draw_word("good day")]) == [Reading("good day", 0.8)]
     program.write_text(f"#!/bin/sh\ncat > /dev/null\n{languages}printf '{header}'\n")
     assert TesseractReader(program).read([draw_word("")]) == [Reading("", 0.0)]
-    monkeypatch.setattr(door.shutil, "which", lambda name: str(program))
-    reader = door.load("text_judge/tesseract")
+    monkeypatch.setattr(registry.shutil, "which", lambda name: str(program))
+    reader = registry.load("text_judge/tesseract")
     assert reader.sha256 == ""  # its model is not known, and must not be taken for another's in a cache
     program.write_text("#!/bin/sh\ncat > /dev/null\necho 'Error opening data file eng.traineddata' >&2\nexit 1\n")
     with pytest.raises(ConfigError, match=r"tesseract: failed \(Error opening data file eng.traineddata\)"):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from imtok.pretrained.sources import SOURCES
+from imtok.pretrained.entries import REGISTRY
 
 
 def test_vgg16_maps_are_those_of_onnxruntime(needs, pattern) -> None:
@@ -10,7 +10,7 @@ def test_vgg16_maps_are_those_of_onnxruntime(needs, pattern) -> None:
     from imtok.pretrained.packages import find_file
 
     network = needs("perceptual/vgg16")
-    source = SOURCES[network.name]
+    source = REGISTRY[network.name]
     assert source.package is not None
     model = onnx.load(find_file(source.package, source.files[0]))
     last_of_each_block = (1, 3, 6, 9, 12)

@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, Dinov2Config
 
 from imtok.config import ConfigError
 from imtok.data.pictures import from_uint8
-from imtok.pretrained import SOURCES, MissingWeights, load
+from imtok.pretrained import REGISTRY, MissingWeights, load
 from imtok.pretrained.vit import load_clip, load_dinov2
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -66,7 +66,7 @@ def test_full_sizes_are_those_of_the_papers_targets() -> None:
 
 @pytest.mark.usefixtures("no_own_weights")
 def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
-    for name in (name for name in SOURCES if name.startswith(("vision/clip", "vision/dino"))):
+    for name in (name for name in REGISTRY if name.startswith(("vision/clip", "vision/dino"))):
         with pytest.raises(MissingWeights, match=rf"{name} is missing.*`imtok weights fetch {name}` gets hf://"):
             load(name)
     save_file({"vision_model.embeddings.class_embedding": torch.zeros(3)}, tmp_path / "other.safetensors")

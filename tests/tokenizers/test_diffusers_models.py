@@ -145,8 +145,8 @@ def test_every_verb_takes_the_folder(folders: dict[str, Path], name: str, photos
     assert shards[0].values.shape == (1, 81, {"vq": 1, "kl": 4}[name])
     assert np.isfinite(shards[0].values).all()
     run = RunFolder(tmp_path / "generator")
-    generators.carry_tokenizer(shards.manifest, run)
-    place = generators.place_of(generators.reference(shards.manifest), run)
+    generators.copy_tokenizer(shards.manifest, run)
+    place = generators.locate_tokenizer(generators.reference(shards.manifest), run)
     run.write_config({"tokenizer": {"name": generators.reference(shards.manifest).name}})
     assert teachers_behind(str(run.path)) == {UNKNOWN}
     assert imtok.load_tokenizer(place).encode(images(32, 32)).latents.shape[1] == 64

@@ -100,11 +100,11 @@ def test_no_text_is_text_dropped(how: str, where: tuple[str, ...]) -> None:
 def test_text_reaches_the_half_that_hears_it(where: str) -> None:
     images, text = pictures(), captions()
     tokenizer = heard("in_context", (where,))
-    told, untold = (tokenizer.encode(images, known).latents for known in (text, None))
-    drawn = [tokenizer.decode(untold, known) for known in (text, None)]
-    assert torch.equal(told, untold) == (where == "decoder")
+    told, unconditional = (tokenizer.encode(images, known).latents for known in (text, None))
+    drawn = [tokenizer.decode(unconditional, known) for known in (text, None)]
+    assert torch.equal(told, unconditional) == (where == "decoder")
     assert torch.equal(*drawn) == (where == "encoder")
-    assert torch.equal(drawn[1], tokenizer.decode(untold, grid_size=(4, 4)))  # the grid that it was made for
+    assert torch.equal(drawn[1], tokenizer.decode(unconditional, grid_size=(4, 4)))  # the grid that it was made for
     deaf = small(text=None)
     assert torch.equal(through(deaf, text), through(deaf, None))
     assert not any("text" in name or "cross" in name for name in deaf.state_dict())

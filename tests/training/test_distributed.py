@@ -20,7 +20,7 @@ from imtok.data.sample import Face
 from imtok.data.shards import ShardWriter
 from imtok.data.synthetic import SyntheticPictures
 from imtok.tokenizers.encode import encode_pictures
-from imtok.training.feeds import share_of_batch
+from imtok.training.data_modules import share_of_batch
 from imtok.training.launch import train
 from imtok.training.trainer import Trainer
 

@@ -62,7 +62,7 @@ class Letters(TextEncoder):
 
 @pytest.fixture(autouse=True)
 def letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of the text encoders behind the door."""
+    """In place of the text encoders in the registry."""
     monkeypatch.setattr(pretrained, "load", lambda name: Letters())
 
 

@@ -25,7 +25,7 @@ from imtok.data.pictures import decode
 from imtok.data.sample import DataError
 from imtok.data.token_loader import TokenLoader, fixed_token_batches
 from imtok.data.token_shards import Tokens, TokenShards, TokenWriter
-from imtok.generators.catalog import carry_prompts, take_over_prompts
+from imtok.generators.catalog import copy_prompt_tokenizer, copy_prompt_tokenizer_from_run
 from imtok.generators.far import FAR
 from imtok.generators.generate import generate, read_prompts
 from imtok.generators.sampling import SamplingConfig
@@ -380,8 +380,8 @@ def test_prompts_are_read_as_the_language_model_s_and_not_as_a_failed_start_s(tm
             place.mkdir(exist_ok=True)
             (place / "tokenizer.json").write_text("{}")
 
-    carry_prompts(LanguageModel(None, Tokenizer(), {}), folders[0])
-    take_over_prompts(folders[0], folders[1])
+    copy_prompt_tokenizer(LanguageModel(None, Tokenizer(), {}), folders[0])
+    copy_prompt_tokenizer_from_run(folders[0], folders[1])
     for folder in folders:
         assert not (folder.path / "language_model/chat_template.jinja").exists()
     assert (folders[1].path / "language_model/tokenizer.json").exists()

@@ -30,7 +30,7 @@ class Point(Model):
 
 
 class Falling(Task):
-    """Two losses whose gradients are 1 and 2 everywhere, weighed as the phase says; tells what it saw."""
+    """Two losses whose gradients are 1 and 2 everywhere, is_weighted as the phase says; tells what it saw."""
 
     players = ("point",)
 

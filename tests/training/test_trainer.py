@@ -101,12 +101,12 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     assert hears.sha256 == encoder.sha256
     told = evaluate(str(run), shards, metrics=["psnr", "bits_per_pixel", "caption_bits"], checks=False)
     silent = {"shards": InMemoryDataset(dataclasses.replace(sample, captions=[]) for sample in open_dataset(shards))}
-    untold = evaluate(str(run), silent, metrics=["psnr", "caption_bits"], checks=False)
-    assert told.score("run", "shards", "psnr").value != untold.score("run", "shards", "psnr").value
+    without = evaluate(str(run), silent, metrics=["psnr", "caption_bits"], checks=False)
+    assert told.score("run", "shards", "psnr").value != without.score("run", "shards", "psnr").value
     assert told.score("run", "shards", "bits_per_pixel").value == pytest.approx(4 * 8 * 32 / 64**2)
     sizes = [len(sample.captions[0].encode()) for sample in open_dataset(shards)]
     assert told.score("run", "shards", "caption_bits").value == pytest.approx(8 * sum(sizes) / len(sizes))
-    assert untold.score("run", "shards", "caption_bits").value == 0
+    assert without.score("run", "shards", "caption_bits").value == 0
     monkeypatch.undo()
     picture = tmp_path / "sign.png"
     picture.write_bytes(open_dataset(shards)[0].image)
@@ -117,7 +117,7 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
         "told": ["--captions", "a red sign"],
         "table": ["--captions", str(tmp_path / "captions.jsonl")],
         "other": ["--captions", "a dog"],
-        "untold": [],
+        "without": [],
     }.items():
         assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / name), *flags]) == 0
         assert ("of which the model hears 48" in caplog.text) == (name == "long")

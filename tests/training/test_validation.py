@@ -15,7 +15,7 @@ from imtok.data.pictures import decode, encode
 from imtok.data.sample import InMemoryDataset, Sample, TextRegion
 from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.text import Text
-from imtok.training.feeds import PictureFeed, evaluation_batch_size
+from imtok.training.data_modules import ImageDataModule, evaluation_batch_size
 from imtok.training.run import Phase
 from imtok.training.validation import Validation
 
@@ -97,7 +97,7 @@ def test_a_phase_s_share_of_pictures_with_regions_reaches_its_batches() -> None:
     source = InMemoryDataset(
         [dataclasses.replace(sample, words=[word] if row < 2 else []) for row, sample in enumerate(plain)]
     )
-    feed = PictureFeed(source, presets.get("insighttok-debug").data)
+    feed = ImageDataModule(source, presets.get("insighttok-debug").data)
     for share, expected in ((0.5, 4), (0.0, 0), (1.0, 8)):
         loader: Any = feed.loader(Phase(name="x", steps=1, region_share=share), 8, seed=0)
         assert sum(path in ("0", "1") for path in loader.batch(0).paths) == expected

@@ -17,7 +17,7 @@ from imtok.data.readers import open_dataset
 from imtok.layers.collective import process_group, rank
 from imtok.pretrained import FeatureNetwork, FrozenNetwork
 from imtok.tokenizers import EMAVQConfig
-from imtok.training.feeds import PictureFeed
+from imtok.training.data_modules import ImageDataModule
 from imtok.training.run import Phase
 from imtok.training.tasks import TokenizerTask
 from imtok.training.trainer import Trainer
@@ -76,7 +76,7 @@ def main(out: Path, shards: str, preset: str, dtype: torch.dtype, steps: int, mi
         for network in (*task._networks.values(), *task._targets):
             network.freeze().to(dtype)
         source = open_dataset(shards)
-        feed, looks = PictureFeed(source, config.data), Validation(config, source, False)
+        feed, looks = ImageDataModule(source, config.data), Validation(config, source, False)
         trainer = Trainer(config, task.to(dtype), feed, looks, RunFolder(out), device)
         task.start_phase(phase)
         task.train()

@@ -20,7 +20,7 @@ from imtok.generators.dit import DiT
 from imtok.layers.collective import process_group, rank
 from imtok.tokenizers.catalog import load
 from imtok.training import sharding
-from imtok.training.feeds import TokenFeed
+from imtok.training.data_modules import TokenDataModule
 from imtok.training.generator_task import GeneratorTask, GeneratorValidation
 from imtok.training.launch import train
 from imtok.training.launch_generator import for_tokens
@@ -65,7 +65,7 @@ def first_steps(
     tokenizer = load(tokens.manifest.tokenizer)
     task.generator.init_from_tokenizer(tokenizer)
     looks = GeneratorValidation(config, tokens, False, tokenizer)
-    trainer = Trainer(config, task.to(dtype), TokenFeed(tokens), looks, RunFolder(out), device)
+    trainer = Trainer(config, task.to(dtype), TokenDataModule(tokens), looks, RunFolder(out), device)
     task.start_phase(phase)
     task.train()
     names = {id(parameter): name for name, parameter in task.named_parameters()}

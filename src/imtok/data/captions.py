@@ -7,7 +7,7 @@ from pathlib import Path
 from imtok.data.addresses import locate
 from imtok.data.pictures import decode
 from imtok.data.readers import fingerprint, image_of, read_table
-from imtok.data.rows import ByPicture, listed_captions
+from imtok.data.rows import PathLookup, listed_captions
 from imtok.data.sample import DataError, Sample
 from imtok.pretrained.captioner import load_captioner
 
@@ -94,5 +94,5 @@ def _from_table(path: str) -> Captioner:
         if image is None:
             raise DataError(f"{path}:{line}: names no image")
         captions.setdefault(image, []).extend(listed_captions(row))
-    listed = ByPicture(captions)
+    listed = PathLookup(captions)
     return lambda sample: listed.of(sample.path) or sample.captions

@@ -135,14 +135,14 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def shrink(picture: Picture, longest: int) -> Picture:
+def downscale(picture: Picture, longest: int) -> Picture:
     """A copy whose longer side has at most so many pixels."""
     image = Image.fromarray(picture)
     image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return np.array(image)
 
 
-def cut(picture: Picture, left: int, top: int, right: int, bottom: int) -> Picture:
+def crop(picture: Picture, left: int, top: int, right: int, bottom: int) -> Picture:
     """The part of a picture between these pixels as far as it lies inside, one pixel at least."""
     height, width = picture.shape[:2]
     left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)

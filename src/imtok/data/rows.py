@@ -61,7 +61,7 @@ def listed_captions(row: Mapping[str, Any]) -> list[str]:
     return [as_unicode(caption) for caption in each if caption is not None]
 
 
-class ByPicture(Generic[Value]):
+class PathLookup(Generic[Value]):
     """What a table says of pictures, by the names that it has for them.
 
     A name may be a picture's path, that from further up, or less of it, down to the file's name.

@@ -42,7 +42,7 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
 
     Args:
         data: a folder of shards.
-        encoder: a text encoder by its name behind the door, such as `text_encoder/minilm`.
+        encoder: a text encoder by its name in the registry, such as `text_encoder/minilm`.
         max_tokens: longer captions are cut.
         batch_size: captions that are read together.
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from imtok.config import ConfigError
 from imtok.data.readers import read_table
-from imtok.evaluation.dpg import KINDS, PICTURES, QuestionAnswerer, plain_answer, read_questions, settle
+from imtok.evaluation.dpg import KINDS, PICTURES, VQAModel, apply_dependencies, plain_answer, read_questions
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
-from imtok.evaluation.geneval import TASKS, ColourJudge, ObjectDetector, Verdict, check_line, judge
+from imtok.evaluation.geneval import TASKS, ColourJudge, GenEvalResult, ObjectDetector, check_line, judge
 from imtok.evaluation.meters import Measurement, make_items
 
 Found = TypeVar("Found")
@@ -49,7 +49,7 @@ class PromptMeter(GeneratedMeter[list[tuple[str, Found | None]]]):
         return [{"kind": self.metrics[0], "path": path, **self.summary(one)} for one, _, path in self._found]
 
 
-class GenEvalMeter(PromptMeter[Verdict]):
+class GenEvalMeter(PromptMeter[GenEvalResult]):
     """Shares of pictures that show what their prompts ask (GenEval, Ghosh et al. 2023); see `geneval` for the rules.
 
     `geneval` is the mean of the six tasks'; without pictures of each there is none, where the official script leaves a
@@ -74,7 +74,7 @@ class GenEvalMeter(PromptMeter[Verdict]):
             check_line(row)
         self._detector, self._colours = detector, colours
 
-    def score(self, one: Generated) -> Verdict | None:
+    def score(self, one: Generated) -> GenEvalResult | None:
         """Whether a picture is right; None for one of another prompt."""
         line = self._lines.get(one.prompt_info.prompt or "")
         if line is None:
@@ -101,12 +101,12 @@ class GenEvalMeter(PromptMeter[Verdict]):
             note=note,
         )
 
-    def summary(self, found: Verdict) -> dict[str, Any]:
+    def summary(self, found: GenEvalResult) -> dict[str, Any]:
         return {"prompt": found.prompt, "task": found.task, "correct": found.correct, "reasons": found.reasons}
 
 
 @dataclass(frozen=True)
-class Answers:
+class DPGResult:
     """What was said of a picture.
 
     Attributes:
@@ -120,7 +120,7 @@ class Answers:
     counted: dict[int, float]
 
 
-class DPGMeter(PromptMeter[Answers]):
+class DPGMeter(PromptMeter[DPGResult]):
     """Shares of questions that are answered with yes (DPG-Bench, Hu et al. 2024, ELLA); see `dpg` for the rules.
 
     `dpg` is the mean of the prompts', each the mean of its pictures'; the kinds are shares of questions. Pictures of
@@ -140,7 +140,7 @@ class DPGMeter(PromptMeter[Answers]):
 
     metrics = DPG
 
-    def __init__(self, table: str, answerer: QuestionAnswerer) -> None:
+    def __init__(self, table: str, answerer: VQAModel) -> None:
         super().__init__()
         self._questions = read_questions(table)
         rows = (row for _, row in read_table(table) if row.get("text"))
@@ -149,14 +149,14 @@ class DPGMeter(PromptMeter[Answers]):
             raise ConfigError(f"{table}: has no column text with the prompts")
         self._answerer = answerer
 
-    def score(self, one: Generated) -> Answers | None:
+    def score(self, one: Generated) -> DPGResult | None:
         """The answers about a picture; None for one of another prompt."""
         item = self._item_of.get(" ".join((one.prompt_info.prompt or "").split()))
         if item is None:
             return None
         said = {asked.number: self._answerer.answer(one.picture, asked.text) for asked in self._questions[item]}
         yes = {number: plain_answer(answer) == "yes" for number, answer in said.items()}
-        return Answers(item, said, settle(self._questions[item], yes))
+        return DPGResult(item, said, apply_dependencies(self._questions[item], yes))
 
     def measure(self, metric: str) -> Measurement:
         kind = metric.removeprefix("dpg_")
@@ -186,5 +186,5 @@ class DPGMeter(PromptMeter[Answers]):
         network, sha256 = self._answerer.name, self._answerer.sha256
         return Measurement(items=make_items(values, groups), network=network, sha256=sha256, note=note)
 
-    def summary(self, found: Answers) -> dict[str, Any]:
+    def summary(self, found: DPGResult) -> dict[str, Any]:
         return {"item_id": found.item, "said": found.said, "answers": found.counted}

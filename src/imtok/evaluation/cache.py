@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 from imtok.evaluation.meters import OriginalPicture
-from imtok.evaluation.repeat import versions
+from imtok.evaluation.reproduction import versions
 from imtok.pretrained.packages import cache_folder
 
 LIMIT = 2**30

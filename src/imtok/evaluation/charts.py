@@ -26,7 +26,7 @@ class Point:
 
     Attributes:
         label: its name, shortened to fit.
-        told: the name and all numbers, for a reader who does not see the drawing.
+        description: the name and all numbers, for a reader who does not see the drawing.
         colour: number of its colour.
         is_codec: drawn as a square.
         x: place of its rate.
@@ -37,7 +37,7 @@ class Point:
     """
 
     label: str
-    told: str
+    description: str
     colour: int
     is_codec: bool
     x: float
@@ -159,7 +159,7 @@ class _Entry:
     def interval(self) -> tuple[float, float] | None:
         return None if self.score.low is None or self.score.high is None else (self.score.low, self.score.high)
 
-    def told(self, metric: str) -> str:
+    def description(self, metric: str) -> str:
         """All of it in words."""
         interval = show_interval(self.score)
         caption = "" if self.with_caption is None else f", {show_number(self.with_caption)} with the caption"
@@ -190,7 +190,7 @@ def _chart(data: str, metric: str, entries: Sequence[_Entry]) -> Chart:
     points = [
         Point(
             label=shorten(entry.result.tokenizer) + (" *" if entry.score.taught else ""),
-            told=entry.told(metric),
+            description=entry.description(metric),
             colour=entry.number % COLOURS,
             is_codec=entry.result.is_codec,
             x=x(entry.rate),

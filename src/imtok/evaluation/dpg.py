@@ -23,8 +23,8 @@ PICTURES = 4
 
 
 @runtime_checkable
-class QuestionAnswerer(Protocol):
-    """Answers questions about pictures; the paper's is mPLUG-large.
+class VQAModel(Protocol):
+    """DPGResult questions about pictures; the paper's is mPLUG-large.
 
     Attributes:
         name: stands beside the number.
@@ -77,7 +77,7 @@ def read_questions(table: str) -> dict[str, list[Question]]:
     return dict(questions)
 
 
-def settle(questions: Sequence[Question], answers: Mapping[int, bool]) -> dict[int, float]:
+def apply_dependencies(questions: Sequence[Question], answers: Mapping[int, bool]) -> dict[int, float]:
     """1 for each question that was answered yes together with its parents, their parents, and so on; else 0."""
     parents = {one.number: one.parents for one in questions}
 

@@ -14,11 +14,11 @@ from imtok.data.rows import as_unicode
 from imtok.data.sample import Dataset
 from imtok.evaluation.buckets import FaceBuckets
 from imtok.evaluation.cache import EvaluationCache, default_file
+from imtok.evaluation.evaluate_set import SetResult, evaluate_set
 from imtok.evaluation.faces import FACE_JUDGE, FaceJudge, FaceMeter
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.meters import Meter, PerceptualMeter
 from imtok.evaluation.metric_names import check_names, family
-from imtok.evaluation.one_set import Part, evaluate_set
 from imtok.evaluation.preprocessing import CentreCrop, FitRule, Preprocessing, make_preprocessing
 from imtok.evaluation.protocols import EvaluationProtocol, deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, say, together, unwrap
@@ -29,8 +29,8 @@ from imtok.evaluation.reconstructors import (
     open_reconstructor,
     self_checks,
 )
-from imtok.evaluation.repeat import command_line, versions
 from imtok.evaluation.report import write_report
+from imtok.evaluation.reproduction import command_line, versions
 from imtok.evaluation.results import REPORT, Evaluation, write_results
 from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter
 from imtok.evaluation.sets import check_limits, name_sets
@@ -170,14 +170,14 @@ def evaluate(
                 *([] if published is None else published.unchecked),
             ],
             protocol=protocol,
-            repeat={} if words is None else {"command": command_line(evaluate, words, given)},
+            reproduction={} if words is None else {"command": command_line(evaluate, words, given)},
             failures=failures,
             out=None if out is None or rank() != 0 else Path(out),
         )
         with EvaluationCache(default_file() if cache else None) as answers:
             meters = partial(_meters, networks, face_buckets, answers)
 
-            def measure(name: str, source: Dataset) -> Part:
+            def measure(name: str, source: Dataset) -> SetResult:
                 return evaluate_set(name, source, reconstructors, wanted, meters, fitted, count, failures, ranks)
 
             for part in _each(sets, measure, failures):
@@ -201,12 +201,12 @@ class _Record:
     preprocessing: str
     notes: list[str]
     protocol: str | None
-    repeat: dict[str, Any]
+    reproduction: dict[str, Any]
     failures: Failures
     out: Path | None
-    parts: list[Part] = field(default_factory=list)
+    parts: list[SetResult] = field(default_factory=list)
 
-    def add(self, part: Part) -> None:
+    def add(self, part: SetResult) -> None:
         """One more set, written at once, so that nothing is lost if a later one ends all."""
         self.parts.append(part)
         self._write(self._found())
@@ -233,7 +233,7 @@ class _Record:
             comparisons=[comparison for part in self.parts for comparison in part.comparisons],
             preprocessing=self.preprocessing,
             examples=[example for part in self.parts for example in part.examples],
-            repeat=self.repeat | {"versions": versions()},
+            reproduction=self.reproduction | {"versions": versions()},
             cases=[case for part in self.parts for case in part.cases],
             protocol=self.protocol,
             deviations=differing,
@@ -284,7 +284,9 @@ def _open_sets(places: Sequence[str | PathLike[str]], failures: Failures, ranks:
     return dict(failures.survivors("data", opened))
 
 
-def _each(sets: Mapping[str, Dataset], measure: Callable[[str, Dataset], Part], failures: Failures) -> Iterator[Part]:
+def _each(
+    sets: Mapping[str, Dataset], measure: Callable[[str, Dataset], SetResult], failures: Failures
+) -> Iterator[SetResult]:
     """What the sets contribute, but for those that fail; the last one's error where all do."""
     left = len(sets)
     for number, (name, source) in enumerate(sets.items(), 1):
@@ -306,7 +308,7 @@ def _of_reconstructions(protocol: str) -> EvaluationProtocol:
     return found
 
 
-def _deviations(protocol: EvaluationProtocol, part: Part, fit: Preprocessing) -> list[str]:
+def _deviations(protocol: EvaluationProtocol, part: SetResult, fit: Preprocessing) -> list[str]:
     """What differs from a protocol on a set; its reference are the originals themselves."""
     uncropped = "pictures are not cropped to centred squares of one size (--size 256 --fit crop)"
     return [
@@ -358,7 +360,7 @@ def load_networks(
         if metrics is not None and not served & set(metrics):
             continue
         found = ranks.agree(pretrained.load, network)
-        if use in _JUDGES and network not in pretrained.SOURCES:
+        if use in _JUDGES and network not in pretrained.REGISTRY:
             unwrap(found)  # there is none of this name
         if not isinstance(found, InputError | OSError):
             networks[use] = found.to(best_device()) if use in _ON_DEVICE else found

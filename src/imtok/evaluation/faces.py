@@ -27,7 +27,7 @@ class FaceJudge(Protocol):
     """Embeds aligned faces.
 
     Attributes:
-        name: role/name behind the door.
+        name: role/name in the registry.
         sha256: of its weights.
         input_size: of a face.
         template: where its five landmarks shall lie.

@@ -14,7 +14,7 @@ from imtok.data.readers import open_dataset
 from imtok.data.sample import Dataset, PictureError
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
-from imtok.evaluation.generated_metrics import METRICS, Brought
+from imtok.evaluation.generated_metrics import METRICS, MeterFactory
 from imtok.evaluation.generated_results import ComparedWith, GeneratedEvaluation
 from imtok.evaluation.meters import OriginalPicture
 from imtok.evaluation.metric_names import check_names
@@ -23,7 +23,7 @@ from imtok.evaluation.prompt_info import PromptInfo, PromptLookup
 from imtok.evaluation.protocols import EvaluationProtocol, deviations, get_protocol
 from imtok.evaluation.ranks import Ranks, catch_errors, together, unwrap
 from imtok.evaluation.references import Reference, open_reference
-from imtok.evaluation.repeat import command_line, versions
+from imtok.evaluation.reproduction import command_line, versions
 from imtok.evaluation.results import Score, score_of, write_results
 from imtok.evaluation.set_meters import BatchFeatures, SetMeter
 from imtok.evaluation.sets import EvaluationSet, check_limits
@@ -99,7 +99,7 @@ def evaluate_generated(
             metrics = [name for name in published.metrics if name in METRICS]
         check_names(metrics, METRICS)
         check_limits(size, count)
-        brought = Brought(
+        brought = MeterFactory(
             clip=clip, text_judge=text_judge, geneval=geneval, detector=detector, dpg=dpg, answerer=answerer
         )
         brought.check(metrics)
@@ -126,7 +126,7 @@ def evaluate_generated(
             preprocessing=OriginalSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
             protocol=protocol,
             statistics=() if compared is None else tuple(compared.statistics),
-            repeat={"command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], given)},
+            reproduction={"command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], given)},
             failures=failures,
             out=None if out is None or rank() != 0 else Path(out),
         )
@@ -162,7 +162,7 @@ class _Record:
     preprocessing: str
     protocol: str | None
     statistics: tuple[str, ...]
-    repeat: dict[str, Any]
+    reproduction: dict[str, Any]
     failures: Failures
     out: Path | None
     reference: ComparedWith | None = None
@@ -188,7 +188,7 @@ class _Record:
             notes=[] if published is None else published.unchecked,
             teachers=sorted(teachers),
             ended=self.ended,
-            repeat=self.repeat | {"versions": versions()},
+            reproduction=self.reproduction | {"versions": versions()},
         )
         if self.out is not None:
             lines = (json.dumps(item) for meter in self.meters for item in meter.items())

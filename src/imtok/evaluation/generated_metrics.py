@@ -52,7 +52,7 @@ OBJECT_DETECTOR, QUESTION_ANSWERER = "object_detector/mask2former", "question_an
 
 
 @dataclass(frozen=True, kw_only=True)
-class Brought:
+class MeterFactory:
     """Files and networks of a user; see `evaluate_generated`."""
 
     clip: str | Path | None

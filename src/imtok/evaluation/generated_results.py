@@ -46,7 +46,7 @@ class GeneratedEvaluation:
         teachers: networks that the generator's tokenizer was trained through; "unknown" stands for those that
             nobody here knows.
         ended: why not all pictures were looked at; None if they were.
-        repeat: the command and the versions of the software.
+        reproduction: the command and the versions of the software.
     """
 
     pictures: DatasetSummary
@@ -59,7 +59,7 @@ class GeneratedEvaluation:
     notes: list[str] = field(default_factory=list)
     teachers: list[str] = field(default_factory=list)
     ended: str | None = None
-    repeat: dict[str, Any] = field(default_factory=dict)
+    reproduction: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = [("metric", "value", "interval or parts", "of")]
@@ -79,7 +79,7 @@ class GeneratedEvaluation:
         return {
             "format_version": FORMAT_VERSION,
             "imtok": version("imtok"),
-            **found.pop("repeat"),
+            **found.pop("reproduction"),
             **found,
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {RESAMPLES} resamples, seed 0; none with "
             f"fewer than {MIN_GROUPS}; sets have disjoint parts instead",

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from imtok.config import ConfigError
-from imtok.data.pictures import Picture, cut
+from imtok.data.pictures import Picture, crop
 from imtok.data.sample import Box
 from imtok.pretrained.clip import CLIP
 from imtok.pretrained.objects import DetectedObject
@@ -88,7 +88,7 @@ class ColoursByCLIP:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GenEvalResult:
     """Whether a picture is right, and if not, why."""
 
     task: str
@@ -99,7 +99,7 @@ class Verdict:
 
 def judge(
     wanted: Mapping[str, Any], picture: Picture, detections: Iterable[DetectedObject], colours: ColourJudge
-) -> Verdict:
+) -> GenEvalResult:
     """Whether one picture shows what its prompt asks for.
 
     Every clause of `include` must hold for the most certain objects of its class, no clause of `exclude` may.
@@ -115,7 +115,7 @@ def judge(
     """
     check_line(wanted)
     task, prompt = wanted["tag"], wanted["prompt"]
-    seen = certain(detections, COUNTING_CONFIDENCE if task == "counting" else CONFIDENCE)
+    seen = filter_detections(detections, COUNTING_CONFIDENCE if task == "counting" else CONFIDENCE)
     reasons: list[str] = []
     groups: list[list[DetectedObject] | None] = []  # of each clause the objects that fulfil it
     for clause in wanted["include"]:
@@ -126,10 +126,10 @@ def judge(
     for clause in wanted.get("exclude", []):
         if (count := len(seen.get(clause["class"], []))) >= clause["count"]:
             reasons.append(f"{count} {clause['class']}, fewer than {clause['count']} are wanted")
-    return Verdict(task, prompt, not reasons, tuple(reasons))
+    return GenEvalResult(task, prompt, not reasons, tuple(reasons))
 
 
-def certain(detections: Iterable[DetectedObject], least: float) -> dict[str, list[DetectedObject]]:
+def filter_detections(detections: Iterable[DetectedObject], least: float) -> dict[str, list[DetectedObject]]:
     """The at most `MAX_OBJECTS` most certain objects of each class that are more certain than the least."""
     seen: dict[str, list[DetectedObject]] = defaultdict(list)
     for one in sorted(detections, key=lambda one: -one.score):
@@ -159,7 +159,7 @@ def crop_object(picture: Picture, found: DetectedObject) -> Picture:
     """The object's box, with what is not the object in grey."""
     if found.mask is not None:
         picture = np.where(found.mask[:, :, None], picture, np.uint8(BACKGROUND))
-    return cut(picture, *map(round, found.box))
+    return crop(picture, *map(round, found.box))
 
 
 def check_line(wanted: Mapping[str, Any]) -> None:

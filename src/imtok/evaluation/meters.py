@@ -193,14 +193,14 @@ class Rate:
     """What a picture costs: the tokens' bits per pixel, the caption's bits, both per pixel, and the codes.
 
     Attributes:
-        untold: whether a tokenizer that hears of captions was told nothing.
+        missing_caption: whether a tokenizer that hears of captions was told nothing.
     """
 
     bits_per_pixel: float | None
     caption_bits: float | None
     joint: float | None
     codes: Tensor | None
-    untold: bool
+    missing_caption: bool
 
 
 class CodeMeter(Meter[dict[str, list[Rate]]]):
@@ -232,11 +232,11 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
         for name, rates in found.items():
             self._rates[name] += [one.bits_per_pixel for one in rates if one.bits_per_pixel is not None]
             self._told[name] += [one.caption_bits for one in rates if one.caption_bits is not None]
-            self._untold[name] += sum(one.untold for one in rates)
+            self._untold[name] += sum(one.missing_caption for one in rates)
             self._joint_rates[name] += [one.joint for one in rates if one.joint is not None]
             self._codes[name] += [one.codes for one in rates if one.codes is not None]
 
-    def untold(self, name: str) -> int:
+    def missing_caption(self, name: str) -> int:
         """Of how many pictures a reconstructor that hears of captions was told nothing."""
         return self._untold[name]
 
@@ -277,7 +277,7 @@ def _rate(made: Reconstruction) -> Rate:
     if made.bits_per_pixel is not None and made.caption_bits is not None:
         both = made.bits_per_pixel + made.caption_bits / made.picture[..., 0].size
     codes = None if made.codes is None else made.codes.int()  # half the memory of long
-    return Rate(made.bits_per_pixel, made.caption_bits, both, codes, made.caption_bits is not None and not made.told)
+    return Rate(made.bits_per_pixel, made.caption_bits, both, codes, made.caption_bits is not None and not made.text)
 
 
 def make_items(

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from imtok.data.readers import image_of, read_table
-from imtok.data.rows import ByPicture, as_unicode, listed_captions
+from imtok.data.rows import PathLookup, as_unicode, listed_captions
 from imtok.data.sample import DataError, Sample
 from imtok.generators.generate import SETTINGS
 
@@ -45,8 +45,8 @@ class PromptLookup:
     """
 
     def __init__(self, prompts: str | None = None, words: str | None = None) -> None:
-        self._prompts = ByPicture({} if prompts is None else _read(prompts, "prompt"))
-        self._words = ByPicture({} if words is None else _read(words, "text"))
+        self._prompts = PathLookup({} if prompts is None else _read(prompts, "prompt"))
+        self._words = PathLookup({} if words is None else _read(words, "text"))
 
     def check(self, sample: Sample) -> None:
         """Before anything is measured.

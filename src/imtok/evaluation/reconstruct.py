@@ -75,8 +75,10 @@ def reconstruct(
     )
     if text_conditioner is not None:
         text_conditioner.prepare(caption for caption in told if caption is not None)
-    if model.text_config is not None and (untold := told.count(None)):
-        tqdm.write(f"{tokenizer} hears captions, and {untold} of {len(files)} pictures have none; see --captions")
+    if model.text_config is not None and (missing_caption := told.count(None)):
+        tqdm.write(
+            f"{tokenizer} hears captions, and {missing_caption} of {len(files)} pictures have none; see --captions"
+        )
     written, sheets = [], side_by_side(out)
     for folder in (out, sheets):
         folder.mkdir(parents=True, exist_ok=True)

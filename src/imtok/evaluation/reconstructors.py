@@ -68,7 +68,7 @@ class Reconstruction:
         picture: it.
         codes: where there are any.
         bits_per_pixel: where that is known.
-        told: the caption or class that the tokenizer heard, if any.
+        text: the caption or class that the tokenizer heard, if any.
         caption_bits: where that is known, of what it was told.
         file: where it was read from.
     """
@@ -76,7 +76,7 @@ class Reconstruction:
     picture: Picture
     codes: Int[Tensor, "tokens codebooks"] | None = None
     bits_per_pixel: float | None = None
-    told: str | None = None
+    text: str | None = None
     caption_bits: float | None = None
     file: File | None = None
 
@@ -148,11 +148,11 @@ class TokenizerReconstructor(Reconstructor):
     @torch.no_grad()
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         images, text = from_uint8(np.stack(pictures)).to(self.device), None
-        told: Sequence[str | None] = [None] * len(pictures)
-        told_bits: Sequence[float | None] = [None] * len(pictures)
+        texts: Sequence[str | None] = [None] * len(pictures)
+        text_bits: Sequence[float | None] = [None] * len(pictures)
         if self.text_conditioner is not None:
-            told = self.texts_for(samples)
-            text, told_bits = self.text_conditioner.encode(told), list(self.text_conditioner.bits(told))
+            texts = self.texts_for(samples)
+            text, text_bits = self.text_conditioner.encode(texts), list(self.text_conditioner.bits(texts))
         encoding = self.tokenizer.encode(images, text)
         height, width = encoding.image_size
         decoded = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
@@ -166,7 +166,7 @@ class TokenizerReconstructor(Reconstructor):
         codes = [None] * len(drawn) if encoding.codes is None else encoding.codes.cpu()
         return [
             Reconstruction(one, of_it, rate, said, bits)
-            for one, of_it, said, bits in zip(drawn, codes, told, told_bits, strict=True)
+            for one, of_it, said, bits in zip(drawn, codes, texts, text_bits, strict=True)
         ]
 
     def texts_for(self, samples: Sequence[Sample]) -> Sequence[str | None]:

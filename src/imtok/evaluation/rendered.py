@@ -26,7 +26,7 @@ class LineDetector(Protocol):
     """Finds lines of text.
 
     Attributes:
-        name: role/name behind the door.
+        name: role/name in the registry.
         sha256: of its weights.
     """
 

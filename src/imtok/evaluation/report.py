@@ -13,7 +13,7 @@ from PIL import Image
 from imtok.checkpoints import write_text
 from imtok.data.pictures import Picture, encode
 from imtok.evaluation import charts
-from imtok.evaluation.cases import WIDEST
+from imtok.evaluation.best_worst import WIDEST
 from imtok.evaluation.charts import draw_charts, without_rate
 from imtok.evaluation.results import Evaluation, Result, Score, metric_info_of, show_interval, show_number
 from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS, RESAMPLES
@@ -94,7 +94,7 @@ def _gallery(evaluation: Evaluation, data: str) -> Iterator[dict[str, Any]]:
             yield {
                 "path": example.path,
                 "pictures": [
-                    (name, _embed(picture), example.told.get(name)) for name, picture in example.pictures.items()
+                    (name, _embed(picture), example.texts.get(name)) for name, picture in example.pictures.items()
                 ],
                 "crops": [_figures(item, parts) for item, parts in example.parts],
             }

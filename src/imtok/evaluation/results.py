@@ -12,7 +12,7 @@ import numpy as np
 from imtok.checkpoints import write_text
 from imtok.config import FORMAT_VERSION
 from imtok.data.pictures import Picture
-from imtok.evaluation.cases import Case
+from imtok.evaluation.best_worst import Case
 from imtok.evaluation.failures import Failure
 from imtok.evaluation.meters import Measurement
 from imtok.evaluation.metric_names import MetricInfo, metric_info
@@ -135,14 +135,14 @@ class Example:
 
     Attributes:
         pictures: the original and the reconstructions, by name.
-        told: what those that hear of captions were told.
+        texts: what those that hear of captions were told.
         parts: words and faces as in `items.jsonl`, each cut out of all of the pictures.
     """
 
     data: str
     path: str
     pictures: dict[str, Picture]
-    told: dict[str, str]
+    texts: dict[str, str]
     parts: list[tuple[dict[str, Any], dict[str, Picture]]]
 
     def without(self, names: Collection[str]) -> "Example":
@@ -161,7 +161,7 @@ class Evaluation:
     Attributes:
         tokenizers: of each reconstructor its teachers ("unknown" stands for those that nobody here knows), whether it is a
             check, and the hash of its weights.
-        repeat: the command (of sets in memory there is none) and the versions of the software.
+        reproduction: the command (of sets in memory there is none) and the versions of the software.
         cases: what the reconstructors draw best and worst, all but the first beside the first.
         protocol: of what publication, by name.
         deviations: what differs from it, on each set.
@@ -175,7 +175,7 @@ class Evaluation:
     comparisons: list[Comparison]
     preprocessing: str
     examples: list[Example] = field(repr=False)
-    repeat: dict[str, Any] = field(default_factory=dict)
+    reproduction: dict[str, Any] = field(default_factory=dict)
     cases: list[Case] = field(repr=False, default_factory=list)
     protocol: str | None = None
     deviations: dict[str, list[str]] = field(default_factory=dict)
@@ -219,7 +219,7 @@ class Evaluation:
         return {
             "format_version": FORMAT_VERSION,
             "imtok": version("imtok"),
-            **self.repeat,
+            **self.reproduction,
             "preprocessing": self.preprocessing,
             "pixels": "uint8, rounded 127.5 (x + 1) after clamping",
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over groups of pictures, {RESAMPLES} resamples, "

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from imtok.data.pictures import Picture, cut
+from imtok.data.pictures import Picture, crop
 from imtok.data.sample import TextRegion
 from imtok.evaluation.buckets import BUCKET_NAMES, text_buckets
 from imtok.evaluation.cache import EvaluationCache, keys_of
@@ -28,7 +28,7 @@ class TextJudge(Protocol):
     """Reads crops of words.
 
     Attributes:
-        name: role/name behind the door.
+        name: role/name in the registry.
         sha256: of its weights.
         reads_lines: whether a crop may hold a whole line.
     """
@@ -66,7 +66,7 @@ def crop_word(picture: Picture, word: TextRegion) -> UInt8[np.ndarray, "crop_hei
     """
     x0, y0, x1, y1 = word.box
     more = margin_of(word) * (y1 - y0)
-    return cut(picture, int(x0 - more), int(y0 - more), int(x1 + more), int(y1 + more))
+    return crop(picture, int(x0 - more), int(y0 - more), int(x1 + more), int(y1 + more))
 
 
 def margin_of(word: TextRegion) -> float:

@@ -87,7 +87,7 @@ def sampling_of(config: AnyConfig) -> type[SamplingConfig] | type[DiffusionSampl
     return DiffusionSamplingConfig if isinstance(config, DiTConfig) else SamplingConfig
 
 
-def fitted(
+def config_for_shards(
     config: AnyConfig,
     shards: TokenShards,
     earlier: AnyConfig | None = None,
@@ -143,18 +143,18 @@ def open_language_model(config: AnyConfig) -> LanguageModel | None:
 
     Raises:
         ConfigError: there is none at that place.
-        MissingWeights: the door has it, and it is not here.
+        MissingWeights: the registry has it, and it is not here.
     """
     if not isinstance(config, InsightARConfig) or not config.language_model:
         return None
     place = config.language_model
-    found = pretrained.load(place) if place in pretrained.SOURCES else load_language_model(place)
+    found = pretrained.load(place) if place in pretrained.REGISTRY else load_language_model(place)
     if not isinstance(found, LanguageModel):
         raise ConfigError(f"{place}: is no language model; imtok weights lists them")
     return found
 
 
-def carry_prompts(language_model: LanguageModel, folder: RunFolder) -> None:
+def copy_prompt_tokenizer(language_model: LanguageModel, folder: RunFolder) -> None:
     """Copy a language model's tokenizer into a generator's run folder, in place of what a failed start left there.
 
     Raises:
@@ -163,7 +163,7 @@ def carry_prompts(language_model: LanguageModel, folder: RunFolder) -> None:
     language_model.tokenizer.save_pretrained(_place_for_prompts(folder))
 
 
-def take_over_prompts(run: RunFolder, folder: RunFolder) -> None:
+def copy_prompt_tokenizer_from_run(run: RunFolder, folder: RunFolder) -> None:
     """Copy what a generator's run has of a language model's tokenizer into another run's folder; likewise.
 
     Raises:
@@ -191,7 +191,7 @@ def reference(manifest: TokenManifest) -> TokenizerReference:
     )
 
 
-def carry_tokenizer(manifest: TokenManifest, folder: RunFolder) -> None:
+def copy_tokenizer(manifest: TokenManifest, folder: RunFolder) -> None:
     """Copy the tokenizer into a new run's folder, unless it comes with imtok: the folder then opens anywhere.
 
     Another project's checkpoint is copied as it is.
@@ -214,7 +214,7 @@ def carry_tokenizer(manifest: TokenManifest, folder: RunFolder) -> None:
     unfinished.rename(copy)
 
 
-def place_of(tokenizer: TokenizerReference, run: RunFolder) -> str:
+def locate_tokenizer(tokenizer: TokenizerReference, run: RunFolder) -> str:
     """Where a generator's tokenizer lies: its shipped name, or the copy in the run folder.
 
     Raises:
@@ -265,7 +265,7 @@ def load(
     generator = build(settings, run, None if text is None else TextConditioner(text, device=device))
     generator.load_weights(run.read_model(), source)
     generator.cast(dtype)
-    tokenizer = tokenizers.load(place_of(of, run), device)
+    tokenizer = tokenizers.load(locate_tokenizer(of, run), device)
     return ImageGenerator(
         generator=generator.to(device).eval(),
         tokenizer=tokenizer,

@@ -69,7 +69,7 @@ def wants_unseen_captions(generator: Generator, tokenizer: Tokenizer) -> bool:
     return heard is not None and heard.conditioned_on == "captions" and generator.conditioned_on == "labels"
 
 
-def carry_unseen_captions(generator: Generator, data: str, folder: RunFolder) -> None:
+def copy_unseen_captions_to_run(generator: Generator, data: str, folder: RunFolder) -> None:
     """Copy the unseen captions of some shards into a generator's run folder.
 
     Raises:

@@ -34,7 +34,7 @@ class InsightARConfig:
     token_shape: tuple[int, ...] = (32, 32)
     language_model: str = ""
     """Whose weights and tokenizer a run begins with: a folder, an id in the hub's local cache, or a name behind the
-    door (language_model/smollm2); its architecture is then taken too. Empty: untrained weights."""
+    registry (language_model/smollm2); its architecture is then taken too. Empty: untrained weights."""
     architecture: dict[str, Any]
     """The language model as its config.json describes it in the transformers library; `model_type` says which."""
     prompt_format: PromptFormat = "chat"

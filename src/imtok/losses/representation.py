@@ -21,7 +21,7 @@ class RepresentationTarget:
     branch: int
     """From 0. FQGAN supervises all but the first."""
     network: str
-    """A frozen network behind the door that embeds pictures, or captions (`text_encoder/…`); pictures without a caption
+    """A frozen network in the registry that embeds pictures, or captions (`text_encoder/…`); pictures without a caption
     then teach nothing."""
     dim: int
     """Width of that embedding, and of the head that predicts it."""

@@ -29,7 +29,7 @@ def without_thoughts(said: str) -> str:
     return answer.strip() if ended or "<think>" not in answer else ""
 
 
-class PictureReader(FrozenNetwork):
+class VisionLanguageModel(FrozenNetwork):
     """Says something about a picture, always the same (no sampling).
 
     Args:
@@ -42,7 +42,7 @@ class PictureReader(FrozenNetwork):
         self.model, self.processor = model, processor
 
     @torch.no_grad()
-    def say(self, picture: UInt8[np.ndarray, "h w 3"], prompt: str, max_tokens: int) -> str:
+    def generate_text(self, picture: UInt8[np.ndarray, "h w 3"], prompt: str, max_tokens: int) -> str:
         """What it says to a prompt, in at most so many tokens."""
         templated = bool(getattr(self.processor, "chat_template", None))
         if templated:
@@ -61,7 +61,7 @@ class PictureReader(FrozenNetwork):
 
     def answer(self, picture: UInt8[np.ndarray, "h w 3"], question: str) -> str:
         """Its first word to a question that can be answered by yes or no, without punctuation."""
-        words = self.say(picture, f"{question} Answer yes or no.", ANSWER_TOKENS).split()
+        words = self.generate_text(picture, f"{question} Answer yes or no.", ANSWER_TOKENS).split()
         return words[0].strip(".,:;!\"'") if words else ""
 
 
@@ -69,12 +69,12 @@ class PictureCaptioner:
     """Writes captions of pictures.
 
     Args:
-        reader: writes them.
+        vlm: writes them.
         max_words: longer captions are cut; the prompt asks for no more.
     """
 
-    def __init__(self, reader: PictureReader, max_words: int = 75) -> None:
-        self.reader, self.max_words = reader, max_words
+    def __init__(self, vlm: VisionLanguageModel, max_words: int = 75) -> None:
+        self.vlm, self.max_words = vlm, max_words
 
     def caption(self, picture: UInt8[np.ndarray, "h w 3"], label: str | None = None) -> str:
         """One caption.
@@ -83,7 +83,7 @@ class PictureCaptioner:
             picture: RGB.
             label: its class, which the prompt then names.
         """
-        words = self.reader.say(picture, self.prompt(label), TOKENS_PER_WORD * self.max_words).split()
+        words = self.vlm.generate_text(picture, self.prompt(label), TOKENS_PER_WORD * self.max_words).split()
         return " ".join(words[: self.max_words])
 
     def prompt(self, label: str | None) -> str:
@@ -94,17 +94,17 @@ class PictureCaptioner:
 
 
 def load_captioner(folder: Path, max_words: int = 75) -> PictureCaptioner:
-    """A captioner from a folder, as `load_reader` wants it.
+    """A captioner from a folder, as `load_vlm` wants it.
 
     Raises:
         ConfigError: the folder holds something else; one line.
     """
-    reader = load_reader(folder)
-    reader.freeze().to(best_device())
-    return PictureCaptioner(reader, max_words)
+    vlm = load_vlm(folder)
+    vlm.freeze().to(best_device())
+    return PictureCaptioner(vlm, max_words)
 
 
-def load_reader(folder: Path) -> PictureReader:
+def load_vlm(folder: Path) -> VisionLanguageModel:
     """A model from a folder with config.json, the processor's files and *.safetensors; nothing in it is executed.
 
     Raises:
@@ -114,4 +114,4 @@ def load_reader(folder: Path) -> PictureReader:
     model, processor = open_model(folder, "AutoModelForImageTextToText", "AutoProcessor", what)
     if not (getattr(processor, "chat_template", None) or hasattr(processor, "image_token")):
         raise ConfigError(f"{folder}: its {type(processor).__name__} takes no prompt beside a picture")
-    return PictureReader(model, processor)
+    return VisionLanguageModel(model, processor)

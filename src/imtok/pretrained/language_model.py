@@ -16,13 +16,13 @@ _RUNTIME = ("_name_or_path", "transformers_version", "architectures", "dtype", "
 
 @dataclass
 class LanguageModel:
-    """A language model behind the door.
+    """A language model in the registry.
 
     Attributes:
         model: of transformers' `AutoModel`, without the layer that predicts text.
         tokenizer: of the same.
         architecture: its config.json, as far as it says how the model is built.
-        name: by which the door knows it.
+        name: in the registry.
         sha256: of its files.
     """
 

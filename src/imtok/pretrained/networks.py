@@ -17,10 +17,10 @@ from imtok.checkpoints import check_fit, load_tensors
 class FrozenNetwork(nn.Module):
     """A third-party network: eval mode and without weight gradients, whatever the module around it does.
 
-    Gradients still flow through it to its input. The door fills in `name` and `sha256`.
+    Gradients still flow through it to its input. The registry fills in `name` and `sha256`.
 
     Attributes:
-        name: role/name by which the door knows it, such as `text_features/ppocrv6`.
+        name: role/name in the registry, such as `text_features/ppocrv6`.
         sha256: of the file (or of the list of files) that the weights were read from; reported beside every number.
         input_size: height and width that it wants, or None when it takes any.
     """

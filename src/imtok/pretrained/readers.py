@@ -108,7 +108,7 @@ class TesseractReader:
     """Tesseract's English model by its command line, one crop at a time.
 
     Attributes:
-        name: role/name, set by the door.
+        name: role/name, set by the registry.
         sha256: of what the program says of its version and of eng.traineddata; "" where that cannot be found.
 
     Raises:

@@ -54,8 +54,8 @@ class PPOCRDetector:
     """Finds and reads text in a picture. The detector runs in rapidocr, the recognizer in onnxruntime.
 
     Attributes:
-        name: role/name, set by the door.
-        sha256: of the two files, set by the door.
+        name: role/name, set by the registry.
+        sha256: of the two files, set by the registry.
         min_score: mean confidence of its characters that a line must reach.
     """
 

@@ -80,7 +80,7 @@ def encode_pictures(
     text_conditioner = (
         None if model.text_config is None else TextConditioner(model.text_config, [source], best_device())
     )
-    untold = 0
+    missing_caption = 0
     with tqdm(total=len(pictures), initial=writer.written, unit="picture", disable=None) as progress:
         while writer.written < len(pictures):
             rows = range(writer.written, min(writer.written + PICTURES_PER_PART, len(pictures)))
@@ -88,11 +88,13 @@ def encode_pictures(
             for batch in _batches(pictures, rows, resolution, crops, batch_size):
                 part += _encode(model, text_conditioner, batch)
                 if text_conditioner is not None:
-                    untold += sum(text_conditioner.config.text_of(one.sample) is None for one in batch if one.crops)
+                    missing_caption += sum(
+                        text_conditioner.config.text_of(one.sample) is None for one in batch if one.crops
+                    )
                 progress.update(len(batch))
             writer.write(part)
-    if untold:
-        tqdm.write(f"{tokenizer} hears captions or classes, and {untold} pictures have none")
+    if missing_caption:
+        tqdm.write(f"{tokenizer} hears captions or classes, and {missing_caption} pictures have none")
     shards = TokenShards(out)
     if not any(len(shards[row].values) for row in range(len(shards))):
         raise DataError(f"{source}: none of the pictures can be read")

@@ -31,7 +31,7 @@ class TextConfig:
     """How a tokenizer hears of a picture's caption (TexTok, section 3.2)."""
 
     encoder: str = "text_encoder/t5_xl"
-    """The frozen network that reads captions, by its name behind the door. "labels": each class is a word of its own,
+    """The frozen network that reads captions, by its name in the registry. "labels": each class is a word of its own,
     without any network (TexTok, Table 4a)."""
     dim: int = 2048
     """Channels of its states; for "labels", the number of classes."""

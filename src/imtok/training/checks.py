@@ -31,7 +31,7 @@ _OF_REGIONS = {"words": "text", "faces": "face"}
 """Losses by the regions that they look at."""
 
 
-def weighed(term: str, settings: LossConfig, phases: Sequence[Phase]) -> bool:
+def is_weighted(term: str, settings: LossConfig, phases: Sequence[Phase]) -> bool:
     """Whether any phase gives a term weight."""
     return any(weights_of(settings, phase)[term] for phase in phases)
 
@@ -81,7 +81,7 @@ def check_losses(config: RunConfig, phases: Sequence[Phase], of_codes: frozenset
     settings, side = config.losses, config.data.crop.resolution
     if side % factor:
         raise ConfigError(f"data.crop.resolution: {side} px is no multiple of the tokenizer's {factor}")
-    plays, judge = weighed("adversarial", settings, phases), config.discriminator
+    plays, judge = is_weighted("adversarial", settings, phases), config.discriminator
     if plays and isinstance(judge, StyleDiscriminatorConfig) and judge.resolution != side:
         raise ConfigError(
             f"discriminator: made for {judge.resolution} px, the pictures have {side}; set its resolution"
@@ -89,9 +89,9 @@ def check_losses(config: RunConfig, phases: Sequence[Phase], of_codes: frozenset
     if plays and isinstance(judge, PatchDiscriminatorConfig) and side < judge.smallest:
         raise ConfigError(f"discriminator: judges pictures of {judge.smallest} px or more, these have {side}")
     for term, why in _WHY_ABSENT.items():
-        if weighed(term, settings, phases) and term not in of_codes:
+        if is_weighted(term, settings, phases) and term not in of_codes:
             raise ConfigError(f"losses: {term}_weight is set, but {why}")
-    if "kl" in of_codes and any(phase.trains_codes for phase in phases) and not weighed("kl", settings, phases):
+    if "kl" in of_codes and any(phase.trains_codes for phase in phases) and not is_weighted("kl", settings, phases):
         raise ConfigError(
             "losses: the bottleneck samples from Gaussians (kl), and nothing keeps these wide; set losses.kl_weight, "
             "1e-6 for example"
@@ -107,7 +107,7 @@ def check_losses(config: RunConfig, phases: Sequence[Phase], of_codes: frozenset
 
 
 def load_networks(settings: LossConfig, phases: Sequence[Phase], side: int) -> dict[str, FeatureNetwork]:
-    """The networks whose features the weighed losses compare, by loss.
+    """The networks whose features the is_weighted losses compare, by loss.
 
     Args:
         settings: of the losses.
@@ -126,7 +126,7 @@ def load_networks(settings: LossConfig, phases: Sequence[Phase], side: int) -> d
     }
     found: dict[str, FeatureNetwork] = {}
     for term, name in names.items():
-        if not weighed(term, settings, phases):
+        if not is_weighted(term, settings, phases):
             continue
         network, crops = pretrained.load(name), term in _OF_REGIONS.values()
         if not isinstance(network, FeatureNetwork):
@@ -159,14 +159,14 @@ def load_target(target: RepresentationTarget) -> FrozenNetwork:
 
 
 def check_pictures(config: RunConfig, pictures: Dataset) -> None:
-    """Whether some picture has what the weighed losses look at; what lacks words or faces is said, as their loss is 0.
+    """Whether some picture has what the is_weighted losses look at; what lacks words or faces is said, as their loss is 0.
 
     Raises:
         ConfigError: a branch shall predict captions, and there are none.
     """
     settings, phases = config.losses, config.training.phases
-    missing = {regions: term for regions, term in _OF_REGIONS.items() if weighed(term, settings, phases)}
-    targets = settings.representation.targets if weighed("representation", settings, phases) else ()
+    missing = {regions: term for regions, term in _OF_REGIONS.items() if is_weighted(term, settings, phases)}
+    targets = settings.representation.targets if is_weighted("representation", settings, phases) else ()
     if texts := [target.network for target in targets if target.network.startswith("text_encoder/")]:
         missing["captions"] = texts[0]
     samples = pictures.annotations() if missing else iter(())
@@ -191,7 +191,7 @@ def check_scales(config: RunConfig) -> None:
     settings = config.losses
     for term, of_term in (("text", settings.text), ("face", settings.face)):
         papers = of_term.network == "face_features/arcface" or of_term.layer_scale == "energy"
-        if weighed(term, settings, config.training.phases) and not papers:
+        if is_weighted(term, settings, config.training.phases) and not papers:
             _logger.warning(
                 "losses: the paper's weight of %s is for another network than %s, whose features differ by hundreds of "
                 "times as much; --losses.%s.layer-scale energy makes up for that",

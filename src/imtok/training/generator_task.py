@@ -18,7 +18,7 @@ from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import TextConditioner
 from imtok.training.checks import check_parts, parts_of
-from imtok.training.feeds import evaluation_batch_size
+from imtok.training.data_modules import evaluation_batch_size
 from imtok.training.previews import PREVIEW_PICTURES, write_preview
 from imtok.training.run import GeneratorRunConfig, Phase
 from imtok.training.tasks import Losses, Task
@@ -93,7 +93,7 @@ class GeneratorValidation:
     def evaluate(self, generator: Generator, device: torch.device) -> dict[str, float]:
         """The generator's own scores, averaged over pictures; `…_untold` without their labels or prompts.
 
-        What is not better than untold has not learned to listen.
+        What is no better than without its condition has not learned to listen.
         """
         settings = self.config.training
         size = evaluation_batch_size(settings)

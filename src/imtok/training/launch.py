@@ -18,7 +18,7 @@ from imtok.tokenizers.catalog import locate
 from imtok.tokenizers.text import TextConditioner
 from imtok.tokenizers.textok import TexTokConfig
 from imtok.training.checks import check_pictures, check_scales
-from imtok.training.feeds import PictureFeed
+from imtok.training.data_modules import ImageDataModule
 from imtok.training.launch_generator import generator_trainer
 from imtok.training.run import AnyRunConfig, GeneratorRunConfig, RunConfig
 from imtok.training.same_settings import check_same_run, saved_settings
@@ -125,7 +125,7 @@ def _tokenizer_trainer(
     check_scales(config)
     shown = source if validation is None else open_dataset(validation)
     looks = Validation(config, shown, held_out=validation is not None, text_conditioner=text_conditioner)
-    return Trainer(config, task, PictureFeed(source, config.data), looks, folder, device)
+    return Trainer(config, task, ImageDataModule(source, config.data), looks, folder, device)
 
 
 def check_can_shard(config: AnyRunConfig) -> None:

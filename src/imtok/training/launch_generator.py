@@ -10,23 +10,27 @@ from imtok.config import ConfigError
 from imtok.data.token_shards import TokenShards
 from imtok.generators.catalog import (
     AnyConfig,
-    carry_prompts,
-    carry_tokenizer,
-    fitted,
+    config_for_shards,
+    copy_prompt_tokenizer,
+    copy_prompt_tokenizer_from_run,
+    copy_tokenizer,
+    locate_tokenizer,
     open_language_model,
-    place_of,
     read_run,
     reference,
-    take_over_prompts,
 )
-from imtok.generators.decoder_conditioning import carry_unseen_captions, open_decoder_conditioner, wants_unseen_captions
+from imtok.generators.decoder_conditioning import (
+    copy_unseen_captions_to_run,
+    open_decoder_conditioner,
+    wants_unseen_captions,
+)
 from imtok.generators.dit import DiTConfig
 from imtok.generators.insightar import InsightAR
 from imtok.layers.collective import barrier, rank
 from imtok.pretrained.language_model import LanguageModel
 from imtok.tokenizers.catalog import hash_of, load
 from imtok.tokenizers.text import TextConditioner
-from imtok.training.feeds import TokenFeed
+from imtok.training.data_modules import TokenDataModule
 from imtok.training.generator_task import GeneratorTask, GeneratorValidation
 from imtok.training.run import GeneratorRunConfig
 from imtok.training.same_settings import check_same_run, saved_settings
@@ -61,10 +65,10 @@ def generator_trainer(
     shown = shards if validation is None else complete_shards(validation)
     origin = _origin(config, folder, begin)
     config = for_tokens(config, shards, origin)
-    check_maker(shards, origin, folder)
-    check_alike(shards, shown, config)
+    check_tokenizer_hash(shards, origin, folder)
+    check_validation_shards(shards, shown, config)
     assert config.tokenizer is not None
-    tokenizer = load(shards.manifest.tokenizer if origin.saved is None else place_of(config.tokenizer, folder))
+    tokenizer = load(shards.manifest.tokenizer if origin.saved is None else locate_tokenizer(config.tokenizer, folder))
     pictures, text_conditioner = [one.manifest.source for one in (shards, shown)], None
     if isinstance(config.generator, DiTConfig) and config.generator.text is not None:
         text = config.generator.text.with_weights_of(getattr(origin.earlier, "text", None))
@@ -76,11 +80,11 @@ def generator_trainer(
     if origin.saved is not None:
         check_same_run(config, origin.saved, folder)
     elif rank() == 0:
-        carry_tokenizer(shards.manifest, folder)
+        copy_tokenizer(shards.manifest, folder)
         if origin.language_model is not None:
-            carry_prompts(origin.language_model, folder)
+            copy_prompt_tokenizer(origin.language_model, folder)
         elif origin.run is not None:
-            take_over_prompts(origin.run, folder)
+            copy_prompt_tokenizer_from_run(origin.run, folder)
     barrier()
     torch.manual_seed(config.training.seed)  # whatever has been drawn so far, all ranks begin alike
     task = GeneratorTask(config, folder, text_conditioner)
@@ -92,17 +96,17 @@ def generator_trainer(
         start_generator_from(task, config, begin)
     task.generator.init_from_tokenizer(tokenizer)
     if origin.saved is None and rank() == 0 and wants_unseen_captions(task.generator, tokenizer):
-        carry_unseen_captions(task.generator, shards.manifest.source, folder)
+        copy_unseen_captions_to_run(task.generator, shards.manifest.source, folder)
     barrier()
     decoder_conditioner = open_decoder_conditioner(task.generator, tokenizer, folder, pictures, device)
     if decoder_conditioner is not None:
         decoder_conditioner.prepare(shown.captions())
     looks = GeneratorValidation(config, shown, validation is not None, tokenizer, decoder_conditioner)
-    return Trainer(config, task, TokenFeed(shards), looks, folder, device)
+    return Trainer(config, task, TokenDataModule(shards), looks, folder, device)
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
+class RunStart:
     """What a generator's run goes on with, or begins with: nothing, or one of these.
 
     Attributes:
@@ -118,16 +122,16 @@ class Origin:
     language_model: LanguageModel | None = None
 
 
-def _origin(config: GeneratorRunConfig, folder: RunFolder, begin: str | None) -> Origin:
+def _origin(config: GeneratorRunConfig, folder: RunFolder, begin: str | None) -> RunStart:
     if (saved := saved_settings(config, folder)) is not None:
-        return Origin(saved=saved, earlier=saved.generator)
+        return RunStart(saved=saved, earlier=saved.generator)
     if begin:
         run, earlier, _ = read_run(begin)
-        return Origin(run=run, earlier=earlier)
-    return Origin(language_model=open_language_model(config.generator))
+        return RunStart(run=run, earlier=earlier)
+    return RunStart(language_model=open_language_model(config.generator))
 
 
-def check_maker(shards: TokenShards, origin: Origin, folder: RunFolder) -> None:
+def check_tokenizer_hash(shards: TokenShards, origin: RunStart, folder: RunFolder) -> None:
     """Whether the tokenizer that made some shards is the one that a run was started on, or still the one that is here.
 
     Raises:
@@ -141,7 +145,7 @@ def check_maker(shards: TokenShards, origin: Origin, folder: RunFolder) -> None:
         raise ConfigError(f"{shards.folder}: made by another tokenizer than what {folder.path} was started on")
 
 
-def check_alike(shards: TokenShards, shown: TokenShards, config: GeneratorRunConfig) -> None:
+def check_validation_shards(shards: TokenShards, shown: TokenShards, config: GeneratorRunConfig) -> None:
     """Whether a run can look at held-out pictures as at its own.
 
     Raises:
@@ -159,13 +163,13 @@ def check_alike(shards: TokenShards, shown: TokenShards, config: GeneratorRunCon
             raise ConfigError(f"{one.folder}: none of its pictures could be read when it was encoded")
 
 
-def for_tokens(config: GeneratorRunConfig, shards: TokenShards, origin: Origin = Origin()) -> GeneratorRunConfig:
+def for_tokens(config: GeneratorRunConfig, shards: TokenShards, origin: RunStart = RunStart()) -> GeneratorRunConfig:
     """The run for the codes or latents in some shards.
 
     Raises:
         ConfigError: they are of no use for it.
     """
-    generator = fitted(config.generator, shards, origin.earlier, origin.language_model)
+    generator = config_for_shards(config.generator, shards, origin.earlier, origin.language_model)
     return dataclasses.replace(config, generator=generator, tokenizer=reference(shards.manifest))
 
 

@@ -26,10 +26,10 @@ from imtok.training.checks import (
     OF_CODES,
     check_losses,
     check_parts,
+    is_weighted,
     load_networks,
     load_target,
     parts_of,
-    weighed,
     weights_of,
 )
 from imtok.training.run import Phase, RunConfig
@@ -77,7 +77,7 @@ class Task(nn.Module, ABC):
 
 
 @runtime_checkable
-class Observer(Protocol):
+class Evaluator(Protocol):
     """Looks at a task's model while it trains.
 
     Attributes:
@@ -137,7 +137,7 @@ class TokenizerTask(Task):
         settings = self.config.losses
         networks = load_networks(settings, phases, self.config.data.crop.resolution)
         self._networks = {term: network.to(device) for term, network in networks.items()}
-        if weighed("representation", settings, phases):
+        if is_weighted("representation", settings, phases):
             self._targets = [load_target(target).to(device) for target in settings.representation.targets]
         self.to(device)
 
@@ -204,7 +204,7 @@ class TokenizerTask(Task):
             ConfigError: a target's branch does not exist.
         """
         settings, tokenizer = self.config.losses.representation, self.tokenizer
-        if not weighed("representation", self.config.losses, self.config.training.phases):
+        if not is_weighted("representation", self.config.losses, self.config.training.phases):
             return
         for target in settings.targets:
             if target.branch >= max(1, len(tokenizer.codebook_sizes)):

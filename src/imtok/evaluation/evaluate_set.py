@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from imtok.config import InputError
-from imtok.data.pictures import shrink
+from imtok.data.pictures import downscale
 from imtok.data.sample import Dataset
-from imtok.evaluation.cases import WIDEST, Case, CaseKeeper, part_of
+from imtok.evaluation.best_worst import WIDEST, BestWorstCases, Case, part_of
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.meters import CodeMeter, Measurement, Meter, OriginalPicture, PixelMeter, ReconstructedPicture
 from imtok.evaluation.metric_names import family
@@ -31,7 +31,7 @@ _PARTS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class SetResult:
     """What one set contributes."""
 
     data: DatasetSummary
@@ -74,7 +74,7 @@ def evaluate_set(
     count: int | None,
     failures: Failures,
     ranks: Ranks,
-) -> Part:
+) -> SetResult:
     """Measure every reconstructor on a set, or on as much of it as was seen before an error or Ctrl-C.
 
     One that fails is left out, whatever was measured of it before, and so is what a meter measures that fails. A
@@ -132,7 +132,7 @@ class _OneSet:
         )
         self._meters = [PixelMeter(), self._codes, *of_networks(pictures.total)]
         self._broken: set[int] = set()
-        self._keeper = CaseKeeper(pictures.name, self._competitors)
+        self._keeper = BestWorstCases(pictures.name, self._competitors)
         self._rows = pictures.evenly_spread(_EXAMPLES)
         self._examples: dict[int, Example] = {}
         self._items: list[str] = []
@@ -196,12 +196,12 @@ class _OneSet:
         self._examples |= found.examples
         self._items += map(json.dumps, found.items)
 
-    def part(self) -> Part:
+    def part(self) -> SetResult:
         """Everything as numbers; of those that have failed nothing."""
         left, failed = self._left(), self._failed
         for reconstructor in left:
-            if untold := self._codes.untold(reconstructor.name):
-                of = f"{untold} of {self.pictures.seen} pictures"
+            if missing_caption := self._codes.missing_caption(reconstructor.name):
+                of = f"{missing_caption} of {self.pictures.seen} pictures"
                 say(f"{self.pictures.name}, {reconstructor.name}: hears captions, and {of} have none")
         meters = [meter for index, meter in enumerate(self._meters) if index not in self._broken]
         measured = {c.name: _measurements(meters, c.name, self._metrics) for c in left}
@@ -219,7 +219,7 @@ class _OneSet:
             for c in left
         ]
         taught = {(one.tokenizer, metric) for one in results for metric, score in one.metrics.items() if score.taught}
-        return Part(
+        return SetResult(
             data=self.pictures.counted(),
             results=results,
             comparisons=[
@@ -245,8 +245,8 @@ class _OneSet:
         return Example(
             data=self.pictures.name,
             path=shown.sample.path,
-            pictures={who: shrink(picture, WIDEST) for who, picture in pictures.items()},
-            told={who: one.output.told for who, one in drawn.items() if one.output.told is not None},
+            pictures={who: downscale(picture, WIDEST) for who, picture in pictures.items()},
+            texts={who: one.output.text for who, one in drawn.items() if one.output.text is not None},
             parts=[(item, {who: part_of(item, picture) for who, picture in pictures.items()}) for item in chosen],
         )
 
