@@ -1,11 +1,11 @@
-"""Compare annotated words with ground truth: recall and precision by boxes matched one to one.
+"""Compare annotated words with ground truth: recall and precision of boxes matched one to one.
 
     imtok annotate PICTURES SHARDS --text
     python benchmarks/annotation_quality.py SHARDS TRUTH.jsonl [--label gt_exact] [--level word]
 
 A line of TRUTH is {"image", "words": [{"box", "text", "level"}], "ignore": [boxes], "label"}. Boxes are matched so that
-the number of pairs with enough overlap is the largest possible. A found word that lies in an `ignore` box for the
-greater part counts neither for nor against.
+the number of pairs with enough overlap is as large as possible. An unmatched annotated word that has more than half of
+its area in an `ignore` box is left out of the precision.
 """
 
 import json
@@ -26,7 +26,16 @@ Boxes = Float[np.ndarray, "n 4"]
 
 @dataclass
 class Counts:
-    """Sums over pictures."""
+    """Counts summed over pictures.
+
+    Attributes:
+        pictures: pictures of the ground truth.
+        wanted: words of the ground truth.
+        found: annotated words.
+        ignored: unmatched annotated words inside `ignore` boxes.
+        matched: pairs of an annotated word and a ground-truth word.
+        read: matched pairs with the same text, ignoring case.
+    """
 
     pictures: int = 0
     wanted: int = 0
@@ -36,7 +45,7 @@ class Counts:
     read: int = 0
 
     def report(self) -> str:
-        """Three lines."""
+        """Return recall, precision and the share of correct texts as three lines."""
         considered = self.found - self.ignored
         return (
             f"{self.pictures} pictures, {self.wanted} words wanted; {self.found} found, {self.ignored} ignored\n"
@@ -46,7 +55,7 @@ class Counts:
 
 
 def overlaps(left: Boxes, right: Boxes) -> tuple[Float[np.ndarray, "n m"], Float[np.ndarray, "n m"]]:
-    """Intersection over union of every pair, and intersection over the area of the left box."""
+    """Return the intersection over union of every pair, and the intersection divided by the area of the left box."""
     low = np.maximum(left[:, None, :2], right[None, :, :2])
     high = np.minimum(left[:, None, 2:], right[None, :, 2:])
     shared = (high - low).clip(min=0).prod(-1)
@@ -55,7 +64,7 @@ def overlaps(left: Boxes, right: Boxes) -> tuple[Float[np.ndarray, "n m"], Float
 
 
 def match(wanted: Boxes, found: Boxes, least_iou: float) -> list[tuple[int, int]]:
-    """Pairs (wanted, found) that overlap enough, each box in one pair at most, as many as possible."""
+    """Return as many index pairs (wanted, found) with enough overlap as possible; each box is in at most one pair."""
     iou, _ = overlaps(wanted, found)
     gain = np.where(iou >= least_iou, 1 + 1e-3 * iou, 0)
     return [
@@ -64,7 +73,7 @@ def match(wanted: Boxes, found: Boxes, least_iou: float) -> list[tuple[int, int]
 
 
 def compare(truth: Iterator[dict[str, Any]], shards: Path, least_iou: float) -> Counts:
-    """Count over all pictures that both sides have; those of the truth that are not annotated count as missed."""
+    """Count over all pictures of the ground truth; all words of a picture without annotations count as missed."""
     annotated = {PurePosixPath(sample.path).name: sample for sample in ShardReader(shards).annotations()}
     counts = Counts()
     for row in truth:
@@ -95,18 +104,18 @@ def main(
     """Print recall and precision of annotated words.
 
     Args:
-        shards: what `imtok annotate` wrote.
-        truth: JSONL.
-        label: only pictures of the truth with this label.
-        level: only words of this level.
-        iou: overlap at which two boxes are the same word.
+        shards: folder of shards that `imtok annotate` wrote.
+        truth: JSONL file with the ground truth.
+        label: use only the ground truth's pictures with this label.
+        level: use only the ground truth's words of this level.
+        iou: least intersection over union at which two boxes are the same word.
     """
     rows = (json.loads(line) for line in truth.read_text(encoding="utf-8").splitlines())
-    chosen = (row for row in rows if label in (None, row.get("label")))
-    levelled = (
-        row | {"words": [word for word in row["words"] if level in (None, word.get("level"))]} for row in chosen
+    selected = (row for row in rows if label in (None, row.get("label")))
+    filtered = (
+        row | {"words": [word for word in row["words"] if level in (None, word.get("level"))]} for row in selected
     )
-    print(compare(levelled, shards, iou).report())
+    print(compare(filtered, shards, iou).report())
 
 
 if __name__ == "__main__":

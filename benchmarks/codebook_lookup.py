@@ -1,12 +1,12 @@
-"""What looking up k codebooks costs against one of as many codes, and one of as many bits (FQGAN, section 3.2).
+"""Compare the lookup in k codebooks with one of as many codes and one of as many bits (FQGAN, section 3.2).
 
     python benchmarks/codebook_lookup.py [--codes 16384] [--dim 8] [--tokens 256]
 
-The paper says that factorization "reduces the lookup complexity". One codebook of k times the codes takes as many
-products as k codebooks, so the two should cost alike; one that tells as many patches apart (codes to the power of k)
-takes orders of magnitude more. Of that one, only k = 2 is timed, once: one block of it again and again, which takes
-as long; the memory that is stated is the whole codebook's. The others are timed in turn. `scores` is the largest table
-of products that is held at once.
+The paper says that factorization "reduces the lookup complexity". One codebook of k times the codes takes as many dot
+products as k codebooks, so the two should cost the same. One codebook that distinguishes as many patches (codes to the
+power of k) takes orders of magnitude more. It is timed for k = 2 only, and once: one block of it is searched
+repeatedly, which takes as long as the whole codebook, whose memory is reported. The others are timed in turn. `scores`
+is the largest table of dot products that is in memory at once.
 """
 
 import itertools
@@ -21,18 +21,18 @@ import tyro
 from imtok.tokenizers.quantization import nearest_codes
 
 BLOCK = 1 << 14
-"""Codes of the largest codebook that are searched at once."""
+"""Number of codes of the largest codebook that are searched at once."""
 MEGABYTE = 1e6
 
 
 def main(codes: int = 16_384, dim: int = 8, tokens: int = 256, repeats: int = 5) -> None:
-    """Time the lookups of one picture's tokens.
+    """Time the lookup of one picture's tokens.
 
     Args:
-        codes: in a sub-codebook.
-        dim: of a code.
+        codes: codes of a sub-codebook.
+        dim: channels of a code.
         tokens: vectors that are looked up in each codebook.
-        repeats: counted ones, after one that is not.
+        repeats: timed repetitions, after one warm-up.
     """
     torch.manual_seed(0)
     vectors = unit(tokens, dim)
@@ -59,29 +59,29 @@ def main(codes: int = 16_384, dim: int = 8, tokens: int = 256, repeats: int = 5)
 
 
 def show(name: str, taken: float, ratio: float, codes: float, scores: float) -> None:
-    """A line: time, its ratio to that of the factorized lookup of the same k, and memory."""
+    """Print a line: time, its ratio to the time of the factorized lookup of the same k, and memory."""
     print(f"{name:>17} {1e3 * taken:9.2f} ms {ratio:10.2f} x {codes / MEGABYTE:9.1f} MB {scores / MEGABYTE:9.1f} MB")
 
 
 def unit(codes: int, dim: int) -> torch.Tensor:
-    """Random directions."""
+    """Return random unit vectors."""
     return F.normalize(torch.randn(codes, dim), dim=1)
 
 
 def nearest_in_blocks(vectors: torch.Tensor, codebook: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The nearest of more codes than scores can be held for."""
-    best, found = torch.full((len(vectors),), -torch.inf), torch.zeros(len(vectors), dtype=torch.long)
-    passed = 0
+    """Return the nearest codes in a codebook that is too large for the scores of all its codes at once."""
+    best_scores, best_codes = torch.full((len(vectors),), -torch.inf), torch.zeros(len(vectors), dtype=torch.long)
+    offset = 0
     for part in codebook:
-        score, code = (vectors @ part.T).max(1)
-        found = torch.where(score > best, code + passed, found)
-        best = torch.maximum(best, score)
-        passed += len(part)
-    return found
+        scores, codes = (vectors @ part.T).max(1)
+        best_codes = torch.where(scores > best_scores, codes + offset, best_codes)
+        best_scores = torch.maximum(best_scores, scores)
+        offset += len(part)
+    return best_codes
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -1,10 +1,11 @@
-"""A step of DiT over few tokens beside one over many: how much faster pictures of fewer tokens are drawn.
+"""Time a DiT step for different numbers of tokens: how much faster sampling is with fewer tokens.
 
     python benchmarks/dit_speed.py [--size xl] [--tokens 32 64 256 1024] [--batch 1] [--steps 1]
 
-Untrained weights, fp32, guided (two rows a picture), timed in turn. At 512 px the paper draws 93.5 times faster over 32
-tokens than DiT-XL/2 does over 1,024, and at 256 px 14.3 times faster than over 256, each with a better gFID (Figure 4);
-its time holds tokenizer and text encoder too, and its numbers of steps differ. Here it is the step alone.
+The models have untrained weights in fp32 and sample with guidance (two rows per picture); they are timed in turn. The
+paper (Figure 4) samples 32 tokens 93.5 times faster than DiT-XL/2 samples 1,024 at 512 px, and 14.3 times faster than
+it samples 256 at 256 px, each with a better gFID. The paper's times include tokenizer and text encoder, and its numbers
+of steps differ; here a single step is timed.
 """
 
 import os
@@ -29,13 +30,13 @@ def main(
     batch: int = 1,
     steps: int = 1,
 ) -> None:
-    """Time all numbers of tokens.
+    """Time a step for each number of tokens.
 
     Args:
-        size: of the model.
-        tokens: of a picture; the last is what the others are compared with.
-        batch: pictures that are drawn together.
-        steps: counted ones, after one that is not.
+        size: model size.
+        tokens: numbers of tokens of a picture; the others are compared with the last.
+        batch: pictures that are sampled together.
+        steps: timed steps, after one warm-up step.
     """
     if min(*tokens, batch, steps) < 1:
         raise SystemExit("tokens, batch and steps must be at least 1")
@@ -49,7 +50,7 @@ def main(
             model.sample(["0"] * batch, list(range(batch)), settings)
             if step:
                 seconds[count].append(time.perf_counter() - started)
-    medians = {count: statistics.median(taken) for count, taken in seconds.items()}
+    medians = {count: statistics.median(timings) for count, timings in seconds.items()}
     print(f"DiT-{size.upper()}, batch {batch}, guided, fp32, {torch.get_num_threads()} threads, {steps} counted steps")
     for count, median in medians.items():
         print(f"{count:5} tokens: {median * 1000:8.1f} ms a step, {medians[tokens[-1]] / median:.1f} times as fast")

@@ -2,15 +2,15 @@
 
     python benchmarks/evaluation.py [--pictures 12] [--memory 16 32]
 
-Pictures are rendered signs of 256 pixels with their words and one made-up face each; the reconstructor is JPEG of quality
-30, which costs next to nothing. Times are those of the meters alone: of originals without a reconstructor and what one
-adds, or of generated pictures, after a first batch that is not counted; and, at the end, of the numbers and their
-intervals. Inception and CLIP (ViT-B/32), whose weights are the user's own files, are timed with random ones; LPIPS
-costs what the VGG16 distance does; the networks of GenEval and DPG-Bench, also the user's, are not timed.
+The pictures are rendered signs of 256 pixels with their words and one invented face each; the reconstructor is JPEG at
+quality 30, which costs next to nothing. Only the meters are timed: on originals alone, what one reconstructor adds, or
+on generated pictures, not counting the first batch; and at the end the computation of scores and intervals. Inception
+and CLIP (ViT-B/32), whose weights users supply, are timed with random weights; LPIPS costs as much as the VGG16
+distance; the networks of GenEval and DPG-Bench, which users also supply, are not timed.
 
-Peak memory is that of processes of their own for each size of set: JPEG in all metrics, and generated pictures against a
-reference through EfficientNet; beyond a batch of 16 pictures it may grow by what is stored for every picture and by
-nothing else. `--pictures 1000 --memory 250 1000` are the full figures.
+Peak memory is measured in a separate process for each size of set: all metrics of JPEG's reconstructions, and generated
+pictures against a reference through EfficientNet. Beyond a batch of 16 pictures it may only grow by what is stored per
+picture. The full figures are those of `--pictures 1000 --memory 250 1000`.
 """
 
 import os
@@ -93,12 +93,14 @@ class Coded(CodeMeter):
         super().__init__({"jpeg": (CODES,)}, {"jpeg": None})
 
     def process(
-        self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]
+        self, originals: Sequence[OriginalPicture], reconstructions: Mapping[str, Sequence[ReconstructedPicture]]
     ) -> dict[str, list[Rate]]:
         def coded(one: ReconstructedPicture) -> ReconstructedPicture:
             return replace(one, output=replace(one.output, codes=torch.randint(CODES, (TOKENS, 1))))
 
-        return super().process(shown, {name: list(map(coded, several)) for name, several in drawn.items()})
+        return super().process(
+            originals, {name: list(map(coded, several)) for name, several in reconstructions.items()}
+        )
 
 
 class OneMetric(PixelMeter):
@@ -108,11 +110,13 @@ class OneMetric(PixelMeter):
         super().__init__()
         self._metric = metric
 
-    def process(self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]) -> Any:
+    def process(
+        self, originals: Sequence[OriginalPicture], reconstructions: Mapping[str, Sequence[ReconstructedPicture]]
+    ) -> Any:
         def value(before: OriginalPicture, after: ReconstructedPicture) -> float:
             return self._metric(_pixels(before.content), _pixels(after.content)).item()
 
-        pairs = {name: zip(shown, several, strict=True) for name, several in drawn.items()}
+        pairs = {name: zip(originals, several, strict=True) for name, several in reconstructions.items()}
         return {name: [(value(*pair), 0.0) for pair in several] for name, several in pairs.items()}
 
 

@@ -1,4 +1,4 @@
-"""How many pictures a second the training loader prepares on one core.
+"""Measure how many pictures per second the training loader prepares on one core.
 
 python benchmarks/loading.py SHARDS [--resolution 128] [--pictures 2000]
 """
@@ -14,13 +14,13 @@ from imtok.data.transforms import CropConfig
 
 
 def main(shards: tyro.conf.Positional[str], resolution: int = 128, pictures: int = 2000, zoom: bool = True) -> None:
-    """Time the loader, after a first batch that opens the shards.
+    """Time the loader, after one untimed batch that opens the shards.
 
     Args:
-        shards: as `imtok annotate` or `imtok synthesize` writes them.
-        resolution: of the crops.
-        pictures: at least so many, in batches of 16.
-        zoom: onto words, 24 to 48 pixels high.
+        shards: folder of shards, as written by `imtok annotate` or `imtok synthesize`.
+        resolution: side of the crops in pixels.
+        pictures: least number of pictures, rounded up to batches of 16.
+        zoom: zoom in on words, so that they are 24 to 48 pixels high.
     """
     torch.set_num_threads(1)
     crop = CropConfig(resolution=resolution, word_height=(24.0, 48.0) if zoom else None)

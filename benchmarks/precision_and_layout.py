@@ -1,10 +1,10 @@
-"""What a training step of a small VQGAN costs in fp32 and bf16, and with channels last or not.
+"""Time a training step of a small VQGAN in fp32 and bf16, with and without the channels-last memory layout.
 
     python benchmarks/precision_and_layout.py [--preset vqgan-nano] [--steps 5]
 
 Which of the four is fastest depends on the processor, so measure before a long run: the flags are
-`--training.precision` and `--training.channels-last`. The four are timed in turn, so that a machine whose speed drifts
-treats all alike. Prints the median of each and its ratio to the fastest.
+`--training.precision` and `--training.channels-last`. The four are timed in turn, so that a drift of the machine's
+speed affects all equally. The benchmark prints the median of each and its ratio to the fastest.
 """
 
 import statistics
@@ -18,11 +18,11 @@ from imtok.tokenizers.catalog import build
 
 
 def main(preset: str = "vqgan-nano", steps: int = 5) -> None:
-    """Time forward, backward and optimizer.
+    """Time forward pass, backward pass and optimizer step.
 
     Args:
-        preset: which run; its batch and resolution are used.
-        steps: counted ones, after one that is not.
+        preset: preset of the run, whose batch size and resolution are used.
+        steps: timed steps, after one warm-up step.
     """
     config = presets.get(preset)
     size = config.data.crop.resolution
@@ -42,8 +42,8 @@ def main(preset: str = "vqgan-nano", steps: int = 5) -> None:
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=variant[0] == "bf16"):
                 encoding = tokenizer.encode(images)
-                drawn = tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
-            (drawn.float() - images).abs().mean().backward()
+                reconstructions = tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
+            (reconstructions.float() - images).abs().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
             if count:

@@ -1,10 +1,10 @@
-"""What a training step of the full-size InsightTok costs, and the share of the text and face losses in it.
+"""Time a training step of the full-size InsightTok and measure the share of the text and face losses in it.
 
     python benchmarks/training_step.py [--preset insighttok] [--steps 3] [--batch-size 1]
 
-One face and two words a picture, as in the paper's Table 11. The pictures are noise: the cost does not depend on them.
-Each step is timed twice, with and without the two losses, in turn, so that a machine whose speed drifts treats both
-alike. Prints medians, their ratio, and the peak memory of the process.
+Every picture has one face and two words, as in the paper's Table 11. The pictures are noise: the cost does not depend
+on their content. Steps with and without the two losses are timed in turn, so that a drift of the machine's speed
+affects both equally. The benchmark prints medians, their ratio, and the peak memory of the process.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ def main(preset: str = "insighttok", steps: int = 3, batch_size: int = 1, percep
     """Time training steps.
 
     Args:
-        preset: which run.
-        steps: counted ones, after one that is not.
-        batch_size: pictures a step.
-        perceptual: with the VGG16 loss, as in the paper.
+        preset: preset of the run.
+        steps: timed steps, after one warm-up step.
+        batch_size: pictures per step.
+        perceptual: whether to include the VGG16 loss, as in the paper.
     """
     config = presets.get(preset)
     if not perceptual:
@@ -65,7 +65,7 @@ def main(preset: str = "insighttok", steps: int = 3, batch_size: int = 1, percep
 
 
 def example_batch(size: int, resolution: int) -> Batch:
-    """Noise with two words and one face in each picture."""
+    """Return a batch of noise with two words and one face in each picture."""
     generator = torch.Generator().manual_seed(0)
     side = float(resolution)
     words = [[side * 0.1, side * 0.1, side * 0.5, side * 0.2], [side * 0.4, side * 0.7, side * 0.9, side * 0.85]]
@@ -82,24 +82,24 @@ def example_batch(size: int, resolution: int) -> Batch:
 
 
 def ready(config: RunConfig) -> TokenizerTask:
-    """A run's task, laid out in memory as the trainer does it."""
+    """Return the task of a run, in the memory layout that the trainer uses."""
     task = TokenizerTask(config).train()
     return task.to(memory_format=torch.channels_last) if config.training.channels_last else task
 
 
 def optimizers_of(task: TokenizerTask) -> list[torch.optim.Optimizer]:
-    """Those of all players, as the trainer makes them."""
+    """Return the optimizers of all players (tokenizer, discriminator), as the trainer creates them."""
     settings, model = task.config.training.optimizer, task.model
-    made = [create_optimizers(player, task.parameters_of(player), model, settings) for player in task.players]
-    return [optimizer for each in made for optimizer in each.values()]
+    created = [create_optimizers(player, task.parameters_of(player), model, settings) for player in task.players]
+    return [optimizer for each in created for optimizer in each.values()]
 
 
 def train_step(task: TokenizerTask, optimizers: list[torch.optim.Optimizer], batch: Batch) -> None:
-    """One step of both players, as the trainer does it."""
+    """Run one step of all players, as the trainer does."""
     for player in task.players:
         with torch.autocast("cpu", torch.bfloat16, enabled=task.config.training.precision == "bf16"):
             terms = task.losses(batch, player, 0)
-        if terms:  # none of a discriminator that does not play yet
+        if terms:  # a discriminator that has not started yet has no losses
             torch.stack([task.weight(name) * value for name, value in terms.items()]).sum().backward()
     for optimizer in optimizers:
         optimizer.step()
@@ -108,7 +108,7 @@ def train_step(task: TokenizerTask, optimizers: list[torch.optim.Optimizer], bat
 
 
 def timed(work: Callable[[], None]) -> float:
-    """Seconds that it takes."""
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -1,8 +1,9 @@
-"""What spinning threads cost a CPU training, alone and beside one other busy process.
+"""Measure what spinning threads cost a training run on a CPU, alone and next to another busy process.
 
     python benchmarks/waiting_threads.py [--steps 5]
 
-Each combination runs in a process of its own, twice in turn; prints the median seconds of an insighttok-nano step.
+Each combination runs in a process of its own, twice in turn. The benchmark prints the median seconds of an
+insighttok-nano step.
 """
 
 import os
@@ -36,7 +37,7 @@ def main(steps: int = 5) -> None:
     """Measure all four combinations.
 
     Args:
-        steps: counted ones in each process, after one that is not.
+        steps: timed steps in each process, after one warm-up step.
     """
     seconds: dict[tuple[str, bool], list[float]] = {}
     for _ in range(2):
@@ -49,16 +50,16 @@ def main(steps: int = 5) -> None:
 
 
 def run(policy: str, steps: int) -> list[float]:
-    """Seconds of each step in a fresh process."""
+    """Return the seconds of each step, measured in a new process."""
     code = STEP.format(folder=os.path.dirname(os.path.abspath(__file__)), steps=steps)
     environment = os.environ | {"OMP_WAIT_POLICY": policy}
-    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    return [float(line) for line in shown.stdout.split()][1:]
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return [float(line) for line in result.stdout.split()][1:]
 
 
 @contextmanager
 def neighbour(busy: bool) -> Iterator[None]:
-    """One process that keeps a core busy, if so."""
+    """Run a process that keeps one core busy while the context is open, if `busy` is true."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
     try:
         yield

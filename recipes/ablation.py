@@ -1,4 +1,4 @@
-"""What the ablation recipes share: a queue of short runs, and the paper's tables that their scores fill."""
+"""Shared code of the ablation recipes: a queue of short runs, and miniatures of the paper's tables."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
@@ -18,9 +18,15 @@ from imtok.training.run import RunConfig
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """Our name for a number, the metric, the sets that it is shown on, how it is printed, and the paper's name for it.
+    """A metric as a table shows it.
 
-    A paper's names belong to its networks (no other number is called FID, T-ACC or F-Sim); "" where it is ours too.
+    Attributes:
+        name: heading of our numbers.
+        metric: name of the metric, without the number of a codebook.
+        sets: names of the test sets that it is shown for.
+        shown: format of a number.
+        of_paper: the paper's name for its numbers, "" where it is the same as `name`. A paper's names such as FID,
+            T-ACC or F-Sim imply the paper's networks, so our numbers do not carry them.
     """
 
     name: str
@@ -32,7 +38,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a table: the run that it shows, its label, and the paper's numbers by its names for them."""
+    """A row of a table: the name of its run, its label, and the paper's numbers by the paper's names for them."""
 
     run: str
     label: str
@@ -48,18 +54,18 @@ class Table:
     rows: tuple[Row, ...]
 
     def markdown(self, found: Evaluation, seeds: Sequence[int]) -> str:
-        """Ours for every seed, the paper's beside it; runs that were not done are left out."""
-        ours = [(column, data) for column in self.columns for data in column.sets]
-        named = [column.of_paper or column.name for column in self.columns]
-        theirs = [name for name in named if any(name in row.paper for row in self.rows)]
-        head = ["", *(f"{column.name}, {data}" for column, data in ours), *(f"paper: {name}" for name in theirs)]
+        """Return the table with our numbers for every seed, then the paper's; runs that were not done are left out."""
+        columns = [(column, data) for column in self.columns for data in column.sets]
+        paper_names = [column.of_paper or column.name for column in self.columns]
+        in_paper = [name for name in paper_names if any(name in row.paper for row in self.rows)]
+        head = ["", *(f"{column.name}, {data}" for column, data in columns), *(f"paper: {name}" for name in in_paper)]
         lines = [head, ["---"] * len(head)]
         for row in self.rows:
             names = [name_of(row.run, seed) for seed in seeds if name_of(row.run, seed) in found.tokenizers]
             if names:
-                shown = [[show(found, name, column, data) for name in names] for column, data in ours]
+                shown = [[show(found, name, column, data) for name in names] for column, data in columns]
                 scores = [" / ".join(filter(None, cells)) for cells in shown]
-                lines.append([row.label, *scores, *(row.paper.get(name, "") for name in theirs)])
+                lines.append([row.label, *scores, *(row.paper.get(name, "") for name in in_paper)])
         return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
@@ -72,64 +78,64 @@ def carry_out(
     seeds: tuple[int, ...],
     once: Collection[str] = (),
 ) -> Evaluation:
-    """Do every run that is not done yet, evaluate all, print the tables, and write them to `tables.md`.
+    """Do every run that is not done yet, evaluate all runs, print the tables, and write them to `tables.md`.
 
-    It can be killed at any moment and goes on where it was.
+    The queue can be killed at any moment and resumes where it was.
 
     Args:
-        configs: the runs by name.
-        start: the weights that a run continues, by its name and seed; None for fresh ones.
-        tables: they show those of their runs that are among `configs`.
-        shards: with `train`, `validation` and `test` in it.
+        configs: configs of the runs by name.
+        start: function of a run's name and seed that returns the weights to start from; None for fresh weights.
+        tables: tables to print; each shows those of its runs that are among `configs`.
+        shards: folder of shards with the splits `train`, `validation` and `test`.
         out: folder for the runs, `scores/` and `tables.md`.
-        seeds: each run is done once with every seed; a second one tells luck from effect.
-        once: names of runs that are done with the first seed alone.
+        seeds: each run is done once with every seed; a second seed shows how much of a difference is chance.
+        once: names of runs that are done with the first seed only.
 
     Returns:
-        All scores.
+        The scores of all runs.
     """
     metrics = sorted({column.metric for table in tables for column in table.columns})
     for missing in load_networks(metrics, TEXT_JUDGE, FACE_JUDGE, Ranks())[1].values():
-        raise missing  # now, and not after hours
+        raise missing  # before training, not after hours of it
     done = [
         run(seeded(config, seed), shards, out / name_of(name, seed), start(name, seed))
         for seed in seeds
         for name, config in configs.items()
         if seed == seeds[0] or name not in once
     ]
-    found = evaluate(done, test_sets(shards), out / "scores", metrics=metrics, checks=False)
-    names = {row.run for table in tables for row in table.rows} & configs.keys()
-    shown = [table for table in tables if names & {row.run for row in table.rows}]
-    text = "\n\n".join(table.markdown(found, seeds) for table in shown)
+    evaluation = evaluate(done, test_sets(shards), out / "scores", metrics=metrics, checks=False)
+    selected = {row.run for table in tables for row in table.rows} & configs.keys()
+    shown = [table for table in tables if selected & {row.run for row in table.rows}]
+    text = "\n\n".join(table.markdown(evaluation, seeds) for table in shown)
     (out / "tables.md").write_text(text + "\n")
     print(text)
-    return found
+    return evaluation
 
 
 def only_these(configs: dict[str, RunConfig], names: Sequence[str]) -> dict[str, RunConfig]:
-    """Those of some runs that were asked for by name; all, if none was."""
+    """Return the runs with these names; all runs if no names are given."""
     return {name: config for name, config in configs.items() if not names or name in names}
 
 
 def check_names(names: Sequence[str], there: Sequence[str]) -> None:
-    """Stop with one line when a run that was asked for does not exist."""
+    """Exit with a one-line message when a requested run does not exist."""
     if unknown := [name for name in names if name not in there]:
         raise SystemExit(f"no run is called {unknown[0]!r}; there are {', '.join(there)}")
 
 
 def name_of(run: str, seed: int) -> str:
-    """Name of a run's folder."""
+    """Return the name of a run's folder."""
     return f"{run}-seed-{seed}"
 
 
 def seeded(config: RunConfig, seed: int) -> RunConfig:
-    """With other pictures and crops, and other first weights where it does not continue some."""
+    """Return the config with this seed, which decides pictures, crops and, if none are given, the initial weights."""
     return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
 
 
 def show(found: Evaluation, name: str, column: Column, data: str) -> str:
-    """A score as the column prints it: the mean of several codebooks' numbers, nothing where there is none."""
-    metrics = [one.metrics for one in found.results if (one.tokenizer, one.data) == (name, data)]
-    scores = [score.value for one in metrics for metric, score in one.items() if family(metric) == column.metric]
+    """Return a score in the column's format: the mean over codebooks if there are several, "" without a score."""
+    results = [result.metrics for result in found.results if (result.tokenizer, result.data) == (name, data)]
+    scores = [score.value for metrics in results for key, score in metrics.items() if family(key) == column.metric]
     values = [value for value in scores if value is not None]
     return column.shown.format(fmean(values)) if values else ""

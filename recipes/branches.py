@@ -1,13 +1,13 @@
-"""What each sub-codebook of a factorized tokenizer has learned (FQGAN, Figures 4 and 6, and appendix D in small).
+"""Analyse what each sub-codebook of a factorized tokenizer has learned (FQGAN, Figures 4 and 6, appendix D in small).
 
     python recipes/branches.py RUN --data PICTURES… --out FOLDER [--classes NAME…]
 
-Draws pictures of a few classes by their codes (t-SNE, one panel a branch), and prints two numbers a branch, for the
-codes and for the vectors before quantization: how often a picture's nearest neighbour is of its own class, and how well
-a linear probe tells the captions. The probe maps a picture to MiniLM's vector of its caption by ridge regression; for
-pictures that it did not see, the right caption is looked for among all of theirs. The paper's probe is a language model
-that writes the caption (LLaVA, scored by CIDEr), which does not fit here; the question is the same, and its scores
-stand beside ours.
+Plots pictures of a few classes by their codes (t-SNE, one panel per branch), and prints two numbers per branch, for the
+codes and for the vectors before quantization: how often a picture's nearest neighbour has the same class, and how well
+a linear probe predicts the captions. The probe maps a picture to MiniLM's embedding of its caption by ridge regression;
+for held-out pictures, the right caption is retrieved from all captions of the held-out pictures. The paper's probe is a
+language model that writes the caption (LLaVA, scored by CIDEr), which is too large for this recipe; it answers the same
+question, and its scores are printed next to ours.
 
 Use pictures that the tokenizer was not trained on, such as `shards/test/plain` of recipes/fqgan_nano.py. Needs
 `pip install 'imtok[plots]'`.
@@ -37,22 +37,23 @@ from imtok.tokenizers.catalog import load
 from imtok.tokenizers.vqgan import VQGAN
 
 CELLS = 4
-"""A picture is described by the mean vectors of so many cells a side."""
+"""Side of the grid of cells whose mean vectors are a picture's features."""
 TEST_SHARE = 0.25
 FIRST = 10
-"""The right caption counts as found among so many."""
+"""A caption counts as found if it ranks among the first so many."""
 PAPER = {"continuous": ("3.67", "7.15", "10.28"), "codes": ("2.22", "7.40", "7.37")}
-"""CIDEr of codebook 1, of codebook 2 and of both, of FQGAN-Dual (Table 6)."""
+"""CIDEr of FQGAN-Dual for codebook 1, codebook 2 and both (Table 6)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-    """Pictures by their codes.
+    """Features of pictures, with their labels and captions.
 
     Attributes:
-        features: by "continuous" or "codes", for each branch and then for all together: one row a picture.
-        labels: of the pictures, where they have one.
-        captions: likewise.
+        features: by "continuous" (before quantization) or "codes" (after it), one array for each branch and then one
+            for all branches together, with one row per picture.
+        labels: labels of the pictures, None where there is none.
+        captions: captions of the pictures, None where there is none.
     """
 
     features: dict[str, list[np.ndarray]]
@@ -60,8 +61,8 @@ class Described:
     captions: list[str | None]
 
     def having(self, chosen: list[int]) -> "Described":
-        """Some of the pictures."""
-        parts = {kind: [part[chosen] for part in found] for kind, found in self.features.items()}
+        """Return the pictures with these indices."""
+        parts = {kind: [array[chosen] for array in arrays] for kind, arrays in self.features.items()}
         return Described(parts, [self.labels[i] for i in chosen], [self.captions[i] for i in chosen])
 
 
@@ -73,15 +74,15 @@ def main(
     size: int = 128,
     count: int = 2000,
 ) -> None:
-    """Describe, draw and probe.
+    """Compute features, plot the classes and train the probes.
 
     Args:
         run: a factorized convolutional tokenizer, as for `imtok reconstruct`.
-        data: pictures with labels, captions or both.
+        data: sources of pictures with labels, captions or both.
         out: folder for `classes.png`.
-        classes: that are drawn; without any, the five with the most pictures.
-        size: of the pictures; the one that it was trained with says most.
-        count: how many pictures of each source.
+        classes: classes to plot; by default the five with the most pictures.
+        size: side of the pictures in pixels; best the resolution that the tokenizer was trained at.
+        count: largest number of pictures of each source.
     """
     tokenizer = load(run)
     if not isinstance(tokenizer, VQGAN) or not tokenizer.codebook_sizes:
@@ -109,7 +110,7 @@ def main(
 
 @torch.no_grad()
 def describe(tokenizer: VQGAN, data: tuple[str, ...], size: int, count: int) -> Described:
-    """The mean vectors of each cell of each picture, branch by branch, before and after quantization."""
+    """Return the mean vectors of each cell of each picture, per branch, before and after quantization."""
     branches = len(tokenizer.codebook_sizes)
     rows: dict[str, list[list[np.ndarray]]] = {kind: [[] for _ in range(branches + 1)] for kind in PAPER}
     labels: list[str | None] = []
@@ -122,26 +123,26 @@ def describe(tokenizer: VQGAN, data: tuple[str, ...], size: int, count: int) -> 
             after = codes.transpose(1, 2).unflatten(2, before.shape[2:])
             for kind, grid in (("continuous", before), ("codes", after)):
                 cells = [F.adaptive_avg_pool2d(part, CELLS).flatten(1) for part in grid.chunk(branches, dim=1)]
-                for found, part in zip(rows[kind], [*cells, torch.cat(cells, dim=1)], strict=True):
-                    found.append(part.numpy())
+                for arrays, part in zip(rows[kind], [*cells, torch.cat(cells, dim=1)], strict=True):
+                    arrays.append(part.numpy())
             labels += batch.labels
             captions += batch.captions
-    features = {kind: [np.concatenate(parts) for parts in found] for kind, found in rows.items()}
+    features = {kind: [np.concatenate(parts) for parts in branch_rows] for kind, branch_rows in rows.items()}
     return Described(features, labels, captions)
 
 
 def same_class_neighbours(features: np.ndarray, labels: list[str | None]) -> tuple[float, float]:
-    """Share of pictures whose nearest other picture has their class, and what chance would give."""
-    _, nearest = NearestNeighbors(n_neighbors=1).fit(features).kneighbors()  # without itself
+    """Return the share of pictures whose nearest other picture has the same class, and its value by chance."""
+    _, nearest = NearestNeighbors(n_neighbors=1).fit(features).kneighbors()  # excludes the picture itself
     named, counts = np.asarray(labels), np.asarray(list(Counter(labels).values()))
     chance = (counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1))
     return float((named[nearest[:, 0]] == named).mean()), float(chance)
 
 
 def caption_probe(features: np.ndarray, captions: list[str | None], first: int = FIRST) -> tuple[float, float]:
-    """How often a linear probe ranks the right caption among the first ones, and what chance would give.
+    """Return how often a linear probe ranks the right caption among the `first` ones, and its value by chance.
 
-    Pictures with the same caption share a candidate.
+    Pictures with the same caption share one candidate.
     """
     texts, caption_of = np.unique([caption or "" for caption in captions], return_inverse=True)
     encoder = pretrained.load("text_encoder/minilm")
@@ -158,16 +159,16 @@ def caption_probe(features: np.ndarray, captions: list[str | None], first: int =
 
 
 def draw(described: Described, classes: tuple[str, ...], path: Path) -> None:
-    """One panel a branch."""
+    """Plot the pictures of each class by t-SNE of their codes, one panel per branch."""
     branches = described.features["codes"][:-1]
     figure, panels = plt.subplots(1, len(branches), figsize=(5 * len(branches), 4.6), squeeze=False)
     labels = np.asarray(described.labels)
     for branch, (features, panel) in enumerate(zip(branches, panels[0], strict=True)):
         perplexity = min(30.0, (len(features) - 1) / 3)
-        places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
+        points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
         for name in classes:
             chosen = labels == name
-            panel.scatter(places[chosen, 0], places[chosen, 1], s=14, label=name.replace("_", " "))
+            panel.scatter(points[chosen, 0], points[chosen, 1], s=14, label=name.replace("_", " "))
         panel.set(title=f"codebook {branch}", xticks=[], yticks=[])
     panels[0, -1].legend(fontsize=8)
     figure.tight_layout()

@@ -1,16 +1,16 @@
-"""Which settings of sampling let a judge read the most of what a generator draws, on prompts kept for the choice.
+"""Choose sampling settings by how legible a generator's signs are to a text recognizer, on prompts kept for it.
 
     python recipes/choose_sampling.py --generator RUN --out FOLDER [--guidance-scale 1 2 3] [--top-p .9 1]
 
-The prompts are combinations of seen words and colours that neither the training nor the recipes' tables have. Every
-setting draws them with the same seeds. A setting that is drawn already is only read again.
+The prompts are combinations of seen words and colours that occur neither in the training nor in the recipes' tables.
+Every setting samples them with the same seeds. For settings whose samples exist already, only the reading is repeated.
 """
 
 import itertools
 from pathlib import Path
 
 import tyro
-from legibility import Prompts, asked, check_judges, read_drawn, wanted
+from legibility import Prompts, check_judges, prompts_for, read_drawn, unseen_signs
 from nano_data import plain_signs
 
 from imtok.evaluation.statistics import interval
@@ -25,14 +25,14 @@ def main(
     top_p: tuple[float, ...] = (),
     temperature: tuple[float, ...] = (),
 ) -> None:
-    """Draw with all combinations and read.
+    """Sample with all combinations of settings and read the samples.
 
     Args:
         generator: a shipped generator or a run folder.
         out: working folder.
-        guidance_scale: to try.
-        top_p: to try; none: the generator's own. Diffusion has none.
-        temperature: to try; none: the generator's own. Diffusion has none.
+        guidance_scale: guidance scales to try.
+        top_p: values of top-p to try; by default the generator's own. Diffusion has no top-p.
+        temperature: temperatures to try; by default the generator's own. Diffusion has no temperature.
     """
     check_judges()
     tried = {"guidance_scale": guidance_scale, "top_p": top_p, "temperature": temperature}
@@ -50,11 +50,11 @@ def main(
 
 
 def kept_for_the_choice() -> Prompts:
-    """None of them is one of `legibility.wanted`."""
-    others = dict(asked(plain_signs(4 * PROMPTS, seed=3, split="combinations")))
-    for reported, _ in asked(wanted("combinations")):
-        others.pop(reported, None)
-    return list(others.items())[:PROMPTS]
+    """Return prompts of which none is among those of `legibility.unseen_signs`."""
+    words = dict(prompts_for(plain_signs(4 * PROMPTS, seed=3, split="combinations")))
+    for reported, _ in prompts_for(unseen_signs("combinations")):
+        words.pop(reported, None)
+    return list(words.items())[:PROMPTS]
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
     python recipes/far_nano.py --out FOLDER
 
-What happens: plain signs are rendered and written down as codes of a tokenizer with two codebooks; generators with the
-factorized, the linear and the MLP head learn to draw them by the kind of their words, for fewer steps than `far-nano`,
-which is trained last; held-out signs say how likely each finds them, and samples of each are compared with these signs,
-one for each of them and of its class. On `far-nano`'s samples a judge that trained nothing reads whether the word is of
-the kind that was asked for.
-Every step can be killed and goes on where it was.
+Plain signs are rendered and encoded by a tokenizer with two codebooks. Generators with the factorized, the linear and
+the MLP head are trained on the codes, conditioned on the kind of the sign's word, for fewer steps than `far-nano`,
+which is trained last. Each is evaluated by the likelihood of held-out signs and by the Fréchet distance between these
+signs and as many samples of the same classes. On `far-nano`'s samples, a text recognizer that was not used in training
+checks whether the word is of the requested kind. Every step can be interrupted and resumes where it stopped.
 """
 
 import os
@@ -21,7 +20,7 @@ from typing import get_args
 import tyro
 from legibility import check_judges, class_consistency, reconstructed, rendered
 from nano import ship
-from signs import MANY_SIGNS, distance, encode, held_out_classes, render, run, samples_of, seeded, show
+from signs import distance, encode, held_out_classes, render, run, samples_of, seeded, show
 
 from imtok import presets
 from imtok.checkpoints import RunFolder, write_text
@@ -32,10 +31,11 @@ from imtok.tokenizers.catalog import locate
 from imtok.training.run import GeneratorRunConfig
 
 RESOLUTION = 128
+SIGNS = 32_000
 STEPS = 600
 """Of each head's run."""
 PAPER = {"factorized": "4.37 / 3.74", "linear": "5.19 / 6.90", "mlp": "5.59 / 8.88"}
-"""gFID of FAR-L at top-k 4,096 and 8,192 and guidance 1.75; ours draw from all codes at guidance 2."""
+"""gFID of FAR-L at top-k 4,096 and 8,192 and guidance 1.75; ours sample from all codes."""
 
 
 def main(out: Path, tokenizer: str = "fqgan-dual-nano", seed: int = 0) -> None:
@@ -49,9 +49,12 @@ def main(out: Path, tokenizer: str = "fqgan-dual-nano", seed: int = 0) -> None:
     locate(tokenizer)  # says now what would be missing later
     check_judges()
     out = out.resolve()
-    signs = render(out / "signs", RESOLUTION, MANY_SIGNS, labels=())
+    signs = render(out / "signs", RESOLUTION, SIGNS)
     codes = encode(tokenizer, signs, out / Path(tokenizer).name / "codes", RESOLUTION)
-    lines = ["| head | NLL of a place | first code | second code | Fréchet distance | paper: gFID |", "|---" * 6 + "|"]
+    lines = [
+        "| head | NLL of a position | first code | second code | Fréchet distance | paper: gFID |",
+        "|---" * 6 + "|",
+    ]
     base = seeded(presets.get_generator("far-nano"), seed)
     for head in get_args(HeadKind):
         trained = run(with_head(base, head), codes, out / f"{head}-{seed}")
@@ -65,7 +68,7 @@ def main(out: Path, tokenizer: str = "fqgan-dual-nano", seed: int = 0) -> None:
 
 
 def with_head(config: GeneratorRunConfig, head: HeadKind) -> GeneratorRunConfig:
-    """A short run with this head, otherwise alike."""
+    """Return the config of a short run with this head, otherwise the same."""
     assert isinstance(config.generator, FARConfig)
     training = dataclasses.replace(config.training, steps=STEPS)
     return dataclasses.replace(
@@ -74,7 +77,7 @@ def with_head(config: GeneratorRunConfig, head: HeadKind) -> GeneratorRunConfig:
 
 
 def scores(trained: Path, signs: Path) -> list[str]:
-    """How likely held-out signs are, in nats, and how far samples are from them."""
+    """Return the NLL of held-out signs in nats per position, in all and per codebook, and the samples' distance."""
     likely = [record for record in RunFolder(trained).read_metrics() if "validation/nll" in record][-1]
     nll = [likely[f"validation/{name}"] for name in ("nll", "nll_0", "nll_1")]
     far = distance(samples_of(trained, held_out_classes(signs)), signs / "combinations")
@@ -82,15 +85,15 @@ def scores(trained: Path, signs: Path) -> list[str]:
 
 
 def kinds_that_are_read(generator: Path, tokenizer: str, signs: Path, out: Path) -> list[str]:
-    """How many words are of the kind asked for: of samples, and of held-out signs themselves, which is the most."""
-    held_out, asked = list(open_dataset(signs / "combinations")), held_out_classes(signs)
-    samples = samples_of(generator, asked)
-    by_chance = [*asked[len(asked) // 2 :], *asked[: len(asked) // 2]]
+    """Return the shares of signs whose word is of the requested kind: samples, a control, and two upper bounds."""
+    held_out, labels = list(open_dataset(signs / "combinations")), held_out_classes(signs)
+    samples = samples_of(generator, labels)
+    shuffled = [*labels[len(labels) // 2 :], *labels[: len(labels) // 2]]
     return [
-        f"signs of the kind asked for: {class_consistency(samples, asked)}",
-        f"of the kind that another sign was asked for: {class_consistency(samples, by_chance)}",
-        f"held-out ones, reconstructed: {class_consistency(reconstructed(tokenizer, held_out, out / 'again'), asked)}",
-        f"held-out ones, rendered: {class_consistency(rendered(held_out, out / 'rendered'), asked)}",
+        f"signs of the kind asked for: {class_consistency(samples, labels)}",
+        f"of the kind that another sign was asked for: {class_consistency(samples, shuffled)}",
+        f"held-out ones, reconstructed: {class_consistency(reconstructed(tokenizer, held_out, out / 'again'), labels)}",
+        f"held-out ones, rendered: {class_consistency(rendered(held_out, out / 'rendered'), labels)}",
     ]
 
 

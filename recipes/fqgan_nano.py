@@ -1,22 +1,23 @@
-"""Makes `fqgan-dual-nano`, and FQGAN's Tables 3 and 5 in miniature, and codebooks at equal bits: one queue.
+"""Train `fqgan-dual-nano`, reproduce FQGAN's Tables 3 and 5 in miniature, and compare codebooks at equal bits.
 
     python recipes/fqgan_nano.py --data FOLDER_OF_nano.py --plain PICTURES… --out FOLDER
 
-It can be stopped at any moment and goes on where it was; finished runs are left alone. All runs begin with the encoder
-and decoder of recipes/nano_pretraining and with fresh adapters and codebooks: from scratch, ten minutes of a laptop's
-CPU are too short to see anything.
+The runs form one queue, which can be stopped at any moment and resumes where it was; finished runs are left alone. All
+runs start from the encoder and decoder of recipes/nano_pretraining, with fresh adapters and codebooks: training from
+scratch for ten minutes on a laptop's CPU is too short to show any difference.
 
-Those of Tables 3 and 5 see pictures of 64 px with captions (from a table, or from their class): the second branch
-learns to predict MiniLM's vector of the caption; the Fréchet distance is of EfficientNet-Lite0's features, which
-nothing here is trained towards. As in the paper the factorized tokenizers have an adapter for each branch and the VQGAN
-has none; one row more, a single codebook behind an adapter, tells the two apart.
+The runs of Tables 3 and 5 are trained on pictures of 64 px with captions (from a table, or from their class): the
+second branch learns to predict MiniLM's embedding of the caption. The Fréchet distance is computed on the features of
+EfficientNet-Lite0, which is not a target of any loss here. As in the paper, the factorized tokenizers have an adapter
+for each branch and the VQGAN has none; an additional row, a single codebook behind an adapter, separates the effect of
+the adapter from that of factorization.
 
-Those at equal bits need the shards of nano.py, with their words and faces; InsightTok's losses are on in half of them.
-Every further codebook there brings its adapter along; nothing is disentangled. The tokenizer that imtok ships learns
-from the same shards, last, in two rounds.
+The runs at equal bits need the shards of nano.py, with their words and faces; InsightTok's losses are on in half of
+them. Each additional codebook there comes with an adapter; the disentanglement loss is off. The tokenizer that imtok
+ships is trained last, on the same shards, in two rounds.
 
-The paper's columns are printed beside ours. They are another model at another scale, trained with perceptual and
-adversarial losses that nothing here has: only the order can be compared.
+The paper's columns are printed next to ours. They are of another model at another scale, trained with perceptual and
+adversarial losses that are not used here, so only the order of the rows can be compared.
 """
 
 import os
@@ -42,23 +43,23 @@ from imtok.tokenizers.quantizers import VQConfig
 from imtok.training.run import Phase, RunConfig
 
 STEPS = 400
-"""Of a run of Tables 3 and 5; the longer schedule has twice as many."""
+"""Training steps of a run of Tables 3 and 5; the longer schedule has twice as many."""
 EQUAL_BITS_STEPS = 280
-"""Of a run at equal bits, whose pictures have four times the pixels."""
+"""Training steps of a run at equal bits, whose pictures have four times as many pixels."""
 BATCH = 8
-"""Small, so that twenty minutes of one core hold some hundred steps; a contrastive loss has seven negatives then."""
+"""Small, for some hundred steps in twenty minutes of one core; a contrastive loss then has seven negatives."""
 SHIPPED = "fqgan-dual-nano"
 ROUNDS = 2
-"""Of the shipped one: each goes on from the weights of the one before, with a schedule and pictures of its own."""
+"""Rounds of the shipped run: each continues from the weights of the last, with a new schedule and other pictures."""
 PRETRAINED = Path(__file__).parent / "nano_pretraining"
 EQUAL_BITS = {"1-codebook": (4096,), "2-codebooks": (64, 64), "3-codebooks": (16, 16, 16)}
 
 FRECHET = Column("Fréchet distance", "fd_efficientnet_lite0", ("plain",), of_paper="rFID")
-"""Deviation: a Fréchet distance of other features."""
+"""Deviation: a Fréchet distance on other features than the paper's."""
 PSNR = Column("PSNR", "psnr", ("plain",))
 VGG16 = Column("VGG16 distance", "vgg16_distance", ("plain",), "{:.3f}")
 USAGE = Column("Usage", "codebook_usage", ("plain",), "{:.0%}")
-"""By the test's tokens, of which a large codebook has few a code: no codebook of 4,096 can reach 100 % here."""
+"""Share of the codes that occur in the test set, whose tokens are too few for 100 % with a codebook of 4,096."""
 
 COMPONENTS = Table(
     "Table 3: components",
@@ -110,11 +111,11 @@ def main(
     """Run the queue, evaluate, and print the tables.
 
     Args:
-        plain: pictures with captions or classes.
+        plain: sources of pictures with captions or classes.
         out: folder for the runs.
-        data: working folder of recipes/nano.py; without it the runs at equal bits and the shipped one are left out.
+        data: working folder of recipes/nano.py; without it the runs at equal bits and the shipped run are left out.
         seeds: each run of Tables 3 and 5 is done once with every seed.
-        only: names of runs to do; all, if none is given.
+        only: names of the runs to do; by default all.
     """
     check_names(only, [*of_the_paper(), *((*at_equal_bits(), SHIPPED) if data is not None else ())])
     if runs := only_these(of_the_paper(), only):
@@ -125,8 +126,8 @@ def main(
         print(f"{captioned} of the training pictures have captions")
         carry_out(runs, starts(runs, out / "starts"), (COMPONENTS, SCALING), shards, out / "paper", seeds)
     if data is not None and (runs := only_these(at_equal_bits(), only)):
-        begin = starts(runs, out / "starts")
-        carry_out(runs, begin, (AT_EQUAL_BITS,), data / "shards", out / "equal-bits", seeds[:1])
+        start = starts(runs, out / "starts")
+        carry_out(runs, start, (AT_EQUAL_BITS,), data / "shards", out / "equal-bits", seeds[:1])
     if data is not None and (not only or SHIPPED in only):
         config = presets.get(f"{SHIPPED}-finetune")
         trained = with_pretrained_blocks(config, 0, out / "starts" / SHIPPED)
@@ -136,27 +137,27 @@ def main(
 
 
 def of_the_paper() -> dict[str, RunConfig]:
-    """The runs of Tables 3 and 5 by name."""
+    """Return the configs of the runs of Tables 3 and 5 by name."""
     dual, triple = small("fqgan-dual-nano"), small("fqgan-triple-nano")
     long = Phase(name="train", steps=2 * STEPS)
-    together, blind = {"disentangle_weight": 0.0}, {"representation_weight": 0.0}
-    found = {
+    no_disentangling, no_representation = {"disentangle_weight": 0.0}, {"representation_weight": 0.0}
+    runs = {
         "vq-2048": single(2048),
         "vq-4096": single(4096),
-        "vq-4096-adapter": weighed(codebooks(dual, (4096,)), **together, **blind),
-        "dual": weighed(dual, **together, **blind),
-        "dual-dis": weighed(dual, **blind),
-        "dual-rep": weighed(dual, **together),
+        "vq-4096-adapter": weighed(codebooks(dual, (4096,)), **no_disentangling, **no_representation),
+        "dual": weighed(dual, **no_disentangling, **no_representation),
+        "dual-dis": weighed(dual, **no_representation),
+        "dual-rep": weighed(dual, **no_disentangling),
         "dual-dis-rep": dual,
         "dual-long": scheduled(dual, long),
         "triple": triple,
         "triple-long": scheduled(triple, long),
     }
-    return {name: dataclasses.replace(config, name=f"fqgan-{name}") for name, config in found.items()}
+    return {name: dataclasses.replace(config, name=f"fqgan-{name}") for name, config in runs.items()}
 
 
 def small(preset: str) -> RunConfig:
-    """At 64 px, whichever part of a picture comes."""
+    """Return a preset's config for random crops of 64 px, without zooming in on words and faces."""
     base = presets.get(preset)
     crop = dataclasses.replace(base.data.crop, resolution=64, word_height=None, face_size=None)
     data = dataclasses.replace(base.data, crop=crop)
@@ -164,7 +165,7 @@ def small(preset: str) -> RunConfig:
 
 
 def single(codes: int) -> RunConfig:
-    """The VQGAN: one codebook of the same kind, no adapter, none of FQGAN's two losses."""
+    """Return the config of the VQGAN: one codebook of the same kind, no adapter, and neither of FQGAN's two losses."""
     base = small("fqgan-dual-nano")
     tokenizer = dataclasses.replace(
         base.tokenizer, quantizer=VQConfig(codebook_size=codes, codebook_dim=8), adapter=None
@@ -173,46 +174,46 @@ def single(codes: int) -> RunConfig:
 
 
 def at_equal_bits() -> dict[str, RunConfig]:
-    """One, two or three codebooks of twelve bits together, without and with InsightTok's losses."""
+    """Return configs of one, two or three codebooks with twelve bits in total, without and with InsightTok's losses."""
     insight = presets.get("insighttok-nano-finetune").training.phases[0]
-    found = {}
+    runs = {}
     for name, sizes in EQUAL_BITS.items():
         base = codebooks(presets.get("fqgan-dual-nano"), sizes)
         plain = weighed(base, representation_weight=0.0, disentangle_weight=0.0)
         for suffix, weights in (("", {}), ("-insight", insight.weights)):
             phase = Phase(name="train", steps=EQUAL_BITS_STEPS, weights=weights, region_share=insight.region_share)
-            found[f"{name}{suffix}"] = dataclasses.replace(scheduled(plain, phase), name=f"fqgan-{name}{suffix}")
-    return found
+            runs[f"{name}{suffix}"] = dataclasses.replace(scheduled(plain, phase), name=f"fqgan-{name}{suffix}")
+    return runs
 
 
 def codebooks(config: RunConfig, sizes: tuple[int, ...]) -> RunConfig:
-    """With other sub-codebooks, each behind its adapter."""
+    """Return the config with sub-codebooks of other sizes, each behind its own adapter."""
     quantizer = dataclasses.replace(config.tokenizer.quantizer, codebook_sizes=sizes)
     return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, quantizer=quantizer))
 
 
 def weighed(config: RunConfig, **weights: float) -> RunConfig:
-    """With other weights of the losses."""
+    """Return the config with other loss weights."""
     return dataclasses.replace(config, losses=dataclasses.replace(config.losses, **weights))
 
 
 def scheduled(config: RunConfig, phase: Phase) -> RunConfig:
-    """One phase, in small batches."""
+    """Return the config with this phase only, in small batches."""
     training = dataclasses.replace(config.training, phases=(phase,), global_batch_size=BATCH)
     return dataclasses.replace(config, training=training)
 
 
 def starts(runs: dict[str, RunConfig], out: Path) -> Callable[[str, int], Path]:
-    """Where the run of a name and seed begins."""
+    """Return a function that prepares the initial weights of a run, by its name and seed."""
 
-    def begin(name: str, seed: int) -> Path:
+    def start(name: str, seed: int) -> Path:
         return with_pretrained_blocks(runs[name], seed, out / name_of(name, seed))
 
-    return begin
+    return start
 
 
 def with_pretrained_blocks(config: RunConfig, seed: int, out: Path) -> Path:
-    """A fresh tokenizer with the nano's pretrained blocks wherever they fit, as a run folder to start from."""
+    """Write a fresh tokenizer, with all pretrained weights whose shapes match, as a run folder to start from."""
     torch.manual_seed(seed)
     tokenizer, pretrained = build(config.tokenizer), load(str(PRETRAINED)).weights()
     weights = tokenizer.weights()

@@ -1,12 +1,13 @@
-"""InsightTok's Table 2 in miniature: the same generator over the codes of both twins, and what is read in its signs.
+"""Reproduce InsightTok's Table 2 in miniature: the legibility of signs that a generator samples over two tokenizers.
 
     python recipes/insightar_nano.py --out FOLDER
 
-What happens: a judge that trained nothing reads plain signs, and the twins' reconstructions of them, which is the most
-that a generator can reach; signs with words of every kind are written down as codes of each twin; one generator is
-trained on each, alike to the last setting; both draw the same prompts with the same seeds, of unseen combinations of
-seen words and colours, and of unseen words, and the judge reads what they drew. All is drawn by the weights as they are
-shipped, in fp16. Every step can be killed and goes on where it was.
+The tokenizers are `insighttok-nano` and `vqgan-nano`, twins trained with and without the text and face losses. A text
+recognizer that was not used in training reads plain signs, and the twins' reconstructions of them, which bound what a
+generator can reach. Signs with words of every kind are encoded as codes of each twin, and a generator is trained on
+each, with exactly the same settings. Both sample the same prompts with the same seeds: unseen combinations of seen
+words and colours, and unseen words. The recognizer reads the samples. All samples are made with the weights as they are
+shipped, in fp16. Every step can be killed and resumes where it was.
 """
 
 import os
@@ -24,7 +25,7 @@ from imtok import presets
 from imtok.checkpoints import write_text
 
 TWINS = {"insighttok-nano": "insightar-nano", "vqgan-nano": "insightar-nano-vqgan"}
-"""Tokenizers, and what the generators over them are called."""
+"""Tokenizers, and the names of the generators over them."""
 RESOLUTION = 128
 
 
@@ -33,7 +34,7 @@ def main(out: Path, seed: int = 0) -> None:
 
     Args:
         out: working folder.
-        seed: of the training.
+        seed: seed of the training.
     """
     check_judges()
     out = out.resolve()
@@ -49,8 +50,8 @@ def main(out: Path, seed: int = 0) -> None:
         shipped = ship(run(config, codes, out / twin / f"run-{seed}"), out / f"shipped-{seed}" / name)
         readings[f"{twin}, generated"] = read_generated(shipped, out / twin / f"generated-{seed}")
         shown.append(f"{twin}: {read_showpiece(shipped, out / twin / f'showpiece-{seed}')}")
-    ours, theirs = (f"{twin}, generated" for twin in TWINS)
-    lines = [table(readings, [(ours, theirs)]), "", *shown]
+    insighttok, vqgan = (f"{twin}, generated" for twin in TWINS)
+    lines = [table(readings, [(insighttok, vqgan)]), "", *shown]
     text = "\n".join(lines)
     write_text(out / f"table-{seed}.md", text + "\n")
     print(text)

@@ -1,4 +1,4 @@
-"""What a judge reads in generated signs, and in the same signs rendered or reconstructed: shared by the recipes."""
+"""Legibility of generated, rendered and reconstructed signs to a text recognizer: shared by the recipes."""
 
 import dataclasses
 import json
@@ -32,155 +32,161 @@ from imtok.generators.pipeline import ImageGenerator
 
 SPLITS: tuple[PlainSplit, ...] = ("combinations", "words")
 PROMPTS = 100
-"""Of each split."""
+"""Number of prompts of each split."""
 SHOWPIECE = prompt("red", EXAMPLE[1])
 SHOWPIECE_SEEDS = 10
 METRICS = ("rendered_text_ned", "rendered_word_accuracy", "rendered_word_accuracy_alnum")
 
 Item = TypeVar("Item")
 Readings = dict[str, Items]
-"""How much of each picture's word was read, by metric."""
+"""The score of each picture's word, by metric."""
 Prompts = list[tuple[str, str]]
-"""Prompts, and the words that they ask for."""
+"""Pairs of a prompt and the word that it asks for."""
 
 
 def check_judges() -> None:
-    """Stop now, not after hours, where the networks that read and that tell sets apart are not here."""
+    """Raise an error before the training if the networks that read words or measure distances are not available."""
     for name in (TEXT_DETECTOR, TEXT_JUDGE, STAND_IN):
         pretrained.load(name)
 
 
-def wanted(split: PlainSplit, side: int = 128) -> list[Sample]:
-    """Signs that no training has seen, no two of one prompt."""
-    found: dict[str, Sample] = {}
+def unseen_signs(split: PlainSplit, side: int = 128) -> list[Sample]:
+    """Return held-out signs, no two of them with the same prompt."""
+    by_prompt: dict[str, Sample] = {}
     for sign in plain_signs(10 * PROMPTS, seed=1, size=side, split=split):
-        found.setdefault(sign.captions[0], sign)
-        if len(found) == PROMPTS:
+        by_prompt.setdefault(sign.captions[0], sign)
+        if len(by_prompt) == PROMPTS:
             break
-    return list(found.values())
+    return list(by_prompt.values())
 
 
 def read_originals(out: Path, side: int) -> dict[str, Readings]:
-    """What is read on the rendered signs themselves."""
-    return {split: _read(rendered(wanted(split, side), out / split), split) for split in SPLITS}
+    """Return the scores of the rendered signs themselves."""
+    return {split: _read(rendered(unseen_signs(split, side), out / split), split) for split in SPLITS}
 
 
 def rendered(signs: Sequence[Sample], out: Path) -> Path:
-    """The signs themselves as pictures in OUT: no judge reads all words on these either."""
-    return _written(signs, out, "rendered", lambda sign: sign.image)
+    """Write the rendered signs as pictures in `out`; even on these, a text recognizer does not read all words."""
+    return _write_missing(signs, out, "rendered", lambda sign: sign.image)
 
 
 def read_reconstructed(tokenizer: str, out: Path, side: int) -> dict[str, Readings]:
-    """What is read on the same signs through a tokenizer and back."""
-    return {split: _read(reconstructed(tokenizer, wanted(split, side), out / split), split) for split in SPLITS}
+    """Return the scores of a tokenizer's reconstructions of the same signs."""
+    return {split: _read(reconstructed(tokenizer, unseen_signs(split, side), out / split), split) for split in SPLITS}
 
 
 def reconstructed(tokenizer: str, signs: Sequence[Sample], out: Path) -> Path:
-    """Signs through a tokenizer and back, as pictures in OUT; one that hears of captions is told them."""
+    """Write reconstructions of signs as pictures in `out`; a text-conditioned tokenizer is given the captions."""
     reconstructor = open_reconstructor(tokenizer)
 
-    def through(sign: Sample) -> bytes:
+    def reconstruct(sign: Sample) -> bytes:
         return encode(reconstructor.reconstruct([decode(sign.image, sign.path)], [sign])[0].picture)
 
-    return _written(signs, out, str(reconstructor.sha256), through)
+    return _write_missing(signs, out, str(reconstructor.sha256), reconstruct)
 
 
 def read_generated(run: Path, out: Path) -> dict[str, Readings]:
-    """What is read on pictures that a generator draws from the same signs' prompts."""
-    return {split: read_drawn(str(run), out / split, asked(wanted(split))) for split in SPLITS}
+    """Return the scores of a generator's samples for the prompts of the same signs."""
+    return {split: read_drawn(str(run), out / split, prompts_for(unseen_signs(split))) for split in SPLITS}
 
 
 def read_drawn(generator: str, out: Path, prompts: Prompts, **sampling: Any) -> Readings:
-    """What is read on pictures that a generator draws from prompts, one of each."""
+    """Return the scores of a generator's samples, one for each prompt."""
     generate(generator, out, prompts=[prompt for prompt, _ in prompts], **sampling)
     return _measured(out, [word for _, word in prompts])
 
 
-def asked(signs: Iterable[Sample]) -> Prompts:
-    """The prompts that ask for these signs."""
+def prompts_for(signs: Iterable[Sample]) -> Prompts:
+    """Return the prompts of signs, with the words on them."""
     return [(sign.captions[0], sign.words[0].text or "") for sign in signs if sign.words]
 
 
-def read_misled(run: Path, out: Path) -> dict[str, Readings]:
-    """The control of tokenizers that hear the prompt: they are told it, over what was drawn for the prompt before."""
+def read_with_wrong_captions(run: Path, out: Path) -> dict[str, Readings]:
+    """Return the scores of a control: the decoder is given each prompt with tokens sampled for the previous one."""
     pipeline = load(str(run))
     for split in SPLITS:
-        prompts = [sign.captions[0] for sign in wanted(split)]
+        prompts = [sign.captions[0] for sign in unseen_signs(split)]
         others = [prompts[-1], *prompts[:-1]]
 
-        draw = partial(_misled, pipeline, others, prompts)
-        _written(range(len(prompts)), out / split, f"{weights_hash(str(run))} {pipeline.sampling}", draw)
+        sample = partial(_sample_with_wrong_caption, pipeline, others, prompts)
+        _write_missing(range(len(prompts)), out / split, f"{weights_hash(str(run))} {pipeline.sampling}", sample)
     return {split: _read(out / split, split) for split in SPLITS}
 
 
 def read_showpiece(run: Path, out: Path) -> str:
-    """One prompt, drawn with several seeds: how often its word is read."""
-    found = read_drawn(str(run), out, [(SHOWPIECE, EXAMPLE[1])] * SHOWPIECE_SEEDS)["rendered_word_accuracy"]
-    return f"{SHOWPIECE!r}, which the training has too: read in {found.values.sum():.0f} of {SHOWPIECE_SEEDS} seeds"
+    """Sample one prompt with several seeds and return a line on how often its word is read."""
+    accuracy = read_drawn(str(run), out, [(SHOWPIECE, EXAMPLE[1])] * SHOWPIECE_SEEDS)["rendered_word_accuracy"]
+    return f"{SHOWPIECE!r}, which the training has too: read in {accuracy.values.sum():.0f} of {SHOWPIECE_SEEDS} seeds"
 
 
-def class_consistency(folder: Path, labels: Sequence[str], told: Sequence[str | None] | None = None) -> str:
-    """How many of a folder's pictures show a word of the kind that was asked for, in the order of their names.
+def class_consistency(folder: Path, labels: Sequence[str], captions: Sequence[str | None] | None = None) -> str:
+    """Return the share of a folder's pictures that show a word of the requested kind, with its interval.
 
     Args:
-        folder: of the pictures.
-        labels: the kinds.
-        told: captions that the tokenizer heard, where it did: pictures of one caption show one word, and are one group.
+        folder: folder of the pictures.
+        labels: requested kinds of words, in the order of the file names.
+        captions: captions that the tokenizer was conditioned on, if it was; pictures with the same caption show the
+            same word and form one group.
     """
     detector, judge = pretrained.load(TEXT_DETECTOR), pretrained.load(TEXT_JUDGE)
     pictures = (decode(file.read_bytes(), str(file)) for file in sorted(folder.glob("*.png")))
     read = [kinds_of(read_picture(detector, judge, picture)) for picture in pictures]
-    right = [float(label in kinds) for kinds, label in zip(read, labels, strict=True)]
-    groups = list(range(len(right))) if told is None else [told.index(caption) for caption in told]
-    return _show(interval(make_items(right, groups)))
+    correct = [float(label in kinds) for kinds, label in zip(read, labels, strict=True)]
+    groups = list(range(len(correct))) if captions is None else [captions.index(caption) for caption in captions]
+    return _show(interval(make_items(correct, groups)))
 
 
-def misled_samples(run: Path, labels: Sequence[str], **sampling: Any) -> Path:
-    """`read_misled` for classes: told a caption of the label's, over latents that were drawn for another class."""
+def samples_with_wrong_captions(run: Path, labels: Sequence[str], **sampling: Any) -> Path:
+    """Sample the control for classes: the decoder is given a caption of the label, with latents of another class."""
     pipeline, classes = load(str(run)), list(dict.fromkeys(labels))
     pipeline = dataclasses.replace(pipeline, sampling=pipeline.settings(**sampling))
     others = [classes[(classes.index(label) + 1) % len(classes)] for label in labels]
-    by, draw = f"{weights_hash(str(run))} {pipeline.sampling}", partial(_misled, pipeline, others, labels)
-    return _written(range(len(labels)), run.with_name(f"{run.name}-misled"), by, draw)
+    source, sample = (
+        f"{weights_hash(str(run))} {pipeline.sampling}",
+        partial(_sample_with_wrong_caption, pipeline, others, labels),
+    )
+    return _write_missing(range(len(labels)), run.with_name(f"{run.name}-misled"), source, sample)
 
 
-def captions_heard(run: Path, labels: Sequence[str]) -> list[str]:
-    """What a tokenizer that hears captions is told of a run's samples of some classes, one of each in their order."""
+def decoder_captions(run: Path, labels: Sequence[str]) -> list[str]:
+    """Return the unseen captions that a text-conditioned tokenizer is given for a run's samples, one for each label."""
     unseen = UnseenCaptions(run / FOLDER)
     return [unseen.draw(label, seed) for seed, label in enumerate(labels)]
 
 
-def _misled(pipeline: ImageGenerator, drawn_for: Sequence[str], told: Sequence[str], index: int) -> bytes:
-    """A picture whose tokens are drawn for one condition, while the tokenizer is told another."""
-    tokens = pipeline.generator.sample([drawn_for[index]], [index], pipeline.sampling)
-    return encode(to_uint8(pipeline.decode(tokens, pipeline.decoder_text([told[index]], [index])))[0])
+def _sample_with_wrong_caption(
+    pipeline: ImageGenerator, sampled_for: Sequence[str], decoded_for: Sequence[str], index: int
+) -> bytes:
+    """Return a picture whose tokens are sampled for one condition, while the tokenizer is given another."""
+    tokens = pipeline.generator.sample([sampled_for[index]], [index], pipeline.sampling)
+    return encode(to_uint8(pipeline.decode(tokens, pipeline.decoder_text([decoded_for[index]], [index])))[0])
 
 
 def kinds_of(text: str) -> set[str]:
-    """What kinds of word this may be, by its form or else by the vocabulary's nearest words; maybe none."""
+    """Return the kinds of words that a text may be, by its form or else by the nearest words of the vocabulary."""
     forms = {"price": r"[$£€].+", "time": r"\d{1,2}[:.]\d\d", "number": r"\d+", "plate": r"[A-Z]{1,3}\d{1,3}"}
     if found := {kind for kind, form in forms.items() if re.fullmatch(form, text)}:
         return found
-    near = [
+    similarities = [
         (normalized_edit_similarity(word, text.lower()), kind)
         for kind, words in words_by_label().items()
         for word in words
     ]
-    nearest = max(similarity for similarity, _ in near)
-    return {kind for similarity, kind in near if similarity == nearest > 0}
+    nearest = max(similarity for similarity, _ in similarities)
+    return {kind for similarity, kind in similarities if similarity == nearest > 0}
 
 
 def table(readings: Mapping[str, Mapping[str, Readings]], pairs: Sequence[tuple[str, str]] = ()) -> str:
-    """All scores with intervals, then differences of pairs picture by picture."""
+    """Return a table of all scores with intervals, then of the paired differences of `pairs`."""
     lines = [["", "prompts", "NED", "words", "words, letters alone"], ["---"] * 5]
     for name, splits in readings.items():
         lines += [
             [name, split, *(_show(interval(found[metric])) for metric in METRICS)] for split, found in splits.items()
         ]
-    for ours, theirs in pairs:
+    for name, other in pairs:
         for split in SPLITS:
-            both = [(readings[ours][split][metric], readings[theirs][split][metric]) for metric in METRICS]
-            lines.append([f"{ours} - {theirs}", split, *(_show(paired_difference(*pair), "+") for pair in both)])
+            both = [(readings[name][split][metric], readings[other][split][metric]) for metric in METRICS]
+            lines.append([f"{name} - {other}", split, *(_show(paired_difference(*pair), "+") for pair in both)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -188,13 +194,13 @@ def _show(found: Interval, sign: str = "") -> str:
     return f"{found.value:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
 
 
-def _written(items: Sequence[Item], folder: Path, by: str, picture: Callable[[Item], bytes]) -> Path:
-    """Pictures as files; those that the same has made before stay."""
+def _write_missing(items: Sequence[Item], folder: Path, source: str, picture: Callable[[Item], bytes]) -> Path:
+    """Write a picture of each item; existing files are kept if the same `source` has made them."""
     note = folder / "made-by.txt"
-    if not note.exists() or note.read_text(encoding="utf-8") != by:
+    if not note.exists() or note.read_text(encoding="utf-8") != source:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        note.write_text(by, encoding="utf-8")
+        note.write_text(source, encoding="utf-8")
     for index, item in enumerate(items):
         if not (file := folder / f"{index:05d}.png").exists():
             unfinished = file.with_suffix(".partial")
@@ -204,11 +210,11 @@ def _written(items: Sequence[Item], folder: Path, by: str, picture: Callable[[It
 
 
 def _read(folder: Path, split: PlainSplit) -> Readings:
-    return _measured(folder, [word for _, word in asked(wanted(split))])
+    return _measured(folder, [word for _, word in prompts_for(unseen_signs(split))])
 
 
 def _measured(folder: Path, words: Sequence[str]) -> Readings:
-    """Each picture's scores, the n-th of which should show the n-th word; pictures of one word are one group."""
+    """Score a folder's pictures, the n-th of which should show the n-th word; equal words form one group."""
     scores = folder.with_name(f"{folder.name}-scores")
     scores.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps({"file": f"{index:05d}.png", "text": word}) for index, word in enumerate(words)]

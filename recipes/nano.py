@@ -1,14 +1,14 @@
-"""Makes `vqgan-nano` and `insighttok-nano`, the twins that imtok ships, from raw pictures to weights and scores.
+"""Train `vqgan-nano` and `insighttok-nano`, the twins that imtok ships, from raw pictures to weights and scores.
 
     python recipes/nano.py --text PICTURES… --faces PICTURES… --plain PICTURES… --out FOLDER
 
-What happens: words are found in the first pictures and faces in the second; signs are rendered; everything is split by
-content; one pretraining without the text and face losses; from its weights two continuations of the same pictures in
-the same order, one without and one with the two losses; both are evaluated on pictures that neither saw; the weights
-are written as fp16, with config and log. Every step can be killed and goes on where it was.
+Words are detected in the `--text` pictures and faces in the `--faces` pictures, signs are rendered, and everything is
+split by content. One tokenizer is pretrained without the text and face losses. From its weights, two runs continue on
+the same pictures in the same order, one without and one with the two losses. Both are evaluated on held-out pictures,
+and the weights are written in fp16, with config and log. Every step can be killed and resumes where it was.
 
-The shipped weights were made from development pictures under research-only and unknown licences (src/imtok/weights/
-*/README.md lists them), so they are for research, and this recipe runs on pictures of your own.
+The shipped weights were trained on development pictures under research-only and unknown licences (src/imtok/weights/
+*/README.md lists them), so they are for research, and this recipe runs on your own pictures.
 """
 
 import os
@@ -35,9 +35,9 @@ def main(text: tuple[str, ...], faces: tuple[str, ...], plain: tuple[str, ...], 
     """Run the whole recipe.
 
     Args:
-        text: pictures with words (anything that imtok reads).
-        faces: pictures with faces.
-        plain: other pictures.
+        text: sources of pictures with words, in any format that imtok reads.
+        faces: sources of pictures with faces.
+        plain: sources of other pictures.
         out: working folder.
     """
     data = prepare(text, faces, plain, out, presets.get(TWINS[0]).data.crop, signs())
@@ -48,27 +48,30 @@ def main(text: tuple[str, ...], faces: tuple[str, ...], plain: tuple[str, ...], 
 
 
 def run(config: RunConfig, shards: Path, out: Path, start: Path | None = None) -> Path:
-    """Train to the end, or go on with it; a finished run is left alone.
+    """Train a tokenizer to the end, resuming an unfinished run; a finished run is left alone.
 
     Args:
-        config: which run.
-        shards: with `train` and `validation` in it.
+        config: config of the run.
+        shards: folder of shards with the splits `train` and `validation`.
         out: run folder.
-        start: weights to begin with.
+        start: run folder of the weights to start from; None for fresh weights.
+
+    Returns:
+        The run folder.
     """
     folder = RunFolder(out)
     training, validation = str(shards / "train"), str(shards / "validation")
-    begin = None if start is None else str(start)
-    return train(config, training, out, validation=validation, resume=folder.exists(), init_from=begin)
+    init_from = None if start is None else str(start)
+    return train(config, training, out, validation=validation, resume=folder.exists(), init_from=init_from)
 
 
 def test_sets(shards: Path) -> list[Path]:
-    """The kinds of test pictures of which there are any."""
+    """Return the folders of the test sets that have pictures."""
     return [folder for folder in sorted((shards / "test").iterdir()) if any(folder.glob("*.parquet"))]
 
 
 def ship(run: Path, out: Path) -> Path:
-    """Weights in fp16, config, log, and what a generator's run has to open with: what the package carries."""
+    """Write a run as the package ships it: fp16 weights, config, log and the folders that a generator needs."""
     out.mkdir(parents=True, exist_ok=True)
     RunFolder(out).write_model({name: tensor.half() for name, tensor in RunFolder(run).read_model().items()})
     for name in ("config.json", "metrics.jsonl"):

@@ -1,13 +1,15 @@
-"""InsightTok's Tables 3, 4, 5, 6, 8 and 9 in miniature: one queue that can be stopped at any moment and resumed.
+"""Reproduce InsightTok's Tables 3, 4, 5, 6, 8 and 9 in miniature.
 
     python recipes/nano_ablations.py --data FOLDER_OF_nano.py --out FOLDER
 
 Every run continues the same pretraining (recipes/nano_pretraining, or `--start`) with the same pictures in the same
-order for the same number of steps, encoder and all unless its name says otherwise; as in the paper's lightweight setup
-there is no decoder phase. The two rows of Table 6 with four times the codes have their own pretraining, as long as the
-first. Finished runs are left alone; at the end all are evaluated and the tables are printed and written to `tables.md`.
+order for the same number of steps, and trains all parts of the tokenizer unless its name says otherwise; as in the
+paper's lightweight setup there is no decoder phase. The two rows of Table 6 with four times the codes have their own
+pretraining of the same length. The runs form one queue, which can be stopped at any moment and resumed; finished runs
+are left alone. At the end all are evaluated, and the tables are printed and written to `tables.md`.
 
-The paper's columns are printed beside ours. They are another model at another scale: only the order can be compared.
+The paper's columns are printed next to ours. They are of another model at another scale: only the order of the rows can
+be compared.
 """
 
 import os
@@ -28,7 +30,7 @@ from imtok.training.run import Phase, RunConfig
 STEPS = 300
 HOME = Path(__file__).parent / "nano_pretraining"
 REPEATED = {"plain", "no-area", "both", "decoder-only", "ocr", "text-only"}
-"""Runs that are done twice, for what tells them apart may be luck."""
+"""Runs that are done with every seed, since the differences between them may be due to chance."""
 Parts = tuple[Literal["encoder", "quantizer", "decoder"], ...]
 ALL: Parts = ("encoder", "quantizer", "decoder")
 
@@ -37,7 +39,7 @@ ACCURACY = Column("Text accuracy", "text_accuracy", ("signs", "words"), "{:.1%}"
 EDITS = Column("Edit similarity", "text_ned", ("signs", "words"), "{:.1%}", "T-NED")
 SIMILARITY = Column("Face similarity", "face_similarity", ("faces",), "{:.4f}", "F-Sim")
 FRECHET = Column("Fréchet distance", "fd_efficientnet_lite0", ("plain",), of_paper="rFID")
-"""Deviation: a Fréchet distance of other features."""
+"""Deviation: a Fréchet distance on other features than the paper's."""
 PSNR = Column("PSNR", "psnr", ("plain",))
 
 TABLES = (
@@ -109,21 +111,21 @@ def main(
     Args:
         data: working folder of recipes/nano.py, for its shards.
         out: folder for the runs.
-        start: the pretraining that all continue.
-        seeds: the runs that are compared most are done once with every seed, the others with the first.
-        only: names of runs to do; all, if none is given.
+        start: run folder of the pretraining that all runs continue.
+        seeds: seeds of the runs that are compared most; the other runs are done with the first seed only.
+        only: names of the runs to do; by default all.
     """
     shards, runs = data / "shards", configs()
     check_names(only, list(runs))
 
-    def begin(name: str, _: int) -> Path:
+    def initial_weights(name: str, _: int) -> Path:
         return large_pretraining(shards, out) if name.startswith("16k") else start
 
-    carry_out(only_these(runs, only), begin, TABLES, shards, out, seeds, once=runs.keys() - REPEATED)
+    carry_out(only_these(runs, only), initial_weights, TABLES, shards, out, seeds, once=runs.keys() - REPEATED)
 
 
 def configs() -> dict[str, RunConfig]:
-    """Every run by name."""
+    """Return the configs of all runs by name."""
     base = presets.get("insighttok-nano-finetune")
     loss, both = base.losses, base.training.phases[0].weights
     text, face = {"text": both["text"]}, {"face": both["face"]}
@@ -132,7 +134,7 @@ def configs() -> dict[str, RunConfig]:
         text=dataclasses.replace(loss.text, area_weighted=False),
         face=dataclasses.replace(loss.face, area_weighted=False),
     )
-    found = {
+    runs = {
         "plain": short(base, {}),
         "both": short(base, both),
         "no-area": short(dataclasses.replace(base, losses=unweighted), both),
@@ -144,28 +146,28 @@ def configs() -> dict[str, RunConfig]:
         "16k-plain": short(large(base), {}),
         "16k-both": short(large(base), both),
     }
-    return {name: dataclasses.replace(config, name=f"nano-{name}") for name, config in found.items()}
+    return {name: dataclasses.replace(config, name=f"nano-{name}") for name, config in runs.items()}
 
 
 def short(config: RunConfig, weights: dict[str, float], trains: Parts = ALL) -> RunConfig:
-    """The one phase of a run."""
+    """Return the config with a single short phase."""
     phase = Phase(name="ablation", steps=STEPS, weights=weights, trains=trains, region_share=0.8)
     return dataclasses.replace(config, training=dataclasses.replace(config.training, phases=(phase,)))
 
 
 def dropping(config: RunConfig, share: float) -> RunConfig:
-    """With a share of words and faces left out of the losses."""
+    """Return the config with a share of the words and faces left out of the losses."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, drop_regions=share))
 
 
 def large(config: RunConfig) -> RunConfig:
-    """With four times the codes."""
+    """Return the config with four times as many codes."""
     quantizer = dataclasses.replace(config.tokenizer.quantizer, codebook_size=16_384)
     return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, quantizer=quantizer))
 
 
 def large_pretraining(shards: Path, out: Path) -> Path:
-    """The pretraining with four times the codes."""
+    """Return the run folder of the pretraining with four times as many codes; train it if necessary."""
     return run(large(presets.get("nano-pretraining")), shards, out / "16k-pretraining")
 
 

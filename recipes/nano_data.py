@@ -1,9 +1,9 @@
-"""The pictures of the nano recipes: annotated, split by content, and cut into close-ups for the test.
+"""Prepare the pictures of the nano recipes: annotate them, split them by content, and crop close-ups for the test.
 
 A picture and its near-duplicates, other crops of it, and other pictures of the same person, receipt or document share a
-`cluster` in the source's table. All pictures of a cluster go the same way, whichever folder they lie in, by a hash of
-the cluster alone; pictures without one go by their path. `nano_test_clusters.txt` lists the test clusters of the
-pictures that the shipped weights were made from.
+`cluster` in the source's table. All pictures of a cluster belong to the same split, whichever folder they are in: the
+split follows from a hash of the cluster alone, or of the path for pictures without a cluster. `nano_test_clusters.txt`
+lists the test clusters of the pictures that the shipped weights were made from.
 """
 
 import hashlib
@@ -25,13 +25,14 @@ from imtok.data.transforms import CropConfig, centre_crop
 
 SIGNS, TEST_SIGNS = 3000, 300
 PLAIN_SIGNS = 16_000
-SAID = ("shop", "animal", "food")
-"""Kinds of words on plain signs: 118 of up to five letters, and 33 that no training sign says. Such signs say them at
-one place and in one typeface, so that a caption tells all but the shade, and small models can learn it."""
-plain_signs = partial(PlainSigns, labels=SAID, steady=True)
+SIGN_LABELS = ("shop", "animal", "food")
+"""Kinds of words on plain signs: 118 words of up to five letters, and 33 words that no training sign shows. The signs
+show them at one position and in one typeface, so that a caption determines everything but the shade, which is easy
+enough for small models to learn."""
+plain_signs = partial(PlainSigns, labels=SIGN_LABELS, steady=True)
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.03
 CLOSE_UPS = 6
-"""Of one picture, at most."""
+"""Largest number of close-ups of one picture."""
 
 CAPTION = "a photo of a {label}"
 
@@ -39,7 +40,7 @@ Split = Literal["train", "validation", "test"]
 
 
 def signs() -> tuple[Dataset, dict[str, Dataset]]:
-    """Rendered signs for the training, and for the test by name: with words and typefaces of their own."""
+    """Return rendered signs for training, and test sets of signs by name, with other words and typefaces."""
     return SyntheticPictures(SIGNS, seed=1), {"signs": SyntheticPictures(TEST_SIGNS, seed=2, split="test")}
 
 
@@ -51,25 +52,27 @@ def prepare(
     crop: CropConfig,
     rendered: tuple[Dataset, Mapping[str, Dataset]] | None = None,
 ) -> Path:
-    """Annotate and split; what is there already stays. Also writes `test_clusters.txt`.
+    """Annotate and split pictures; finished shards are kept. Also write `test_clusters.txt`.
 
-    Pictures with a class and no caption get one from it.
+    Pictures with a class and without a caption get a caption from their class.
 
     Args:
-        text: pictures with words (anything that imtok reads); of pictures of one name the first is tested on.
-        faces: pictures with faces.
-        plain: other pictures.
+        text: sources of pictures with words, in any format that imtok reads; of test pictures with the same path, only
+            the first is used.
+        faces: sources of pictures with faces.
+        plain: sources of other pictures.
         out: working folder.
-        crop: how large words and faces in the test's close-ups are, and the resolution.
-        rendered: pictures for the training and, by name, for tests, such as `signs()`.
+        crop: resolution and the size of words and faces in the close-ups of the test sets.
+        rendered: pictures for training and, by name, for test sets, such as `signs()`.
 
     Returns:
-        The folder of shards: `train`, `validation`, and `test/words`, `test/faces`, `test/plain` and what is rendered.
+        The folder of shards: `train`, `validation`, `test/words`, `test/faces`, `test/plain`, and under `test` the
+        rendered sets by name.
     """
     shards = out / "shards"
     if not (shards / "complete").exists():
-        places = {"words": list(text), "faces": list(faces), "plain": list(plain)}
-        kinds = {kind: [annotated(out, kind, *one) for one in enumerate(each)] for kind, each in places.items()}
+        sources = {"words": list(text), "faces": list(faces), "plain": list(plain)}
+        kinds = {kind: [annotated(out, kind, *item) for item in enumerate(each)] for kind, each in sources.items()}
         shutil.rmtree(shards, ignore_errors=True)
         training, tests = rendered or (InMemoryDataset(()), {})
         write_training(kinds, shards, training)
@@ -86,14 +89,14 @@ def prepare(
 
 
 def annotated(out: Path, kind: str, number: int, source: str) -> Path:
-    """Find in a source what it is there for, once; a folder that was begun is finished."""
+    """Annotate a source with words or faces, according to its kind; an unfinished folder is completed."""
     folder = out / "annotated" / f"{kind}-{number}-{Path(source).name}"
     annotate(source, str(folder), text=kind == "words", faces=kind == "faces", captions=CAPTION)
     return folder
 
 
 def write_training(kinds: dict[str, list[Path]], out: Path, rendered: Dataset) -> None:
-    """Training and validation shards of all kinds, then the rendered pictures."""
+    """Write training and validation shards of all kinds; the rendered pictures follow in the training shards."""
     with ShardWriter(str(out / "train")) as training, ShardWriter(str(out / "validation")) as validation:
         for sample in pictures(kinds):
             if split_of(sample) != "test":
@@ -103,7 +106,7 @@ def write_training(kinds: dict[str, list[Path]], out: Path, rendered: Dataset) -
 
 
 def write_test(kind: str, folders: list[Path], out: Path, crop: CropConfig) -> None:
-    """Close-ups of the words and faces of the test pictures; the middle of plain ones and of faces that fill theirs."""
+    """Write close-ups of words and faces in test pictures; without any, the centre crop unless the kind is `words`."""
     seen: set[str] = set()
     with ShardWriter(str(out)) as writer:
         for sample in pictures({kind: folders}):
@@ -118,7 +121,7 @@ def write_test(kind: str, folders: list[Path], out: Path, crop: CropConfig) -> N
 
 
 def middle(sample: Sample, config: CropConfig) -> Sample:
-    """The picture's largest centred square, with the faces that it shows."""
+    """Return the largest centred square of a picture, with the faces in it."""
     crop = centre_crop(sample.width, sample.height, config.resolution)
     pixels = crop.pixels(decode(sample.image, sample.path))
     return Sample(
@@ -135,24 +138,24 @@ def middle(sample: Sample, config: CropConfig) -> Sample:
 
 
 def is_clear(region: TextRegion | Face) -> bool:
-    """Whether a word is one to test on: two letters or digits at least, and read with confidence. Every face is."""
+    """Return whether to test on a region: a face, or a confidently read word of at least two letters or digits."""
     if isinstance(region, Face):
         return True
     return region.score >= 0.9 and sum(c.isalnum() for c in region.text) >= 2
 
 
 def pictures(kinds: dict[str, list[Path]]) -> Iterator[Sample]:
-    """All annotated pictures, kind by kind."""
+    """Iterate over all annotated pictures, kind by kind."""
     for folder in (folder for folders in kinds.values() for folder in folders):
         yield from open_dataset(str(folder))
 
 
 def split_of(sample: Sample) -> Split:
-    """By a hash of the picture's cluster, or of its path where it has none."""
+    """Return the split of a picture by a hash of its cluster, or of its path if it has none."""
     return split_of_cluster(sample.cluster or sample.path)
 
 
 def split_of_cluster(cluster: str) -> Split:
-    """The split that all pictures of a cluster belong to."""
-    place = int.from_bytes(hashlib.sha256(f"nano {cluster}".encode()).digest()[:4], "big") / 2**32
-    return "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
+    """Return the split that all pictures of a cluster belong to."""
+    position = int.from_bytes(hashlib.sha256(f"nano {cluster}".encode()).digest()[:4], "big") / 2**32
+    return "test" if position < TEST_SHARE else "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"

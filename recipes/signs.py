@@ -1,4 +1,4 @@
-"""What the recipes of generators share: plain signs, their tokens, a run over them."""
+"""Shared code of the generator recipes: plain signs, their tokens, and training runs on them."""
 
 import dataclasses
 import itertools
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nano_data import SAID, plain_signs
+from nano_data import SIGN_LABELS, plain_signs
 
 from imtok.checkpoints import write_text
 from imtok.data.plain_signs import PlainSplit
@@ -26,37 +26,42 @@ from imtok.training.run import GeneratorRunConfig
 
 HELD_OUT = 256
 DISTANCE = "fd_efficientnet_lite0"
-"""Deviation: a Fréchet distance of other features than gFID's."""
+"""Deviation: a Fréchet distance on other features than gFID's."""
 MANY_SIGNS = 80_000
-"""For generators of codes: of words of every kind, numbers and plates too, and no sign more than once. Of the
-few words that other generators know, held-out codes became less likely while those of the training became more so."""
+"""Number of training signs for generators of codes, with words of every kind, including numbers and plates, and no
+sign twice. On the few words that the other generators are trained on, these generators overfitted: the likelihood of
+held-out codes fell while that of the training codes rose."""
 UNSEEN = 10
-"""Captions of each class that no picture of the training has."""
+"""Number of captions per class that no training picture has."""
 
 
-def render(out: Path, resolution: int, count: int, labels: tuple[str, ...] = SAID) -> Path:
-    """So many signs to train on, and others to look at, as OUT/train and OUT/combinations; what is there stays.
+def render(out: Path, resolution: int, count: int, labels: tuple[str, ...] = SIGN_LABELS) -> Path:
+    """Render `count` signs for training as OUT/train and held-out ones as OUT/combinations; existing shards are kept.
 
     Args:
-        out: folder.
-        resolution: of the pictures.
-        count: to train on.
-        labels: kinds of words; every kind, if none are named.
+        out: working folder.
+        resolution: side of the pictures in pixels.
+        count: number of training signs.
+        labels: kinds of words; all kinds if empty.
+
+    Returns:
+        The working folder.
     """
     counts: dict[PlainSplit, int] = {"train": count, "combinations": HELD_OUT}
     for split, count in counts.items():
-        place = str(out / split)
-        synthesize(place, count=count, size=resolution, plain=True, split=split, labels=labels, steady=True)
+        folder = str(out / split)
+        synthesize(folder, count=count, size=resolution, plain=True, split=split, labels=labels, steady=True)
     return out
 
 
-def tell(signs: Path, hears: TextConfig) -> None:
-    """Store what a text encoder says of the captions, and unseen captions of every class, beside the signs.
+def store_text_features(signs: Path, text: TextConfig) -> None:
+    """Store the text features of the captions, and unseen captions of every class, next to the signs.
 
-    The unseen ones are neither of the training nor of the held-out signs that samples are compared with.
+    The unseen captions are neither those of training signs nor those of the held-out signs that samples are compared
+    with.
     """
     for split in ("train", "combinations"):
-        embed(str(signs / split), hears.encoder, hears.max_tokens)
+        embed(str(signs / split), text.encoder, text.max_tokens)
     compared = {sample.captions[0] for sample in open_dataset(signs / "combinations")}
     others = signs / "others"
     shutil.rmtree(others, ignore_errors=True)
@@ -67,80 +72,85 @@ def tell(signs: Path, hears: TextConfig) -> None:
     write_unseen_captions(str(signs / "train"), str(others), per_class=UNSEEN)
 
 
-def with_photographs(signs: Path, shards: Path, hears: TextConfig, out: Path) -> Path:
-    """The signs and the captioned photographs of other shards, as OUT/train and OUT/combinations; for prompts alone.
+def with_photographs(signs: Path, shards: Path, text: TextConfig, out: Path) -> Path:
+    """Write the signs and the captioned photographs of other shards as OUT/train and OUT/combinations.
 
-    What has no class there is a photograph. Of its captions the first is kept: a tokenizer that hears captions encodes
-    a picture with one, and its generator shall see no fewer than that of a tokenizer that hears none.
+    The result is for text-conditional generators only: photographs have no class. In `shards`, pictures with a caption
+    and without a class are the photographs. Only the first caption of a picture is kept: a text-conditioned tokenizer
+    encodes a picture with one caption, and the generators over tokenizers with and without text shall be trained on
+    equally many.
 
     Args:
-        signs: rendered.
-        shards: of recipes/textok_nano.py, with `train` and `validation` in it.
-        hears: whose encoder reads the captions.
-        out: folder; what is there already stays.
+        signs: folder of rendered signs, with `train` and `combinations`.
+        shards: shards of recipes/textok_nano.py, with the splits `train` and `validation`.
+        text: text config whose encoder encodes the captions.
+        out: folder for the result; finished shards are kept.
+
+    Returns:
+        The folder `out`.
     """
-    for split, theirs in (("train", "train"), ("combinations", "validation")):
-        done, made_of = out / f"{split}.complete", fingerprint(shards / theirs)
+    for split, source in (("train", "train"), ("combinations", "validation")):
+        done, made_of = out / f"{split}.complete", fingerprint(shards / source)
         if done.exists() and done.read_text() != made_of:
             raise SystemExit(f"{out}: holds photographs of other shards than {shards}; take another folder")
         if not done.exists():
             shutil.rmtree(out / split, ignore_errors=True)
-            others = open_dataset(shards / theirs)
+            others = open_dataset(shards / source)
             photographs = (sample for sample in others if sample.captions and sample.label is None)
             with ShardWriter(str(out / split)) as writer:
                 for sample in itertools.chain(open_dataset(signs / split), photographs):
                     writer.write(dataclasses.replace(sample, captions=sample.captions[:1]))
             write_text(done, made_of)
-        embed(str(out / split), hears.encoder, hears.max_tokens)
+        embed(str(out / split), text.encoder, text.max_tokens)
     return out
 
 
 def encode(tokenizer: str, signs: Path, out: Path, resolution: int) -> Path:
-    """The signs' tokens, as OUT/train and OUT/combinations; what is there already stays."""
+    """Write the tokens of the signs as OUT/train and OUT/combinations; existing tokens are kept."""
     for split in ("train", "combinations"):
         encode_pictures(tokenizer, signs / split, out / split, resolution)
     return out
 
 
 def run(config: GeneratorRunConfig, tokens: Path, out: Path) -> Path:
-    """Train to the end, or go on with it; a finished run is left alone."""
+    """Train a generator to the end, resuming an unfinished run; a finished run is left alone. Return the run folder."""
     held_out = str(tokens / "combinations")
     return train(config, str(tokens / "train"), out, validation=held_out, resume=True)
 
 
 def seeded(config: GeneratorRunConfig, seed: int) -> GeneratorRunConfig:
-    """With other first weights and another order of the pictures."""
+    """Return the config with this seed, which decides the initial weights and the order of the pictures."""
     return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
 
 
 def held_out_classes(signs: Path) -> list[str]:
-    """Of each held-out sign. InMemoryDataset of the same are as many of each class: prices are rarer than numbers."""
+    """Return the class of each held-out sign, so that samples have the same class frequencies as these signs."""
     return [sign.label or "" for sign in ShardReader(str(signs / "combinations")).annotations()]
 
 
 def samples_of(
     run: Path, labels: Sequence[str] | None = None, prompts: Sequence[str] | None = None, **sampling: Any
 ) -> Path:
-    """Where a generator's samples lie, one for each label or prompt, drawn by settings of its own or by others."""
+    """Generate one sample per label or prompt, with the generator's or other sampling settings; return their folder."""
     out = run.with_name("-".join([run.name, "samples", *(str(value) for value in sampling.values())]))
     generate(str(run), out, labels, prompts, **sampling)
     return out
 
 
 def distance(samples: Path, reference: Path) -> Score:
-    """The distance of a set of pictures from another."""
+    """Return the Fréchet distance between two sets of pictures."""
     scores = samples.with_name(f"{samples.name}-scores")
-    found = evaluate_generated(samples, scores, reference=reference, metrics=[DISTANCE])
-    for reason in found.failed.values():
+    results = evaluate_generated(samples, scores, reference=reference, metrics=[DISTANCE])
+    for reason in results.failed.values():
         raise SystemExit(reason)
-    return found.metrics[DISTANCE]
+    return results.metrics[DISTANCE]
 
 
 def show(far: Score) -> str:
-    """A distance, and the least and the largest of the quarters of the pictures.
+    """Return a distance as text, with the smallest and the largest distance of the quarters of the pictures.
 
-    Two whose quarters overlap are not told apart. All are too large, since the pictures are fewer than the features,
-    and the quarters' more so.
+    Distances whose quarters overlap cannot be distinguished. All distances are biased upwards, since there are fewer
+    pictures than feature dimensions, and those of the quarters more so.
     """
     assert far.parts is not None
     return f"{far.value:.1f} (quarters {min(far.parts):.1f} to {max(far.parts):.1f})"

@@ -1,21 +1,21 @@
-"""Makes `textok-nano` and `baseline-nano`, and TexTok's Tables 1, 4 and 6 in miniature with their controls: one queue.
+"""Train `textok-nano` and `baseline-nano`, and reproduce TexTok's Tables 1, 4 and 6 in miniature, with controls.
 
     python recipes/textok_nano.py --captioned PICTURES… --out FOLDER [--only NAME…]
 
 Needs the `plots` extra.
 
-It can be stopped at any moment and goes on where it was; finished runs are left alone. Tokenizers of the same size and
-schedule see captioned photographs and plain signs of 64 px, with 2 to 32 tokens, with and without the caption. The
-signs say a hundred words at one place in one typeface, so that a caption tells all of a sign but its shade. At the end
-all are evaluated on photographs and on signs that none has seen: signs of words that were in the training, in other
-colours, and of words that were not.
+The runs form one queue, which can be stopped at any moment and resumes where it was; finished runs are left alone.
+Tokenizers of the same size and schedule are trained on captioned photographs and plain signs of 64 px, with 2 to 32
+tokens, with and without the caption. The signs show a hundred words at one position in one typeface, so that a caption
+determines everything of a sign but its shade. At the end all tokenizers are evaluated on held-out photographs and
+signs: signs of training words in other colours, and signs of words that are not in the training.
 
-A sign's caption contains its words. So the table shows what the caption alone gives (no tokens at all), what happens
-when the tokenizer is told another picture's caption, and the caption's bits beside the tokens' (32 a channel, when they
-are continuous). The two that imtok ships are trained last, for longer.
+A sign's caption contains its words. The tables therefore show what the caption alone gives (no tokens at all), what
+happens when the tokenizer is given another picture's caption, and the bits of the caption next to those of the tokens
+(32 bits per channel for continuous tokens). The two tokenizers that imtok ships are trained last, for longer.
 
-The paper's columns are printed beside ours. They are another model at another scale, on ImageNet, trained with
-perceptual and adversarial losses that nothing here has: only the order can be compared.
+The paper's columns are printed next to ours. They are of another model at another scale, on ImageNet, trained with
+perceptual and adversarial losses that are not used here, so only the order of the rows can be compared.
 """
 
 import os
@@ -35,7 +35,7 @@ import matplotlib.pyplot as plt
 import tyro
 from ablation import Column, Row, Table, carry_out, check_names, name_of, only_these
 from nano import run, ship, test_sets
-from nano_data import PLAIN_SIGNS, SAID, TEST_SIGNS, plain_signs, prepare
+from nano_data import PLAIN_SIGNS, SIGN_LABELS, TEST_SIGNS, plain_signs, prepare
 
 from imtok import presets
 from imtok.data.text_features import embed
@@ -49,17 +49,17 @@ from imtok.training.run import Phase, RunConfig
 
 STEPS = 2000
 TOKENS = (2, 4, 8, 16, 32)
-"""In place of the paper's 32, 64, 128 and 256: as many numbers for a pixel of these pictures. Beside 32 the paper has
-nothing."""
+"""Numbers of tokens. 2 to 16 stand for the paper's 32 to 256, with as many numbers per pixel; 32 has no counterpart in
+the paper."""
 REPEATED = {f"{kind}-{tokens}" for kind in ("baseline", "textok") for tokens in (2, 8, 16, 32)}
-"""Runs that are done with every seed, the others with the first alone."""
+"""Runs that are done with every seed; the others are done with the first seed only."""
 KINDS = ("seen-words", "signs")
-"""Signs of words that were in the training, and of words that were not."""
+"""Test sets of signs: with words that are in the training, and with words that are not."""
 
 PSNR = Column("PSNR", "psnr", ("plain", *KINDS))
 VGG16 = Column("VGG16 distance", "vgg16_distance", ("plain", *KINDS), "{:.3f}")
 FRECHET = Column("Fréchet distance", "fd_efficientnet_lite0", ("plain", *KINDS), "{:.1f}", "rFID")
-"""Deviation: a Fréchet distance of other features."""
+"""Deviation: a Fréchet distance on other features than the paper's."""
 ACCURACY = Column("Text accuracy", "text_accuracy", KINDS, "{:.1%}")
 RATE = Column("Bits per pixel", "bits_per_pixel", ("plain",), "{:.3f}")
 BOTH = Column("Bits per pixel, the caption's included", "bits_per_pixel_with_caption", ("plain", *KINDS), "{:.3f}")
@@ -83,7 +83,7 @@ TOKEN_COUNTS = Table(
     ),
 )
 AMOUNT = Table(
-    "Table 4a: amount of text (2 tokens; on signs alone, and a class has 8 bits a letter where it is told in words)",
+    "Table 4a: amount of text (2 tokens; on signs alone, and a class has 8 bits a letter where it is given in words)",
     (PSNR, FRECHET, ACCURACY, CAPTION),
     (
         Row("baseline-2", "none", {"rFID": "1.49", "PSNR": "20.51"}),
@@ -102,7 +102,7 @@ HOW = Table(
     ),
 )
 WHERE = Table(
-    "Table 4d: which half hears it (2 tokens; the paper's numbers are missing from our text)",
+    "Table 4d: which half is conditioned on it (2 tokens; the paper's numbers are missing from our text)",
     (PSNR, FRECHET, ACCURACY),
     (
         Row("baseline-2", "neither"),
@@ -126,13 +126,13 @@ SHIPPED = ("textok-nano", "baseline-nano")
 
 
 def main(captioned: tuple[str, ...], out: Path, seeds: tuple[int, ...] = (0, 1), only: tuple[str, ...] = ()) -> None:
-    """Run the queue, evaluate, print the tables, and draw the first.
+    """Run the queue, evaluate, print the tables, and plot Table 1.
 
     Args:
-        captioned: pictures with captions and without classes, which only the signs have here.
+        captioned: sources of pictures with captions and without classes, which only the signs have here.
         out: folder for the runs, `tables.md`, `controls.md`, `tokens.png` and `shipped/`.
-        seeds: those runs of Table 1 that are in `REPEATED` are done once with every seed, the others with the first.
-        only: names of runs to do; all, if none is given.
+        seeds: seeds of the runs of Table 1 in `REPEATED`; the other runs are done with the first seed only.
+        only: names of the runs to do; by default all.
     """
     check_names(only, [*configs(), *SHIPPED])
     runs, shards = only_these(configs(), only), captioned_shards(captioned, out)
@@ -144,18 +144,18 @@ def main(captioned: tuple[str, ...], out: Path, seeds: tuple[int, ...] = (0, 1),
 
 
 def show(runs: dict[str, RunConfig], shards: Path, out: Path, seeds: tuple[int, ...]) -> None:
-    """Carry out the runs of the tables, print these, compare right captions with wrong ones, and draw Table 1."""
+    """Do the runs of the tables, print the tables, compare right captions with wrong ones, and plot Table 1."""
     found = carry_out(runs, lambda *_: None, TABLES, shards, out, seeds, runs.keys() - REPEATED)
-    hearing = [name for name in (f"textok-{tokens}" for tokens in TOKENS) if name in runs]
-    done = [(name, seed) for name in hearing for seed in seeds if seed == seeds[0] or name in REPEATED]
+    conditioned = [name for name in (f"textok-{tokens}" for tokens in TOKENS) if name in runs]
+    done = [(name, seed) for name in conditioned for seed in seeds if seed == seeds[0] or name in REPEATED]
     controls([out / name_of(name, seed) for name, seed in done], shards, out / "controls.md")
     draw(found, seeds, out / "tokens.png")
 
 
 def captioned_shards(captioned: tuple[str, ...], out: Path) -> Path:
-    """Photographs and signs, split, with what MiniLM says of their captions beside them."""
+    """Prepare split shards of photographs and signs, with MiniLM's features of their captions stored next to them."""
     base = presets.get("textok-nano")
-    text = heard(base)
+    text = text_config_of(base)
     side = base.data.crop.resolution
     tests = {
         "seen-words": plain_signs(TEST_SIGNS, seed=3, size=side, split="combinations"),
@@ -168,74 +168,74 @@ def captioned_shards(captioned: tuple[str, ...], out: Path) -> Path:
 
 
 def configs() -> dict[str, RunConfig]:
-    """Every run by name."""
+    """Return the configs of all runs by name."""
     kinds = ("baseline", "textok")
     few = short("textok", TOKENS[0])
-    found = {
+    runs = {
         **{f"{kind}-{tokens}": short(kind, tokens) for kind in kinds for tokens in TOKENS},
         "textok-0": short("textok", 0),
-        "class": told(few, encoder=BY_CLASS, dim=len(SAID), classes=SAID),
-        "class-text": told(few, template="a sign with a {label} on it"),
-        "cross-attention": told(few, how="cross_attention"),
-        "encoder": told(few, where=("encoder",)),
-        "decoder": told(few, where=("decoder",)),
+        "class": with_text(few, encoder=BY_CLASS, dim=len(SIGN_LABELS), classes=SIGN_LABELS),
+        "class-text": with_text(few, template="a sign with a {label} on it"),
+        "cross-attention": with_text(few, how="cross_attention"),
+        "encoder": with_text(few, where=("encoder",)),
+        "decoder": with_text(few, where=("decoder",)),
         **{f"vq-{kind}-{tokens}": discrete(short(kind, tokens)) for kind in kinds for tokens in (2, 8)},
     }
-    return {name: dataclasses.replace(config, name=f"nano-{name}") for name, config in found.items()}
+    return {name: dataclasses.replace(config, name=f"nano-{name}") for name, config in runs.items()}
 
 
 def short(kind: str, tokens: int) -> RunConfig:
-    """The shipped run of a kind, `textok` or `baseline`, with other tokens and as many steps as all of the queue."""
+    """Return the config of `textok-nano` or `baseline-nano` with so many tokens and the steps of this queue."""
     config = shortened(presets.get(f"{kind}-nano"), STEPS)
     tokenizer = dataclasses.replace(config.tokenizer, num_latent_tokens=tokens)
     return dataclasses.replace(config, name=f"nano-{kind}-{tokens}", tokenizer=tokenizer)
 
 
 def shortened(config: RunConfig, steps: int) -> RunConfig:
-    """With so many steps in one phase."""
+    """Return the config with one phase of so many steps."""
     training = dataclasses.replace(config.training, phases=(Phase(name="train", steps=steps),))
     return dataclasses.replace(config, training=training)
 
 
-def told(config: RunConfig, **text: object) -> RunConfig:
-    """With other text, or text in another way."""
-    other = dataclasses.replace(heard(config), **text)  # pyright: ignore[reportArgumentType]
-    return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=other))
+def with_text(config: RunConfig, **text: object) -> RunConfig:
+    """Return the config with changed fields of the tokenizer's text config."""
+    changed = dataclasses.replace(text_config_of(config), **text)  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=changed))
 
 
-def heard(config: RunConfig) -> TextConfig:
-    """What a run's tokenizer hears of captions."""
+def text_config_of(config: RunConfig) -> TextConfig:
+    """Return the text config of a run's tokenizer."""
     assert isinstance(config.tokenizer, TexTokConfig)
     assert config.tokenizer.text is not None
     return config.tokenizer.text
 
 
 def discrete(config: RunConfig) -> RunConfig:
-    """With the paper's 4,096 codes."""
+    """Return the config with a discrete tokenizer of the paper's 4,096 codes."""
     quantizer = VQConfig(codebook_size=4096, codebook_dim=8)
     return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, quantizer=quantizer))
 
 
 def controls(trained: Sequence[Path], shards: Path, out: Path) -> None:
-    """Print and write what right captions are worth beside those of other pictures."""
+    """Print and write scores with the right captions and with those of other pictures."""
     lines = ["| run | pictures | metric | right | wrong | wrong - right |", "| --- | --- | --- | --- | --- | --- |"]
     for folder in trained:
         metrics = ["psnr", "text_accuracy"]
         found = evaluate(folder, test_sets(shards), metrics=metrics, checks=False, wrong_captions=True)
-        for one in found.comparisons:
-            right, wrong = (found.score(name, one.data, one.metric).value for name in (one.baseline, one.tokenizer))
-            change = f"{one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
-            lines.append(f"| {one.baseline} | {one.data} | {one.metric} | {right:.3f} | {wrong:.3f} | {change} |")
+        for row in found.comparisons:
+            right, wrong = (found.score(name, row.data, row.metric).value for name in (row.baseline, row.tokenizer))
+            change = f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+            lines.append(f"| {row.baseline} | {row.data} | {row.metric} | {right:.3f} | {wrong:.3f} | {change} |")
     out.write_text("\n".join(lines) + "\n")
     print("\n".join(["", *lines]))
 
 
 def draw(found: Evaluation, seeds: Sequence[int], out: Path) -> None:
-    """PSNR by the number of tokens, with text and without, of the runs that were done."""
-    there = [one.name for one in found.sets if one.name in PSNR.sets]
-    size = (4 * len(there), 3.2)
-    figure, panels = plt.subplots(1, len(there), figsize=size, constrained_layout=True, squeeze=False)
-    for panel, data in zip(panels[0], there, strict=True):
+    """Plot the PSNR over the number of tokens, with and without text, for the runs that were done."""
+    sets = [data.name for data in found.sets if data.name in PSNR.sets]
+    size = (4 * len(sets), 3.2)
+    figure, panels = plt.subplots(1, len(sets), figsize=size, constrained_layout=True, squeeze=False)
+    for panel, data in zip(panels[0], sets, strict=True):
         for kind, label in (("baseline", "without text"), ("textok", "with text")):
             scores = {
                 tokens: mean_psnr(found, [name_of(f"{kind}-{tokens}", seed) for seed in seeds], data)
@@ -252,7 +252,7 @@ def draw(found: Evaluation, seeds: Sequence[int], out: Path) -> None:
 
 
 def mean_psnr(found: Evaluation, names: Sequence[str], data: str) -> float | None:
-    """Over seeds; None where a run was not done."""
+    """Return the mean PSNR over the seeds that were done, or None if no run was done."""
     values = [found.score(name, data, "psnr").value for name in names if name in found.tokenizers]
     return fmean(value for value in values if value is not None) if values else None
 

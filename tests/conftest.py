@@ -53,7 +53,7 @@ def no_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hearing(tmp_path: Path) -> str:
-    """An untrained tokenizer that hears of classes, in a run folder."""
+    """An untrained tokenizer that is conditioned on classes, in a run folder."""
     torch.manual_seed(0)
     config = presets.get("textok-debug")
     text = TextConfig(encoder=BY_CLASS, dim=len(LABELS), classes=LABELS)

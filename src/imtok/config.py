@@ -1,4 +1,4 @@
-"""Frozen dataclasses that go to JSON and back, strictly: a key that nobody reads is an error, not a shrug."""
+"""Frozen config dataclasses with a strict JSON round trip: an unknown key is an error."""
 
 import dataclasses
 import difflib
@@ -12,36 +12,36 @@ from typing import Any, TypeVar, dataclass_transform
 import pydantic
 
 FORMAT_VERSION = 1
-"""Written into every JSON file that imtok makes; raised when an old reader would misread a new file."""
+"""Format version in every JSON file that imtok writes; incremented when older versions would misread newer files."""
 
 T = TypeVar("T")
 
 
 class InputError(Exception):
-    """Something that the user gave or that is missing; one line: what, where, what to do."""
+    """Invalid or missing user input; the one-line message says what is wrong, where, and what to do."""
 
 
 class ConfigError(InputError):
-    """A configuration that cannot be meant; the message names the field and what to do.
+    """An invalid configuration; the message names the field and what to do.
 
-    It is no ValueError, which pydantic and tyro would wrap in lines of their own.
+    Not a ValueError, because pydantic and tyro would wrap that in a multi-line message of their own.
     """
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the computer or a device has run out of it; torch and ONNX Runtime have errors of their own for that."""
-    said = str(error).lower()
-    of_torch = type(error).__name__ == "OutOfMemoryError"
-    return isinstance(error, MemoryError) or of_torch or "allocate memory" in said or "not enough memory" in said
+    """Return whether the host or a device ran out of memory; torch and ONNX Runtime raise their own errors for this."""
+    text = str(error).lower()
+    from_torch = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or from_torch or "allocate memory" in text or "not enough memory" in text
 
 
 def first_line(error: Exception) -> str:
-    """What an error of some library says, in one line."""
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def suggest(name: str, names: Iterable[str]) -> str:
-    """What may have been meant instead of a name that nothing has: the nearest ones, or all of them."""
+    """Return a hint for an unknown name: the closest valid names, or all of them if none is close."""
     names = list(names)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
@@ -49,17 +49,17 @@ def suggest(name: str, names: Iterable[str]) -> str:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
-    """Decorator: a frozen, keyword-only dataclass of finite numbers whose JSON form admits no unknown keys.
+    """Decorate a class as a frozen, keyword-only dataclass of finite numbers whose JSON form allows no unknown keys.
 
     Raises:
-        ConfigError: on making an instance, if a field is NaN or infinite.
+        ConfigError: on instantiation, a field is NaN or infinite.
     """
     check_values = getattr(cls, "__post_init__", lambda self: None)
 
     def check(self: Any) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            numbers = [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, float)]
+            numbers = [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, float)]
             if not all(map(math.isfinite, numbers)):
                 where = getattr(self, "kind", cls.__name__.removesuffix("Config").lower())
                 raise ConfigError(f"{where}: {field.name} = {value} must be finite")
@@ -76,7 +76,7 @@ def _adapter(cls: type) -> pydantic.TypeAdapter:
 
 
 def to_dict(instance: Any) -> dict[str, Any]:
-    """The plain JSON form (str, int, float, bool, None, list, dict) of a config."""
+    """Return the plain JSON form (str, int, float, bool, None, list, dict) of a config."""
     return _adapter(type(instance)).dump_python(instance, mode="json")
 
 
@@ -84,12 +84,12 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
     """Build a config from its JSON form.
 
     Args:
-        cls: a class made by `config`.
-        values: what `to_dict` gave; `format_version` is accepted and checked at the top level.
-        where: named in the error, usually a file.
+        cls: a class decorated with `config`.
+        values: output of `to_dict`; `format_version` is accepted and checked at the top level.
+        where: source of the values, usually a file, named in error messages.
 
     Raises:
-        ConfigError: an unknown key, a wrong type, a value that cannot be meant, or a file of a newer format; one line.
+        ConfigError: an unknown key, a wrong type, an invalid value, or a newer format version (one-line message).
     """
     check_format(values, where)
     values = {name: value for name, value in values.items() if name != "format_version"}
@@ -105,10 +105,10 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
 
 
 def check_format(values: Mapping[str, Any], where: str) -> None:
-    """Whether a file is of the format that this version reads, as far as it says.
+    """Check that a file has the format version that this imtok reads; a file without `format_version` passes.
 
     Raises:
-        ConfigError: of a newer one; one line.
+        ConfigError: the format version is another, that is, a newer one (one-line message).
     """
     version = values.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
@@ -116,10 +116,15 @@ def check_format(values: Mapping[str, Any], where: str) -> None:
 
 
 def from_kinds(kinds: Mapping[str, type[T]], values: dict[str, Any], where: str) -> T:
-    """Likewise, of the class that `kind` in the values names.
+    """Build a config from its JSON form, as `from_dict` does, with the class that `values["kind"]` selects.
+
+    Args:
+        kinds: config class of each kind.
+        values: output of `to_dict`.
+        where: source of the values, usually a file, named in error messages.
 
     Raises:
-        ConfigError: it is of no kind that there is, or has other settings; one line.
+        ConfigError: `kind` is missing or unknown, or the values do not fit its class (one-line message).
     """
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
@@ -128,10 +133,10 @@ def from_kinds(kinds: Mapping[str, type[T]], values: dict[str, Any], where: str)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
-        ConfigError: no such file, broken JSON, or not an object.
+        ConfigError: the file is missing, is not valid JSON, or does not hold an object.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))

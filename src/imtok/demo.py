@@ -1,6 +1,7 @@
-"""Pictures that come with installed packages, and signs, through every shipped tokenizer: can one still read them?
+"""Demo: evaluate every shipped tokenizer on pictures of installed packages and on rendered signs.
 
-Those that turn a whole picture into a few tokens, and may hear its caption, see small signs with captions instead.
+Tokenizers that encode a picture as a few tokens without a grid, some of them conditioned on captions, are evaluated on
+small captioned signs instead.
 """
 
 from functools import partial
@@ -24,78 +25,79 @@ from imtok.tokenizers import load, shipped
 _PHOTOS = ("astronaut", "chelsea", "coffee")
 _PHOTO_SIDE = 384
 _PAGE_ENLARGEMENT = 3
-"""The page's letters are 10 pixels high; a small tokenizer sees nothing below 24."""
+"""Scale factor of the page, whose letters are 10 pixels high; small tokenizers cannot represent letters below 24."""
 _METRICS = ("bits_per_pixel", "psnr", "text_accuracy", "text_ned", "text_accuracy_alnum", "face_similarity")
 _CAPTIONED_WORDS = ("shop", "animal", "food")
 _CAPTIONED_METRICS = ("bits_per_pixel_with_caption", "bits_per_pixel", "psnr", "text_accuracy", "text_ned")
 
 
 def demo(out: Path = Path("out/demo"), signs: int = 48) -> list[Evaluation]:
-    """Send the demo's pictures through every shipped tokenizer, print tables, and write reports.
+    """Evaluate every shipped tokenizer on the demo's pictures, print tables, and write reports.
 
-    The words are read by EasyOCR's recognizer and the faces compared by dlib's network; no shipped tokenizer was
-    trained with either. Tokenizers that hear captions are also told those of other signs.
+    EasyOCR's recognizer reads the words and dlib's network compares the faces; no shipped tokenizer was trained with
+    either. Tokenizers that are conditioned on captions are also evaluated with the captions of other signs.
 
     Args:
-        out: folder for `report.html`, `metrics.json` and `items.jsonl`, and for the same three in `captions/`.
-        signs: how many rendered signs of each kind; none is of the training splits.
+        out: output folder for `report.html`, `metrics.json` and `items.jsonl`, and for the same three in `captions/`.
+        signs: number of rendered signs of each kind; none is from the training splits.
 
     Returns:
-        One evaluation of the tokenizers with a grid of tokens, and one of the others, where there are any.
+        One evaluation of the tokenizers whose tokens form a grid, and one of all others; a group without tokenizers is
+        left out.
 
     Raises:
-        ConfigError: no tokenizer is shipped, no signs are wanted, or scikit-image is not here.
-        MissingWeights: a detector is not here.
+        ConfigError: no tokenizer is shipped, `signs` is less than 1, or scikit-image is not installed.
+        MissingWeights: a detector's weights are missing.
     """
     if signs < 1:
         raise ConfigError(f"signs = {signs} must be at least 1")
     if not shipped():
         raise ConfigError("no trained tokenizer comes with this imtok; train one and use imtok evaluate")
-    on_grid = {name: load(name).tokens_on_grid for name in sorted(shipped(), key=_plain_first)}
-    found = []
+    on_grid = {name: load(name).tokens_on_grid for name in sorted(shipped(), key=_references_first)}
+    results = []
     if grids := [name for name in on_grid if on_grid[name]]:
         pictures: dict[str, Dataset] = {
             "signs": SyntheticPictures(signs, seed=2026, size=128, split="test"),
             "page of text": InMemoryDataset([bundled_page()]),
             "photos": InMemoryDataset(bundled_photos()),
         }
-        found.append(evaluate(grids, pictures, out, metrics=_METRICS, checks=False))
-        print(f"{markdown_table(found[-1].results)}\n\nPictures, words and faces side by side: {out / 'report.html'}")
+        results.append(evaluate(grids, pictures, out, metrics=_METRICS, checks=False))
+        print(f"{markdown_table(results[-1].results)}\n\nPictures, words and faces side by side: {out / 'report.html'}")
     if others := [name for name in on_grid if not on_grid[name]]:
         small = partial(PlainSigns, signs, seed=2026, size=64, labels=_CAPTIONED_WORDS, steady=True)
         captioned: dict[str, Dataset] = {
             "signs of known words": small(split="combinations"),
             "signs of new words": small(split="words"),
         }
-        place = out / "captions"
-        heard = evaluate(others, captioned, place, metrics=_CAPTIONED_METRICS, checks=False, wrong_captions=True)
-        found.append(heard)
-        print(f"\n{markdown_table(heard.results)}\n\nWith right and wrong captions: {place / 'report.html'}")
-    return found
+        folder = out / "captions"
+        evaluation = evaluate(others, captioned, folder, metrics=_CAPTIONED_METRICS, checks=False, wrong_captions=True)
+        results.append(evaluation)
+        print(f"\n{markdown_table(evaluation.results)}\n\nWith right and wrong captions: {folder / 'report.html'}")
+    return results
 
 
-def _plain_first(name: str) -> tuple[bool, str]:
-    """What the others are compared with leads: the VQGAN, and the baseline that hears of no caption."""
+def _references_first(name: str) -> tuple[bool, str]:
+    """Sort key that puts the reference tokenizers first: the VQGAN, and the baseline without captions."""
     return not name.startswith(("vqgan", "baseline")), name
 
 
 def bundled_photos() -> list[Sample]:
-    """Photographs that scikit-image brings along, with the faces found in them."""
+    """Return photographs bundled with scikit-image, with the faces detected in them."""
     annotator = Annotator(face_detector=pretrained.load(FACE_DETECTOR))
-    photos = [_bundled(name) for name in _PHOTOS]
+    photos = [_load_bundled(name) for name in _PHOTOS]
     for photo in photos:
         photo.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE), Image.Resampling.LANCZOS)
-    return [_sample(name, np.asarray(photo), annotator) for name, photo in zip(_PHOTOS, photos, strict=True)]
+    return [_annotated_sample(name, np.asarray(photo), annotator) for name, photo in zip(_PHOTOS, photos, strict=True)]
 
 
 def bundled_page() -> Sample:
-    """A scanned page that scikit-image brings along, enlarged, with the words found in it."""
-    page = _bundled("page").convert("RGB")
+    """Return a scanned page bundled with scikit-image, enlarged, with the words detected in it."""
+    page = _load_bundled("page").convert("RGB")
     page = page.resize((page.width * _PAGE_ENLARGEMENT, page.height * _PAGE_ENLARGEMENT), Image.Resampling.BICUBIC)
-    return _sample("page", np.asarray(page), Annotator(text_detector=pretrained.load(TEXT_DETECTOR)))
+    return _annotated_sample("page", np.asarray(page), Annotator(text_detector=pretrained.load(TEXT_DETECTOR)))
 
 
-def _bundled(name: str) -> Image.Image:
+def _load_bundled(name: str) -> Image.Image:
     try:
         from skimage import data
     except ImportError:
@@ -103,6 +105,6 @@ def _bundled(name: str) -> Image.Image:
     return Image.fromarray(getattr(data, name)())
 
 
-def _sample(name: str, pixels: UInt8[np.ndarray, "height width 3"], annotator: Annotator) -> Sample:
+def _annotated_sample(name: str, pixels: UInt8[np.ndarray, "height width 3"], annotator: Annotator) -> Sample:
     height, width = pixels.shape[:2]
     return annotator.annotate(Sample(image=encode(pixels), path=name, width=width, height=height), pixels)

@@ -1,4 +1,4 @@
-"""What this installation can do."""
+"""Report on this installation: versions, devices, and missing parts."""
 
 import platform
 import re
@@ -16,13 +16,13 @@ _ABSENT = "not installed"
 
 
 def report() -> str:
-    """Versions, devices, extras and networks, one line each."""
+    """Return a report of versions, devices, extras and networks, one line each."""
     lines = [f"python      {platform.python_version()} on {platform.system()} {platform.machine()}"]
     lines += [f"{name:11} {_version(name)}" for name in _PACKAGES]
     for extra in _EXTRAS:
-        lacks = [name for name in _packages_of(extra) if _version(name) == _ABSENT]
-        many = f"{', '.join(lacks[:3])}{' and others' if len(lacks) > 3 else ''}"
-        lines.append(f"{f'[{extra}]':11} {f'lacks {many}: pip install imtok[{extra}]' if lacks else 'complete'}")
+        missing = [name for name in _packages_of(extra) if _version(name) == _ABSENT]
+        listed = f"{', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}"
+        lines.append(f"{f'[{extra}]':11} {f'lacks {listed}: pip install imtok[{extra}]' if missing else 'complete'}")
     lines.append(f"cpu         {torch.get_num_threads()} threads")
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     lines.append(f"cuda        {', '.join(cuda) or 'none'}")
@@ -41,10 +41,10 @@ def _version(name: str) -> str:
 
 
 def _packages_of(extra: str) -> list[str]:
-    """What an extra of this package consists of."""
-    found = defaultdict[str, list[str]](list)
+    """Return the names of the packages that an extra of imtok requires."""
+    packages = defaultdict[str, list[str]](list)
     for requirement in requires("imtok") or ():
-        name, of = re.match(r"[\w.-]+", requirement), re.search(r"extra == ['\"](\w+)['\"]", requirement)
-        if name and of:
-            found[of[1]].append(name[0])
-    return found[extra]
+        name, marker = re.match(r"[\w.-]+", requirement), re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        if name and marker:
+            packages[marker[1]].append(name[0])
+    return packages[extra]

@@ -57,10 +57,10 @@ def test_the_largest_gains_and_losses_are_kept_over_batches() -> None:
     assert [case.value for case in cases] == pytest.approx([0.3, 0.3, 0.2, -0.4, -0.3, -0.2])
     for case in cases:
         row = case.item["row"]
-        assert {(int(p[0, 0, 0]), p.shape) for p in (case.original, *case.drawn.values())} == {
+        assert {(int(p[0, 0, 0]), p.shape) for p in (case.original, *case.reconstructions.values())} == {
             (brightness + row, (30, 20, 3)) for brightness in (0, 100, 200)
         }
-        assert case.drawn["first"].base is None  # a crop that kept its picture alive would fill the memory
+        assert case.reconstructions["first"].base is None  # a crop that kept its picture alive would fill the memory
         assert (case.baseline, case.better, case.data) == ("first", case.value > 0, "set")
 
 
@@ -74,8 +74,8 @@ def test_the_first_reconstructor_has_its_own_best_and_worst() -> None:
         *((2, 0.1, False), (4, 0.2, False), (6, 0.3, False)),
     ]
     for case in keeper.cases():
-        assert (case.tokenizer, case.baseline, list(case.drawn)) == ("first", None, ["first"])
-        assert int(case.drawn["first"][0, 0, 0]) == 100 + case.item["row"]
+        assert (case.tokenizer, case.baseline, list(case.reconstructions)) == ("first", None, ["first"])
+        assert int(case.reconstructions["first"][0, 0, 0]) == 100 + case.item["row"]
 
 
 def test_a_batch_brings_only_what_goes_beyond_the_ones_before() -> None:

@@ -180,7 +180,7 @@ def test_the_page_needs_nothing_from_outside_and_every_picture_has_words(tmp_pat
             value=0.33,
             better=True,
             original=picture,
-            drawn={"a": picture, "b": picture},
+            reconstructions={"a": picture, "b": picture},
         )
     )
     found.reproduction.update(command="imtok evaluate a", versions={"python": "3"})

@@ -192,7 +192,7 @@ def test_of_large_pictures_small_ones_are_kept(run: str, tmp_path: Path) -> None
     (tmp_path / "large" / "a.png").write_bytes(encode(large))
     found = evaluate(run, tmp_path / "large", metrics=["psnr"])
     kept = [picture for one in found.examples for picture in one.pictures.values()]
-    kept += [picture for one in found.cases for picture in (one.original, *one.drawn.values())]
+    kept += [picture for one in found.cases for picture in (one.original, *one.reconstructions.values())]
     assert [list(one.pictures) for one in found.examples] == [["original", "untrained"]]
     assert {picture.shape for picture in kept} == {(256, 384, 3)}
     assert all(picture.base is None for picture in kept)  # none keeps a batch alive
@@ -359,7 +359,7 @@ def test_a_network_that_answers_no_numbers_costs_its_metric(run: str, signs: str
     monkeypatch.setattr(pretrained, "load", lambda name, *rest: network)
     found = evaluate(run, signs, metrics=["psnr", "vgg16_distance"], count=2, checks=False)
     assert found.score("untrained", "signs", "psnr").value
-    assert "perceptual/vgg16: answers NaN or infinity; its weights may be broken" in {one.why for one in found.failed}
+    assert "perceptual/vgg16: outputs NaN or infinity; its weights may be broken" in {one.why for one in found.failed}
 
 
 def test_a_damaged_config_is_named(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_judge_that_answers_no_numbers_is_named() -> None:
             return images.flatten(1) * torch.nan
 
     face = Face(box=(0.0, 0.0, 16.0, 16.0), landmarks=((4.0, 4.0), (12.0, 4.0), (8.0, 8.0), (5.0, 12.0), (11.0, 12.0)))
-    with pytest.raises(ConfigError, match="face_judge/broken: answers NaN or infinity"):
+    with pytest.raises(ConfigError, match="face_judge/broken: outputs NaN or infinity"):
         embed_faces(Judge(), np.zeros((32, 32, 3), dtype=np.uint8), [face])
 
 

@@ -55,8 +55,8 @@ def test_the_rest_is_measured_as_if_nothing_had_failed(places: Path, capsys: pyt
         ("broken.pt", {"tokenizer": "broken.pt"}, "broken.pt: "),
         ("fid", {"metric": "fid"}, "vision/inception is missing"),
         ("drawn on photos", {"tokenizer": "drawn", "data": "photos"}, "drawn: holds no reconstruction of 20.png;"),
-        ("nan.pt on photos", {"tokenizer": "nan.pt", "data": "photos"}, "nan.pt: answers NaN or infinity to 00.png"),
-        ("nan.pt on more", {"tokenizer": "nan.pt", "data": "more"}, "nan.pt: answers NaN or infinity to 01.png"),
+        ("nan.pt on photos", {"tokenizer": "nan.pt", "data": "photos"}, "nan.pt: outputs NaN or infinity for 00.png"),
+        ("nan.pt on more", {"tokenizer": "nan.pt", "data": "more"}, "nan.pt: outputs NaN or infinity for 01.png"),
     ]
     page = html.unescape((places / "out/report.html").read_text())
     for line, failure, (what, names, why) in zip(lines, written["failed"], reasons, strict=True):
@@ -209,8 +209,8 @@ def test_a_set_ends_where_only_checks_are_left(places: Path) -> None:
         (["jpeg:30"], ["photos", "absent"], "absent: no such file or folder"),
         (["broken.pt"], ["photos"], "broken.pt: "),
         (["jpeg:30"], ["torn.npz"], "torn.npz: "),
-        (["nan.pt", "drawn"], ["photos"], "nan.pt: answers NaN or infinity to 00.png"),
-        (["nan.pt"], ["photos"], "nan.pt: answers NaN or infinity to 00.png"),
+        (["nan.pt", "drawn"], ["photos"], "nan.pt: outputs NaN or infinity for 00.png"),
+        (["nan.pt"], ["photos"], "nan.pt: outputs NaN or infinity for 00.png"),
     ],
 )
 def test_wrong_names_and_nothing_left_end_all(

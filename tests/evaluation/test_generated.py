@@ -382,7 +382,7 @@ def test_a_network_that_answers_no_numbers_is_named(
     monkeypatch.setattr(tiny.classes, "forward", lambda pooled: torch.full((len(pooled), 7), math.nan))
     found = evaluate_generated(drawn, tmp_path, reference=real, metrics=SETS)
     assert not found.metrics
-    assert set(found.failed.values()) == {f"{NETWORK}: answers NaN or infinity; its weights may be broken"}
+    assert set(found.failed.values()) == {f"{NETWORK}: outputs NaN or infinity; its weights may be broken"}
 
 
 def test_a_clip_that_answers_no_numbers_is_named() -> None:
@@ -398,7 +398,7 @@ def test_a_clip_that_answers_no_numbers_is_named() -> None:
     picture = np.zeros((8, 8, 3), dtype=np.uint8)
     sample = Sample(image=b"", path="x", width=8, height=8)
     drawn = [Generated(sample=sample, picture=picture, prompt_info=PromptInfo(prompt="a dog"))] * 2
-    with pytest.raises(ConfigError, match="clip/broken: answers NaN or infinity"):
+    with pytest.raises(ConfigError, match="clip/broken: outputs NaN or infinity"):
         ClipMeter(Broken()).process(drawn)
 
 

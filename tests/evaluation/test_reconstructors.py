@@ -72,7 +72,7 @@ def test_where_nobody_hears_captions_that_is_said(tmp_path: Path, capsys: pytest
     synthesize(str(tmp_path / "signs"), count=2, size=64)
     found = evaluate("jpeg:30", str(tmp_path / "signs"), metrics=["psnr"], checks=False, wrong_captions=True)
     assert list(found.tokenizers) == ["jpeg:30"]
-    assert "wrong captions: none of the tokenizers hears captions" in capsys.readouterr().out
+    assert "wrong captions: none of the tokenizers is conditioned on captions" in capsys.readouterr().out
 
 
 def test_pictures_that_it_is_told_nothing_of_are_counted(
@@ -82,9 +82,9 @@ def test_pictures_that_it_is_told_nothing_of_are_counted(
     signs = list(open_dataset(str(tmp_path / "signs")))
     without = [dataclasses.replace(sample, label=None) for sample in signs[1:]]
     evaluate(hearing, {"signs": InMemoryDataset([signs[0], *without])}, metrics=["psnr"], checks=False)
-    assert "signs, hearing: hears captions, and 2 of 3 pictures have none" in capsys.readouterr().out
+    assert "signs, hearing: is conditioned on captions, and 2 of 3 pictures have none" in capsys.readouterr().out
     evaluate(hearing, {"signs": InMemoryDataset(signs)}, metrics=["psnr"], checks=False)
-    assert "hears captions" not in capsys.readouterr().out
+    assert "is conditioned on captions" not in capsys.readouterr().out
 
 
 def test_the_shipped_textok_writes_what_it_is_told(needs: Callable[[str], Any]) -> None:

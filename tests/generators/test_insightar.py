@@ -222,7 +222,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         ({**LLAMA, "num_hidden_layers": 1.5}, "no language model can be made of this"),
         ({**LLAMA, "vocab_size": -3}, "no language model can be made of this"),
         ({"model_type": "vit"}, "has no embeddings of text tokens"),
-        ({"model_type": "bert", **small_bert}, "looks at what comes later"),
+        ({"model_type": "bert", **small_bert}, "attends to later tokens"),
         ({"model_type": "t5", "d_model": 32, "d_ff": 32, "num_layers": 1, "num_heads": 2}, "takes no position_ids"),
         ({"model_type": "clip_text_model", **small_bert}, "takes no inputs_embeds"),
         ({**LLAMA, "max_position_embeddings": 20}, "prompt and picture have 21 tokens, this llama sees 20"),

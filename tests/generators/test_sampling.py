@@ -54,7 +54,7 @@ def test_no_noise_draws_what_is_impossible() -> None:
 def test_logits_of_a_broken_model_are_refused(temperature: float) -> None:
     noise, settings = torch.tensor([0.5], dtype=torch.float64), SamplingConfig(temperature=temperature)
     for bad in (torch.nan, torch.inf):
-        with pytest.raises(ConfigError, match="the generator answers NaN or infinity"):
+        with pytest.raises(ConfigError, match="the generator outputs NaN or infinity"):
             sample_code(torch.tensor([[0.0, bad, 1.0]]), noise, settings)
 
 

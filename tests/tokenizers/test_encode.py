@@ -98,7 +98,7 @@ def test_every_crop_is_encoded_with_what_is_heard_of_its_picture(tmp_path: Path,
         found = torch.from_numpy(shards[row].values.astype(np.float32))
         torch.testing.assert_close(found, told, rtol=2e-3, atol=1e-3)
         assert not torch.allclose(told, tokenizer.encode(images).latents, atol=1e-2)
-        assert shards[row].captions == ["a", "b"]  # it hears of classes alone
+        assert shards[row].captions == ["a", "b"]  # it is conditioned on classes alone
 
 
 def test_pictures_that_nothing_is_known_of_are_counted(
@@ -108,7 +108,7 @@ def test_pictures_that_nothing_is_known_of_are_counted(
         for row, sample in enumerate(open_dataset(_signs(tmp_path))):
             writer.write(dataclasses.replace(sample, label=sample.label if row else None))
     encode_pictures(hearing, tmp_path / "signs", tmp_path / "latents", 64)
-    assert "hears captions or classes, and 1 pictures have none" in capsys.readouterr().out
+    assert "is conditioned on captions or classes, and 1 pictures have none" in capsys.readouterr().out
 
 
 def test_a_kill_costs_one_part(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_features_of_another_width_and_an_encoder_of_other_weights_are_refused(s
     TextConditioner(dataclasses.replace(MINILM, max_tokens=8), [shards])  # another length lies elsewhere
     with pytest.raises(ConfigError, match="of 384 channels, the tokenizer wants 12"):
         TextConditioner(dataclasses.replace(MINILM, dim=12), [shards])
-    with pytest.raises(ConfigError, match="answers in 384 channels, not 12"):
+    with pytest.raises(ConfigError, match="has 384 channels, not 12"):
         TextConditioner(dataclasses.replace(MINILM, dim=12)).encode(["a dog"])
     with pytest.raises(ConfigError, match=r"these weights of text_encoder/minilm are not those that the model or its"):
         TextConditioner(dataclasses.replace(MINILM, sha256="of others")).encode(["not stored"])
@@ -100,7 +100,7 @@ def test_of_captions_that_are_cut_one_line_tells(needs, caplog: pytest.LogCaptur
     text_conditioner.encode([long, "cat " * 10_000])
     assert states.shape[1] == 16
     assert [record.getMessage() for record in caplog.records] == [
-        f"the caption {long[:40]!r}… has 10002 tokens, of which the model hears 16; it and others that are too long "
+        f"the caption {long[:40]!r}… has 10002 tokens, of which the model reads 16; it and others that are too long "
         "are cut"
     ]
 
@@ -328,7 +328,7 @@ def test_a_caption_is_checked_for_its_length(needs, shards: str) -> None:
     text_conditioner = TextConditioner(dataclasses.replace(MINILM, max_tokens=8))
     text_conditioner.check(None)
     text_conditioner.check("a sign that says it all")  # six words between the frame's two tokens
-    with pytest.raises(ConfigError, match=r"9 tokens, the model hears 8; shorten it"):
+    with pytest.raises(ConfigError, match=r"9 tokens, the model reads 8; shorten it"):
         text_conditioner.check("a sign that says it all twice")
     states, _ = text_conditioner.encode(["a sign that says it all twice"])  # in training it is cut
     assert states.shape[1] == 8

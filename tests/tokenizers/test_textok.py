@@ -282,7 +282,10 @@ def test_configs_go_to_json_and_back() -> None:
         (lambda: TexTokConfig(mlp_ratio=math.nan), "mlp_ratio = nan must be finite"),
         (lambda: TexTokConfig(num_latent_tokens=-1), "num_latent_tokens = -1"),
         (lambda: TexTokConfig(num_latent_tokens=0, text=None), "at least 1, or 0 for continuous tokens and a decoder"),
-        (lambda: TexTokConfig(num_latent_tokens=0, text=TextConfig(where=("encoder",))), "a decoder that hears text"),
+        (
+            lambda: TexTokConfig(num_latent_tokens=0, text=TextConfig(where=("encoder",))),
+            "a decoder that is conditioned on text",
+        ),
         (lambda: TexTokConfig(num_latent_tokens=0, quantizer=VQConfig()), "at least 1, or 0 for"),
         (lambda: TextConfig(where=()), "where not empty"),
         (lambda: TextConfig(template="a {label}", classes=("cat",)), "classes are for the encoder 'labels'"),

@@ -85,7 +85,7 @@ def signs(folder: Path, seed: int, count: int = 24) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Signs with unseen captions and text features, a tokenizer that hears captions, and the latents."""
+    """Signs with unseen captions and text features, a tokenizer that is conditioned on captions, and the latents."""
     folder = tmp_path_factory.mktemp("dit")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretrained, "load", lambda name: Letters())

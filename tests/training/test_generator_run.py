@@ -175,7 +175,7 @@ def test_another_tokenizer_is_refused(home: Path, trained: Path, tmp_path: Path)
 def test_what_cannot_be_meant_is_said_in_a_line(home: Path, trained: Path, tmp_path: Path, capsys) -> None:
     for argv, message in (
         (["--labels", "no such class"], "no class is called 'no such class'"),
-        (["--prompts", "a dog"], "listens to labels, not to prompts"),
+        (["--prompts", "a dog"], "is conditioned on labels, not on prompts"),
         ([], "give --labels"),
         (["--labels", "0", "--guidance-scale", "1", "2", "3"], "3 guidance scales for 2 codebooks"),
         (["--labels", "0", "--temperature", "-1"], "temperature = -1.0 must be 0 or more"),

@@ -171,11 +171,11 @@ class Crops(AnySize):
 @pytest.mark.parametrize(
     ("term", "network", "side", "reason"),
     [
-        ("text", AnySize(), 64, "text looks at crops of one size, and x has none of its own"),
-        ("face", AnySize(), 64, "face looks at crops of one size"),
+        ("text", AnySize(), 64, "text is computed on crops of one size, and x has none of its own"),
+        ("face", AnySize(), 64, "face is computed on crops of one size"),
         ("face", Crops(), 64, "face aligns faces by their landmarks, and x does not say where these lie"),
         ("face", FrozenNetwork(), 64, "face compares feature maps, and x has none"),
-        ("perceptual", Crops(), 64, "perceptual looks at whole pictures, and x at crops of one size"),
+        ("perceptual", Crops(), 64, "perceptual is computed on whole pictures, and x on crops of one size"),
         ("ocr", AnySize(), 8, "ocr needs pictures of 16 px or more, these have 8"),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
         "without": [],
     }.items():
         assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / name), *flags]) == 0
-        assert ("of which the model hears 48" in caplog.text) == (name == "long")
+        assert ("of which the model reads 48" in caplog.text) == (name == "long")
         caplog.clear()
         drawn[name] = (tmp_path / name / "sign.png").read_bytes()
     assert drawn["told"] == drawn["table"]
@@ -128,7 +128,7 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     assert (
         main(["reconstruct", "vqgan-nano", str(picture), "--out", str(tmp_path / "none"), "--captions", "a dog"]) == 2
     )
-    assert "vqgan-nano: hears of no captions" in capsys.readouterr().err
+    assert "vqgan-nano: is not conditioned on captions" in capsys.readouterr().err
     assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / "no"), "--captions", "typo.csv"]) == 2
     assert "typo.csv" in capsys.readouterr().err
 
@@ -153,8 +153,11 @@ def test_a_run_goes_on_with_the_encoder_s_weights_that_it_began_with(
 def test_a_run_that_has_nothing_to_hear_is_refused(signs: str, tmp_path: Path) -> None:
     config = presets.get("textok-debug")
     for silent, refusal in (
-        ({"captions": []}, "the tokenizer hears of captions, and no picture has one; imtok annotate --captions"),
-        ({"label": None}, "the tokenizer hears of classes, and no picture has one"),
+        (
+            {"captions": []},
+            "the tokenizer is conditioned on captions, and no picture has one; imtok annotate --captions",
+        ),
+        ({"label": None}, "the tokenizer is conditioned on classes, and no picture has one"),
     ):
         with ShardWriter(str(tmp_path / min(silent))) as writer:
             for sample in open_dataset(signs):

@@ -1,1 +1,1 @@
-"""Pictures and what is known about them."""
+"""Pictures and their annotations: reading, storing, cropping and batching."""

@@ -1,4 +1,4 @@
-"""Places of files: a local path or any fsspec address (`memory://x`, `zip://folder::pictures.zip`, `s3://bucket/x`)."""
+"""Files by address: a local path or an fsspec URL (`memory://x`, `zip://folder::pictures.zip`, `s3://bucket/x`)."""
 
 import json
 import os
@@ -15,10 +15,12 @@ from imtok.data.sample import DataError
 
 
 def locate(address: str | PathLike[str]) -> tuple[Any, str]:
-    """The filesystem of an address, and the place in it; a local file may be called as if it were an address.
+    """Return the fsspec filesystem of an address and the path within it.
+
+    An existing local path is taken as such, even if its name looks like a URL.
 
     Raises:
-        DataError: empty, or no filesystem that is installed has such addresses.
+        DataError: the address is empty, or no installed filesystem can open it.
     """
     if not str(address):
         raise DataError("an empty name is no file or folder; is a variable of the shell unset?")
@@ -26,55 +28,55 @@ def locate(address: str | PathLike[str]) -> tuple[Any, str]:
         return LocalFileSystem(), os.path.abspath(address)
     try:
         return fsspec.url_to_fs(str(address))
-    except Exception as error:  # each filesystem has errors of its own
+    except Exception as error:  # the exception types depend on the filesystem
         reason = first_line(error)
         raise DataError(f"{address}: cannot be opened ({reason})") from None
 
 
 def open_file(address: str | PathLike[str], compression: str | None = None) -> Any:
-    """A file for reading bytes, to be closed by the caller.
+    """Open a file for reading bytes; the caller closes it.
 
     Raises:
         DataError: as `locate`.
         OSError: no such file, or it cannot be read.
     """
-    filesystem, place = locate(address)
-    file = filesystem.open(place, "rb", compression=compression)
-    # A forgotten archive closes itself, and with it the files that are open in it.
+    filesystem, path = locate(address)
+    file = filesystem.open(path, "rb", compression=compression)
+    # Keep the filesystem alive as long as the file: a garbage-collected archive closes the files open in it.
     weakref.finalize(file, lambda _: None, filesystem).atexit = False
     return file
 
 
 def file_part(address: str | PathLike[str]) -> str:
-    """An address without that of the archive behind its `::`; it ends with the file's suffix."""
+    """Return the part of an address before any `::`, which ends with the file's own suffix."""
     return str(address).partition("::")[0]
 
 
 def is_address(name: str) -> bool:
-    """Whether a name out of somebody's table or archive leads elsewhere, if it is made part of an address."""
+    """Return whether a name read from a table or archive would change the location of an address it is joined to."""
     return "://" in name or "::" in name
 
 
 def local_place(address: str | PathLike[str]) -> str | None:
-    """The absolute path of a local file or folder, be it there or not; None for any other address.
+    """Return the absolute path of a local file or folder, which need not exist; None for any other address.
 
     Raises:
         DataError: as `locate`.
     """
-    filesystem, place = locate(address)
-    return place if isinstance(filesystem, LocalFileSystem) else None
+    filesystem, path = locate(address)
+    return path if isinstance(filesystem, LocalFileSystem) else None
 
 
 def list_files(folder: str | PathLike[str], deep: bool = False) -> list[str]:
-    """Names of the files in a folder, relative to it and sorted; with `deep` those in sub-folders too.
+    """Return the sorted names of the files in a folder, relative to it; with `deep`, those in sub-folders too.
 
     Raises:
         OSError: a local folder that cannot be listed.
-        DataError: an archive with a name in it that leads elsewhere.
+        DataError: the folder or archive holds a name that is itself an address.
     """
     filesystem, root = locate(folder)
     root = root.rstrip("/")
-    if isinstance(filesystem, LocalFileSystem):  # whose own search passes over links, and over what it cannot list
+    if isinstance(filesystem, LocalFileSystem):  # fsspec's search skips links and unreadable folders
         return sorted(_local_files(root, deep)) if os.path.isdir(root) else []
     found = filesystem.find(root, maxdepth=None if deep else 1)
     names = sorted(file[len(root) :].lstrip("/") for file in found)
@@ -83,52 +85,52 @@ def list_files(folder: str | PathLike[str], deep: bool = False) -> list[str]:
     return names
 
 
-def _local_files(folder: str, deep: bool, above: tuple[str, ...] = ()) -> Iterator[str]:
-    here = os.path.realpath(folder)
-    if here in above:  # a link that leads back
+def _local_files(folder: str, deep: bool, ancestors: tuple[str, ...] = ()) -> Iterator[str]:
+    resolved = os.path.realpath(folder)
+    if resolved in ancestors:  # a link to an enclosing folder
         return
     with os.scandir(folder or "/") as entries:
         for entry in entries:
             if not entry.is_dir():
                 yield entry.name
             elif deep:
-                yield from (f"{entry.name}/{file}" for file in _local_files(entry.path, deep, (*above, here)))
+                yield from (f"{entry.name}/{file}" for file in _local_files(entry.path, deep, (*ancestors, resolved)))
 
 
 def exists(address: str | PathLike[str]) -> bool:
-    """Whether there is such a file or folder."""
-    filesystem, place = locate(address)
-    return filesystem.exists(place)
+    """Return whether the file or folder exists."""
+    filesystem, path = locate(address)
+    return filesystem.exists(path)
 
 
 def join(folder: str | PathLike[str], name: str) -> str:
-    """The address of a file named relative to its folder; an archive's own address stays behind its `::`."""
+    """Return the address of a file named relative to a folder; the archive part after `::` stays at the end."""
     head, chain, archive = str(folder).partition("::")
     separator = "" if head.endswith(("/", "://")) or not head else "/"
     return f"{head}{separator}{name}{chain}{archive}"
 
 
 def parent(address: str) -> str:
-    """The folder of a file, as an address."""
+    """Return the address of the folder that contains a file."""
     head, chain, archive = address.partition("::")
-    scheme, mark, place = head.rpartition("://")
-    return f"{scheme}{mark}{place.rpartition('/')[0]}{chain}{archive}"
+    scheme, mark, path = head.rpartition("://")
+    return f"{scheme}{mark}{path.rpartition('/')[0]}{chain}{archive}"
 
 
 def read_text(address: str | PathLike[str]) -> str | None:
-    """What a text file holds; None where there is no such file."""
-    filesystem, place = locate(address)
+    """Return the content of a text file; None if it does not exist."""
+    filesystem, path = locate(address)
     try:
-        return filesystem.cat_file(place).decode("utf-8")
+        return filesystem.cat_file(path).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def read_json(address: str | PathLike[str]) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file.
+    """Return the object in a JSON file; None if it does not exist.
 
     Raises:
-        DataError: the file holds something else.
+        DataError: the file is not JSON, or holds something other than an object.
     """
     try:
         text = read_text(address)
@@ -141,8 +143,8 @@ def read_json(address: str | PathLike[str]) -> dict[str, Any] | None:
 
 
 def write_text(address: str | PathLike[str], text: str) -> None:
-    """Write a text file under a temporary name and rename it; its folder is created."""
-    filesystem, place = locate(address)
-    filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
-    filesystem.pipe_file(f"{place}.partial", text.encode("utf-8"))
-    filesystem.mv(f"{place}.partial", place)
+    """Write a text file under a temporary name and rename it; create its folder."""
+    filesystem, path = locate(address)
+    filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+    filesystem.pipe_file(f"{path}.partial", text.encode("utf-8"))
+    filesystem.mv(f"{path}.partial", path)

@@ -1,4 +1,4 @@
-"""Offline annotation: pictures in, shards with words, faces and captions out; can be killed and resumed at any time."""
+"""Offline annotation of pictures with words, faces and captions, written as shards; interrupted runs resume."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,39 +17,39 @@ from imtok.data.readers import fingerprint, open_dataset
 from imtok.data.sample import DataError, Dataset, Face, PictureError, Sample, TextRegion, clip_box
 
 MAX_FAILURES = 16
-"""Pictures in a row on which networks may fail; after so many it is not the pictures."""
+"""Number of consecutive pictures on which a network fails before the cause is taken to be the machine."""
 TEXT_DETECTOR = "text_detector/ppocrv6"
 FACE_DETECTOR = "face_detector/mtcnn"
 
 
 @runtime_checkable
 class TextDetector(Protocol):
-    """Finds lines of text, split into words."""
+    """Detects lines of text, split into words."""
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> Sequence[Any]:
-        """Lines with `words`; a word has `quad` (4, 2), `text` and `score`."""
+        """Return lines with `words`; a word has `quad` (4, 2), `text` and `score`."""
         ...
 
 
 @runtime_checkable
 class FaceDetector(Protocol):
-    """Finds faces and their five landmarks."""
+    """Detects faces and their five landmarks."""
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> Any:
-        """`boxes` (n, 4), `landmarks` (n, 5, 2) in the order of `LANDMARKS`, `scores` (n,)."""
+        """Return `boxes` (n, 4), `landmarks` (n, 5, 2) in the order of `LANDMARKS`, and `scores` (n,)."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotator:
-    """What is done to each picture; what is None is left as the source has it.
+    """The networks that annotate each picture; where one is None, the annotations of the source are kept.
 
     Attributes:
         text_detector: replaces the words.
         face_detector: replaces the faces.
-        captioner: has the last word on the captions; templates and models serve only pictures without one.
-        min_text_score: words below it are dropped.
-        min_face_score: faces below it are dropped.
+        captioner: sets the captions; templates and models leave pictures that have a caption unchanged.
+        min_text_score: words with a lower score are dropped.
+        min_face_score: faces with a lower score are dropped.
     """
 
     text_detector: TextDetector | None = None
@@ -59,20 +59,20 @@ class Annotator:
     min_face_score: float = 0.9
 
     def annotate(self, sample: Sample, picture: UInt8[np.ndarray, "h w 3"]) -> Sample:
-        """The sample with what was found in its pixels.
+        """Return the sample with the annotations computed from its pixels.
 
         Raises:
-            NetworkFailed: a detector or the captioner failed on them.
-            DataError: it ran out of memory.
+            NetworkFailed: a detector or the captioner failed.
+            DataError: a detector or the captioner ran out of memory.
         """
         if self.text_detector is not None:
-            lines = _ask("text detector", self.text_detector.detect, sample, picture)
+            lines = _run("text detector", self.text_detector.detect, sample, picture)
             sample = replace(sample, words=self._words(lines, sample))
         if self.face_detector is not None:
-            found = _ask("face detector", self.face_detector.detect, sample, picture)
+            found = _run("face detector", self.face_detector.detect, sample, picture)
             sample = replace(sample, faces=self._faces(found, sample))
         if self.captioner is not None:
-            sample = replace(sample, captions=_ask("captioner", self.captioner, sample, sample))
+            sample = replace(sample, captions=_run("captioner", self.captioner, sample, sample))
         return sample
 
     def _words(self, lines: Sequence[Any], sample: Sample) -> list[TextRegion]:
@@ -95,18 +95,18 @@ class Annotator:
 
 
 class NetworkFailed(PictureError):
-    """A detector or the captioner failed on a picture: because of the picture, or because the machine is ill."""
+    """A detector or the captioner failed on a picture, because of either the picture or the machine."""
 
 
-def _ask(whom: str, network: Callable[[Any], Any], sample: Sample, given: Any) -> Any:
+def _run(kind: str, network: Callable[[Any], Any], sample: Sample, network_input: Any) -> Any:
     try:
-        return network(given)
+        return network(network_input)
     except InputError:
         raise
-    except Exception as error:  # one odd picture must not end a run of days, whatever the runtime raised
+    except Exception as error:  # any error of the runtime: a single picture must not end a long run
         if is_out_of_memory(error):
-            raise DataError(f"{sample.path}: the {whom} ran out of memory ({first_line(error)})") from error
-        raise NetworkFailed(f"{sample.path}: the {whom} failed ({first_line(error)})") from error
+            raise DataError(f"{sample.path}: the {kind} ran out of memory ({first_line(error)})") from error
+        raise NetworkFailed(f"{sample.path}: the {kind} failed ({first_line(error)})") from error
 
 
 def annotate(
@@ -121,33 +121,33 @@ def annotate(
     min_face_score: float = 0.9,
     samples_per_shard: int = 256,
 ) -> Progress:
-    """Write the pictures of a source as shards, with what detectors found in them.
+    """Write the pictures of a source as shards, annotated with detected words and faces and with captions.
 
-    Killed at any moment and called again, it goes on after the last finished shard and ends with the same files; before
-    the first one, it may also be called with other settings. Unreadable pictures are left out and listed in
-    `skipped.jsonl`; when the machine fails rather than a picture, it stops.
+    If interrupted at any point, the same call resumes after the last finished shard and produces the same files; until
+    the first shard is finished, the settings may still be changed. Unreadable pictures are left out and listed in
+    `skipped.jsonl`; a failure of the machine rather than of a picture stops the run.
 
     Args:
-        source: a folder of pictures, a JSONL or CSV beside pictures, WebDataset tars, or Parquet, local or at an
-            address of fsspec.
+        source: a folder of pictures, a JSONL or CSV file next to its pictures, WebDataset tars, or Parquet, local or at
+            an fsspec address.
         out: folder for the shards, `skipped.jsonl` and `progress.json`.
-        text: find words with `text_detector/ppocrv6`; otherwise the source's words stay.
-        faces: find faces and landmarks with `face_detector/mtcnn`; otherwise the source's faces stay.
-        captions: a JSONL or CSV with an image and a caption column, a template like "a photo of a {label}", or the
-            folder of a vision-language model (FOLDER:25 for 25 words).
-        keep: rules for what is written, which must all hold: text, face, min_word_height=N, min_face=N, min_side=N, or
-            alternatives joined by |, such as "text|face" "min_side=256".
-        min_text_score: words that the recognizer is less sure of are dropped.
-        min_face_score: faces that the detector is less sure of are dropped.
-        samples_per_shard: what is kept after the last full shard is done again after a kill, with all that `keep` has
-            dropped since.
+        text: detect words with `text_detector/ppocrv6`; otherwise the source's words are kept.
+        faces: detect faces and landmarks with `face_detector/mtcnn`; otherwise the source's faces are kept.
+        captions: a JSONL or CSV file with an image and a caption column, a template like "a photo of a {label}", or the
+            folder of a vision-language model (FOLDER:25 for captions of up to 25 words).
+        keep: rules that a picture must fulfil to be written, all of them: text, face, min_word_height=N, min_face=N,
+            min_side=N, or alternatives joined by |, such as "text|face" "min_side=256".
+        min_text_score: words with a lower recognition score are dropped.
+        min_face_score: faces with a lower detection score are dropped.
+        samples_per_shard: pictures per shard; a resumed run repeats all work since the last finished shard, including
+            the pictures that `keep` dropped.
 
     Returns:
         The final counts.
 
     Raises:
-        DataError: the source cannot be opened, nonsense numbers, or `out` was begun with other settings.
-        MissingWeights: a detector is not here.
+        DataError: the source cannot be opened, a number is out of range, or `out` was begun with other settings.
+        MissingWeights: the weights of a detector are not installed.
     """
     settings = {
         "source": source,
@@ -160,8 +160,8 @@ def annotate(
         "samples_per_shard": samples_per_shard,
         "fingerprint": fingerprint(source),
     }
-    if captions is not None and (told := captions_fingerprint(captions)):
-        settings["captions_fingerprint"] = told
+    if captions is not None and (captions_hash := captions_fingerprint(captions)):
+        settings["captions_fingerprint"] = captions_hash
     if not (0 <= min_text_score <= 1 and 0 <= min_face_score <= 1):
         raise DataError("min_text_score and min_face_score must be in [0, 1]")
     rules, pictures = KeepRules(keep), open_dataset(source)
@@ -183,23 +183,23 @@ def annotate_source(
     settings: dict[str, Any],
     samples_per_shard: int = 256,
 ) -> Progress:
-    """The work of `annotate` with detectors, captioner and rules of one's own.
+    """Annotate like `annotate`, with custom detectors, captioner and rules.
 
     Args:
-        source: see `fill`, and for the rest `annotate`.
-        out: likewise.
-        annotator: looks at the pictures.
-        rules: what is kept.
-        settings: see `fill`.
-        samples_per_shard: likewise.
+        source: the pictures; see `fill`.
+        out: folder for the shards, `skipped.jsonl` and `progress.json`.
+        annotator: the networks that annotate the pictures.
+        rules: which pictures are kept.
+        settings: values that identify the run; see `fill`.
+        samples_per_shard: see `annotate`.
 
     Raises:
-        DataError: see `fill`; or the machine rather than the pictures failed (no memory, `MAX_FAILURES` in a row); then
-            none of those is taken for done.
+        DataError: see `fill`; or the machine failed rather than a picture: out of memory, or `MAX_FAILURES` consecutive
+            failures. The pictures of those failures are not recorded as done.
     """
     failures = 0
 
-    def look(sample: Sample) -> Sample | None:
+    def annotate_and_filter(sample: Sample) -> Sample | None:
         nonlocal failures
         picture = decode_sample(sample)
         try:
@@ -213,4 +213,4 @@ def annotate_source(
         failures = 0
         return sample if rules(sample, picture) else None
 
-    return fill(source, out, settings, samples_per_shard, look)
+    return fill(source, out, settings, samples_per_shard, annotate_and_filter)

@@ -1,4 +1,4 @@
-"""Arrow files, mapped into memory where they are local."""
+"""Reading and writing of Arrow files; local files are memory-mapped."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from imtok.data.addresses import local_place, locate, open_file
 from imtok.data.sample import DataError
 
 OPEN_FILES = 128
-"""How many to keep open at once: a large set has more parts than a process may have files."""
+"""Arrow files kept open at once: a large set has more parts than a process may open files."""
 
 
 def open_arrow(path: str) -> Any:
-    """An Arrow file's reader: a local file is mapped into memory, a remote one is read as needed.
+    """Return a reader of an Arrow file: a local file is memory-mapped, a remote one is read as needed.
 
     Raises:
-        DataError: not an Arrow file, or a truncated one.
+        DataError: the file is not an Arrow file, or is truncated.
     """
     place = local_place(path)
     try:
@@ -29,7 +29,7 @@ def open_arrow(path: str) -> Any:
 
 
 def write_arrow(path: str, table: pa.Table, rows: int) -> None:
-    """Write a table under a temporary name and rename it; so many rows are read together."""
+    """Write a table under a temporary name and rename it; `rows` is the number of rows per record batch."""
     filesystem, place = locate(path)
     with filesystem.open(f"{place}.partial", "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=rows)

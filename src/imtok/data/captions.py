@@ -1,4 +1,4 @@
-"""Captions for pictures that have none of their own: from a table, a template, or a vision-language model."""
+"""Captioners, which set the captions of pictures: from a table, a template, or a vision-language model."""
 
 import os
 from collections.abc import Callable
@@ -12,29 +12,29 @@ from imtok.data.sample import DataError, Sample
 from imtok.pretrained.captioner import load_captioner
 
 Captioner = Callable[[Sample], list[str]]
-"""The captions that a picture shall have from now on."""
-_OF_A_MODEL = (".json", ".safetensors")
+"""Maps a sample to its new list of captions."""
+_MODEL_SUFFIXES = (".json", ".safetensors")
 
 
 def make_captioner(captions: str) -> Captioner:
-    """What `imtok annotate --captions` asks for.
+    """Return the captioner that `imtok annotate --captions` selects.
 
     Args:
         captions: a JSONL or CSV file with an image column and `captions` or `caption`; its captions replace those of
-            the pictures it lists, named by their path (in the collection, or from further up) or by file name. Or a
-            template like "a photo of a {label}"; it serves pictures that have a label and no caption. Or a local folder
-            with a vision-language model of the transformers library; it writes captions of up to 75 words for pictures
-            that have none (25 behind a colon: `MODEL:25`), as TexTok's appendix D asks for them.
+            the pictures it lists by path (within the collection, or a longer path that ends with it) or by file name.
+            Or a template like "a photo of a {label}", applied to pictures that have a label and no caption. Or a local
+            folder with a vision-language model of the transformers library, which writes captions of up to 75 words
+            (25 for `MODEL:25`) for pictures that have none, prompted as in TexTok's appendix D.
 
     Raises:
-        DataError: nothing of that kind, or a template that names something else than {label}.
-        ConfigError: a folder that holds no such model.
+        DataError: none of these, or a template with a field other than {label}.
+        ConfigError: the folder holds no such model.
     """
-    filesystem, place = locate(captions)
-    if filesystem.isfile(place):
+    filesystem, path = locate(captions)
+    if filesystem.isfile(path):
         return _from_table(captions)
     folder, words = split_word_limit(captions)
-    if os.path.isdir(folder):  # Path.is_dir minds long names, and templates can be long
+    if os.path.isdir(folder):  # unlike Path.is_dir, accepts names as long as a template
         return _from_model(Path(folder), words)
     start, field, end = captions.partition("{label}")
     if not field or set("{}") & set(start + end):
@@ -51,28 +51,28 @@ def make_captioner(captions: str) -> Captioner:
 
 
 def captions_fingerprint(captions: str) -> str:
-    """A hash of the names and sizes of the files of a table, model or collection with captions; empty for a template.
+    """Return a hash of the file names and sizes of a table, model or collection with captions; empty for a template.
 
     Args:
-        captions: as `make_captioner` and `write_unseen_captions` take it.
+        captions: an argument of `make_captioner`, or the `source` of `write_unseen_captions`.
     """
     folder, _ = split_word_limit(captions)
     is_model = os.path.isfile(os.path.join(folder, "config.json"))
-    return fingerprint(folder, _OF_A_MODEL) if is_model else fingerprint(captions)
+    return fingerprint(folder, _MODEL_SUFFIXES) if is_model else fingerprint(captions)
 
 
 def split_word_limit(model: str) -> tuple[str, int]:
-    """`MODEL:25` into a model's place and its words; 75 where none are given (TexTok, section 4.1).
+    """Split `MODEL:25` into the model's path and the word limit, by default 75 (TexTok, section 4.1).
 
     Raises:
-        DataError: no words at all.
+        DataError: the limit is 0.
     """
-    place, _, words = model.rpartition(":")
+    path, _, words = model.rpartition(":")
     if not words.isdecimal():
         return model, 75
     if int(words) < 1:
         raise DataError(f"{model}: captions of no words")
-    return place, int(words)
+    return path, int(words)
 
 
 def _from_model(folder: Path, max_words: int) -> Captioner:
@@ -94,5 +94,5 @@ def _from_table(path: str) -> Captioner:
         if image is None:
             raise DataError(f"{path}:{line}: names no image")
         captions.setdefault(image, []).extend(listed_captions(row))
-    listed = PathLookup(captions)
-    return lambda sample: listed.of(sample.path) or sample.captions
+    lookup = PathLookup(captions)
+    return lambda sample: lookup.of(sample.path) or sample.captions

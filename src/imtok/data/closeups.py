@@ -1,4 +1,4 @@
-"""Close-ups of words and faces: squares in which one of them is large enough for a small tokenizer, for evaluation."""
+"""Close-ups for evaluation: square crops in which a word or face is large enough for a small tokenizer."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -14,16 +14,16 @@ from imtok.data.transforms import CropConfig, zoom_targets
 def close_ups(
     sample: Sample, config: CropConfig, most: int, wanted: Callable[[TextRegion | Face], bool] = lambda region: True
 ) -> Iterator[Sample]:
-    """Squares of a picture, each around one word or face, which is the only one that it lists.
+    """Yield square crops of a picture, each around one word or face, which is the crop's only annotated region.
 
-    Size and place of a square are drawn at random, from the picture's path alone: the same picture gives the same
-    squares. The training crops of the same config are drawn likewise.
+    Size and position of a crop have the same distribution as in training crops of the same config. The random seed is a
+    hash of the picture's path: the same picture always gives the same crops.
 
     Args:
         sample: a picture with words or faces.
-        config: of which the resolution, the wanted sizes and the greatest enlargement are used.
-        most: squares; of more, so many are drawn at random.
-        wanted: which words and faces are worth a square.
+        config: only its resolution, region sizes (`word_height`, `face_size`) and `max_enlargement` are used.
+        most: maximum number of crops; if there are more candidates, a random subset is taken.
+        wanted: selects the words and faces to crop.
 
     Raises:
         PictureError: the picture cannot be read.
@@ -38,7 +38,7 @@ def close_ups(
         crop, region = targets[index].draw_crop(rng), targets[index].region
         words = list(crop.words([region])) if isinstance(region, TextRegion) else None
         faces = list(crop.faces([region])) if isinstance(region, Face) else None
-        if not (words or faces):  # a face whose landmarks reach beyond its box, and beyond the crop
+        if not (words or faces):  # a face with landmarks outside of its box and of the crop
             continue
         yield Sample(
             image=encode(crop.pixels(picture)),

@@ -1,4 +1,4 @@
-"""A folder of shards, filled picture by picture: killed at any moment and called again, it goes on."""
+"""Resumable writing of shards: an interrupted run continues when it is started again."""
 
 import json
 import os
@@ -17,16 +17,16 @@ from imtok.data.shards import ShardWriter, holds_shards
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a folder is filled; `progress.json` in it. Everything before `next_row` is done and on disk.
+    """Progress of a run, stored as `progress.json` in its folder. All rows before `next_row` are done and on disk.
 
     Attributes:
-        settings: what must be the same for a resumed run to give what an uninterrupted one gives.
-        rows: pictures in the source.
-        next_row: the first picture that no finished shard accounts for.
-        shards: finished ones.
-        kept: pictures in them.
-        dropped: pictures that were turned away.
-        skipped: pictures that could not be read, listed in `skipped.jsonl`.
+        settings: values that a resumed run must share, so that its result equals that of an uninterrupted run.
+        rows: number of pictures in the source.
+        next_row: first row that is not covered by the finished shards.
+        shards: number of finished shards.
+        kept: number of pictures in the finished shards.
+        dropped: number of pictures rejected by the rules.
+        skipped: number of pictures that could not be read, listed in `skipped.jsonl`.
     """
 
     settings: dict[str, Any]
@@ -52,17 +52,18 @@ def fill(
     samples_per_shard: int = 256,
     make: Callable[[Sample], Sample | None] = lambda sample: sample,
 ) -> Progress:
-    """Write the pictures of a source, or what becomes of them, as shards.
+    """Write the samples of a source, optionally transformed, as shards; resume an interrupted run.
 
     Args:
-        source: a PictureError on reading a row skips it.
+        source: the samples; a row that raises PictureError is skipped.
         out: folder for the shards, `skipped.jsonl` and `progress.json`.
-        settings: JSON values that tell this work from another; it is resumed only with the same.
-        samples_per_shard: what was kept after the last full shard is done again after a kill.
-        make: of a picture what shall be written; None drops it, a PictureError skips it, any other ends all.
+        settings: JSON values that identify the run; it is resumed only if they are unchanged.
+        samples_per_shard: rows per shard; a resumed run repeats all work since the last finished shard.
+        make: maps a sample to the sample to write; None drops it, a PictureError skips it, and any other exception ends
+            the run.
 
     Raises:
-        DataError: torchrun started several, `out` was begun with other settings, or not one picture could be read.
+        DataError: torchrun started several processes, `out` was begun with other settings, or no picture could be read.
     """
     check_alone(out)
     progress = _load_progress(out, settings, len(source))
@@ -75,13 +76,13 @@ def fill(
         _save(out, progress, skipped, first, progress.shards)
         for row in range(first, progress.rows):
             try:
-                made = make(source[row])
+                result = make(source[row])
             except PictureError as error:
                 skipped.append({"row": row, "reason": str(error)})
             else:
-                if made is None:
+                if result is None:
                     progress.dropped += 1
-                elif writer.write(made):
+                elif writer.write(result):
                     _save(out, progress, skipped, row + 1, writer.finished_shards)
             bar.update()
             bar.set_postfix(skipped=len(skipped), refresh=False)
@@ -93,10 +94,10 @@ def fill(
 
 
 def check_finished(folder: str | PathLike[str]) -> None:
-    """Whether all pictures are there, if `fill` has been at work on a folder of shards.
+    """Check that a folder of shards is complete, if it was written by `fill`.
 
     Raises:
-        DataError: it has not finished.
+        DataError: the run has not finished.
     """
     values = (read_json(join(folder, "progress.json")) if holds_shards(folder) else None) or {}
     done, rows = values.get("next_row", 0), values.get("rows", 0)
@@ -105,15 +106,15 @@ def check_finished(folder: str | PathLike[str]) -> None:
 
 
 def check_begun(folder: str | PathLike[str], begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Whether a folder is being filled as it was begun.
+    """Check that a folder is resumed with the settings it was begun with.
 
     Args:
-        folder: where.
-        begun: the settings that it was begun with, of which some may be missing.
-        wanted: those that are asked for now.
+        folder: the folder, named in the error.
+        begun: the settings that the folder was begun with; missing ones count as None.
+        wanted: the settings of the present run.
 
     Raises:
-        DataError: names the first that differs.
+        DataError: a setting differs; the message names the first.
     """
     for name, now in wanted.items():
         if (was := begun.get(name)) != now:
@@ -124,10 +125,10 @@ def check_begun(folder: str | PathLike[str], begun: Mapping[str, Any], wanted: M
 
 
 def check_alone(out: str | PathLike[str]) -> None:
-    """Whether this is the only process that writes somewhere.
+    """Check that this is the only process that writes to `out`.
 
     Raises:
-        DataError: torchrun started several.
+        DataError: torchrun started several processes.
     """
     if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DataError(f"{out}: several processes would write the same files; call it once, without torchrun")
@@ -143,7 +144,7 @@ def _load_progress(out: str, settings: dict[str, Any], rows: int) -> Progress:
         raise DataError(f"{out}: begun by another version of imtok; name another folder")
     progress = Progress(**values)
     begun, wanted = {"pictures": progress.rows, **progress.settings}, {"pictures": rows, **settings}
-    if begun != wanted and not (progress.shards or holds_shards(out)):  # nothing to be lost
+    if begun != wanted and not (progress.shards or holds_shards(out)):  # nothing would be lost
         return Progress(settings=settings, rows=rows)
     check_begun(out, begun, wanted)
     return progress
@@ -154,7 +155,7 @@ def _load_skipped(out: str) -> list[dict[str, Any]]:
 
 
 def _save(out: str, progress: Progress, skipped: list[dict[str, Any]], next_row: int, shards: int) -> None:
-    """Account for what is on disk; the shards and the list of skipped pictures come before the count of them."""
+    """Record the state on disk: after the shards `skipped.jsonl`, and last `progress.json`, which counts both."""
     progress.next_row, progress.shards = next_row, shards
     progress.skipped = len(skipped)
     progress.kept = next_row - progress.dropped - progress.skipped

@@ -1,4 +1,4 @@
-"""Which annotated pictures are kept: the rules of `imtok annotate --keep`."""
+"""Rules for which annotated pictures are kept, as in `imtok annotate --keep`."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,29 +14,30 @@ Condition = Callable[[Sample, np.ndarray], bool]
 
 
 class KeepRules:
-    """All rules must hold; a rule is one condition, or several joined by `|` of which one must hold.
+    """A filter for annotated pictures: all rules must hold, each of them one or more alternatives joined by `|`.
 
-    * `text`, `face`: the picture has a word, a face.
-    * `min_word_height=N`, `min_face=N`: it has a word at least N pixels high, a face with both sides at least N.
-    * `min_side=N`: its shorter side has at least N pixels.
-    * `min_aesthetic=S`: the scorer gives it at least S.
+    * `text`, `face`: the picture has at least one word or face, respectively.
+    * `min_word_height=N`: the picture has a word that is at least N pixels high.
+    * `min_face=N`: the picture has a face box with both sides at least N pixels.
+    * `min_side=N`: the picture's shorter side has at least N pixels.
+    * `min_aesthetic=S`: the scorer gives the picture a score of at least S.
 
     Args:
-        rules: such as `("text|face", "min_side=256")`; none keeps everything.
-        scorer: needed by `min_aesthetic`.
+        rules: such as `("text|face", "min_side=256")`; without rules, every picture is kept.
+        scorer: computes the aesthetic score; required by `min_aesthetic`.
 
     Raises:
-        DataError: a rule that does not exist, a threshold that is no number, or no scorer where one is needed.
+        DataError: a rule does not exist, its threshold is not a number, or `min_aesthetic` is used without a scorer.
     """
 
     def __init__(self, rules: Sequence[str], scorer: Scorer | None = None) -> None:
         self._rules = [[_parse(part.strip(), scorer) for part in rule.split("|")] for rule in rules]
 
     def __call__(self, sample: Sample, picture: Picture) -> bool:
-        """Whether the picture is kept.
+        """Return whether the picture is kept.
 
         Raises:
-            DataError: a rule asks for words or faces that nobody has looked for.
+            DataError: a rule needs words or faces, and the sample is not annotated with them.
         """
         return all(any(condition(sample, picture) for condition in rule) for rule in self._rules)
 
@@ -51,21 +52,21 @@ def _parse(condition: str, scorer: Scorer | None) -> Condition:
         known = "text, face, min_word_height=N, min_face=N, min_side=N, min_aesthetic=S"
         raise DataError(f"keep rule {condition!r} does not exist; there are {known}, joined by |")
     try:
-        least = float(value)
+        threshold = float(value)
     except ValueError:
         raise DataError(f"keep rule {condition!r}: {value!r} is not a number") from None
     if name == "min_word_height":
-        return lambda sample, _: any(word.height >= least for word in _words(sample))
+        return lambda sample, _: any(word.height >= threshold for word in _words(sample))
     if name == "min_face":
-        return lambda sample, _: any(_shorter_side(face) >= least for face in _faces(sample))
+        return lambda sample, _: any(_shorter_side(face) >= threshold for face in _faces(sample))
     if name == "min_side":
-        return lambda sample, _: min(sample.width, sample.height) >= least
+        return lambda sample, _: min(sample.width, sample.height) >= threshold
     if scorer is None:
         raise DataError(
             "keep rule min_aesthetic needs an aesthetic scorer; the LAION predictor works on CLIP, which imtok does "
             "not bring: call imtok.data.annotate.annotate_source from Python, with KeepRules(rules, scorer=yours)"
         )
-    return lambda _, picture: scorer(picture) >= least
+    return lambda _, picture: scorer(picture) >= threshold
 
 
 def _words(sample: Sample) -> list[TextRegion]:

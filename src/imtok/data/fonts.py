@@ -1,4 +1,4 @@
-"""Typefaces for rendered text: those in installed `fontpkg-*` packages, in a user's folder, or Pillow's own."""
+"""Typefaces for rendered text: from installed `fontpkg-*` packages, a user's folder, or Pillow's built-in font."""
 
 import json
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from imtok.data.sample import DataError
 from imtok.data.vocabulary import Split, in_split
 
 _WEIGHTS = (400, 700)
-"""The weights drawn from a family that has more: what most signs are set in."""
+"""The weights used of families with several: regular and bold, the most common on signs."""
 FONT_SUFFIXES = (".ttf", ".otf")
 _NO_GLYPH = "\ue000"
-"""A private code point that no text font draws; it shows what a missing letter looks like."""
+"""A private-use code point without a glyph in text fonts; it renders as the font's missing-glyph symbol."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class Typeface:
     """One style of a typeface.
 
     Attributes:
-        family: what the split goes by, so that a held-out face has no sibling in training.
-        path: its file; None is the face built into Pillow.
-        weight: set on a variable font, None on any other.
+        family: name of the family, which belongs to one split as a whole: no style of a held-out one is in training.
+        path: font file; None for the font built into Pillow.
+        weight: value of the weight axis of a variable font; None for other fonts.
     """
 
     family: str
@@ -34,30 +34,30 @@ class Typeface:
     weight: int | None = None
 
     def font(self, size: int) -> ImageFont.FreeTypeFont:
-        """The face at a size in pixels per em."""
+        """Return the typeface as a font of the given size in pixels per em."""
         return _load(self, size)
 
     @property
     def has_lower_case(self) -> bool:
-        """False for faces that draw capitals only; text set in them reads as upper case."""
-        return _inks(self)["a"] != _inks(self)["A"]
+        """False for typefaces whose lower-case letters look like capitals; text set in them reads as upper case."""
+        return _glyph_bitmaps(self)["a"] != _glyph_bitmaps(self)["A"]
 
     def draws(self, text: str) -> bool:
-        """Whether the face has a glyph for every letter."""
-        inks = _inks(self)
-        missing = inks[_NO_GLYPH]
-        return all(inks.setdefault(letter, _ink(self, letter)) != missing for letter in text if letter != " ")
+        """Return whether the typeface has a glyph for every character of the text except spaces."""
+        bitmaps = _glyph_bitmaps(self)
+        missing = bitmaps[_NO_GLYPH]
+        return all(bitmaps.setdefault(char, _glyph_bitmap(self, char)) != missing for char in text if char != " ")
 
 
 def find_typefaces(folder: str | None = None, split: Split = "train") -> list[Typeface]:
-    """The faces of one split, sorted; the split goes by the hash of the family's name.
+    """Return the sorted typefaces of one split, which is determined by a hash of the family's name.
 
     Args:
-        folder: TrueType and OpenType files to use instead of the installed packages.
-        split: "train", "test", or "all". With a single family there is nothing to hold out: every split has it.
+        folder: folder of TrueType and OpenType files to use instead of the installed packages.
+        split: "train", "test", or "all". A single family belongs to every split.
 
     Raises:
-        DataError: a folder without fonts, or without any in the split.
+        DataError: the folder has no fonts, or none in the split.
     """
     faces = sorted(_in_folder(folder) if folder else _installed(), key=_order)
     if folder and not faces:
@@ -76,7 +76,7 @@ def _order(face: Typeface) -> tuple[str, str, int]:
 
 
 def _installed() -> Iterator[Typeface]:
-    """Regular and bold of each installed fontpkg family, read from its metadata without importing it."""
+    """Yield regular and bold of each installed fontpkg family, read from its metadata without importing it."""
     for entry in entry_points(group="fontpkg.family"):
         assert entry.dist is not None
         root = Path(str(entry.dist.locate_file(entry.value.replace(".", "/"))))
@@ -115,11 +115,11 @@ def _load(face: Typeface, size: int) -> ImageFont.FreeTypeFont:
 
 
 @cache
-def _inks(face: Typeface) -> dict[str, bytes]:
-    return {letter: _ink(face, letter) for letter in ("a", "A", _NO_GLYPH)}
+def _glyph_bitmaps(face: Typeface) -> dict[str, bytes]:
+    return {letter: _glyph_bitmap(face, letter) for letter in ("a", "A", _NO_GLYPH)}
 
 
-def _ink(face: Typeface, letter: str) -> bytes:
+def _glyph_bitmap(face: Typeface, letter: str) -> bytes:
     canvas = Image.new("L", (48, 48))
     ImageDraw.Draw(canvas).text((8, 36), letter, fill=255, font=face.font(24), anchor="ls")
     return canvas.tobytes()

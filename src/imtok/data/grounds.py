@@ -1,4 +1,4 @@
-"""Colours with names and contrast, and the grounds that rendered signs stand on."""
+"""Named colours with contrast ratios, and grounds: the backgrounds of rendered signs."""
 
 import contextlib
 from collections.abc import Sequence
@@ -35,29 +35,29 @@ _BUNDLED = {
     "coins.png": ("coins", (190, 160, 96)),
     "hubble_deep_field.jpg": ("a starry sky", None),
 }
-"""scikit-image's pictures, what they show, and a tint for the gray ones. Its other photos are left for demonstrations:
-a tokenizer that has seen them here would shine there."""
+"""scikit-image's textures: file name, description, and a tint for grayscale ones. Its other photographs are excluded,
+because demonstrations use them and must not show training data."""
 _PHOTO_SIDE = 1024
 
 
 @dataclass(frozen=True)
 class Colour:
-    """A shade and the name a caption gives it."""
+    """An RGB shade and its colour name in captions."""
 
     name: str
     rgb: tuple[int, int, int]
 
     def contrast(self, other: "Colour") -> float:
-        """Contrast ratio after WCAG 2: 1 for equal luminance, 21 for black on white."""
+        """Return the contrast ratio of WCAG 2: 1 for equal luminance, 21 for black on white."""
         low, high = sorted((_luminance(self.rgb), _luminance(other.rgb)))
         return (high + 0.05) / (low + 0.05)
 
 
 @dataclass(frozen=True)
 class Ground:
-    """A background: its pixels, what a caption calls it, and the colours that letters on it must contrast with.
+    """A background: its pixels, its description in captions, and the colours that letters on it must contrast with.
 
-    `colours` is empty for a photograph, which offers no contrast that could be relied on.
+    `colours` is empty for a photograph, on which no contrast can be guaranteed.
     """
 
     pixels: UInt8[np.ndarray, "size size 3"]
@@ -66,12 +66,12 @@ class Ground:
 
 
 def with_article(words: str) -> str:
-    """'a red sign', 'an orange one'."""
+    """Prefix words with an indefinite article: 'a red sign', 'an orange sign'."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def draw_colour(rng: np.random.Generator, against: tuple[Colour, ...] = (), contrast: float = 1.0) -> Colour:
-    """A shade at random among those with at least this contrast to every colour in `against`."""
+    """Return a random shade with at least this contrast to all colours in `against`; if none has it, the best one."""
     names = rng.permutation(list(COLOURS))
     shades = [_shade(rng, str(name)) for name in names]
     scores = [min((shade.contrast(other) for other in against), default=21.0) for shade in shades]
@@ -80,7 +80,7 @@ def draw_colour(rng: np.random.Generator, against: tuple[Colour, ...] = (), cont
 
 
 def draw_ground(rng: np.random.Generator, size: int, photos: Sequence["Photo"]) -> Ground:
-    """A plain, fading, striped, speckled or photographic ground; photographs only if there are any."""
+    """Return a random ground: plain, a gradient, striped, speckled, or a photograph if there are any."""
     kind = rng.choice(["plain", "fading", "striped", "speckled", "photo"], p=[0.3, 0.2, 0.1, 0.1, 0.3])
     if kind == "photo" and photos:
         photo = photos[int(rng.integers(len(photos)))]
@@ -94,30 +94,30 @@ def draw_ground(rng: np.random.Generator, size: int, photos: Sequence["Photo"]) 
         grain = np.pad(grain, ((0, size % 2), (0, size % 2), (0, 0)), mode="edge")
         return Ground(_to_pixels(first.rgb + grain.repeat(3, 2)), f"on a speckled {first.name} background", (first,))
     second = draw_colour(rng)
-    share = _ramp(rng, size)
+    blend = _ramp(rng, size)
     if kind == "striped":
         second = _shade(rng, first.name, jitter=3 * _JITTER)
-        share = (share * rng.integers(3, 9) % 1 > 0.5).astype(np.float32)
+        blend = (blend * rng.integers(3, 9) % 1 > 0.5).astype(np.float32)
     description = f"striped {first.name}" if kind == "striped" else f"{first.name} to {second.name}"
     pixels = (
-        np.array(first.rgb, np.float32) * (1 - share[..., None]) + np.array(second.rgb, np.float32) * share[..., None]
+        np.array(first.rgb, np.float32) * (1 - blend[..., None]) + np.array(second.rgb, np.float32) * blend[..., None]
     )
     return Ground(_to_pixels(pixels), f"on {with_article(description)} background", (first, second))
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph that grounds are cut from, what it shows, and a tint for a gray one."""
+    """A photograph to cut grounds from, its description in captions, and a tint if it is grayscale."""
 
     path: str
     description: str = "a photograph"
     tint: tuple[int, int, int] | None = None
 
     def draw_crop(self, rng: np.random.Generator, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-        """A square of the photograph at random, 40 to 100 % of its shorter side, brightness varied.
+        """Return a random square crop of 40 to 100 % of the shorter side, resized, with random brightness.
 
         Raises:
-            PictureError: the file became unreadable.
+            PictureError: the file is no longer readable.
         """
         pixels = _read_photo(self)
         height, width = pixels.shape[:2]
@@ -129,15 +129,15 @@ class Photo:
 
 
 def find_photos(folder: str | None = None) -> tuple[Photo, ...]:
-    """Photographs for grounds: those in a user's folder, or textures that come with scikit-image where it is installed.
+    """Return the photographs for grounds: those in a user's folder, or scikit-image's textures if it is installed.
 
     Raises:
-        DataError: a folder without readable pictures.
+        DataError: the folder has no readable pictures.
     """
     if folder is None:
         spec = find_spec("skimage")
         root = Path(spec.origin).parent / "data" if spec and spec.origin else Path()
-        return tuple(Photo(str(root / name), *about) for name, about in _BUNDLED.items() if (root / name).is_file())
+        return tuple(Photo(str(root / name), *details) for name, details in _BUNDLED.items() if (root / name).is_file())
     photos = []
     for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
         with contextlib.suppress(PictureError):
@@ -162,7 +162,7 @@ def _shade(rng: np.random.Generator, name: str, jitter: int = _JITTER) -> Colour
 
 
 def _ramp(rng: np.random.Generator, size: int) -> Float[np.ndarray, "{size} {size}"]:
-    """0 to 1 across the picture, in a random direction."""
+    """Return a linear ramp from 0 to 1 across the picture, in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size))
     along = x * np.cos(angle) + y * np.sin(angle)

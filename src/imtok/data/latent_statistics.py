@@ -1,4 +1,4 @@
-"""Mean and deviation of every channel of some latents, kept beside them and bound to them.
+"""Mean and standard deviation of each channel of stored latents, in a file that a digest ties to them.
 
 FOLDER/statistics.json    {"of": a digest of the manifest and of the parts' names and sizes, "mean": […], "std": […]}
 """
@@ -21,22 +21,22 @@ FILE = "statistics.json"
 
 @dataclass(frozen=True, kw_only=True)
 class LatentStatistics:
-    """Of each channel, over all tokens of all crops."""
+    """Mean and standard deviation of each channel, over all tokens of all crops."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 def write_statistics(shards: TokenShards) -> LatentStatistics:
-    """Measure all latents and write the result beside them, unless it is there already.
+    """Return the statistics of all latents; compute them and write them next to the latents if not yet done.
 
-    A channel that never changes has a deviation of 1.
+    A constant channel gets a standard deviation of 1.
 
     Args:
-        shards: of latents, complete.
+        shards: complete token shards of latents.
 
     Raises:
-        DataError: there are none, or some are not finite.
+        DataError: there are no latents, or some are not finite.
     """
     with suppress(DataError):
         return read_statistics(shards)
@@ -49,17 +49,19 @@ def write_statistics(shards: TokenShards) -> LatentStatistics:
     if not count or not np.isfinite(squares).all():
         raise DataError(f"{shards.folder}: {'some latents are not finite' if count else 'no latents to measure'}")
     std = np.sqrt(np.maximum(squares / count - np.square(sums / count), 0))
-    found = LatentStatistics(mean=tuple((sums / count).tolist()), std=tuple(np.where(std > 1e-8, std, 1.0).tolist()))
-    values = {"format_version": FORMAT_VERSION, "of": _digest(shards), "mean": found.mean, "std": found.std}
+    statistics = LatentStatistics(
+        mean=tuple((sums / count).tolist()), std=tuple(np.where(std > 1e-8, std, 1.0).tolist())
+    )
+    values = {"format_version": FORMAT_VERSION, "of": _digest(shards), "mean": statistics.mean, "std": statistics.std}
     write_text(join(shards.folder, FILE), json.dumps(values) + "\n")
-    return found
+    return statistics
 
 
 def read_statistics(shards: TokenShards) -> LatentStatistics:
-    """What `write_statistics` has written.
+    """Read the file of `write_statistics`.
 
     Raises:
-        DataError: nothing yet, or of other latents.
+        DataError: the file is missing, or was computed from other latents.
     """
     values = read_json(join(shards.folder, FILE)) or {}
     if values.get("format_version") != FORMAT_VERSION or values.get("of") != _digest(shards):

@@ -1,6 +1,6 @@
 """Batches for training: every batch is a function of the seed and the step, so resuming needs no state.
 
-The global batch of a step is cut into equal, contiguous slices, one per rank: two processes see what one would see.
+The global batch of a step is cut into equal, contiguous slices, one per rank; it is the same for any number of ranks.
 """
 
 import hashlib
@@ -35,21 +35,21 @@ _Region = TypeVar("_Region", TextRegion, Face)
 
 @config
 class DataConfig:
-    """How pictures become batches."""
+    """How pictures are cropped and combined into batches."""
 
     crop: CropConfig = CropConfig()
     max_words: int = 8
-    """Words per picture that enter the losses; of more, so many are drawn at random."""
+    """Maximum number of words per picture that enter the losses; if a picture has more, a random subset is used."""
     max_faces: int = 4
-    """Likewise for faces."""
+    """Maximum number of faces per picture that enter the losses, as for `max_words`."""
     drop_regions: float = 0.0
-    """Share of words and faces that are left out, always the same ones: a detector of lower recall (InsightTok,
-    Table 9). Crops do not depend on it."""
+    """Fraction of words and faces that are left out, always the same ones, to simulate a detector of lower recall
+    (InsightTok, Table 9). Crops do not depend on it."""
     drop_captions: float = 0.0
-    """Share of pictures whose caption and class are withheld, anew at every sight: a tokenizer that hears of captions
-    then also learns to do without."""
+    """Fraction of pictures whose caption and class are dropped, chosen anew in every epoch, so that a tokenizer that is
+    conditioned on captions also learns to work without them."""
     num_workers: int = 0
-    """Threads that prepare batches ahead. On few cores they take time from the training; 0 prepares between steps."""
+    """Threads that prepare batches ahead. On few cores they slow down training; 0 prepares batches between steps."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.drop_regions <= 1 and 0 <= self.drop_captions <= 1):
@@ -60,15 +60,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Pictures and what is known about them.
+    """A batch of cropped pictures and their annotations.
 
     Attributes:
-        images: in [-1, 1].
-        words: boxes in the pictures.
+        images: pixel values in [-1, 1].
+        words: boxes in the cropped pictures.
         faces: boxes and landmarks; faces without landmarks are left out.
-        captions: one of each picture's, at random, or None (also where it is withheld).
-        labels: class names as the data spell them, or None (likewise).
-        paths: where the pictures came from.
+        captions: a random one of each picture's captions, or None if it has none or they were dropped.
+        labels: class names as in the data, or None if unknown or dropped.
+        paths: path of each picture in its source.
     """
 
     images: Float[Tensor, "batch 3 resolution resolution"]
@@ -86,7 +86,7 @@ class Batch:
         return replace(self, images=images, words=self.words.to(device), faces=self.faces.to(device))
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Pictures start <= i < stop: a micro-batch."""
+        """Return the micro-batch of pictures start <= i < stop."""
         return Batch(
             images=self.images[start:stop],
             words=self.words.in_images(start, stop),
@@ -100,23 +100,24 @@ class Batch:
 class Loader:
     """Endless training batches of a data source.
 
-    Pictures with words or faces and plain ones each have a shuffled order of their own (see `order`); which of the two
-    a place in a batch shows follows a fixed, evenly spread pattern. A picture that cannot be read is replaced by the
-    next one of its kind, and named in the log.
+    Pictures with words or faces and pictures without are shuffled separately (see `order`); which of the two kinds
+    fills a slot of a batch follows a fixed, evenly spread pattern. A picture that cannot be read is replaced by the
+    next one of its kind, and a warning is logged.
 
     Args:
-        data: anything that `open_dataset` reads, or a source.
-        config: crops and regions.
-        batch_size: of all ranks together.
-        region_share: share of pictures with words or faces, to the thousandth; the others come from those without, or
-            from the same pictures where all have some. None: all pictures alike, as they come, and no scan of the
-            annotations beforehand.
-        seed: of order and crops.
-        rank: which slice of the batch; of `world_size`.
+        data: a path that `open_dataset` reads, or a dataset.
+        config: options for crops and regions.
+        batch_size: number of pictures per step over all ranks.
+        region_share: fraction of pictures with words or faces, rounded to a fraction with a denominator of at most
+            1000; the other pictures have none, unless all pictures of the data do. None: both kinds are shuffled
+            together, and the annotations are not scanned beforehand.
+        seed: random seed for order and crops.
+        rank: index of this process's slice of the batch.
         world_size: number of slices.
 
     Raises:
-        ConfigError: the batch cannot be cut evenly, or pictures with regions are wanted and there are none.
+        ConfigError: the batch cannot be cut evenly, there are no pictures, or `region_share` requires words or faces
+            and no picture has any.
         DataError: the data cannot be read.
     """
 
@@ -151,13 +152,13 @@ class Loader:
             self._rows = plain or regional, regional
 
     def batch(self, step: int) -> Batch:
-        """This rank's slice of the global batch of a step, counted from 0."""
+        """Return this rank's slice of the global batch of a step, counted from 0."""
         size = self.batch_size // self.world_size
         first = step * self.batch_size + self.rank * size
         return _collate([self._example(slot) for slot in range(first, first + size)])
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Batch]]:
-        """Steps start <= step < stop with their batches, in order; some are prepared ahead by `num_workers` threads."""
+        """Yield steps start <= step < stop with their batches, in order; `num_workers` threads prepare them ahead."""
         steps = itertools.count(start) if stop is None else iter(range(start, stop))
         workers = self.config.num_workers
         if not workers:
@@ -175,13 +176,13 @@ class Loader:
             pool.shutdown(cancel_futures=True)
 
     def _example(self, slot: int) -> "_Example":
-        """The picture in a place of the endless row of batches."""
+        """Return the example in a slot of the endless sequence of batches, counted over all ranks."""
         stream, position = split_slot(slot, self._share)
         rows = self._rows[stream]
         epoch, index = shuffled_index((self.seed, stream), len(rows), position)
         for attempt in range(len(rows)):
             row = int(rows[(index + attempt) % len(rows)])
-            rng = np.random.default_rng((self.seed, 2 + stream, epoch, row))  # 0 and 1 are the orders'
+            rng = np.random.default_rng((self.seed, 2 + stream, epoch, row))  # 0 and 1 seed the orders
             try:
                 sample = self.source[row]
                 return _example(sample, random_crop(sample, self.config.crop, rng), self.config, rng)
@@ -195,15 +196,16 @@ class Loader:
 def fixed_batches(
     data: str | PathLike[str] | Dataset, config: DataConfig, *, count: int, batch_size: int
 ) -> Iterator[Batch]:
-    """Centre crops of at most `count` pictures, spread evenly over the data: always the same, for evaluation.
+    """Yield centre crops of at most `count` pictures, spread evenly over the data; always the same, for evaluation.
 
-    A picture that cannot be read is replaced by the next one before the next place, and named in the log.
+    The data are cut into `count` stretches, each represented by its first picture that can be read; a warning is logged
+    for each unreadable one.
 
     Args:
-        data: as for `Loader`.
-        config: of which the resolution and the largest numbers of regions are used.
-        count: how many pictures.
-        batch_size: the last batch may be smaller.
+        data: a path that `open_dataset` reads, or a dataset.
+        config: only its resolution, `max_words` and `max_faces` are used.
+        count: maximum number of pictures.
+        batch_size: number of pictures per batch; the last batch may be smaller.
     """
     source = open_dataset(data) if isinstance(data, str | PathLike) else data
     count = min(count, len(source))
@@ -241,22 +243,22 @@ def _example(sample: Sample, crop: Crop, config: DataConfig, rng: np.random.Gene
     picture = decode_sample(sample)
     words = crop.words(_detected(sample.words or [], "word", sample.path, config.drop_regions))
     faces = crop.faces(_detected(sample.faces or [], "face", sample.path, config.drop_regions))
-    drawn_words = _draw(list(words), config.max_words, rng)
-    drawn_faces = _draw([face for face in faces if face.can_be_aligned], config.max_faces, rng)
+    drawn_words = _subsample(list(words), config.max_words, rng)
+    drawn_faces = _subsample([face for face in faces if face.can_be_aligned], config.max_faces, rng)
     caption = sample.captions[rng.integers(len(sample.captions))] if sample.captions else None
-    withheld = config.drop_captions > 0 and rng.random() < config.drop_captions
+    dropped = config.drop_captions > 0 and rng.random() < config.drop_captions
     return _Example(
         pixels=crop.pixels(picture),
         words=drawn_words,
         faces=drawn_faces,
-        caption=None if withheld else caption,
-        label=None if withheld else sample.label,
+        caption=None if dropped else caption,
+        label=None if dropped else sample.label,
         path=sample.path,
     )
 
 
 def _detected(regions: list[_Region], kind: str, path: str, drop: float) -> list[_Region]:
-    """The regions that a worse detector would still find: the same ones in every epoch and under every seed."""
+    """Return the regions left when a fraction `drop` is removed: the same ones in every epoch and for every seed."""
     if not drop:
         return regions
     names = (f"{path}/{kind}/{index}".encode() for index in range(len(regions)))
@@ -264,10 +266,10 @@ def _detected(regions: list[_Region], kind: str, path: str, drop: float) -> list
     return [region for region, share in zip(regions, shares, strict=True) if share >= drop]
 
 
-def _draw(regions: list[_Region], most: int, rng: np.random.Generator) -> list[_Region]:
-    if len(regions) <= most:
+def _subsample(regions: list[_Region], limit: int, rng: np.random.Generator) -> list[_Region]:
+    if len(regions) <= limit:
         return regions
-    return [regions[index] for index in sorted(rng.choice(len(regions), most, replace=False))]
+    return [regions[index] for index in sorted(rng.choice(len(regions), limit, replace=False))]
 
 
 def _collate(examples: list[_Example]) -> Batch:
@@ -281,19 +283,19 @@ def _collate(examples: list[_Example]) -> Batch:
     )
 
 
-def _regions(of_pictures: Sequence[Sequence[TextRegion | Face]], with_landmarks: bool = False) -> Regions:
-    boxes = [region.box for regions in of_pictures for region in regions]
+def _regions(regions_per_picture: Sequence[Sequence[TextRegion | Face]], with_landmarks: bool = False) -> Regions:
+    boxes = [region.box for regions in regions_per_picture for region in regions]
     if not boxes:
         return Regions.empty(with_landmarks)
-    index = [picture for picture, regions in enumerate(of_pictures) for _ in regions]
-    points = [face.landmarks for faces in of_pictures for face in faces if isinstance(face, Face)]
+    index = [picture for picture, regions in enumerate(regions_per_picture) for _ in regions]
+    points = [face.landmarks for faces in regions_per_picture for face in faces if isinstance(face, Face)]
     landmarks = torch.tensor(points, dtype=torch.float32) if with_landmarks else None
     return Regions(torch.tensor(boxes, dtype=torch.float32), torch.tensor(index), landmarks)
 
 
-@lru_cache(maxsize=2)  # every phase of a training asks again
+@lru_cache(maxsize=2)  # called again in each phase of a training run
 def _split_by_regions(source: Dataset) -> tuple[Sequence[int], Sequence[int]]:
-    """Rows without and rows with words or alignable faces."""
+    """Return the rows without and the rows with words or alignable faces."""
     rows = array("q"), array("q")
     for row, sample in enumerate(source.annotations()):
         rows[bool(sample.words) or any(face.can_be_aligned for face in sample.faces or [])].append(row)

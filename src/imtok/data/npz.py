@@ -1,4 +1,4 @@
-"""Pictures in one .npz file, as ADM's evaluation keeps them: `arr_0`, uint8, (pictures, height, width, 3)."""
+"""Pictures in one .npz file, in the format of ADM's evaluation: `arr_0`, uint8, (pictures, height, width, 3)."""
 
 import zipfile
 import zlib
@@ -18,21 +18,21 @@ PICTURES = "arr_0"
 
 
 class NpzDataset(Dataset):
-    """The pictures of an .npz file, read one after another from the file, compressed or not; nothing is unpickled.
+    """The pictures of an .npz file, compressed or not, read from the file one at a time; nothing is unpickled.
 
-    Reading backwards begins at the start again, which takes long: go through it in its order.
+    Read the pictures in ascending order: seeking backwards restarts at the beginning of the file, which is slow.
 
     Raises:
-        DataError: no such file, or it holds no pictures; one line.
+        DataError: the file does not exist or holds no pictures (one-line message).
     """
 
     def __init__(self, path: str) -> None:
         self._path, self._open = path, None
         try:
-            shape, dtype, in_order, size = self._seek(None)
+            shape, dtype, c_order, size = self._seek(None)
         except (EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path}: no .npz file with pictures ({_reason(error)})") from None
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not in_order or min(shape) < 1:
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not c_order or min(shape) < 1:
             raise DataError(f"{path}: its {PICTURES} is {dtype} {shape}; uint8 (pictures, height, width, 3) is wanted")
         self._count, self._height, self._width, _ = shape
         if self._height * self._width > MAX_PIXELS:
@@ -54,14 +54,14 @@ class NpzDataset(Dataset):
         name = f"{Path(self._path).stem}/{index:06d}"
         return Sample(image=encode(picture, "PPM"), path=name, width=self._width, height=self._height)
 
-    def _seek(self, place: int | None) -> Any:
-        """Go to a place in the array's file; to None: open it and read its header."""
+    def _seek(self, offset: int | None) -> Any:
+        """Seek to a byte offset in the array's file; for None, open it and return its header."""
         if self._open is None:
             archive = zipfile.ZipFile(open_file(self._path))
             self._open = archive, archive.open(f"{PICTURES}.npy")
         archive, member = self._open
-        if place is not None:
-            return member.seek(place)
+        if offset is not None:
+            return member.seek(offset)
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(member)
@@ -73,10 +73,10 @@ class NpzDataset(Dataset):
 
 
 def read_arrays(path: str, names: Sequence[str]) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Those of some arrays that an .npz file holds; nothing is unpickled.
+    """Read the named arrays of an .npz file, omitting those it does not hold; nothing is unpickled.
 
     Raises:
-        DataError: no such file, not an .npz, or an array of objects; one line.
+        DataError: the file does not exist, is not an .npz file, or an array holds objects (one-line message).
     """
     try:
         with open_file(path) as file, zipfile.ZipFile(file), np.load(file, allow_pickle=False) as arrays:
@@ -86,10 +86,10 @@ def read_arrays(path: str, names: Sequence[str]) -> dict[str, Shaped[np.ndarray,
 
 
 def holds_pictures(path: str) -> bool:
-    """Whether an .npz file has pictures, or statistics alone.
+    """Return whether an .npz file holds pictures, rather than only statistics.
 
     Raises:
-        DataError: no such file, or not an .npz; one line.
+        DataError: the file does not exist or is not an .npz file (one-line message).
     """
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
@@ -99,14 +99,16 @@ def holds_pictures(path: str) -> bool:
 
 
 class NpzWriter:
-    """Writes pictures of one size one after another, and arrays behind them; the file appears when all is well.
+    """Writes pictures of one size in sequence, then other arrays; a context manager.
+
+    The file is written under a temporary name and renamed when the context exits without an error.
 
     Args:
-        file: to write.
-        count: of the pictures.
+        file: the file to write.
+        count: number of pictures, which must be known in advance.
 
     Raises:
-        DataError: a picture of another size than the first, or another number of pictures than announced.
+        DataError: a picture differs in size from the first, or the number of pictures differs from `count`.
     """
 
     def __init__(self, file: Path, count: int) -> None:
@@ -117,7 +119,7 @@ class NpzWriter:
         self._member: Any = None
 
     def write(self, picture: Picture, path: str) -> None:
-        """The next picture; `path` is what an error calls it."""
+        """Append a picture; `path` names it in error messages."""
         if self._shape is None:
             self._shape = picture.shape
             self._member = self._archive.open(f"{PICTURES}.npy", "w", force_zip64=True)
@@ -130,7 +132,7 @@ class NpzWriter:
         self._written += 1
 
     def add(self, name: str, array: Shaped[np.ndarray, "..."]) -> None:
-        """An array behind the pictures."""
+        """Add another array, after all pictures."""
         self._close_pictures()
         with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, array, allow_pickle=False)

@@ -1,7 +1,8 @@
-"""The order in which training shows pictures: a function of seed and position, with nothing to remember.
+"""The shuffled order of training pictures: a function of seed and position, without state.
 
-Every epoch shows each picture once. Blocks of neighbours are permuted, and a window of blocks is shuffled: reading
-stays nearly sequential, and only one window is computed at a time, however many rows there are.
+Every epoch contains each picture once. Blocks of neighbouring rows are permuted, then the rows within each window of
+blocks are shuffled: reading stays nearly sequential, and only one window is computed at a time, however many rows there
+are.
 """
 
 import itertools
@@ -13,16 +14,16 @@ import numpy as np
 from jaxtyping import Int
 
 BLOCK = 32
-"""Neighbours that stay together until their window is shuffled; a row group of our shards."""
+"""Neighbouring rows that are permuted as a unit before their window is shuffled; the row group size of our shards."""
 WINDOW = 32
-"""Blocks that are shuffled together: 1024 pictures, from at most so many places on disk."""
+"""Blocks whose rows are shuffled together: 1024 pictures, from at most 32 places on disk."""
 
 
 def split_slot(slot: int, share: Fraction) -> tuple[int, int]:
-    """Which of two streams an endless row of slots shows at a place, and how far that stream has come.
+    """Assign a slot of an endless sequence to one of two interleaved streams.
 
-    A line of slope `share`, rounded down, steps up wherever the second stream is shown: evenly spread, and every
-    stretch of n slots holds n * share of them, give or take one.
+    A slot belongs to stream 1 if floor((slot + 1) * share) exceeds floor(slot * share). The slots of stream 1 are thus
+    evenly spread: any n consecutive slots contain n * share of them, plus or minus one.
 
     Returns:
         The stream, 0 or 1, and the position in it.
@@ -32,14 +33,14 @@ def split_slot(slot: int, share: Fraction) -> tuple[int, int]:
 
 
 def shuffled_index(seed: tuple[int, ...], count: int, position: int) -> tuple[int, int]:
-    """The epoch in which an endless shuffled pass over `count` rows is at a position, and the row shown there."""
+    """Return the epoch and the row at a position of an endless sequence of shuffled passes over `count` rows."""
     epoch, offset = divmod(position, count)
-    window, place = divmod(offset, WINDOW * BLOCK)
-    return epoch, int(_window(seed, count, epoch, window)[place])
+    window, index = divmod(offset, WINDOW * BLOCK)
+    return epoch, int(_window(seed, count, epoch, window)[index])
 
 
 def stretches(length: int, count: int) -> Iterator[range]:
-    """Rows cut into `count` stretches of nearly the same length, in order."""
+    """Cut the rows 0 to length - 1 into `count` consecutive ranges of nearly the same length."""
     starts = [index * length // count for index in range(count)]
     return itertools.starmap(range, itertools.pairwise([*starts, length]))
 
@@ -55,4 +56,4 @@ def _window(seed: tuple[int, ...], count: int, epoch: int, window: int) -> Int[n
 def _blocks(seed: tuple[int, ...], count: int, epoch: int) -> Int[np.ndarray, " blocks"]:
     full, rest = divmod(count, BLOCK)
     order = np.random.default_rng((*seed, epoch, 0)).permutation(full)
-    return np.append(order, full) if rest else order  # the short block stays last: windows start at fixed places
+    return np.append(order, full) if rest else order  # the short block stays last: windows have fixed starts

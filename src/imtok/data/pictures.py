@@ -1,4 +1,4 @@
-"""The one place where bytes become pixels and pixels become bytes."""
+"""Decoding and encoding of pictures: the only module that converts between bytes and pixels."""
 
 import errno
 import io
@@ -20,14 +20,14 @@ Picture = UInt8[np.ndarray, "_ _ 3"]
 """Upright RGB pixels."""
 
 MAX_PIXELS = 64_000_000
-"""Larger pictures are refused from their header, before a pixel is decoded."""
+"""Larger pictures are rejected by their header, before any pixel is decoded."""
 MAX_BYTES = 256 * 2**20
-"""Larger files are refused before they are read."""
+"""Larger files are rejected before they are read."""
 MIN_SIDE = 8
-"""Pictures with a shorter side (tracking pixels and the like) are refused: nothing is to be learned from them."""
+"""Pictures with a shorter side, such as tracking pixels, are rejected: they are useless for training."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-"""What is read; formats that start another program (EPS, WMF) stay out."""
+"""Pillow formats that are read; those that start an external program (EPS, WMF) are excluded."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,46 +38,46 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation to the transposition that undoes it."""
+"""Maps an EXIF orientation to the transposition that makes the picture upright."""
 _ORIENTATION_TAG = 274
 _BITS_TAG, _PHOTOMETRIC_TAG = 258, 262
 _PNG_ORIENTATIONS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
-"""Names of the chunks and texts in which a PNG can say how it is to be turned."""
+"""Names of the chunks and text fields in which a PNG can store its orientation."""
 
 
 def decode(data: bytes, path: str = "picture", max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
-    """Encoded bytes to upright RGB pixels.
+    """Decode bytes to upright RGB pixels.
 
-    EXIF rotation is applied; transparency is composited on white (what a page would show); 16-bit gray keeps its high
-    byte; CMYK is converted without its colour profile; of an animation the first frame is read.
+    EXIF rotation is applied; transparency is composited on white, as on a web page; 16-bit grayscale keeps its high
+    byte; CMYK is converted without its colour profile; of an animation, the first frame is read.
 
     Args:
         data: the encoded picture, in one of `FORMATS`.
-        path: what errors call it.
-        max_pixels: the limit on width x height.
+        path: name of the picture in error messages.
+        max_pixels: limit on width x height.
 
     Raises:
-        PictureError: empty, not a picture, truncated or broken, a side below `MIN_SIDE`, more than `max_pixels`, or a
-            pixel type without a known range (floating point, 32-bit integers).
+        PictureError: the data are empty, not a picture, truncated or broken; the picture has a side below `MIN_SIDE` or
+            more than `max_pixels`; or its pixel type has no known range (floating point, 32-bit integers).
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters raises
+        warnings.simplefilter("ignore")  # Pillow's warnings about metadata; real problems raise
         image = _open(data, path, max_pixels)
         try:
             image.load()
             return np.asarray(_to_rgb(_upright(image), path))
         except PictureError:
             raise
-        except Exception as error:  # on broken data Pillow's plugins raise nearly anything
-            fate = "truncated" if "truncated" in str(error) else "broken"
-            raise PictureError(f"{path}: {fate} {image.format} ({_reason(error)})") from None
+        except Exception as error:  # Pillow's plugins raise all kinds of exceptions on broken data
+            condition = "truncated" if "truncated" in str(error) else "broken"
+            raise PictureError(f"{path}: {condition} {image.format} ({_reason(error)})") from None
 
 
 def decode_sample(sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
-    """A sample's picture, which must have the size that its annotations were made for.
+    """Decode a sample's picture and check that it has the size that the annotations refer to.
 
     Raises:
-        PictureError: see `decode`, and another size than the sample says.
+        PictureError: see `decode`; or the size differs from the sample's `width` and `height`.
     """
     picture = decode(sample.image, sample.path)
     if picture.shape[:2] != (sample.height, sample.width):
@@ -89,35 +89,35 @@ def decode_sample(sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def measure(data: bytes, path: str = "picture", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of the upright picture, from its header alone.
+    """Return width and height of the upright picture, read from its header alone.
 
     Raises:
-        PictureError: as `decode`, as far as the header shows it.
+        PictureError: see `decode`, as far as the header tells.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _open(data, path, max_pixels)
         width, height = image.size
-        may_turn = image.format != "TIFF"  # Pillow turns TIFF sizes by itself
-        if image.format == "PNG":  # Pillow would decode it all to see what stands behind the pixels
+        may_turn = image.format != "TIFF"  # Pillow itself applies the orientation to TIFF sizes
+        if image.format == "PNG":  # Pillow would decode all pixels to reach the metadata after them
             may_turn = any(name in data for name in _PNG_ORIENTATIONS)
         turned = may_turn and _orientation(image) >= 5
         return (height, width) if turned else (width, height)
 
 
 def encode(picture: UInt8[np.ndarray, "h w 3"], format: str = "PNG", **options: int) -> bytes:
-    """RGB pixels to encoded bytes; `options` go to Pillow's writer (`quality=90`)."""
+    """Encode RGB pixels to bytes; `options` are passed to Pillow's writer (`quality=90`)."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format=format, **options)
     return buffer.getvalue()
 
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a file, local or at any fsspec address.
+    """Read a file, local or at any fsspec address.
 
     Raises:
-        PictureError: no such file, one that may not be read, or a larger one than `max_bytes`.
-        OSError: the disk or the network failed, which says nothing about the picture.
+        PictureError: the file does not exist, may not be read, or is larger than `max_bytes`.
+        OSError: the disk or the network failed, independently of the picture.
     """
     filesystem, place = locate(path)
     try:
@@ -136,21 +136,21 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def downscale(picture: Picture, longest: int) -> Picture:
-    """A copy whose longer side has at most so many pixels."""
+    """Return a copy whose longer side has at most `longest` pixels."""
     image = Image.fromarray(picture)
     image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return np.array(image)
 
 
 def crop(picture: Picture, left: int, top: int, right: int, bottom: int) -> Picture:
-    """The part of a picture between these pixels as far as it lies inside, one pixel at least."""
+    """Return the part of a picture between these pixels, clipped to the picture; at least one pixel."""
     height, width = picture.shape[:2]
     left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
     return picture[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def load_images(paths: Iterable[str | Path], size: int) -> Float[Tensor, "n 3 {size} {size}"]:
-    """Read pictures as one batch in [-1, 1]: shorter side resized to `size`, centre cropped.
+    """Read pictures as one batch in [-1, 1]: resize the shorter side to `size` and crop the centre.
 
     Raises:
         PictureError: see `decode` and `read_bytes`.
@@ -163,15 +163,16 @@ def save_images(images: Float[Tensor, "n 3 h w"], folder: str | Path, names: Seq
     """Write a batch in [-1, 1] as PNG files; values outside are clamped.
 
     Args:
-        images: one file each.
-        folder: is created.
+        images: the batch; one file is written per image.
+        folder: output folder, which is created.
         names: file names without suffix; by default 00000, 00001, ...
 
     Returns:
         The files, in the order of the batch.
 
     Raises:
-        ValueError: names that are too few or too many, repeated, or lead out of the folder; NaN in a picture.
+        ValueError: the number of names differs from that of the images, a name is repeated or is not a plain file name,
+            or an image contains NaN.
     """
     names = [f"{index:05d}" for index in range(len(images))] if names is None else names
     if len(names) != len(images) or len(set(names)) != len(names):
@@ -186,10 +187,10 @@ def save_images(images: Float[Tensor, "n 3 h w"], folder: str | Path, names: Seq
 
 
 def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[np.ndarray, "*batch h w 3"]:
-    """Images in [-1, 1] as 8-bit pixels: clamped, then 127.5 (x + 1) rounded.
+    """Convert images in [-1, 1] to 8-bit pixels: clamp, then round 127.5 (x + 1).
 
     Raises:
-        ValueError: a NaN, which no pixel can show.
+        ValueError: an image contains NaN.
     """
     if torch.isnan(images).any():
         raise ValueError("images hold NaN")
@@ -198,7 +199,7 @@ def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[np.ndarray, "*batch
 
 
 def from_uint8(pictures: UInt8[np.ndarray, "*batch h w 3"]) -> Float[Tensor, "*batch 3 h w"]:
-    """8-bit pixels as images in [-1, 1]; the inverse of `to_uint8`."""
+    """Convert 8-bit pixels to images in [-1, 1]; the inverse of `to_uint8`."""
     pixels = torch.from_numpy(np.array(pictures)).movedim(-1, -3)
     return (pixels.float() / 127.5 - 1).contiguous()
 
@@ -224,7 +225,7 @@ def _open(data: bytes, path: str, max_pixels: int) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # broken metadata beside sound pixels: nothing to turn by
+    except Exception:  # broken metadata does not make the pixels unusable
         return 1
     return orientation if orientation in _UPRIGHT else 1
 
@@ -252,11 +253,11 @@ def _to_rgb(image: Image.Image, path: str) -> Image.Image:
 
 
 def _as_tiff_means(values: Shaped[np.ndarray, "h w"], image: Image.Image) -> Shaped[np.ndarray, "h w"]:
-    """16-bit grey in which 0 is black, whatever a TIFF calls white and however few bits it has; Pillow leaves both."""
+    """Scale a TIFF's gray values to 16 bits with 0 as black; Pillow applies neither bit depth nor white-is-zero."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(_BITS_TAG, (16,))[0]
-    whole = values << (16 - bits)
-    return 0xFFFF - whole if tags.get(_PHOTOMETRIC_TAG) == 0 else whole
+    scaled = values << (16 - bits)
+    return 0xFFFF - scaled if tags.get(_PHOTOMETRIC_TAG) == 0 else scaled
 
 
 def _high_byte(values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
@@ -264,5 +265,5 @@ def _high_byte(values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
 
 
 def _reason(error: Exception) -> str:
-    said = getattr(error, "strerror", None) or str(error)
-    return " ".join(said.split()) or type(error).__name__
+    message = getattr(error, "strerror", None) or str(error)
+    return " ".join(message.split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Plain signs for generators: one upright word on one colour, and a prompt that leaves little open."""
+"""Plain signs for training generators: one upright word on a single colour, almost fully described by the prompt."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,24 +14,24 @@ from imtok.data.typesetting import bounds, set_rows
 from imtok.data.vocabulary import WORD_LABELS, draw_words, in_split
 
 PlainSplit = Literal["train", "combinations", "words"]
-"""`combinations` of a word and a colour, and `words`, that `train` never shows: a fifth of each, chosen by hash. The
-word of `EXAMPLE`, which the hash holds out, belongs to `train` alone."""
+"""`combinations`: pairs of a word and a colour that `train` lacks; `words`: words that `train` lacks. A fifth of each
+is held out, chosen by hash. The word of `EXAMPLE`, which the hash would hold out, belongs to `train` alone."""
 
 FAMILIES = ("Anton", "Bebas Neue", "Fjalla One", "Oswald")
-"""Narrow typefaces, in which a word across the picture is tall."""
+"""Narrow typefaces, in which a word that spans the picture is tall."""
 STEADY_FAMILY = "Oswald"
-"""The one of them that judges read best: Anton's OPEN, for one, is taken for OPEH."""
+"""The family of `FAMILIES` that text recognizers read best; Anton's OPEN, for example, is read as OPEH."""
 LONGEST_WORD = 5
-"""In letters: with more, they become too small to be read."""
+"""Maximum number of letters of a word; with more, they become too small to read."""
 SMALLEST = 32
-"""Side of a picture in pixels."""
+"""Minimum side of a picture in pixels."""
 EXAMPLE = ("shop", "OPEN")
-"""The label and the word of the prompt that the documentation shows."""
+"""The label and the word of the prompt that the documentation uses as an example."""
 _EXAMPLE_EVERY = 64
 _ATTEMPTS = 1000
 _BOLD = (None, 700)
 _WIDTH, _HEIGHT = 0.9, (0.25, 0.4)
-"""Largest width and the heights of a word, as shares of the picture's side; long words are lower."""
+"""Maximum width and range of heights of a word, as fractions of the picture's side; long words are less high."""
 _STEADY_HEIGHT = 0.33
 _JITTER = 0.03
 _INKS = (Colour("white", (246, 246, 242)), Colour("black", (24, 24, 28)))
@@ -40,21 +40,21 @@ _INKS = (Colour("white", (246, 246, 242)), Colour("black", (24, 24, 28)))
 class PlainSigns(Dataset):
     """Signs such as 'a red sign that says OPEN', each made on demand from (seed, index) alone.
 
-    Letters are white or black, whichever stands out more. The label is the kind of the word.
+    Letters are white or black, whichever contrasts more with the sign. The label is the kind of the word.
 
     Args:
         count: length of the sequence.
-        seed: another seed, other pictures.
+        seed: random seed of the pictures.
         size: side of the square pictures in pixels.
-        split: which words and combinations.
+        split: which words and combinations of word and colour to use; see `PlainSplit`.
         fonts: folder of TrueType or OpenType files to use instead of the installed narrow typefaces.
-        labels: kinds of words; None: all.
-        steady: every word stands in the middle, in one typeface, and is as high as the others where it has the width,
-            so that a caption leaves little open but the shade.
+        labels: kinds of words to use; None uses all.
+        steady: centre every word, in a single typeface and at a fixed height (less where the word would be too wide),
+            so that the caption determines nearly everything but the exact shade.
 
     Raises:
-        DataError: pictures too small for letters, an unknown label, a folder without fonts, or typefaces without
-            letters.
+        DataError: the pictures are too small for letters, a label is unknown, the folder has no fonts, or the typefaces
+            lack the letters.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class PlainSigns(Dataset):
 
     def read(self, index: int) -> Sample:
         rng = np.random.default_rng((self.seed, index))
-        label, text, board = self._say(rng, example=self._shows_example and index % _EXAMPLE_EVERY == 0)
+        label, text, board = self._choose_content(rng, example=self._shows_example and index % _EXAMPLE_EVERY == 0)
         ink = max(_INKS, key=board.contrast)
         canvas = Image.new("RGB", (self.size, self.size), board.rgb)
         box = self._draw(rng, canvas, text, ink)
@@ -103,8 +103,8 @@ class PlainSigns(Dataset):
             cluster=f"plain/{self.split}/{self.seed}/{index}",
         )
 
-    def _say(self, rng: np.random.Generator, example: bool) -> tuple[str, str, Colour]:
-        """A label, a word of it and a colour that belong to the split; some typeface has the letters."""
+    def _choose_content(self, rng: np.random.Generator, example: bool) -> tuple[str, str, Colour]:
+        """Return a random label, word and colour of the split, such that some typeface has the word's letters."""
         for _ in range(_ATTEMPTS):
             label, (word,) = draw_words(rng, 1, "test" if self.split == "words" else "train", self.labels)
             if word.upper() == EXAMPLE[1]:
@@ -118,7 +118,7 @@ class PlainSigns(Dataset):
         raise DataError("plain signs: the typefaces lack the letters of all words")
 
     def _draw(self, rng: np.random.Generator, canvas: Image.Image, text: str, ink: Colour) -> Box:
-        """Draw the word about the middle, as high as it may be; returns its box."""
+        """Draw the word near the centre, as high as its width allows, and return its box."""
         while True:
             face = self.typefaces[rng.integers(len(self.typefaces))]
             if face.draws(text):
@@ -129,14 +129,12 @@ class PlainSigns(Dataset):
         if width > self.size * _WIDTH:
             (word,) = set_rows(face, [[text]], height * self.size * _WIDTH / width - 1)
         left, top, right, bottom = bounds([word])
-        across, down = rng.uniform(-self._jitter, self._jitter, 2) * self.size
-        placed = word.moved(
-            round((self.size - right - left) / 2 + across), round((self.size - bottom - top) / 2 + down)
-        )
+        dx, dy = rng.uniform(-self._jitter, self._jitter, 2) * self.size
+        placed = word.moved(round((self.size - right - left) / 2 + dx), round((self.size - bottom - top) / 2 + dy))
         placed.draw(canvas, ink.rgb)
         return placed.box
 
 
 def prompt(colour: str, text: str) -> str:
-    """'a red sign that says OPEN'."""
+    """Return the prompt of a sign, such as 'a red sign that says OPEN'."""
     return f"{with_article(colour)} sign that says {text}"

@@ -1,4 +1,4 @@
-"""Any collection of pictures as one random-access sequence of samples: shards, folders, tables beside images, tars."""
+"""Readers of picture collections (shards, folders, tables, tars) as random-access sequences of samples."""
 
 import csv
 import hashlib
@@ -24,24 +24,24 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 PARQUET_SUFFIXES = (".parquet",)
 TABLE_SUFFIXES = (".jsonl", ".csv")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_SCORES = "items.jsonl"
-"""What an evaluation writes names pictures, too, but is no table of them."""
+_SCORES_FILE = "items.jsonl"
+"""The file of per-picture scores that an evaluation writes; it names pictures, but is not read as a table of them."""
 IMAGE_COLUMNS = ("image", "file", "file_name", "filename", "path")
-"""Names under which a table may list its pictures: absolute paths, or relative to the table's own folder."""
+"""Column names for a table's pictures, which are given by absolute paths or relative to the table's folder."""
 
 
 def open_dataset(path: str | PathLike[str]) -> Dataset:
-    """Pictures and their annotations wherever they are; local or at any fsspec address.
+    """Open a collection of pictures and their annotations, local or at any fsspec address.
 
-    * `*.parquet`, or a folder with such files: shards of imtok, or foreign Parquet with an `image` column.
-    * `*.jsonl`, `*.csv`: a table beside its images (see `TableDataset`); also a folder that holds exactly one.
+    * `*.parquet`, or a folder with such files: shards of imtok, or other Parquet files with an `image` column.
+    * `*.jsonl`, `*.csv`, or a folder with exactly one such file: a table of pictures (see `TableDataset`).
     * `*.tar`, `*.tar.gz`, or a folder with such files: WebDataset (see `TarDataset`).
-    * `*.npz`: pictures as ADM's evaluation keeps them (see `NpzDataset`).
+    * `*.npz`: pictures in the format of ADM's evaluation (see `NpzDataset`).
     * an annotation file of TokBench, or the folder of its release (see `TokBenchDataset`).
-    * any other folder: its pictures, searched in sub-folders too (see `FolderDataset`).
+    * any other folder: its pictures and those of its sub-folders (see `FolderDataset`).
 
     Raises:
-        DataError: no such path, nothing readable there, no pictures, or more than one table in a folder.
+        DataError: the path does not exist, holds nothing readable or no pictures, or is a folder with several tables.
     """
     source = _open(str(path))
     if not len(source):
@@ -50,14 +50,16 @@ def open_dataset(path: str | PathLike[str]) -> Dataset:
 
 
 def fingerprint(path: str | PathLike[str], suffixes: tuple[str, ...] = ()) -> str:
-    """A hash of the names and sizes of the files in which a source's pictures lie; empty where that would cost much.
+    """Return a hash of the names and sizes of a source's files; empty for a remote source, where it would be expensive.
 
     Args:
-        path: as for `open_dataset`; of a table named as a file only that counts. What is not there has none.
-        suffixes: what to look at instead in a folder that is no source of pictures, and in its sub-folders.
+        path: as for `open_dataset`; of a file, such as a table, only the file itself is hashed. A path that does not
+            exist has an empty fingerprint.
+        suffixes: for a folder of other files, such as a model or fonts: hash the files with these suffixes, in
+            sub-folders too.
 
     Raises:
-        DataError: no such address.
+        DataError: no installed filesystem can open the address.
     """
     place = local_place(path)
     if place is None or not os.path.exists(place):
@@ -67,7 +69,7 @@ def fingerprint(path: str | PathLike[str], suffixes: tuple[str, ...] = ()) -> st
     elif os.path.isdir(place):
         names = list_files(path)
         files = [name for name in names if name.lower().endswith(PARQUET_SUFFIXES + TAR_SUFFIXES)] or [
-            *(name for name in names if name.lower().endswith(TABLE_SUFFIXES) and name != _SCORES),
+            *(name for name in names if name.lower().endswith(TABLE_SUFFIXES) and name != _SCORES_FILE),
             *(name for name in list_files(path, deep=True) if name.lower().endswith(IMAGE_SUFFIXES)),
         ]
     else:
@@ -80,7 +82,7 @@ def fingerprint(path: str | PathLike[str], suffixes: tuple[str, ...] = ()) -> st
 def _size(file: str) -> int:
     try:
         return os.path.getsize(file)
-    except FileNotFoundError:  # a link to nothing: a picture that cannot be read, like others
+    except FileNotFoundError:  # a broken link, which counts as an unreadable picture
         return -1
 
 
@@ -96,7 +98,7 @@ def _open(path: str) -> Dataset:
             return _open_files(files)
     if is_tokbench(path):
         return TokBenchDataset(path)
-    tables = [join(path, name) for name in names if name.lower().endswith(TABLE_SUFFIXES) and name != _SCORES]
+    tables = [join(path, name) for name in names if name.lower().endswith(TABLE_SUFFIXES) and name != _SCORES_FILE]
     tables = [table for table in tables if _lists_images(table)]
     if len(tables) > 1:
         raise DataError(f"{path}: holds {len(tables)} tables of images; name the one to read")
@@ -121,15 +123,15 @@ def _open_files(files: list[str]) -> Dataset:
 class FolderDataset(Dataset):
     """The pictures of a folder and its sub-folders, in the order of their paths.
 
-    A picture's label is the first sub-folder on its way when the folder is one of classes, which means: at least two
-    sub-folders, and no picture outside of them.
+    If the folder has at least two sub-folders and no picture outside of them, these are taken as classes: a picture's
+    label is the name of its top-level sub-folder.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._files = [file for file in list_files(folder, deep=True) if file.lower().endswith(IMAGE_SUFFIXES)]
-        tops = {file.partition("/")[0] if "/" in file else None for file in self._files}
-        self._has_classes = None not in tops and len(tops) > 1
+        top_folders = {file.partition("/")[0] if "/" in file else None for file in self._files}
+        self._has_classes = None not in top_folders and len(top_folders) > 1
 
     def __len__(self) -> int:
         return len(self._files)
@@ -141,7 +143,7 @@ class FolderDataset(Dataset):
 
 
 class TableDataset(Dataset):
-    """Pictures listed in a JSONL or CSV file beside them, with what the table knows about each.
+    """Pictures listed in a JSONL or CSV file, with their annotations in its columns.
 
     See `make_sample` for the columns; CSV cells that hold lists (words, faces, captions) are JSON.
     """
@@ -165,7 +167,7 @@ class TableDataset(Dataset):
 
 
 class ParquetDataset(Dataset):
-    """Parquet files of another project: an `image` column (bytes, or a struct with `bytes`) and any of our columns."""
+    """Parquet files of other origin: an `image` column (bytes, or a struct with `bytes`) and any of imtok's columns."""
 
     def __init__(self, paths: list[str]) -> None:
         self._rows = RowGroups(paths, required=("image",))
@@ -180,17 +182,17 @@ class ParquetDataset(Dataset):
             image, name = image.get("bytes"), image.get("path")
         else:
             name = row.get("path")
-        name = f"{index:08d}/{name}" if name else f"{index:08d}"  # some store base names, which many folders share
+        name = f"{index:08d}/{name}" if name else f"{index:08d}"  # stored names may lack the folder and repeat
         if not isinstance(image, bytes):
             raise PictureError(f"{name}: the row holds no image bytes")
         return make_sample(image, name, row)
 
 
 class TarDataset(Dataset):
-    """WebDataset tars: files that share a name up to its first dot are one picture and what is known about it.
+    """WebDataset tars: files that share a name up to its first dot are one picture and its annotations.
 
     `.jpg`, `.png` and the other image suffixes hold the picture, `.txt` a caption, `.cls` a label, `.json` any columns
-    of `make_sample`. Members are read in place; nothing is extracted.
+    of `make_sample`. Members are read from within the tar, which is not extracted.
     """
 
     def __init__(self, paths: list[str]) -> None:
@@ -236,17 +238,17 @@ class TarDataset(Dataset):
 
 
 def image_of(row: Mapping[str, Any]) -> str | None:
-    """The picture that a table row is about, as the table names it."""
+    """Return the path of a table row's picture as given in the table, or None."""
     return next((str(row[column]) for column in IMAGE_COLUMNS if row.get(column)), None)
 
 
 def read_table(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and row of each row of a JSONL or CSV file.
+    """Yield the line number and the content of each row of a JSONL or CSV file.
 
     Raises:
-        DataError: not UTF-8, or a line that is not a JSON object.
+        DataError: the file is not UTF-8, or a line is not a JSON object.
     """
-    csv.field_size_limit(MAX_BYTES)  # a cell may hold the words of a page
+    csv.field_size_limit(MAX_BYTES)  # a cell may hold all words of a document page
     try:
         with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
             if file_part(path).lower().endswith(".csv"):
@@ -267,23 +269,23 @@ def _lists_images(path: str) -> bool:
     return image_of(first) is not None
 
 
-def _parse_object(text: str, where: str, refusal: type[DataError] = DataError) -> dict[str, Any]:
+def _parse_object(text: str, where: str, error_type: type[DataError] = DataError) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise refusal(f"{where}: not JSON ({error})") from None
+        raise error_type(f"{where}: not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise refusal(f"{where}: holds a {type(value).__name__}, expected a JSON object")
+        raise error_type(f"{where}: holds a {type(value).__name__}, expected a JSON object")
     return value
 
 
 def _open_tar(path: str) -> Any:
-    """The stream of tar blocks, decompressed on the fly where the name says so."""
+    """Open the stream of tar blocks, decompressed on the fly if the file name ends with gz."""
     return open_file(path, compression="gzip" if file_part(path).lower().endswith("gz") else None)
 
 
 def _index_tar(path: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:
-    """Per key: suffix to offset and size of its member, in the order of the keys in the tar."""
+    """Return, per key in the order of the tar, a map from suffix to offset and size of the member."""
     keys: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         with _open_tar(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -293,7 +295,7 @@ def _index_tar(path: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:
                 if member.isreg() and stem and suffix:
                     key = f"{folder}/{stem}" if folder else stem
                     keys.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
-            file.seek(tar.offset)  # tarfile takes a damaged or missing header for the end
+            file.seek(tar.offset)  # tarfile treats a damaged or missing header as the end
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise DataError(f"{path}: the tar is cut off or damaged after {tar.offset} bytes")
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:

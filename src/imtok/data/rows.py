@@ -1,4 +1,4 @@
-"""A Sample from what a table says of a picture."""
+"""Conversion of table rows to samples, and lookup of table rows by picture path."""
 
 import contextlib
 import json
@@ -15,16 +15,16 @@ Value = TypeVar("Value")
 
 
 def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
-    """A Sample from encoded bytes and a loose table row; other columns than these are ignored.
+    """Make a Sample from encoded bytes and a table row with the following columns; all others are ignored.
 
     `words`: objects with `box` and optionally `text`, `quad`, `score`, `ratio`; `faces`: `box` and optionally
     `landmarks`, `score` (or `conf`), `ratio`; `captions`: a list, or `caption`: a string; `label` (or `class`),
-    `source`, `cluster`. Boxes are clipped to the picture; those with nothing left are dropped. What is not Unicode in a
-    name (bytes of another encoding) or in a text (half a surrogate pair) is written as its number. Columns of these
-    names that hold something else, such as words without boxes, are another project's, and ignored.
+    `source`, `cluster`. Boxes are clipped to the picture; those entirely outside are dropped. What is not valid Unicode
+    in a name (bytes of another encoding) or a text (half a surrogate pair) is escaped with backslashes. `words` and
+    `faces` columns that are not lists of objects are assumed to have another meaning, and ignored.
 
     Raises:
-        PictureError: the picture's header is unreadable, `size` contradicts it, or a word or face is malformed.
+        PictureError: the picture's header is unreadable or contradicts `size`, or a word or face is malformed.
     """
     path = as_unicode(path)
     width, height = measure(image, path)
@@ -52,19 +52,20 @@ def make_sample(image: bytes, path: str, row: Mapping[str, Any]) -> Sample:
 
 
 def listed_captions(row: Mapping[str, Any]) -> list[str]:
-    """The captions of a table row: a list (or its JSON text) in `captions`, or a single one in either column."""
+    """Return the captions of a table row: a list (or its JSON text) in `captions`, or a single one in either column."""
     captions = row.get("captions") or row.get("caption") or []
     if isinstance(captions, str):
-        with contextlib.suppress(ValueError, RecursionError):  # a text that begins with a bracket
+        with contextlib.suppress(ValueError, RecursionError):  # a caption that begins with a bracket, but is not JSON
             captions = _loads(captions)
-    each = captions if isinstance(captions, list | tuple) else [captions]
-    return [as_unicode(caption) for caption in each if caption is not None]
+    items = captions if isinstance(captions, list | tuple) else [captions]
+    return [as_unicode(caption) for caption in items if caption is not None]
 
 
 class PathLookup(Generic[Value]):
-    """What a table says of pictures, by the names that it has for them.
+    """Values of a table, looked up by picture path.
 
-    A name may be a picture's path, that from further up, or less of it, down to the file's name.
+    A table may name a picture by its path, by a longer path that ends with it, or by the last parts of its path, at
+    least the file name.
     """
 
     def __init__(self, values: Mapping[str, Value]) -> None:
@@ -74,10 +75,10 @@ class PathLookup(Generic[Value]):
             self._named[PurePosixPath(name).name].append(name)
 
     def of(self, path: str) -> Value | None:
-        """What is said of one picture, if anything is.
+        """Return the value of a picture, or None if the table does not list it.
 
         Raises:
-            DataError: several names fit it, of which different things are said.
+            DataError: several names match the path equally well, and their values differ.
         """
         names = self._named.get(PurePosixPath(path).name, [])
         longer = [name for name in names if f"/{name}".endswith(f"/{path}")]
@@ -116,7 +117,7 @@ def _faces(faces: Any, width: int, height: int) -> Iterator[Face]:
 
 
 def as_unicode(value: Any) -> str:
-    """A name or text, in which what is not Unicode is written as its number."""
+    """Return a name or text with backslash escapes for what is not valid Unicode."""
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
@@ -140,7 +141,7 @@ def _points(points: Any, count: int) -> tuple[tuple[float, float], ...] | None:
 
 
 def _loads(value: Any) -> Any:
-    """A list as it is, or from its JSON text in a CSV cell; an empty cell is None."""
+    """Parse the JSON text of a list in a CSV cell; return other values unchanged, and None for an empty cell."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         return json.loads(value)
     return value if value != "" else None

@@ -1,4 +1,4 @@
-"""One picture and what is known about it: the schema that lies on disk and travels through the data code."""
+"""A picture and its annotations: the schema on disk and the types used throughout the data code."""
 
 import math
 import threading
@@ -23,11 +23,11 @@ class DataError(InputError, ValueError):
 
 
 class PictureError(DataError):
-    """A picture that is refused; the message names its file and the reason."""
+    """A picture that is rejected; the message names its file and the reason."""
 
 
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
-"""Order of a face's five points; left and right as seen in the picture, not by the person."""
+"""Order of a face's five landmarks; left and right as seen in the picture, not by the person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,11 @@ class TextRegion:
     """A word (or, before splitting, a line) of text.
 
     Attributes:
-        box: the upright rectangle around it.
-        text: what it says; empty when only its place is known.
-        quad: four corners clockwise from the text's own top left, for rotated text.
+        box: axis-aligned bounding box.
+        text: the text; empty if only its position is known.
+        quad: four corners of rotated text, clockwise from the top left in reading direction.
         score: confidence in [0, 1]; 1 for exact annotations.
-        ratio: its size as TokBench's files state it; its box is then cropped without a margin. Shards do not keep it.
+        ratio: size as given in TokBench's files; if set, the box is cropped without a margin. Not stored in shards.
     """
 
     box: Box
@@ -50,7 +50,7 @@ class TextRegion:
 
     @property
     def height(self) -> float:
-        """Height of the letters in pixels, along the quad's left side where there is one."""
+        """Height of the text in pixels: the quad's left side, or the box's height without a quad."""
         if self.quad is None:
             return self.box[3] - self.box[1]
         return math.dist(self.quad[0], self.quad[3])
@@ -58,7 +58,7 @@ class TextRegion:
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """A face: box and ratio as in `TextRegion`, and five (x, y) points in the order of `LANDMARKS`, or none."""
+    """A face: box, score and ratio as in `TextRegion`; five (x, y) landmarks in the order of `LANDMARKS`, or None."""
 
     box: Box
     landmarks: tuple[Point, ...] | None = None
@@ -67,11 +67,11 @@ class Face:
 
     @property
     def can_be_aligned(self) -> bool:
-        """Whether there are landmarks that say where the face looks; some tables write (0, 0) for unknown ones."""
+        """Whether the face has distinct landmarks to align it by; some tables write (0, 0) for unknown ones."""
         return self.landmarks is not None and len(set(self.landmarks)) > 1
 
     def landmark_array(self) -> Float[np.ndarray, "5 2"]:
-        """The points as an array.
+        """Return the landmarks as an array.
 
         Raises:
             ValueError: the face has no landmarks.
@@ -83,10 +83,10 @@ class Face:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A picture as it stands on disk (encoded bytes) with its annotations, all in its own pixels.
+    """A picture as encoded bytes, with its annotations in pixel coordinates.
 
-    `width` and `height` are those of the upright picture (EXIF rotation applied), the frame in which all boxes live.
-    `words` and `faces` are None when nobody has looked for them, and an empty list when there are none.
+    `width` and `height` are those of the upright picture (EXIF rotation applied), to which all coordinates refer.
+    `words` and `faces` are None if not annotated, and an empty list if the picture has none.
     """
 
     image: bytes
@@ -102,22 +102,22 @@ class Sample:
 
 
 class Dataset(ABC):
-    """A random-access sequence of samples; reading a bad picture raises PictureError and the others stay readable.
+    """A random-access sequence of samples; a bad picture raises PictureError when read, and the others stay readable.
 
-    Threads may share it: rows are read one at a time, since readers keep caches and open files.
+    Threads may share a dataset: rows are read one at a time, since readers keep caches and open files.
 
-    It is no `Sequence[Sample]`: a type checker at run time would read one of its pictures at every call.
+    It does not derive from `Sequence[Sample]`, because run-time type checkers would then read a picture at every call.
     """
 
     _reading = threading.RLock()
-    """One for all sources: so it is no part of their state, and a source may read from another."""
+    """A single lock for all datasets: it is not part of their pickled state, and a dataset may read from another."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def read(self, index: int) -> Sample:
-        """The Sample of one row, 0 <= index < len(self)."""
+        """Read the Sample of one row, 0 <= index < len(self)."""
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -135,16 +135,16 @@ class Dataset(ABC):
         return (self[index] for index in range(len(self)))
 
     def annotations(self) -> Iterator[Sample]:
-        """Every row's Sample, without image bytes where they can be spared; of a bad picture, an empty one."""
+        """Yield every row's Sample, without image bytes where that saves reading; an empty Sample for a bad picture."""
         for index in range(len(self)):
             try:
                 yield self[index]
-            except PictureError:  # it will be named when its turn comes
+            except PictureError:  # reported when the picture itself is read
                 yield Sample(image=b"", path="", width=0, height=0)
 
 
 class InMemoryDataset(Dataset):
-    """Pictures that are in memory already."""
+    """A dataset of samples in memory."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         self._samples = list(samples)
@@ -157,10 +157,11 @@ class InMemoryDataset(Dataset):
 
 
 def clip_box(box: Iterable[SupportsFloat], width: int, height: int) -> Box | None:
-    """The part of a box that lies inside the picture, or None when nothing is left of it.
+    """Return the part of a box that lies inside the picture, or None if there is none.
 
     Raises:
-        DataError: not four finite numbers.
+        DataError: a coordinate is not finite.
+        ValueError: there are not four coordinates.
     """
     x0, y0, x1, y1 = values = [float(value) for value in box]
     if not all(math.isfinite(value) for value in values):
@@ -187,4 +188,4 @@ SCHEMA = pa.schema(
         ("cluster", pa.string()),
     ]
 )
-"""The Parquet columns. `image` has the shape that Hugging Face datasets decodes as a picture by itself."""
+"""The Parquet columns. `image` has the structure that Hugging Face datasets automatically decodes as an image."""

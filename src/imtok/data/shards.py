@@ -1,4 +1,4 @@
-"""Parquet shards of samples: written whole or not at all, read row by row at random."""
+"""Parquet shards of samples: written atomically, read with random access to rows."""
 
 import json
 from bisect import bisect_right
@@ -19,38 +19,38 @@ from imtok.data.addresses import join, list_files, locate, open_file
 from imtok.data.sample import SCHEMA, DataError, Dataset, Face, PictureError, Point, Sample, TextRegion
 
 ROW_GROUP_SIZE = 32
-"""Pictures that are read together; small, so that one picture at random costs little."""
+"""Rows that are read together; small, so that reading a single random picture is cheap."""
 
 Paths = str | PathLike[str] | Iterable[str | PathLike[str]]
-"""A file or folder, or several."""
+"""A file or folder, or several of them."""
 REQUIRED = ("image", "width", "height")
 
 _METADATA = {
     "imtok": json.dumps({"format_version": FORMAT_VERSION}),
-    "huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}}),  # datasets then decodes by itself
+    "huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}}),  # for decoding by datasets
 }
 _ANNOTATIONS = ["image.path", *(name for name in SCHEMA.names if name != "image")]
 
 
 def shard_name(index: int) -> str:
-    """The file name of a shard in its folder."""
+    """Return the file name of a shard."""
     return f"data-{index:05d}.parquet"
 
 
 class ShardWriter:
     """Writes samples to `data-00000.parquet`, `data-00001.parquet`, ... in a folder; a context manager.
 
-    A shard is written under a temporary name and renamed when it is complete, so a file with a shard's name is always a
-    whole shard. Leaving the context by an exception abandons the shard that is open; the finished ones stay.
+    A shard is written under a temporary name and renamed when it is complete, so a file with a shard's name is always
+    complete. Leaving the context by an exception discards the open shard; the finished ones stay.
 
     Args:
-        folder: local or any fsspec address; is created.
-        samples_per_shard: rows of each shard but the last.
-        row_group_size: see `ROW_GROUP_SIZE`.
-        first_shard: number of the first shard, to go on where another writer stopped.
+        folder: local folder or fsspec address, which is created.
+        samples_per_shard: number of rows of each shard but the last.
+        row_group_size: rows that are read together; see `ROW_GROUP_SIZE`.
+        first_shard: number of the first shard, to continue where another writer stopped.
 
     Raises:
-        DataError: shards of no samples.
+        DataError: `samples_per_shard` is less than 1.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ShardWriter:
         self._file: Any = None
 
     def write(self, sample: Sample) -> bool:
-        """Add a row; True when it completed a shard (which then stands under its final name)."""
+        """Add a row; return True if it completed a shard, which then has its final name."""
         self._group.append(sample)
         self._rows += 1
         if self._rows == self.samples_per_shard:
@@ -84,7 +84,7 @@ class ShardWriter:
         return False
 
     def close(self) -> None:
-        """Complete the shard that is open, if it has rows."""
+        """Finish the open shard, if it has rows."""
         if self._rows:
             self._finish_shard()
 
@@ -133,12 +133,12 @@ class ShardWriter:
 
 
 class RowGroups:
-    """Rows of Parquet files at random; the row groups read last stay in memory.
+    """Random access to the rows of Parquet files, with a cache of the most recently used row groups.
 
-    Holds no open files, so it can be sent to worker processes.
+    Holds no open files, so it can be pickled to worker processes.
 
     Raises:
-        DataError: nothing there, not Parquet, a required column missing, or shards of a newer imtok.
+        DataError: there are no files, a file is not Parquet or lacks a required column, or a newer imtok wrote it.
     """
 
     def __init__(self, paths: Paths, required: tuple[str, ...], cached_groups: int = 1) -> None:
@@ -155,32 +155,32 @@ class RowGroups:
         return self._starts[-1]
 
     def read(self, index: int) -> dict[str, Any]:
-        """One row as plain Python values, 0 <= index < len(self).
+        """Read one row as plain Python values, 0 <= index < len(self).
 
         Raises:
-            PictureError: its group is broken.
+            PictureError: the row group is broken.
         """
         group = bisect_right(self._starts, index) - 1
         if group not in self._cache:
             shard, number = self._groups[group]
-            with _readable(f"{self.paths[shard]}: row group {number}"), open_file(self.paths[shard]) as file:
+            with _as_picture_error(f"{self.paths[shard]}: row group {number}"), open_file(self.paths[shard]) as file:
                 self._cache[group] = pq.ParquetFile(file, metadata=self.footers[shard]).read_row_group(number)
             if len(self._cache) > self._cached_groups:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(group)
-        with _readable(f"{self.paths[self._groups[group][0]]}: row {index}"):
+        with _as_picture_error(f"{self.paths[self._groups[group][0]]}: row {index}"):
             return self._cache[group].slice(index - self._starts[group], 1).to_pylist()[0]
 
 
 class ShardReader(Dataset):
     """The samples of Parquet shards as one random-access sequence.
 
-    Neighbours in the order of reading should be neighbours on disk: they share a row group, which is read once.
+    Rows that are close in reading order should be close on disk: they then share a row group, which is read once.
 
     Args:
-        paths: a shard, a folder of shards (sorted by name), or a list of those; local or any fsspec address.
-        cached_groups: how many row groups stay in memory; the loader shuffles within 32 of each of its two orders
-            (see `order`), so with fewer than 64 it reads most groups again and again.
+        paths: a shard, a folder of shards (sorted by name), or a list of those; local or at any fsspec address.
+        cached_groups: number of row groups kept in memory; the loader shuffles within windows of 32 groups in each of
+            its two orders (see `order`), so with fewer than 64 it reads most groups repeatedly.
 
     Raises:
         DataError: see `RowGroups`.
@@ -196,11 +196,11 @@ class ShardReader(Dataset):
         return from_row(self._rows.read(index))
 
     def annotations(self) -> Iterator[Sample]:
-        """Every row without its picture (`image` is empty): a quick scan that reads no image bytes."""
+        """Yield every row without its picture (`image` is empty): a quick scan that reads no image bytes."""
         for path, footer in zip(self._rows.paths, self._rows.footers, strict=True):
             try:
                 yield from _annotations(path, footer, range(footer.num_row_groups))
-            except PictureError:  # then those groups that can be read
+            except PictureError:  # then read group by group, to skip only the broken ones
                 for group in range(footer.num_row_groups):
                     try:
                         yield from _annotations(path, footer, [group])
@@ -210,16 +210,16 @@ class ShardReader(Dataset):
 
 
 def _annotations(path: str, footer: pq.FileMetaData, groups: Sequence[int]) -> list[Sample]:
-    with _readable(path), open_file(path) as file:
+    with _as_picture_error(path), open_file(path) as file:
         table = pq.ParquetFile(file, metadata=footer).read_row_groups(list(groups), columns=_ANNOTATIONS)
         return [from_row(row) for row in table.to_pylist()]
 
 
 def find_shards(paths: Paths) -> list[str]:
-    """The Parquet files meant by a file, a folder (its files in the order of their names) or a list of both.
+    """Return the Parquet files given by a file, a folder (its files sorted by name) or a list of both.
 
     Raises:
-        DataError: no such path, or a folder without Parquet files.
+        DataError: a path does not exist, or a folder has no Parquet files.
     """
     found = []
     for path in [paths] if isinstance(paths, str | PathLike) else paths:
@@ -227,28 +227,28 @@ def find_shards(paths: Paths) -> list[str]:
         if filesystem.isfile(place):
             found.append(str(path))
             continue
-        inside = [join(path, name) for name in list_files(path) if name.endswith(".parquet")]
-        if not inside:
+        files = [join(path, name) for name in list_files(path) if name.endswith(".parquet")]
+        if not files:
             raise DataError(f"{path}: no Parquet shards there")
-        found += inside
+        found += files
     return found
 
 
 def holds_shards(folder: str | PathLike[str]) -> bool:
-    """Whether Parquet files lie in a folder; it need not exist."""
+    """Return whether a folder contains Parquet files; it need not exist."""
     filesystem, place = locate(folder)
     return filesystem.isdir(place) and any(name.endswith(".parquet") for name in list_files(folder))
 
 
 def to_row(sample: Sample) -> dict[str, Any]:
-    """A Sample as the Parquet row that `SCHEMA` describes."""
+    """Convert a Sample to a Parquet row with the columns of `SCHEMA`."""
     row = asdict(sample)
     row["image"] = {"bytes": sample.image, "path": sample.path}
     return row
 
 
 def from_row(row: dict[str, Any]) -> Sample:
-    """The inverse of `to_row`; optional columns may be missing."""
+    """Convert a Parquet row to a Sample, the inverse of `to_row`; optional columns may be missing."""
     words, faces = row.get("words"), row.get("faces")
     return Sample(
         image=row["image"].get("bytes") or b"",
@@ -277,23 +277,23 @@ def _points(points: list[list[float]] | None) -> tuple[Point, ...] | None:
 
 
 def is_shard(path: str) -> bool:
-    """Whether imtok wrote a Parquet file: others may have columns of the same names.
+    """Return whether imtok wrote a Parquet file; those of other origin may have columns of the same names.
 
     Raises:
-        DataError: not a Parquet file.
+        DataError: the file is not a Parquet file.
     """
     return b"imtok" in (_read_footer(path, ()).metadata or {})
 
 
 @contextmanager
-def _readable(what: str) -> Iterator[None]:
+def _as_picture_error(subject: str) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the file's
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the file's content
             raise
         reason = first_line(error)
-        raise PictureError(f"{what}: broken Parquet ({reason})") from None
+        raise PictureError(f"{subject}: broken Parquet ({reason})") from None
 
 
 def _read_footer(path: str, required: tuple[str, ...]) -> pq.FileMetaData:

@@ -1,4 +1,4 @@
-"""Rendered signs and paragraphs whose words, boxes, captions and labels are exact."""
+"""Rendered pictures of signs and paragraphs, with exact words, boxes, captions and labels."""
 
 import math
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from imtok.data.typesetting import SetWord, bounds, largest_size, set_paragraph,
 from imtok.data.vocabulary import Split, draw_paragraph, draw_words
 
 _OVERSAMPLING = 2
-"""Signs are drawn this many times larger and then warped down, which smooths their edges."""
+"""Signs are rendered this many times larger, then warped and downscaled, which smooths their edges."""
 _MARGIN = 0.06
-"""Share of the picture's side that stays free of letters."""
+"""Margin on each side that is kept free of letters, as a fraction of the picture's side."""
 _TURN = 4.0
 """Standard deviation of a sign's rotation in degrees."""
 _TILT = 0.035
-"""Largest shift of a picture's corner by perspective, as a share of its side."""
+"""Maximum shift of a picture's corner by perspective, as a fraction of its side."""
 _CONTRAST, _BOARD_CONTRAST, _PARAGRAPH_CONTRAST = 3.0, 1.4, 4.5
-"""Least contrast ratios: letters of a sign (WCAG's limit for large print), board to ground, letters of a paragraph."""
+"""Minimum contrast ratios: sign letters (WCAG's limit for large print), board to ground, letters of a paragraph."""
 _SMALLEST_PRINT = 6
-"""Pixels per em below which a paragraph could not be read."""
+"""Minimum pixels per em for a paragraph to be legible."""
 _ATTEMPTS = 300
 
 
@@ -51,31 +51,31 @@ def synthesize(
 ) -> int:
     """Write rendered pictures with exact word boxes, captions and labels as shards.
 
-    Killed at any moment and called again, it goes on after the last finished shard and ends with the same files.
+    If interrupted at any point, the same call resumes after the last finished shard and produces the same files.
 
     Args:
-        out: folder.
+        out: output folder.
         count: number of pictures.
-        seed: another seed, other pictures.
+        seed: random seed of the pictures.
         size: side of the square pictures in pixels; paragraphs need about 256 to be legible.
-        paragraphs: 100 to 300 characters on a blank ground instead of signs.
-        plain: one upright word on one colour, for generators.
-        split: "train" and "test" share no word and no typeface family; of plain signs "train", "combinations" and
+        paragraphs: render paragraphs of 100 to 300 characters on a plain background instead of signs.
+        plain: render plain signs, for training generators: one upright word on a single colour.
+        split: "train" and "test" share no word and no typeface family; for plain signs "train", "combinations" or
             "words" (see `PlainSplit`).
-        labels: kinds of words on plain signs, such as "animal"; all, if none are named.
-        steady: words of plain signs all stand at one place in one typeface, as high as the others where they have the
-            width.
-        word_height: smallest and largest height of a sign's words in pixels, unless it is plain.
-        grounds: folder of photographs for signs to stand on, instead of scikit-image's textures.
+        labels: kinds of words on plain signs, such as "animal"; by default all.
+        steady: centre the words of plain signs, in a single typeface and at a fixed height (less where a word would be
+            too wide).
+        word_height: minimum and maximum height of the words in pixels, for signs that are not plain.
+        grounds: folder of photographs to use as backgrounds of signs instead of scikit-image's textures.
         fonts: folder of TrueType or OpenType files to use instead of the installed typefaces.
-        samples_per_shard: pictures per file; also how much work a kill can cost.
+        samples_per_shard: pictures per file; also the most work that an interruption can lose.
 
     Returns:
-        How many pictures there are.
+        The number of pictures in `out`.
 
     Raises:
-        DataError: nonsense numbers, `out` holds other pictures, a split of another kind of pictures, or see
-            `SyntheticPictures`.
+        DataError: a number is out of range, `out` holds other pictures, or the split or another option does not apply
+            to this kind of pictures; see also `SyntheticPictures`.
     """
     settings = {
         "seed": seed,
@@ -129,21 +129,22 @@ def synthesize(
 class SyntheticPictures(Dataset):
     """Rendered text pictures, each made on demand from (seed, index) alone, given the same installed typefaces.
 
-    A sign has one to three words on a board or straight on its ground, slightly turned, tilted, blurred and noisy. A
-    paragraph (InsightTok F.2.2) is 100 to 300 characters on a blank ground.
+    A sign has one to three words on a board or directly on its ground (background), slightly rotated, tilted, blurred
+    and noisy. A paragraph (InsightTok F.2.2) has 100 to 300 characters on a plain background.
 
     Args:
         count: length of the sequence.
-        seed: another seed, other pictures.
+        seed: random seed of the pictures.
         size: side of the square pictures in pixels; paragraphs need about 256 to be legible.
-        paragraphs: paragraphs instead of signs.
+        paragraphs: render paragraphs instead of signs.
         split: "train" and "test" share no word and no typeface family.
-        word_height: of a sign's words in pixels, before the slight tilt; in a row of several, of the lowest.
-        grounds: folder of photographs that some signs stand on, instead of scikit-image's textures.
+        word_height: range of the height of a sign's words in pixels, before the slight tilt; in a row of several words,
+            that of the least tall one.
+        grounds: folder of photographs to use as backgrounds of some signs instead of scikit-image's textures.
         fonts: folder of TrueType or OpenType files to use instead of the installed typefaces.
 
     Raises:
-        DataError: a folder without fonts or pictures, or words too high for the picture.
+        DataError: a folder has no fonts or no pictures, or `word_height` is out of range or too large for the picture.
     """
 
     def __init__(
@@ -175,22 +176,22 @@ class SyntheticPictures(Dataset):
 
     def read(self, index: int) -> Sample:
         rng = np.random.default_rng((self.seed, index))
-        drawn = self._draw_paragraph(rng) if self.paragraphs else self._draw_sign(rng)
+        rendered = self._render_paragraph(rng) if self.paragraphs else self._render_sign(rng)
         return Sample(
-            image=encode(drawn.pixels, "JPEG", quality=int(rng.integers(80, 96))),
-            path=f"{drawn.label}/{index:08d}.jpg",
+            image=encode(rendered.pixels, "JPEG", quality=int(rng.integers(80, 96))),
+            path=f"{rendered.label}/{index:08d}.jpg",
             width=self.size,
             height=self.size,
-            words=drawn.words,
+            words=rendered.words,
             faces=[],
-            captions=[drawn.caption],
-            label=drawn.label,
+            captions=[rendered.caption],
+            label=rendered.label,
             source="synthetic",
             cluster=f"synthetic/{self.split}/{self.seed}/{index}",
         )
 
-    def _draw_sign(self, rng: np.random.Generator) -> "_Drawn":
-        label, words = self._lay_out(rng)
+    def _render_sign(self, rng: np.random.Generator) -> "_Rendered":
+        label, words = self._place_words(rng)
         text = " ".join(word.text for word in words)
         ground = draw_ground(rng, self.size, self.photos)
         if not ground.colours or rng.random() < 0.7:
@@ -206,10 +207,10 @@ class SyntheticPictures(Dataset):
         picture = Image.fromarray(ground.pixels).convert("RGBA")
         picture.alpha_composite(_apply_warp(canvas, warp, self.size))
         regions = [_warp_region(word, warp, self.size) for word in words]
-        return _Drawn(label, caption, _photograph(rng, picture.convert("RGB")), regions)
+        return _Rendered(label, caption, _add_blur_and_noise(rng, picture.convert("RGB")), regions)
 
-    def _lay_out(self, rng: np.random.Generator) -> tuple[str, list[SetWord]]:
-        """A label and words of it, placed on the oversampled canvas inside the margins."""
+    def _place_words(self, rng: np.random.Generator) -> tuple[str, list[SetWord]]:
+        """Return a random label and words of it, placed on the oversampled canvas inside the margins."""
         canvas = self.size * _OVERSAMPLING
         free = canvas * (1 - 2 * _MARGIN)
         low, high = (height * _OVERSAMPLING for height in self.word_height)
@@ -220,8 +221,8 @@ class SyntheticPictures(Dataset):
             texts = texts if face.has_lower_case else [text.upper() for text in texts]
             if not all(face.draws(text) for text in texts):
                 continue
-            beside = count > 1 and rng.random() < 0.3
-            rows = [texts[:2], *([text] for text in texts[2:])] if beside else [[text] for text in texts]
+            side_by_side = count > 1 and rng.random() < 0.3
+            rows = [texts[:2], *([text] for text in texts[2:])] if side_by_side else [[text] for text in texts]
             spacing, centred, height = rng.uniform(0.25, 0.5), rng.random() < 0.7, rng.uniform(low, high)
             words = set_rows(face, rows, height, spacing, centred)
             excess = max(bounds(words)[2:]) / free
@@ -233,8 +234,8 @@ class SyntheticPictures(Dataset):
                 return label, [word.moved(round(canvas * _MARGIN + x), round(canvas * _MARGIN + y)) for word in words]
         raise DataError(f"no words {self.word_height[0]:g} pixels high fit in pictures of {self.size}")
 
-    def _say_much(self, rng: np.random.Generator) -> tuple[Typeface, str]:
-        """A paragraph, and a typeface with its letters."""
+    def _choose_paragraph(self, rng: np.random.Generator) -> tuple[Typeface, str]:
+        """Return a random typeface, and a paragraph whose letters it has."""
         for _ in range(_ATTEMPTS):
             face = self.typefaces[rng.integers(len(self.typefaces))]
             text = draw_paragraph(rng, self.split)
@@ -243,10 +244,10 @@ class SyntheticPictures(Dataset):
                 return face, text
         raise DataError("no typeface has the letters of a paragraph")
 
-    def _draw_paragraph(self, rng: np.random.Generator) -> "_Drawn":
+    def _render_paragraph(self, rng: np.random.Generator) -> "_Rendered":
         paper = draw_colour(rng) if rng.random() < 0.5 else Colour("white", (255, 255, 255))
         ink = draw_colour(rng, (paper,), _PARAGRAPH_CONTRAST)
-        face, text = self._say_much(rng)
+        face, text = self._choose_paragraph(rng)
         free = self.size * (1 - 2 * _MARGIN)
         size = round(largest_size(face, text, free, free) * rng.uniform(0.8, 1.0))
         if size < _SMALLEST_PRINT:
@@ -262,11 +263,11 @@ class SyntheticPictures(Dataset):
         caption = f'The image shows clear, {ink.name} text {where} that reads: "{text}"'
         boxes = [(word, clip_box(word.box, self.size, self.size)) for word in words]
         regions = [TextRegion(box=box, text=word.text) for word, box in boxes if box]
-        return _Drawn("paragraph", caption, np.asarray(canvas), regions)
+        return _Rendered("paragraph", caption, np.asarray(canvas), regions)
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _Rendered:
     label: str
     caption: str
     pixels: UInt8[np.ndarray, "size size 3"]
@@ -276,7 +277,7 @@ class _Drawn:
 def _draw_overlay(
     rng: np.random.Generator, side: int, words: list[SetWord], ink: Colour, board: Colour | None
 ) -> Image.Image:
-    """Board and letters on a transparent canvas."""
+    """Draw board and letters on a transparent canvas."""
     canvas = Image.new("RGBA", (side, side))
     if board is not None:
         _draw_board(rng, canvas, bounds(words), ink, board)
@@ -295,7 +296,7 @@ def _draw_board(rng: np.random.Generator, canvas: Image.Image, box: Box, ink: Co
     side = canvas.width
     padding = side * rng.uniform(0.025, 0.09, 2)
     left, top, right, bottom = box[0] - padding[0], box[1] - padding[1], box[2] + padding[0], box[3] + padding[1]
-    roundest = min(3.4 * padding.min(), (bottom - top) / 2)  # with rounder corners the letters would stick out
+    roundest = min(3.4 * padding.min(), (bottom - top) / 2)  # beyond it, letters would overlap the corners
     corner = roundest * float(rng.choice([0.0, 0.3, 0.6, 1.0]))
     draw = ImageDraw.Draw(canvas)
     if rng.random() < 0.5:
@@ -309,26 +310,26 @@ def _draw_board(rng: np.random.Generator, canvas: Image.Image, box: Box, ink: Co
 
 
 def _draw_warp(rng: np.random.Generator, size: int, words: list[SetWord]) -> Float[np.ndarray, "3 3"]:
-    """A homography from the oversampled canvas to the picture that keeps all words inside it."""
+    """Return a random homography from the oversampled canvas to the picture that keeps all words inside it."""
     canvas = size * _OVERSAMPLING
     corners = np.array([(0, 0), (canvas, 0), (canvas, canvas), (0, canvas)], dtype=np.float64)
     angle = np.deg2rad(np.clip(rng.normal(0, _TURN), -3 * _TURN, 3 * _TURN))
     shifts = rng.uniform(-_TILT, _TILT, (4, 2)) * size
-    letters = np.concatenate([_corners(word.box) for word in words])
+    word_corners = np.concatenate([_corners(word.box) for word in words])
     strength = 1.0
     while True:
         cos, sin = np.cos(angle * strength), np.sin(angle * strength)
         turned = (corners / _OVERSAMPLING - size / 2) @ np.array([[cos, sin], [-sin, cos]]) + size / 2
         targets = turned + shifts * strength
         warp = _solve_homography(corners, targets)
-        moved = _apply_homography(warp, letters)
+        moved = _apply_homography(warp, word_corners)
         if strength < 0.1 or (moved.min() >= 1 and moved.max() <= size - 1):
             return warp
         strength *= 0.7
 
 
 def _solve_homography(sources: Float[np.ndarray, "4 2"], targets: Float[np.ndarray, "4 2"]) -> Float[np.ndarray, "3 3"]:
-    """The projective map that takes four points to four others."""
+    """Return the homography that maps four points to four others."""
     rows = []
     for (x, y), (u, v) in zip(sources, targets, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -341,7 +342,7 @@ def _apply_homography(warp: Float[np.ndarray, "3 3"], points: Float[np.ndarray, 
 
 
 def _apply_warp(canvas: Image.Image, warp: Float[np.ndarray, "3 3"], size: int) -> Image.Image:
-    """The oversampled canvas seen through the homography, smoothed down to the picture's size."""
+    """Warp the oversampled canvas by the homography and downscale it to the picture's size."""
     enlarge = np.diag([_OVERSAMPLING, _OVERSAMPLING, 1.0])
     inverse = np.linalg.inv(enlarge @ warp)
     coefficients = (inverse / inverse[2, 2]).ravel()[:8].tolist()
@@ -361,8 +362,8 @@ def _corners(box: Box) -> Float[np.ndarray, "4 2"]:
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64)
 
 
-def _photograph(rng: np.random.Generator, picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """Slight blur and sensor noise."""
+def _add_blur_and_noise(rng: np.random.Generator, picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Add slight blur and sensor noise, each at random."""
     if rng.random() < 0.4:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8)))
     if rng.random() < 0.5:

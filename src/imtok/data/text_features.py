@@ -1,11 +1,11 @@
-"""What a text encoder says of captions, computed once: a folder beside the pictures' shards.
+"""Token states of a text encoder for captions, computed once and stored in a folder next to the pictures' shards.
 
-    SHARDS/text_features/ENCODER-LENGTH-HASH/manifest.json      which encoder, and the longest caption
-    SHARDS/text_features/ENCODER-LENGTH-HASH/part-00000.arrow   a caption's hash and its states, without padding
+    SHARDS/text_features/ENCODER-LENGTH-HASH/manifest.json      which encoder, and the maximum caption length
+    SHARDS/text_features/ENCODER-LENGTH-HASH/part-00000.arrow   per caption: its hash and states, without padding
 
-HASH is that of the encoder's weights, so that those of several weights can lie side by side.
-States are kept in fp16; a part in which one of them is too large for that, as those of large language models may be, is
-kept in fp32. A part is written under a temporary name and renamed, so that a kill at any moment costs one part.
+HASH is a hash of the encoder's weights, so that features of several versions of an encoder can be stored side by side.
+States are stored in fp16, or in fp32 if a state of the part exceeds the range of fp16, as may happen with large
+language models. A part is written under a temporary name and renamed, so that an interruption loses at most one part.
 """
 
 import hashlib
@@ -33,26 +33,27 @@ from imtok.pretrained.language import TextEncoder
 CAPTIONS_PER_PART = 2048
 _FOLDER = "text_features"
 _ROWS = 8
-"""Captions that are read together."""
+"""Captions per record batch, which are read together."""
 _KEY_BYTES = 16
 
 
 def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) -> str:
-    """Write the features of all captions of some shards beside them; captions that are there already stay.
+    """Compute text features of all captions of a folder of shards and store them in it; existing features are kept.
 
     Args:
         data: a folder of shards.
-        encoder: a text encoder by its name in the registry, such as `text_encoder/minilm`.
-        max_tokens: longer captions are cut.
-        batch_size: captions that are read together.
+        encoder: registry name of a text encoder, such as `text_encoder/minilm`.
+        max_tokens: maximum number of tokens per caption; longer captions are truncated.
+        batch_size: number of captions that are encoded together.
 
     Returns:
         The folder of features.
 
     Raises:
-        ConfigError: a length that the encoder cannot read, or batches of nothing.
-        DataError: several processes, unfinished shards, no captions, no text encoder, or states that are not finite.
-        MissingWeights: the encoder is not here.
+        ConfigError: `max_tokens` is not supported by the encoder, or `batch_size` is less than 1.
+        DataError: several processes were started, the shards are unfinished or have no captions, `encoder` is not a
+            text encoder, or its states are not finite.
+        MissingWeights: the encoder's weights are not installed.
     """
     check_alone(data)
     if batch_size < 1:
@@ -66,36 +67,36 @@ def embed(data: str, encoder: str, max_tokens: int = 128, batch_size: int = 32) 
     captions = list(distinct_captions(data))
     if not captions:
         raise DataError(f"{data}: none of its pictures has a caption; imtok annotate --captions gives them some")
-    folder = join(data, f"{_FOLDER}/{_beginning(encoder, max_tokens)}{network.sha256[:16]}")
+    folder = join(data, f"{_FOLDER}/{_folder_prefix(encoder, max_tokens)}{network.sha256[:16]}")
     manifest = join(folder, "manifest.json")
     if read_json(manifest) is None:
-        about = {
+        contents = {
             "format_version": FORMAT_VERSION,
             "encoder": encoder,
             "sha256": network.sha256,
             "dim": network.embed_dim,
             "max_tokens": max_tokens,
         }
-        write_text(manifest, json.dumps(about))
-    there = TextFeatures(folder)
-    captions = [caption for caption in captions if caption not in there]
+        write_text(manifest, json.dumps(contents))
+    existing = TextFeatures(folder)
+    captions = [caption for caption in captions if caption not in existing]
     if cut := sum(network.length(caption) > max_tokens for caption in captions):
         tqdm.write(f"{cut} of {len(captions)} captions are longer than {max_tokens} tokens, and are cut")
     with tqdm(total=len(captions), unit="caption", disable=None) as progress:
-        for number, part in enumerate(_cut(captions, CAPTIONS_PER_PART), there.next_part):
+        for number, part in enumerate(_chunks(captions, CAPTIONS_PER_PART), existing.next_part):
             states: list[Float[np.ndarray, "_ dim"]] = []
-            for texts in _cut(part, batch_size):
-                states += _read(network, texts, max_tokens)
+            for texts in _chunks(part, batch_size):
+                states += _encode(network, texts, max_tokens)
                 progress.update(len(texts))
             _write(join(folder, f"part-{number:05d}.arrow"), part, states)
     return folder
 
 
 class TextFeatures:
-    """Stored features by caption; local parts are mapped into memory, remote ones are read: keep large ones local.
+    """Stored text features by caption; local parts are memory-mapped, remote ones are read: keep large ones local.
 
     Raises:
-        DataError: no such folder, or one that a newer imtok wrote.
+        DataError: the folder does not exist, or a newer imtok wrote it.
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
@@ -109,7 +110,7 @@ class TextFeatures:
         self.parts = [join(folder, name) for name in list_files(folder) if name.endswith(".arrow")]
         self._open = lru_cache(OPEN_FILES)(open_arrow)
         self.next_part = 1 + max((int(part[-len("00000.arrow") :][:5]) for part in self.parts), default=-1)
-        self._places: dict[bytes, tuple[int, int, int]] = {}  # by a caption's key: part, group of rows, row
+        self._places: dict[bytes, tuple[int, int, int]] = {}  # caption key to part, record batch and row
         for number, part in enumerate(self.parts):
             reader = self._open(part)
             for group in range(reader.num_record_batches):
@@ -123,10 +124,10 @@ class TextFeatures:
         return _key(caption) in self._places
 
     def states(self, caption: str) -> Float[np.ndarray, "tokens dim"]:
-        """A caption's token states.
+        """Return the token states of a caption.
 
         Raises:
-            KeyError: it is not among them.
+            KeyError: the caption has no stored features.
         """
         number, group, row = self._places[_key(caption)]
         values = self._open(self.parts[number]).get_batch(group)["states"][row].values.to_numpy()
@@ -134,20 +135,20 @@ class TextFeatures:
 
 
 def stored_features(data: str | PathLike[str], encoder: str, max_tokens: int) -> list[TextFeatures]:
-    """What lies beside some pictures by an encoder, of whatever weights."""
-    home = join(data, _FOLDER)
-    manifests = (name for name in list_files(home, deep=True) if name.endswith("/manifest.json"))
+    """Return all features stored for some pictures by an encoder, one entry for each version of its weights."""
+    root = join(data, _FOLDER)
+    manifests = (name for name in list_files(root, deep=True) if name.endswith("/manifest.json"))
     folders = (name.removesuffix("/manifest.json") for name in manifests)
-    return [TextFeatures(join(home, name)) for name in folders if name.startswith(_beginning(encoder, max_tokens))]
+    return [TextFeatures(join(root, name)) for name in folders if name.startswith(_folder_prefix(encoder, max_tokens))]
 
 
-def _beginning(encoder: str, max_tokens: int) -> str:
-    """Of the names of an encoder's folders, whatever its weights."""
+def _folder_prefix(encoder: str, max_tokens: int) -> str:
+    """Return the prefix that an encoder's folder names share for all versions of its weights."""
     return f"{encoder.replace('/', '-')}-{max_tokens}-"
 
 
 def distinct_captions(data: str | PathLike[str]) -> Iterator[str]:
-    """Every caption of some pictures once, in their order."""
+    """Yield the distinct captions of some pictures, in order of first occurrence."""
     seen: set[bytes] = set()
     for sample in open_dataset(data).annotations():
         for caption in sample.captions:
@@ -156,32 +157,32 @@ def distinct_captions(data: str | PathLike[str]) -> Iterator[str]:
                 yield caption
 
 
-def _cut(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 @torch.no_grad()
-def _read(network: TextEncoder, texts: Sequence[str], max_tokens: int) -> list[Float[np.ndarray, "_ dim"]]:
-    """The states of some texts, in fp16 where that holds them."""
+def _encode(network: TextEncoder, texts: Sequence[str], max_tokens: int) -> list[Float[np.ndarray, "_ dim"]]:
+    """Return the token states of each text without padding, in fp16 if its range suffices, else in fp32."""
     states, mask = network.encode(texts, max_tokens)
     return [
-        _narrow(of_it[there], f"{network.name}: its states of {text[:60]!r}")
-        for text, of_it, there in zip(texts, states.cpu().numpy(), mask.cpu().numpy(), strict=True)
+        _narrow(text_states[is_token], f"{network.name}: its states of {text[:60]!r}")
+        for text, text_states, is_token in zip(texts, states.cpu().numpy(), mask.cpu().numpy(), strict=True)
     ]
 
 
-def _narrow(states: Float[np.ndarray, "tokens dim"], what: str) -> Float[np.ndarray, "tokens dim"]:
+def _narrow(states: Float[np.ndarray, "tokens dim"], subject: str) -> Float[np.ndarray, "tokens dim"]:
     if not np.isfinite(states).all():
-        raise DataError(f"{what} are not finite")
+        raise DataError(f"{subject} are not finite")
     return states.astype(np.float16 if np.abs(states).max() <= np.finfo(np.float16).max else np.float32)
 
 
 def _write(path: str, texts: Sequence[str], states: Sequence[Float[np.ndarray, "_ dim"]]) -> None:
-    wide = any(of_it.dtype == np.float32 for of_it in states)
-    number, kind = (np.float32, pa.float32()) if wide else (np.float16, pa.float16())
-    schema = pa.schema([("key", pa.binary(_KEY_BYTES)), ("states", pa.list_(kind))])
+    needs_fp32 = any(values.dtype == np.float32 for values in states)
+    dtype, arrow_type = (np.float32, pa.float32()) if needs_fp32 else (np.float16, pa.float16())
+    schema = pa.schema([("key", pa.binary(_KEY_BYTES)), ("states", pa.list_(arrow_type))])
     rows = [
-        {"key": _key(text), "states": of_it.astype(number).ravel()} for text, of_it in zip(texts, states, strict=True)
+        {"key": _key(text), "states": values.astype(dtype).ravel()} for text, values in zip(texts, states, strict=True)
     ]
     write_arrow(path, pa.Table.from_pylist(rows, schema=schema), _ROWS)
 

@@ -1,4 +1,4 @@
-"""TokBench's own annotation files beside its pictures, as its release lays them out (Wu et al. 2025)."""
+"""TokBench's annotation files and pictures, in the layout of its release (Wu et al. 2025)."""
 
 import json
 from collections.abc import Iterator
@@ -15,16 +15,17 @@ _FACE_PICTURES = "images/face_data/wflw"
 
 
 class TokBenchDataset(Dataset):
-    """One set of TokBench (`annotations/text_ic13.json`), or all its words and faces together, as it scores them.
+    """One set of TokBench (`annotations/text_ic13.json`), or all text and face sets together, as TokBench scores them.
 
-    Pictures are those of `images/text_data/SET` and `images/face_data/wflw` beside `annotations`. The sizes of words
-    and faces are the stated ones. Faces get a box around their landmarks: how the stated one is written is not known.
+    The pictures are in `images/text_data/SET` and `images/face_data/wflw` next to `annotations`. The sizes of words and
+    faces (`ratio`) are taken from the files. Face boxes are computed from the landmarks, because the format of the
+    boxes in the files is unknown.
 
     Args:
         path: an annotation file, or the folder that holds `annotations` and `images`.
 
     Raises:
-        DataError: not a list of TokBench's entries.
+        DataError: a file is not a list of TokBench's entries.
     """
 
     def __init__(self, path: str) -> None:
@@ -39,19 +40,22 @@ class TokBenchDataset(Dataset):
         name = PurePosixPath(file_part(file)).name
         try:
             if name == _FACES:
-                image, found = f"{_FACE_PICTURES}/{row['image_name']}", {"faces": [_face(one) for one in row["faces"]]}
+                image, annotations = (
+                    f"{_FACE_PICTURES}/{row['image_name']}",
+                    {"faces": [_face(face) for face in row["faces"]]},
+                )
             else:
                 image = f"images/text_data/{_set_of(name)}/{row['file_name']}"
-                found = {"words": [_word(one) for one in row["annotations"]]}
+                annotations = {"words": [_word(word) for word in row["annotations"]]}
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise PictureError(f"{file}: entry {index} is malformed ({error!r})") from None
         if is_address(image):
             raise PictureError(f"{file}: entry {index} names an address, {image}")
-        return make_sample(read_bytes(join(parent(parent(file)), image)), image, found)
+        return make_sample(read_bytes(join(parent(parent(file)), image)), image, annotations)
 
 
 def is_tokbench(folder: str) -> bool:
-    """Whether a folder holds the release."""
+    """Return whether a folder holds the TokBench release."""
     return bool(_files_of(folder))
 
 
@@ -63,9 +67,9 @@ def _files_of(folder: str) -> list[str]:
 
 
 def _set_of(name: str) -> str:
-    """What a file of words is about, ic13 for text_ic13.json; empty for any other file."""
-    fits = name.startswith("text_") and name.endswith(".json")
-    return name.removeprefix("text_").removesuffix(".json") if fits else ""
+    """Return the set name of a text annotation file, such as ic13 for text_ic13.json; empty for any other file."""
+    is_text_set = name.startswith("text_") and name.endswith(".json")
+    return name.removeprefix("text_").removesuffix(".json") if is_text_set else ""
 
 
 def _read(file: str) -> Iterator[dict[str, Any]]:
@@ -81,13 +85,13 @@ def _read(file: str) -> Iterator[dict[str, Any]]:
 
 
 def _word(word: dict[str, Any]) -> dict[str, Any]:
-    box = [float(int(side)) for side in word["bbox"]]  # cut off towards zero, as it does
+    box = [float(int(side)) for side in word["bbox"]]  # truncated towards zero, as TokBench does
     return {"box": box, "text": word["rec"], "ratio": word["ratio"]}
 
 
 def _face(face: dict[str, Any]) -> dict[str, Any]:
-    """The box reaches half the points' extent beyond them."""
+    """Return the face with a box that extends the landmarks' bounds by half their longer side in each direction."""
     xs, ys = zip(*face["kps"], strict=True)
-    more = max(max(xs) - min(xs), max(ys) - min(ys)) / 2
-    box = [min(xs) - more, min(ys) - more, max(xs) + more, max(ys) + more]
+    padding = max(max(xs) - min(xs), max(ys) - min(ys)) / 2
+    box = [min(xs) - padding, min(ys) - padding, max(xs) + padding, max(ys) + padding]
     return {"box": box, "landmarks": face["kps"], "ratio": face["ratio"]}

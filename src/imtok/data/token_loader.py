@@ -1,4 +1,4 @@
-"""Batches of tokens for training: like those of pictures, a function of the seed and the step alone."""
+"""Token batches for training: like picture batches, each is a function of the seed and the step alone."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from imtok.data.token_shards import Tokens, TokenShards
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenBatch:
-    """Tokens of pictures and what is known about them.
+    """A batch of tokenized pictures with captions and labels.
 
     Attributes:
         tokens: int codes or float latents.
-        captions: one of each picture's, at random, or None.
-        labels: class names as the data spell them, or None.
-        paths: where the pictures came from.
+        captions: one of each picture's captions, or None if it has none.
+        labels: class names as in the data, or None if unknown.
+        paths: path of each picture in its source.
     """
 
     tokens: Num[Tensor, "batch tokens width"]
@@ -38,7 +38,7 @@ class TokenBatch:
         return TokenBatch(tokens=self.tokens.to(device), captions=self.captions, labels=self.labels, paths=self.paths)
 
     def part(self, start: int, stop: int) -> "TokenBatch":
-        """Pictures start <= i < stop: a micro-batch."""
+        """Return the micro-batch of pictures start <= i < stop."""
         return TokenBatch(
             tokens=self.tokens[start:stop],
             captions=self.captions[start:stop],
@@ -48,13 +48,13 @@ class TokenBatch:
 
 
 class TokenLoader:
-    """Endless training batches of token shards; of a picture's crops and captions one each is drawn anew every time.
+    """Endless training batches of token shards; every epoch uses a random crop and a random caption of each picture.
 
     Args:
-        shards: complete ones.
-        batch_size: of all ranks together.
-        seed: of order, crops and captions.
-        rank: which slice of the batch; of `world_size`.
+        shards: complete token shards.
+        batch_size: number of pictures per step over all ranks.
+        seed: random seed for order, crops and captions.
+        rank: index of this process's slice of the batch.
         world_size: number of slices.
 
     Raises:
@@ -73,13 +73,13 @@ class TokenLoader:
         self.rank, self.world_size = rank, world_size
 
     def batch(self, step: int) -> TokenBatch:
-        """This rank's slice of the global batch of a step, counted from 0."""
+        """Return this rank's slice of the global batch of a step, counted from 0."""
         size = self.batch_size // self.world_size
         first = step * self.batch_size + self.rank * size
         return _collate([self._example(slot) for slot in range(first, first + size)])
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, TokenBatch]]:
-        """Steps start <= step < stop with their batches, in order."""
+        """Yield steps start <= step < stop with their batches, in order."""
         steps = itertools.count(start) if stop is None else iter(range(start, stop))
         yield from ((step, self.batch(step)) for step in steps)
 
@@ -89,27 +89,28 @@ class TokenLoader:
         for attempt in range(count):
             row = (index + attempt) % count
             picture = self.shards[row]
-            if len(picture.values):  # one that could not be read has no crops
+            if len(picture.values):  # a picture that was unreadable when encoded has no crops
                 return _example(picture, np.random.default_rng((self.seed, 1, epoch, row)))
         raise DataError(f"{self.shards.folder}: none of the pictures could be read when it was encoded")
 
 
 def fixed_token_batches(shards: TokenShards, *, count: int, batch_size: int) -> Iterator[TokenBatch]:
-    """At most `count` pictures, spread evenly over the shards, with their first crop and caption: always the same.
+    """Yield batches of at most `count` pictures, spread evenly over the shards, which are always the same.
 
-    One without crops is replaced by the next one before the next place.
+    The shards are cut into `count` stretches, each represented by the first picture that has crops, with its first crop
+    and caption.
 
     Args:
-        shards: of held-out pictures.
-        count: how many.
-        batch_size: the last batch may be smaller.
+        shards: token shards of held-out pictures.
+        count: maximum number of pictures.
+        batch_size: number of pictures per batch; the last batch may be smaller.
     """
     count = min(count, len(shards))
-    found = (
+    pictures = (
         next((picture for row in rows if len((picture := shards[row]).values)), None)
         for rows in stretches(len(shards), count)
     )
-    examples = [_example(picture, None) for picture in found if picture is not None]
+    examples = [_example(picture, None) for picture in pictures if picture is not None]
     for start in range(0, len(examples), batch_size):
         yield _collate(examples[start : start + batch_size])
 
@@ -123,7 +124,7 @@ class _Example:
 
 
 def _example(picture: Tokens, rng: np.random.Generator | None) -> _Example:
-    """One of a picture's crops and captions: at random, or the first."""
+    """Take a crop and a caption of a picture: at random, or the first ones if `rng` is None."""
     crop = 0 if rng is None else int(rng.integers(len(picture.values)))
     caption = None
     if picture.captions:

@@ -1,10 +1,10 @@
-"""Pictures as a tokenizer has written them down: codes or latents with captions and labels, mapped into memory.
+"""Shards of tokenized pictures: codes or latents with captions and labels, memory-mapped.
 
-    FOLDER/manifest.json      which tokenizer, of which weights, which crops of which size
+    FOLDER/manifest.json      tokenizer and hash of its weights, cropping rule and resolution
     FOLDER/part-00000.arrow   a row for each picture: path, label, captions, and the tokens of its crops
-    FOLDER/statistics.json    of latents: see `latent_statistics`
+    FOLDER/statistics.json    for latents only: see `latent_statistics`
 
-A part is written under a temporary name and renamed, so that a kill at any moment costs one part. pandas and pyarrow
+A part is written under a temporary name and renamed, so that an interruption loses at most one part. pandas and pyarrow
 read the parts as Feather files.
 """
 
@@ -28,26 +28,26 @@ from imtok.data.filling import check_begun
 from imtok.data.sample import DataError
 
 _ROWS = 32
-"""Pictures that are read together."""
+"""Pictures per record batch, which are read together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenManifest:
-    """What is in a folder of token shards, and what made it.
+    """Content of a folder of token shards, and how it was made.
 
     Attributes:
-        tokenizer: as it was named: a shipped name or a path.
-        sha256: of the tokenizer's weights.
-        source: the pictures.
-        pictures: how many of them there are.
-        resolution: of the crops in pixels.
+        tokenizer: name or path by which the tokenizer was loaded.
+        sha256: hash of the tokenizer's weights.
+        source: address of the pictures.
+        pictures: number of pictures in the source.
+        resolution: side of the crops in pixels.
         crops: the rule by which pictures were cropped.
-        codebook_sizes: of a discrete tokenizer; empty for latents.
-        branch_dims: channels of a token's latents that belong to each codebook, or of all.
-        tokens: of a crop.
-        grid_size: rows and columns of the patches that the decoder draws.
-        tokens_on_grid: whether every token belongs to one of them.
-        fingerprint: of the pictures' files; see `readers.fingerprint`.
+        codebook_sizes: codebook sizes of a discrete tokenizer; empty for latents.
+        branch_dims: number of latent channels of each codebook; for latents, a single number for all channels.
+        tokens: number of tokens of a crop.
+        grid_size: rows and columns of the decoder's patch grid.
+        tokens_on_grid: whether every token belongs to a patch of the grid.
+        fingerprint: hash of the pictures' files; see `readers.fingerprint`.
     """
 
     tokenizer: str
@@ -66,16 +66,16 @@ class TokenManifest:
 
     @property
     def width(self) -> int:
-        """Numbers a token: codebooks, or channels."""
+        """Number of values per token: one per codebook, or one per latent channel."""
         return len(self.codebook_sizes) or sum(self.branch_dims)
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in `manifest.json`."""
+        """Return the content of `manifest.json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TokenManifest":
-        """The inverse of `to_json`."""
+        """Make a manifest from the content of `manifest.json`; the inverse of `to_json`."""
         pairs = {name: tuple(values[name]) for name in ("codebook_sizes", "branch_dims", "grid_size")}
         return cls(**{**values, **pairs})
 
@@ -85,10 +85,10 @@ class Tokens:
     """One picture's tokens.
 
     Attributes:
-        values: int codes or float latents of each of its crops.
-        path: where the picture came from.
-        label: its class.
-        captions: of it.
+        values: int codes or float latents of each crop.
+        path: path of the picture in its source.
+        label: class of the picture, or None.
+        captions: captions of the picture.
     """
 
     values: Num[np.ndarray, "crops tokens width"]
@@ -98,14 +98,14 @@ class Tokens:
 
 
 class TokenWriter:
-    """Adds parts to a folder of token shards; begun ones are gone on with.
+    """Writes parts to a folder of token shards; an incomplete folder is continued.
 
     Args:
-        folder: local or any fsspec address.
-        manifest: of what will be written.
+        folder: local folder or fsspec address.
+        manifest: describes the tokens to be written.
 
     Raises:
-        DataError: the folder was begun with another tokenizer, other crops or other pictures, or has lost a part.
+        DataError: the folder was begun with another tokenizer, other crops or other pictures, or a part is missing.
     """
 
     def __init__(self, folder: str | PathLike[str], manifest: TokenManifest) -> None:
@@ -116,14 +116,14 @@ class TokenWriter:
             check_begun(folder, begun, wanted)
         else:
             write_text(file, json.dumps(manifest.to_json(), indent=2) + "\n")
-        there = TokenShards(folder)
-        self.written, self._next = len(there), len(there.parts)
-        for part, name in zip(there.parts, map(_part_name, range(self._next)), strict=True):
+        existing = TokenShards(folder)
+        self.written, self._next = len(existing), len(existing.parts)
+        for part, name in zip(existing.parts, map(_part_name, range(self._next)), strict=True):
             if not part.endswith(name):
                 raise DataError(f"{folder}: {name} is missing; delete the parts behind it, and they are made again")
 
     def write(self, rows: Sequence[Tokens]) -> None:
-        """Write one part with these pictures."""
+        """Write the tokens of some pictures as one part."""
         table = pa.Table.from_pylist(
             [
                 {
@@ -143,10 +143,10 @@ class TokenWriter:
 
 
 class TokenShards:
-    """The pictures of a folder of token shards as one random-access sequence; local parts are mapped into memory.
+    """The pictures of a folder of token shards as one random-access sequence; local parts are memory-mapped.
 
     Raises:
-        DataError: no such folder, or one that a newer imtok wrote.
+        DataError: the folder does not exist, or has another format version.
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
@@ -156,10 +156,10 @@ class TokenShards:
             raise DataError(f"{folder}: no token shards there; imtok encode makes them")
         try:
             self.manifest = TokenManifest.from_json(values)
-            known = self.manifest.format_version == FORMAT_VERSION
-        except (KeyError, TypeError):  # too little in it, or too much
-            known = False
-        if not known:
+            is_supported = self.manifest.format_version == FORMAT_VERSION
+        except (KeyError, TypeError):  # missing or unknown fields
+            is_supported = False
+        if not is_supported:
             raise DataError(f"{folder}: no token shards of this imtok's format")
         self.parts = [join(folder, name) for name in list_files(folder) if name.endswith(".arrow")]
         self._open = lru_cache(OPEN_FILES)(open_arrow)
@@ -175,7 +175,7 @@ class TokenShards:
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> Tokens:
-        """One picture, 0 <= index < len(self)."""
+        """Return the tokens of one picture, 0 <= index < len(self)."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect_right(self._starts, index) - 1
@@ -191,20 +191,20 @@ class TokenShards:
 
     @property
     def complete(self) -> bool:
-        """Whether all pictures are in it."""
+        """Whether all pictures of the source have been written."""
         return len(self) == self.manifest.pictures
 
     def labels(self) -> list[str]:
-        """The classes that occur, sorted."""
+        """Return the sorted distinct classes."""
         columns = (self._batch(*group)["label"] for group in self._groups)
         return sorted({label for column in columns for label in column.to_pylist() if label is not None})
 
     def captions(self) -> Iterator[str]:
-        """Every picture's captions, in the order of the pictures."""
+        """Yield the captions of all pictures, in the order of the pictures."""
         return (caption for group in self._groups for caption in self._batch(*group)["captions"].flatten().to_pylist())
 
     def captioned(self) -> bool:
-        """Whether any picture has a caption."""
+        """Return whether any picture has a caption."""
         return next(self.captions(), None) is not None
 
     def _batch(self, part: str, group: int) -> Any:

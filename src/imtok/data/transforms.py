@@ -1,4 +1,4 @@
-"""Square crops of pictures, and where their words and faces go: pure geometry, no randomness that is not handed in.
+"""Square crops of pictures and of their words and faces: pure geometry, with random generators passed in by the caller.
 
 Coordinates are continuous, as in `Sample`: a picture spans [0, width] x [0, height].
 """
@@ -14,11 +14,12 @@ from imtok.config import ConfigError, config
 from imtok.data.sample import LANDMARKS, Box, Face, Point, Sample, TextRegion, clip_box
 
 WORD_VISIBLE = 0.8
-"""A word of which a crop shows a smaller share of its box is dropped: half a word is another word."""
+"""A word is dropped if a crop shows a smaller fraction of its box, since half a word is another word."""
 FACE_VISIBLE = 0.6
-"""Likewise for faces, whose boxes reach beyond the features; their landmarks must all be inside."""
+"""A face is dropped if a crop shows a smaller fraction of its box, which extends beyond the features, or cuts off a
+landmark."""
 MIN_REGION_SIDE = 1.0
-"""Regions that come out thinner than a pixel are dropped."""
+"""Regions whose shorter side is below this many pixels in the crop are dropped."""
 
 _MIRRORED = [LANDMARKS.index(name) for name in ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth")]
 
@@ -27,20 +28,20 @@ Range = tuple[float, float]
 
 @config
 class CropConfig:
-    """How a picture becomes a square of `resolution` pixels for training. Small pictures are enlarged."""
+    """How a picture is cropped to a square of `resolution` pixels for training. Small pictures are enlarged."""
 
     resolution: int = 256
     scale: Range = (0.8, 1.0)
-    """Side of the crop as a share of the picture's shorter side, uniformly at random. The papers do not say."""
+    """Range of the crop's side as a fraction of the picture's shorter side, drawn uniformly. The papers do not say."""
     word_height: Range | None = None
-    """Zoom onto a random word so that its letters come out between these many pixels high: a small tokenizer has
-    nothing to learn from words that it cannot resolve. Pictures without a word that fits are cropped by `scale`."""
+    """Zoom onto a random word so that its letters have a height in this range, in pixels of the crop: a small tokenizer
+    learns nothing from words that it cannot resolve. Pictures without a word that fits are cropped by `scale`."""
     face_size: Range | None = None
-    """Likewise for the longer side of a random face's box."""
+    """Zoom onto a random face so that the longer side of its box is in this range, in pixels; as for `word_height`."""
     max_enlargement: float = 2.0
-    """A zoom does not go further than that: a word that was too small to read stays so."""
+    """Maximum enlargement of a zoom, which cannot make a word legible that is too small to read in the original."""
     flip: bool = True
-    """Mirror every other picture. Never one with words; one whose text is unknown is taken to have none."""
+    """Mirror pictures with probability 0.5, but never those with words. Unannotated pictures count as without words."""
 
     def __post_init__(self) -> None:
         if self.resolution < 1:
@@ -56,7 +57,7 @@ class CropConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """A square of a picture, resized to `resolution` pixels and perhaps mirrored."""
+    """A square crop of a picture, resized to `resolution` pixels and optionally mirrored."""
 
     left: float
     top: float
@@ -65,21 +66,24 @@ class Crop:
     flip: bool = False
 
     def pixels(self, picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "size size 3"]:
-        """What the crop shows, with an antialiased bicubic filter."""
+        """Crop a picture and resize it with an antialiased bicubic filter."""
         height, width = picture.shape[:2]
-        right, bottom = min(self.left + self.side, width), min(self.top + self.side, height)  # one rounding error less
+        right, bottom = min(self.left + self.side, width), min(self.top + self.side, height)  # rounding may exceed
         size, square = (self.resolution, self.resolution), (self.left, self.top, right, bottom)
         resized = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC, box=square)
         return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else resized)
 
     def point(self, point: Point) -> Point:
-        """Where a point of the picture comes to lie, perhaps outside."""
+        """Map a point of the picture to crop coordinates, which may lie outside of the crop."""
         scale = self.resolution / self.side
         x, y = (point[0] - self.left) * scale, (point[1] - self.top) * scale
         return (self.resolution - x, y) if self.flip else (x, y)
 
     def box(self, box: Box, min_visible: float) -> Box | None:
-        """The visible part of a box, or None when less than a share of `min_visible` is."""
+        """Return the visible part of a box in crop coordinates.
+
+        None if it is less than a fraction `min_visible` of the box, or thinner than `MIN_REGION_SIDE`.
+        """
         (x0, y0), (x1, y1) = self.point(box[:2]), self.point(box[2:])
         moved = (x1, y0, x0, y1) if self.flip else (x0, y0, x1, y1)
         clipped = clip_box(moved, self.resolution, self.resolution)
@@ -88,10 +92,10 @@ class Crop:
         return clipped if _area(clipped) >= min_visible * _area(moved) * (1 - 1e-9) else None
 
     def words(self, words: Iterable[TextRegion]) -> Iterator[TextRegion]:
-        """The words that the crop shows (see `WORD_VISIBLE`), boxes clipped to it; quads may reach beyond.
+        """Yield the words visible in the crop (see `WORD_VISIBLE`), with clipped boxes; quads may extend beyond it.
 
         Raises:
-            ValueError: the crop mirrors the picture.
+            ValueError: there are words, and the crop mirrors the picture.
         """
         for word in words:
             if self.flip:
@@ -101,7 +105,7 @@ class Crop:
                 yield replace(word, box=box, quad=quad)
 
     def faces(self, faces: Iterable[Face]) -> Iterator[Face]:
-        """The faces that the crop shows (see `FACE_VISIBLE`), boxes clipped; under a flip left and right swap."""
+        """Yield the faces visible in the crop (see `FACE_VISIBLE`), with clipped boxes; a flip swaps left and right."""
         for face in faces:
             landmarks = None
             if face.landmarks is not None:
@@ -114,19 +118,19 @@ class Crop:
 
 
 def centre_crop(width: int, height: int, resolution: int) -> Crop:
-    """The largest centred square: the crop for evaluation."""
+    """Return the largest centred square crop, as used for evaluation."""
     side = float(min(width, height))
     return Crop(left=(width - side) / 2, top=(height - side) / 2, side=side, resolution=resolution)
 
 
 def square(picture: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The largest centred square of a picture, resized with an antialiased bicubic filter."""
+    """Crop the largest centred square of a picture and resize it with an antialiased bicubic filter."""
     height, width = picture.shape[:2]
     return centre_crop(width, height, size).pixels(picture)
 
 
 def random_crop(sample: Sample, config: CropConfig, rng: np.random.Generator) -> Crop:
-    """A crop for training: onto a random word or face where the config wants that and one fits, else anywhere."""
+    """Return a random training crop, zoomed onto a word or face if the config asks for it and one fits."""
     flip = config.flip and not sample.words and rng.random() < 0.5
     targets = list(zoom_targets(sample, config))
     if targets:
@@ -138,7 +142,7 @@ def random_crop(sample: Sample, config: CropConfig, rng: np.random.Generator) ->
 
 @dataclass(frozen=True, kw_only=True)
 class ZoomTarget:
-    """A word or face that a crop can show whole at a wanted size, and the least and greatest side of such a crop."""
+    """A word or face that a crop can contain whole at a wanted size; `sides` is the range of that crop's side."""
 
     region: TextRegion | Face
     sides: Range
@@ -147,7 +151,7 @@ class ZoomTarget:
     resolution: int
 
     def draw_crop(self, rng: np.random.Generator) -> Crop:
-        """A crop of random size and place that shows the region whole."""
+        """Return a crop of random size and position that contains the whole region."""
         least, greatest = self.sides
         side = least * (greatest / least) ** rng.random()
         x0, y0, x1, y1 = self.region.box
@@ -156,7 +160,7 @@ class ZoomTarget:
 
 
 def zoom_targets(sample: Sample, config: CropConfig) -> Iterator[ZoomTarget]:
-    """The words and faces that crops can show whole at the sizes that the config wants."""
+    """Yield the words and faces that a crop can contain whole at a size in the ranges of the config."""
     regions: list[tuple[TextRegion | Face, float, Range]] = []
     if config.word_height is not None:
         regions += [(word, word.height, config.word_height) for word in sample.words or []]
@@ -171,7 +175,7 @@ def zoom_targets(sample: Sample, config: CropConfig) -> Iterator[ZoomTarget]:
 
 
 def _place(side: float, length: int, target: Range | None, rng: np.random.Generator) -> float:
-    """Where a stretch of `side` starts within `length` so that it contains the target, anywhere with equal chance."""
+    """Return a random start of an interval of length `side` within [0, length] that contains the target, if any."""
     least, most = 0.0, length - side
     if target is not None:
         least, most = max(least, target[1] - side), min(most, target[0])

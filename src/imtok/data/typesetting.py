@@ -1,4 +1,4 @@
-"""Words set in a typeface: where each one's pixels will be, to the pixel."""
+"""Typesetting of words with pixel-exact bounds."""
 
 import math
 from bisect import bisect_right
@@ -14,16 +14,16 @@ Ink = tuple[int, int, int, int]
 """Left, top, right, bottom of the pixels that a word covers, relative to the start of its baseline."""
 
 _REFERENCE_SIZE = 64
-"""Font size at which words are measured before the size that they need is known."""
+"""Font size at which words are measured to find the size for a given height."""
 _LEADING = 1.25
-"""From baseline to baseline of a paragraph, in ems."""
+"""Distance between the baselines of a paragraph, in ems."""
 _ASCENT = 0.95
-"""From the top of a paragraph to its first baseline, in ems."""
+"""Distance from the top of a paragraph to its first baseline, in ems."""
 
 
 @dataclass(frozen=True)
 class SetWord:
-    """A word at a place: its baseline starts at `origin`, its pixels are in `ink`."""
+    """A typeset word: its baseline starts at `origin`, and `ink` bounds its pixels relative to it."""
 
     text: str
     face: Typeface
@@ -33,22 +33,22 @@ class SetWord:
 
     @property
     def box(self) -> Box:
-        """The exact bounds of its pixels on the canvas."""
+        """The exact bounds of the word's pixels on the canvas."""
         x, y = self.origin
         left, top, right, bottom = self.ink
         return (float(x + left), float(y + top), float(x + right), float(y + bottom))
 
     def moved(self, x: int, y: int) -> "SetWord":
-        """The same word elsewhere."""
+        """Return the word shifted by (x, y) pixels."""
         return replace(self, origin=(self.origin[0] + x, self.origin[1] + y))
 
     def draw(self, canvas: Image.Image, fill: tuple[int, ...]) -> None:
-        """Paint it."""
+        """Draw the word on a canvas."""
         ImageDraw.Draw(canvas).text(self.origin, self.text, fill=fill, font=self.face.font(self.size), anchor="ls")
 
 
 def bounds(words: list[SetWord]) -> Box:
-    """The smallest box around all of them."""
+    """Return the smallest box around all words."""
     left, top, right, bottom = zip(*(word.box for word in words), strict=True)
     return min(left), min(top), max(right), max(bottom)
 
@@ -56,20 +56,22 @@ def bounds(words: list[SetWord]) -> Box:
 def set_rows(
     face: Typeface, rows: list[list[str]], height: float, spacing: float = 0.4, centred: bool = True
 ) -> list[SetWord]:
-    """Rows of words as on a sign, from (0, 0) on.
+    """Typeset rows of words as on a sign, with the top left corner at (0, 0).
 
     Args:
-        face: what all are set in.
+        face: typeface of all words.
         rows: the words, top to bottom and left to right.
-        height: in pixels, of the lowest word of each row.
-        spacing: between rows, in heights.
-        centred: rows are centred on each other, else aligned on the left.
+        height: height in pixels of the least tall word of each row.
+        spacing: space between rows, as a multiple of `height`.
+        centred: centre rows horizontally; otherwise, align them on the left.
     """
     placed: list[list[SetWord]] = []
     top = 0
     for row in rows:
-        lowest = min(bottom - top for _, top, _, bottom in (_measure_ink(face, _REFERENCE_SIZE, text) for text in row))
-        size = math.ceil(height * _REFERENCE_SIZE / lowest)
+        shortest = min(
+            bottom - top for _, top, _, bottom in (_measure_ink(face, _REFERENCE_SIZE, text) for text in row)
+        )
+        size = math.ceil(height * _REFERENCE_SIZE / shortest)
         inks = [_measure_ink(face, size, text) for text in row]
         baseline = top - min(ink[1] for ink in inks)
         left = 0
@@ -85,7 +87,7 @@ def set_rows(
 
 
 def largest_size(face: Typeface, text: str, width: float, height: float) -> int:
-    """The largest font size at which a paragraph fits; 0 if none does."""
+    """Return the largest font size at which a paragraph fits into a box; 0 if none does."""
 
     def needed_height(size: int) -> float:
         lines = _wrap(face, text, size, width)
@@ -95,7 +97,7 @@ def largest_size(face: Typeface, text: str, width: float, height: float) -> int:
 
 
 def set_paragraph(face: Typeface, text: str, size: int, width: float) -> list[SetWord]:
-    """A paragraph wrapped to `width` pixels, from (0, 0) on."""
+    """Typeset a paragraph wrapped to `width` pixels, with the top left corner at (0, 0)."""
     words = []
     for number, line in enumerate(_wrap(face, text, size, width)):
         baseline = round((number * _LEADING + _ASCENT) * size)
@@ -105,7 +107,7 @@ def set_paragraph(face: Typeface, text: str, size: int, width: float) -> list[Se
 
 
 def _wrap(face: Typeface, text: str, size: int, width: float) -> list[list[tuple[float, str]]]:
-    """Lines of words with their left edges; none at all when a word is wider than a line."""
+    """Return lines of (left edge, word) pairs; no lines at all if a word is wider than a line."""
     lines: list[list[tuple[float, str]]] = [[]]
     left = 0.0
     for word in text.split():
@@ -127,7 +129,7 @@ def _measure_advance(face: Typeface, size: int, text: str) -> float:
 
 @lru_cache(maxsize=65536)
 def _measure_ink(face: Typeface, size: int, text: str) -> Ink:
-    # Pillow's own text box includes the side bearings; the mask's is that of the pixels
+    # Pillow's text box includes the side bearings; that of the mask bounds only the pixels
     mask, (left, top) = face.font(size).getmask2(text, mode="L", anchor="ls")
     x0, y0, x1, y1 = mask.getbbox()
     return (left + x0, top + y0, left + x1, top + y1)

@@ -1,4 +1,4 @@
-"""What rendered signs and paragraphs say, with a held-out share of the words."""
+"""The words of rendered signs and paragraphs, a fixed fraction of which is held out."""
 
 import hashlib
 from collections.abc import Sequence
@@ -87,15 +87,15 @@ _VERBS = """
 """
 
 WORD_LABELS = (*_WORDS_BY_LABEL, "number", "price", "time", "plate")
-"""Kinds of words."""
+"""Kinds of words on signs."""
 LABELS = (*WORD_LABELS, "paragraph")
-"""What a rendered picture can be labelled with."""
+"""All labels of rendered pictures."""
 
 
 def in_split(key: str, split: Split) -> bool:
-    """Whether a word or typeface belongs to a split; decided by its hash alone, so adding others moves none.
+    """Return whether a word or typeface belongs to a split, by its hash alone: adding others does not move it.
 
-    A plural goes where its singular goes.
+    A plural is in the same split as its singular.
     """
     digest = hashlib.sha256(_stem(key.casefold()).encode()).digest()
     held_out = int.from_bytes(digest[:8], "big") % _HELD_OUT == 0
@@ -103,14 +103,14 @@ def in_split(key: str, split: Split) -> bool:
 
 
 def words_by_label(split: Split = "all") -> dict[str, list[str]]:
-    """The words of each kind, in lower case; of numbers, prices, times and plates there is no list."""
+    """Return the words of each kind, in lower case, except the generated ones: numbers, prices, times and plates."""
     return {label: _members(words, split) for label, words in _WORDS_BY_LABEL.items()}
 
 
 def draw_words(
     rng: np.random.Generator, count: int, split: Split = "train", labels: Sequence[str] = WORD_LABELS
 ) -> tuple[str, list[str]]:
-    """One of some labels, and `count` words of its kind in one of the usual spellings (STOP, Stop, stop)."""
+    """Return a random label and `count` words of its kind, all with the same capitalization (STOP, Stop or stop)."""
     label = labels[int(rng.integers(len(labels)))]
     if label in _WORDS_BY_LABEL:
         words = _members(_WORDS_BY_LABEL[label], split)
@@ -121,7 +121,7 @@ def draw_words(
 
 
 def draw_paragraph(rng: np.random.Generator, split: Split = "train") -> str:
-    """Sentences of 100 to 300 characters in all, the length of the quotes in InsightTok F.2.2."""
+    """Return random sentences of 100 to 300 characters in total, the length of the quotes in InsightTok F.2.2."""
     adjectives, nouns, verbs = (_members(words, split) for words in (_ADJECTIVES, _NOUNS, _VERBS))
     length = rng.integers(_SHORTEST, _LONGEST + 1)
     text = ""
@@ -160,7 +160,7 @@ def _draw_token(rng: np.random.Generator, label: str, split: Split) -> str:
 
 
 def _stem(word: str) -> str:
-    """The same for a word and its plural."""
+    """Return a stem that a word and its plural share."""
     ending = "es" if word.endswith(("ches", "shes", "sses", "xes")) else "s"
     return word.removesuffix(ending).removesuffix("ie").removesuffix("y")
 

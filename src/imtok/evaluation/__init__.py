@@ -1,1 +1,1 @@
-"""How good reconstructions are."""
+"""Evaluation of reconstructions and of generated pictures."""

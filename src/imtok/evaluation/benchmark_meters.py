@@ -1,4 +1,4 @@
-"""Meters of GenEval and DPG-Bench: a picture is scored by what its prompt's line in the benchmark's own file asks."""
+"""Meters of GenEval and DPG-Bench: a picture is scored against its prompt's entry in the benchmark's own file."""
 
 from abc import abstractmethod
 from collections import defaultdict
@@ -20,49 +20,49 @@ DPG = ("dpg", *(f"dpg_{kind}" for kind in KINDS))
 
 
 class PromptMeter(GeneratedMeter[list[tuple[str, Found | None]]]):
-    """Scores the pictures of a benchmark's prompts, and counts the others."""
+    """Scores the pictures of a benchmark's prompts, and counts the pictures of other prompts."""
 
     def __init__(self) -> None:
-        self._found: list[tuple[Found, int, str]] = []
+        self._results: list[tuple[Found, int, str]] = []  # result, group and path of each scored picture
         self._others = 0
 
     @abstractmethod
     def score(self, one: Generated) -> Found | None:
-        """What is found on a picture; None for one of another prompt."""
+        """Return the result for a picture; None if its prompt is not one of the benchmark's."""
 
     @abstractmethod
     def summary(self, found: Found) -> dict[str, Any]:
-        """What `items.jsonl` tells of a picture."""
+        """Return the fields that describe a result in `items.jsonl`."""
 
     def process(self, batch: Sequence[Generated]) -> list[tuple[str, Found | None]]:
-        """The path of each picture, and its `score`."""
+        """Return the path and the `score` of each picture."""
         return [(one.sample.path, self.score(one)) for one in batch]
 
     def add(self, found: list[tuple[str, Found | None]], groups: Sequence[int]) -> None:
-        for (path, one), group in zip(found, groups, strict=True):
-            if one is None:
+        for (path, result), group in zip(found, groups, strict=True):
+            if result is None:
                 self._others += 1
             else:
-                self._found.append((one, group, path))
+                self._results.append((result, group, path))
 
     def items(self) -> list[dict[str, Any]]:
-        return [{"kind": self.metrics[0], "path": path, **self.summary(one)} for one, _, path in self._found]
+        return [{"kind": self.metrics[0], "path": path, **self.summary(result)} for result, _, path in self._results]
 
 
 class GenEvalMeter(PromptMeter[GenEvalResult]):
-    """Shares of pictures that show what their prompts ask (GenEval, Ghosh et al. 2023); see `geneval` for the rules.
+    """Shares of pictures that show what their prompts ask for (GenEval, Ghosh et al. 2023); rules: module `geneval`.
 
-    `geneval` is the mean of the six tasks'; without pictures of each there is none, where the official script leaves a
-    task out without a word. Pictures of other prompts are not scored.
+    `geneval` is the mean of the six tasks' shares, and is defined only if there are pictures of every task; the
+    official script silently leaves out missing tasks. Pictures of other prompts are not scored.
 
     Args:
-        table: GenEval's `evaluation_metadata.jsonl`.
-        detector: finds objects.
-        colours: names their colours.
+        table: path of GenEval's `evaluation_metadata.jsonl`.
+        detector: network that detects objects.
+        colours: classifier of the objects' colours.
 
     Raises:
-        ConfigError: a line that is none of GenEval's.
-        DataError: a table that cannot be read.
+        ConfigError: a line does not have GenEval's format.
+        DataError: the table cannot be read.
     """
 
     metrics = GENEVAL
@@ -75,7 +75,7 @@ class GenEvalMeter(PromptMeter[GenEvalResult]):
         self._detector, self._colours = detector, colours
 
     def score(self, one: Generated) -> GenEvalResult | None:
-        """Whether a picture is right; None for one of another prompt."""
+        """Judge whether a picture is correct; return None if its prompt is not one of GenEval's."""
         line = self._lines.get(one.prompt_info.prompt or "")
         if line is None:
             return None
@@ -83,16 +83,16 @@ class GenEvalMeter(PromptMeter[GenEvalResult]):
 
     def measure(self, metric: str) -> Measurement:
         tasks = TASKS if metric == "geneval" else (metric.removeprefix("geneval_"),)
-        some = [(one, group) for one, group, _ in self._found if one.task in tasks]
-        if missing := [task for task in tasks if task not in {one.task for one, _ in some}]:
+        scored = [(result, group) for result, group, _ in self._results if result.task in tasks]
+        if missing := [task for task in tasks if task not in {result.task for result, _ in scored}]:
             raise ConfigError(f"no picture is of a prompt of the task {missing[0]}")
-        note = f"{len(some)} pictures, {self._others} of other prompts; colours by {self._colours.size}"
+        note = f"{len(scored)} pictures, {self._others} of other prompts; colours by {self._colours.size}"
         return Measurement(
-            # A task counts as much as another, whatever their numbers of pictures.
+            # All tasks have equal weight, whatever their numbers of pictures.
             items=make_items(
-                [float(one.correct) for one, _ in some],
-                [group for _, group in some],
-                [tasks.index(one.task) for one, _ in some],
+                [float(result.correct) for result, _ in scored],
+                [group for _, group in scored],
+                [tasks.index(result.task) for result, _ in scored],
                 tasks,
                 min_items=1,
             ),
@@ -107,12 +107,12 @@ class GenEvalMeter(PromptMeter[GenEvalResult]):
 
 @dataclass(frozen=True)
 class DPGResult:
-    """What was said of a picture.
+    """Answers to the questions about one picture.
 
     Attributes:
-        item: its prompt's `item_id`.
-        said: the answer to each question, by the question's number.
-        counted: 1 for those that count as answered with yes, else 0.
+        item: `item_id` of the picture's prompt.
+        said: the network's answer to each question, by question number.
+        counted: 1 for each question that counts as answered with yes, else 0, by question number.
     """
 
     item: str
@@ -121,21 +121,22 @@ class DPGResult:
 
 
 class DPGMeter(PromptMeter[DPGResult]):
-    """Shares of questions that are answered with yes (DPG-Bench, Hu et al. 2024, ELLA); see `dpg` for the rules.
+    """Shares of questions that are answered with yes (DPG-Bench, Hu et al. 2024, ELLA); rules: module `dpg`.
 
-    `dpg` is the mean of the prompts', each the mean of its pictures'; the kinds are shares of questions. Pictures of
+    `dpg` is the mean over prompts of the mean score of their pictures, where a picture's score is its share of yes. The
+    metric of a category, such as `dpg_entity`, is the share of yes among all questions of that category. Pictures of
     other prompts are not scored.
 
-    Deviation: the paper's network, mPLUG-large, is none that the transformers library opens; whichever answers is told
-    to say yes or no.
+    Deviation: the paper's network, mPLUG-large, is not supported by the transformers library; the network used in its
+    place is instructed to answer yes or no.
 
     Args:
-        table: DPG-Bench's `dpg_bench.csv`.
-        answerer: answers.
+        table: path of DPG-Bench's `dpg_bench.csv`.
+        answerer: network that answers the questions.
 
     Raises:
-        ConfigError: a row that is none of DPG-Bench's.
-        DataError: a table that cannot be read.
+        ConfigError: a row does not have DPG-Bench's format.
+        DataError: the table cannot be read.
     """
 
     metrics = DPG
@@ -150,39 +151,43 @@ class DPGMeter(PromptMeter[DPGResult]):
         self._answerer = answerer
 
     def score(self, one: Generated) -> DPGResult | None:
-        """The answers about a picture; None for one of another prompt."""
+        """Answer the questions about a picture; return None if its prompt is not one of DPG-Bench's."""
         item = self._item_of.get(" ".join((one.prompt_info.prompt or "").split()))
         if item is None:
             return None
-        said = {asked.number: self._answerer.answer(one.picture, asked.text) for asked in self._questions[item]}
-        yes = {number: plain_answer(answer) == "yes" for number, answer in said.items()}
-        return DPGResult(item, said, apply_dependencies(self._questions[item], yes))
+        answers = {
+            question.number: self._answerer.answer(one.picture, question.text) for question in self._questions[item]
+        }
+        yes = {number: plain_answer(answer) == "yes" for number, answer in answers.items()}
+        return DPGResult(item, answers, apply_dependencies(self._questions[item], yes))
 
     def measure(self, metric: str) -> Measurement:
         kind = metric.removeprefix("dpg_")
-        of_prompts = defaultdict[str, list[tuple[float, int]]](list)
-        for one, group, _ in self._found:
-            of_prompts[one.item].append((fmean(one.counted.values()), group))
-        said = [answer for one, *_ in self._found for answer in one.said.values()]
-        neither = [answer for answer in said if plain_answer(answer) not in ("yes", "no")]
-        if said and len(neither) == len(said):
+        pictures_by_prompt = defaultdict[str, list[tuple[float, int]]](list)  # score and group of each picture
+        for result, group, _ in self._results:
+            pictures_by_prompt[result.item].append((fmean(result.counted.values()), group))
+        answers = [answer for result, *_ in self._results for answer in result.said.values()]
+        neither = [answer for answer in answers if plain_answer(answer) not in ("yes", "no")]
+        if answers and len(neither) == len(answers):
             raise ConfigError(f"not one answer is yes or no; {self._answerer.name} says {neither[0][:40]!r}")
-        if metric == "dpg":  # a prompt counts as much as another, whatever its number of pictures
-            some = [(fmean(value for value, _ in those), those[0][1]) for those in of_prompts.values()]
+        if metric == "dpg":  # all prompts have equal weight, whatever their numbers of pictures
+            scored = [
+                (fmean(value for value, _ in pictures), pictures[0][1]) for pictures in pictures_by_prompt.values()
+            ]
         else:
-            some = [
-                (one.counted[question.number], group)
-                for one, group, _ in self._found
-                for question in self._questions[one.item]
+            scored = [
+                (result.counted[question.number], group)
+                for result, group, _ in self._results
+                for question in self._questions[result.item]
                 if question.category.split("-")[0].strip() == kind
             ]
-        if not some:
+        if not scored:
             raise ConfigError(f"no picture is of a prompt with questions{'' if metric == 'dpg' else f' of {kind}'}")
-        values, groups = zip(*some, strict=True)
-        uneven = sum(len(those) != PICTURES for those in of_prompts.values())
+        values, groups = zip(*scored, strict=True)
+        uneven = sum(len(pictures) != PICTURES for pictures in pictures_by_prompt.values())
         note = f"{self._others} pictures of other prompts; {uneven} prompts have more or fewer than {PICTURES} pictures"
         if neither:
-            note += f"; {len(neither)} answers of {len(said)} are neither yes nor no and count as no"
+            note += f"; {len(neither)} answers of {len(answers)} are neither yes nor no and count as no"
         network, sha256 = self._answerer.name, self._answerer.sha256
         return Measurement(items=make_items(values, groups), network=network, sha256=sha256, note=note)
 

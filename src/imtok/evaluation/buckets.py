@@ -1,4 +1,4 @@
-"""Small, medium and large words and faces: TokBench's size buckets, and our own for small pictures."""
+"""Size buckets of words and faces: those of TokBench, and those of imtok for small pictures."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ BUCKET_NAMES = ("small", "medium", "large")
 
 @dataclass(frozen=True)
 class SizeBuckets:
-    """Half-open ranges of a size ratio; what is smaller than the first is not scored.
+    """Half-open ranges of a size ratio; items below the first range are not scored.
 
     Attributes:
-        rule: where the limits come from.
-        limits: where small, medium and large begin.
+        rule: source of the limits.
+        limits: lower limits of small, medium and large.
     """
 
     rule: str
@@ -25,8 +25,8 @@ class SizeBuckets:
         return f"{self.rule} ({', '.join(map(str, self.limits))})"
 
     def index(self, ratio: float) -> int | None:
-        """0 for small, 1 for medium, 2 for large; None when smaller still."""
-        found = [position for position, edge in enumerate(self.limits) if ratio >= edge]
+        """Return 0 for small, 1 for medium, 2 for large, or None for items below the small range."""
+        found = [position for position, limit in enumerate(self.limits) if ratio >= limit]
         return found[-1] if found else None
 
 
@@ -39,8 +39,8 @@ _TEXT = {
 
 
 def _face_rules(version: str, limits: dict[int, tuple[float, float, float]]) -> dict[int, SizeBuckets]:
-    named = {size: SizeBuckets(f"TokBench ({version} version), {size} px", begin) for size, begin in limits.items()}
-    return {128: SizeBuckets("imtok, 128 px", (0.2, 0.4, 0.6)), **named}
+    by_size = {size: SizeBuckets(f"TokBench ({version} version), {size} px", ratios) for size, ratios in limits.items()}
+    return {128: SizeBuckets("imtok, 128 px", (0.2, 0.4, 0.6)), **by_size}
 
 
 _FACE: dict[FaceBuckets, dict[int, SizeBuckets]] = {
@@ -50,12 +50,12 @@ _FACE: dict[FaceBuckets, dict[int, SizeBuckets]] = {
 
 
 def text_buckets(side: int) -> SizeBuckets:
-    """The rule for pictures whose longer side has about so many pixels when they enter the tokenizer."""
+    """Return the text buckets for pictures whose longer side has about `side` pixels as they enter the tokenizer."""
     return _TEXT[_nearest(side)]
 
 
 def face_buckets(side: int, version: FaceBuckets = "second") -> SizeBuckets:
-    """Likewise for faces, by one of TokBench's versions."""
+    """Return the face buckets for such pictures, in one of TokBench's versions."""
     return _FACE[version][_nearest(side)]
 
 

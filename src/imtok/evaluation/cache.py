@@ -1,4 +1,4 @@
-"""What networks say of original pictures, kept on disk: another tokenizer on the same set need not ask them again."""
+"""Disk cache of network outputs for original pictures, reused when other tokenizers are evaluated on the same set."""
 
 import hashlib
 import json
@@ -13,25 +13,25 @@ from imtok.evaluation.reproduction import versions
 from imtok.pretrained.packages import cache_folder
 
 LIMIT = 2**30
-"""Bytes of answers, enough for Inception's features of 50,000 pictures; what is beyond, the oldest first, is dropped
-when an evaluation ends."""
+"""Maximum bytes of cached outputs, enough for the Inception features of 50,000 pictures; at the end of an evaluation,
+the oldest ones beyond this limit are deleted."""
 REVISION = 1
-"""To be raised when an original is cut out, aligned or handed to a judge in another way."""
+"""Must be incremented whenever an original is cropped, aligned or passed to a judge differently."""
 
 
 def default_file() -> Path:
-    """`$XDG_CACHE_HOME/imtok/evaluation.sqlite`; to empty the cache, delete it."""
+    """Return `$XDG_CACHE_HOME/imtok/evaluation.sqlite`; delete this file to empty the cache."""
     return cache_folder() / "evaluation.sqlite"
 
 
 class EvaluationCache:
-    """Answers by key in one SQLite file, or none at all; a context manager.
+    """Network outputs by key in one SQLite file, or no cache at all; a context manager.
 
-    A file that cannot be read or written is no error: the judges are asked instead.
+    A file that cannot be read or written is no error: the outputs are then computed.
 
     Args:
-        file: None keeps nothing.
-        limit: bytes of answers that stay.
+        file: SQLite file; None caches nothing.
+        limit: maximum bytes of outputs that are kept.
     """
 
     def __init__(self, file: Path | None = None, limit: int = LIMIT) -> None:
@@ -49,7 +49,7 @@ class EvaluationCache:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._bytes_in_use() > self._limit:  # adding up the answers would read them all
+        if self._bytes_in_use() > self._limit:  # cheaper than summing the lengths of all outputs, which reads them all
             newer = "SELECT rowid, SUM(LENGTH(answer)) OVER (ORDER BY rowid DESC) AS size FROM answers"
             self._write(
                 f"DELETE FROM answers WHERE rowid IN (SELECT rowid FROM ({newer}) WHERE size > ?)", [(self._limit,)]
@@ -57,19 +57,20 @@ class EvaluationCache:
         self._close()
 
     def get_or_compute(self, keys: Sequence[str | None], ask: Callable[[list[int]], list[Any]]) -> list[Any]:
-        """The answer of each key.
+        """Return the output for each key.
 
         Args:
-            keys: see `key_of`; None for what shall not be kept.
-            ask: gives the answers, made of what JSON knows, at these places of `keys`; asked for those not known.
+            keys: keys made by `key_of`; None for an output that is not cached.
+            ask: function from positions in `keys` to the outputs at these positions, which must be JSON-serializable;
+                called with the positions of all outputs that are not in the cache.
         """
-        known = {index: answer for index, key in enumerate(keys) if (answer := self._read(key)) is not None}
+        known = {index: output for index, key in enumerate(keys) if (output := self._read(key)) is not None}
         missing = [index for index in range(len(keys)) if index not in known]
         if missing:
-            made = dict(zip(missing, ask(missing), strict=True))
-            rows = [(key, json.dumps(made[index])) for index in missing if (key := keys[index]) is not None]
+            computed = dict(zip(missing, ask(missing), strict=True))
+            rows = [(key, json.dumps(computed[index])) for index in missing if (key := keys[index]) is not None]
             self._write("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
-            known |= made
+            known |= computed
         return [known[index] for index in range(len(keys))]
 
     def _read(self, key: str | None) -> Any:
@@ -110,28 +111,31 @@ class EvaluationCache:
 
 @runtime_checkable
 class Judge(Protocol):
-    """Who answers: the name, and the hash of the weights; an empty one is not known."""
+    """A network whose outputs are cached: its name, and the hash of its weights, which is empty if unknown."""
 
     name: str
     sha256: str
 
 
 def key_of(judge: Judge, image: bytes, regions: Sequence[Any]) -> str | None:
-    """The hash of all that an answer depends on; None for a judge whose weights are not known.
+    """Return the hash of everything that an output depends on; None for a judge whose weights are not known.
 
     Args:
-        judge: who answers.
+        judge: the network that computes the output.
         image: the encoded picture.
-        regions: of it, made of what JSON knows.
+        regions: JSON-serializable description of the regions of the picture that are evaluated.
     """
     if not judge.sha256:
         return None
-    software = [REVISION, versions()]  # of what decodes and cuts the picture, too
-    asked = [judge.name, judge.sha256, hashlib.sha256(image).hexdigest(), regions, software]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    software = [REVISION, versions()]  # includes the libraries that decode and crop the picture
+    dependencies = [judge.name, judge.sha256, hashlib.sha256(image).hexdigest(), regions, software]
+    return hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()
 
 
-def keys_of(judge: Judge, shown: Sequence[OriginalPicture], regions: Sequence[Sequence[Any]]) -> list[str | None]:
-    """Likewise of each picture, of which an evaluation may have cut out a part; None for one without regions."""
-    of_each = zip(shown, regions, strict=True)
-    return [key_of(judge, one.sample.image, [one.original.shape[:2], *some]) if some else None for one, some in of_each]
+def keys_of(judge: Judge, originals: Sequence[OriginalPicture], regions: Sequence[Sequence[Any]]) -> list[str | None]:
+    """Return the key of each picture, which may be a crop of its file; None for a picture without regions."""
+    pairs = zip(originals, regions, strict=True)
+    return [
+        key_of(judge, picture.sample.image, [picture.original.shape[:2], *picture_regions]) if picture_regions else None
+        for picture, picture_regions in pairs
+    ]

@@ -1,4 +1,4 @@
-"""Quality over rate, as in Figure 1 of InsightTok: where everything lies in a small drawing; the page draws it."""
+"""Charts of quality over rate, as in Figure 1 of InsightTok: coordinates only; the report's templates render them."""
 
 import math
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from imtok.evaluation.metric_names import metric_info
 from imtok.evaluation.results import Evaluation, Result, Score, show_interval, show_number, show_score
 
 METRICS = ("text_accuracy", "face_similarity", "psnr", "vgg16_distance")
-"""Of each a chart, where it was measured."""
+"""Metrics that are charted if they were measured."""
 WIDTH = 340
-"""Of a drawing, in its own units: about the pixels of a telephone, so that the letters keep their size there."""
+"""Width of a chart in user units: about that of a telephone's screen in pixels, so that text keeps its size there."""
 LEFT, RIGHT, TOP, TALL = 42, 196, 10, 170
-"""The frame: left and right, top, and the least height."""
+"""The plot frame: left edge, right edge, top edge, and minimum height."""
 LABEL_LEFT, LABEL_STEP, LABEL_LETTERS = 214, 15, 19
-"""Labels stand in a column beside the frame, so far apart and so long that they cannot meet."""
+"""Labels form a column beside the frame: its left edge, their spacing, and their maximum number of characters."""
 COLOURS = 10
-_LEAST_SPAN = 5
-"""Of the rates: highest over lowest, so that there are two marks on the axis at least."""
+_MIN_RATE_RATIO = 5
+"""Minimum ratio of the highest to the lowest rate on the axis, so that it has at least two tick marks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,14 @@ class Point:
 
     Attributes:
         label: its name, shortened to fit.
-        description: the name and all numbers, for a reader who does not see the drawing.
-        colour: number of its colour.
-        is_codec: drawn as a square.
-        x: place of its rate.
-        y: place of its score.
-        interval: places of the interval's limits, where it has one: low and high.
-        x_with_caption: place of its rate together with the caption's, where it hears of one.
-        label_y: middle of the label.
+        description: its name and all numbers, as text for screen readers.
+        colour: index of its colour.
+        is_codec: whether it is a codec, drawn as a square.
+        x: x coordinate of its rate.
+        y: y coordinate of its score.
+        interval: y coordinates of the interval's limits, low and high; None without an interval.
+        x_with_caption: x coordinate of its rate including the caption; None if it is not conditioned on captions.
+        label_y: y coordinate of the label's middle.
     """
 
     label: str
@@ -49,15 +49,15 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One metric of one set over bits per pixel.
+    """One metric on one set over bits per pixel.
 
     Attributes:
-        data: the set.
-        metric: the score.
-        bottom: of the frame.
-        points: from top to bottom.
-        x_marks: places and texts along the axis of the rate.
-        y_marks: likewise of the score.
+        data: name of the set.
+        metric: name of the metric.
+        bottom: y coordinate of the frame's bottom edge.
+        points: points from the highest score down.
+        x_marks: coordinates and texts of the rate axis's tick marks.
+        y_marks: coordinates and texts of the score axis's tick marks.
     """
 
     data: str
@@ -69,7 +69,7 @@ class Chart:
 
 
 def draw_charts(evaluation: Evaluation, data: str) -> list[Chart]:
-    """The charts of a set: of each of `METRICS` that somebody with a known rate has."""
+    """Return the charts of a set: one for each of `METRICS` that was measured for a reconstructor with a known rate."""
     results = [result for result in evaluation.results if result.data == data and not result.is_check]
     charts = []
     for metric in METRICS:
@@ -84,19 +84,19 @@ def draw_charts(evaluation: Evaluation, data: str) -> list[Chart]:
 
 
 def without_rate(evaluation: Evaluation, data: str) -> list[str]:
-    """Who is in no chart of a set, because nobody knows the rate."""
+    """Return the reconstructors that are in no chart of a set because their rate is unknown."""
     results = [result for result in evaluation.results if result.data == data and not result.is_check]
     return [result.tokenizer for result in results if not _rate(result)]
 
 
 def spread(wanted: Sequence[float], low: float, high: float, step: int) -> list[float]:
-    """Places near the wanted ones, in their order, `step` apart at least and between `low` and `high`.
+    """Move positions apart: near the wanted ones, in their order, at least `step` apart, from `low` to `high`.
 
     Args:
-        wanted: ascending.
-        low: of the first place.
-        high: of the last; there is room for all.
-        step: between neighbours.
+        wanted: wanted positions, ascending.
+        low: lower limit of the positions.
+        high: upper limit of the positions; there must be room for all of them.
+        step: minimum distance between neighbours.
     """
     places: list[float] = []
     for place in wanted:
@@ -109,12 +109,12 @@ def spread(wanted: Sequence[float], low: float, high: float, step: int) -> list[
 
 
 def _rate(result: Result) -> float | None:
-    """Of the tokens; where there are none, of the caption alone."""
+    """Return the rate of the tokens, or if there are none, that of the caption alone."""
     return _value(result, "bits_per_pixel") or _value(result, "bits_per_pixel_with_caption")
 
 
 def linear_marks(low: float, high: float) -> list[float]:
-    """Round numbers between two limits, two to five."""
+    """Return two to five round numbers between two limits."""
     rough = (high - low) / 5
     power = math.floor(math.log10(rough))
     step = next(factor * 10.0**power for factor in (1, 2, 5, 10) if factor * 10.0**power >= rough)
@@ -122,7 +122,7 @@ def linear_marks(low: float, high: float) -> list[float]:
 
 
 def rate_marks(low: float, high: float) -> list[float]:
-    """Of 1, 2 and 5 times powers of ten those between two limits, or the powers alone where these are many."""
+    """Return the powers of ten and their multiples by 2 and 5 between two limits; only the powers if these are many."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     marks = [factor * 10.0**power for power in decades for factor in (1, 2, 5)]
     inside = [mark for mark in marks if low <= mark <= high]
@@ -131,14 +131,14 @@ def rate_marks(low: float, high: float) -> list[float]:
 
 
 def shorten(name: str, letters: int = LABEL_LETTERS) -> str:
-    """A name without its middle, where it is longer."""
+    """Replace the middle of a name by an ellipsis if the name is longer than `letters` characters."""
     ahead = (letters - 1) // 2
     return name if len(name) <= letters else f"{name[:ahead]}…{name[len(name) - (letters - 1 - ahead) :]}"
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What is known of a point before it has a place."""
+    """The values of a point before its coordinates are computed."""
 
     result: Result
     number: int
@@ -160,12 +160,13 @@ class _Entry:
         return None if self.score.low is None or self.score.high is None else (self.score.low, self.score.high)
 
     def description(self, metric: str) -> str:
-        """All of it in words."""
+        """Describe all values in words."""
         interval = show_interval(self.score)
         caption = "" if self.with_caption is None else f", {show_number(self.with_caption)} with the caption"
         return (
             f"{self.result.tokenizer}: {show_number(self.rate)} bits per pixel{caption}, "
-            f"{metric_info(metric, self.score.network).label} {show_score(self.score)}{f' ({interval})' if interval else ''}"
+            f"{metric_info(metric, self.score.network).label} {show_score(self.score)}"
+            f"{f' ({interval})' if interval else ''}"
         )
 
 
@@ -174,13 +175,13 @@ def _value(result: Result, metric: str) -> float | None:
 
 
 def _chart(data: str, metric: str, entries: Sequence[_Entry]) -> Chart:
-    """One chart; the entries come from the highest score down."""
+    """Lay out one chart; the entries are sorted by descending score."""
     bottom = TOP + max(TALL, LABEL_STEP * len(entries))
-    least, most = _widened([rate for entry in entries for rate in entry.rates])
-    low, high = _padded([value for entry in entries for value in (entry.value, *(entry.interval or ()))])
+    min_rate, max_rate = _rate_limits([rate for entry in entries for rate in entry.rates])
+    low, high = _score_limits([value for entry in entries for value in (entry.value, *(entry.interval or ()))])
 
     def x(rate: float) -> float:
-        return LEFT + (RIGHT - LEFT) * math.log(rate / least) / math.log(most / least)
+        return LEFT + (RIGHT - LEFT) * math.log(rate / min_rate) / math.log(max_rate / min_rate)
 
     def y(value: float) -> float:
         return bottom - (bottom - TOP) * (value - low) / (high - low)
@@ -206,20 +207,20 @@ def _chart(data: str, metric: str, entries: Sequence[_Entry]) -> Chart:
         metric=metric,
         bottom=bottom,
         points=points,
-        x_marks=[(x(mark), f"{mark:g}") for mark in rate_marks(least, most)],
+        x_marks=[(x(mark), f"{mark:g}") for mark in rate_marks(min_rate, max_rate)],
         y_marks=[(y(mark), f"{mark:.10g}") for mark in linear_marks(low, high)],
     )
 
 
-def _widened(rates: Sequence[float]) -> tuple[float, float]:
-    """Limits of the axis of rates: some room on both sides, and `_LEAST_SPAN` between them at least."""
+def _rate_limits(rates: Sequence[float]) -> tuple[float, float]:
+    """Return the limits of the rate axis: a margin on both sides, and a ratio of at least `_MIN_RATE_RATIO`."""
     low, high = min(rates) / 1.15, max(rates) * 1.15
-    more = max(1.0, math.sqrt(_LEAST_SPAN * low / high))
-    return low / more, high * more
+    widening = max(1.0, math.sqrt(_MIN_RATE_RATIO * low / high))
+    return low / widening, high * widening
 
 
-def _padded(values: Sequence[float]) -> tuple[float, float]:
-    """Limits of the axis of scores: a twentieth of room on both sides."""
+def _score_limits(values: Sequence[float]) -> tuple[float, float]:
+    """Return the limits of the score axis, with a margin of one twentieth of the range on both sides."""
     low, high = min(values), max(values)
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
-    return low - room, high + room
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - margin, high + margin

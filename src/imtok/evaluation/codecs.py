@@ -1,4 +1,4 @@
-"""JPEG and WebP as competitors: what a picture costs in bytes there, and the quality of a wanted rate."""
+"""JPEG and WebP as reconstructors: the rate of their files, and a search for the quality that reaches a target rate."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -11,13 +11,13 @@ from imtok.data.pictures import Picture, decode, encode
 
 @dataclass(frozen=True)
 class Codec:
-    """A picture format by Pillow's writer.
+    """A picture format, written by Pillow.
 
     Attributes:
-        format: as Pillow calls it.
-        lowest: quality that it takes.
-        highest: likewise; Pillow advises against JPEG above 95.
-        options: of the writer, for its smallest files.
+        format: Pillow's name of the format.
+        lowest: lowest quality setting.
+        highest: highest quality setting; Pillow advises against JPEG above 95.
+        options: encoder options for the smallest files.
     """
 
     format: str
@@ -26,10 +26,10 @@ class Codec:
     options: dict[str, int]
 
     def compress(self, picture: Picture, quality: int) -> tuple[Picture, float]:
-        """What is left of a picture, and the bits of its file per pixel.
+        """Return a picture after compression, and the bits per pixel of its file.
 
         Raises:
-            ConfigError: larger than the format can be.
+            ConfigError: the picture is larger than the format allows.
         """
         try:
             data = encode(picture, self.format, quality=quality, **self.options)
@@ -48,31 +48,31 @@ _NAME = re.compile(rf"({'|'.join(CODECS)})([:@])([0-9]*\.?[0-9]+)")
 
 @dataclass(frozen=True)
 class Setting:
-    """A codec at a quality, or at a rate in bits per pixel that a set's mean shall be nearest to."""
+    """A codec at a quality, or at a target rate in bits per pixel for the mean over a set."""
 
     codec: Codec
     quality: int | None = None
     rate: float | None = None
 
     def for_set(self, pictures: Callable[[], Iterable[Picture]]) -> tuple["Setting", str | None]:
-        """The same at a fixed quality, and what was searched and found where it had none.
+        """Return the setting at a fixed quality, and for a target rate also a note on the search.
 
         Args:
-            pictures: of the set, from the beginning at every call.
+            pictures: returns the pictures of the set, from the beginning at every call.
         """
         if self.rate is None:
             return self, None
         quality, reached = nearest_quality(self.codec, self.rate, pictures)
-        end = {self.codec.lowest: ", the lowest there is,", self.codec.highest: ", the highest there is,"}
-        note = f"quality {quality}{end.get(quality, '')} for {self.rate:g} bits per pixel; {reached:.4f} are reached"
+        limits = {self.codec.lowest: ", the lowest there is,", self.codec.highest: ", the highest there is,"}
+        note = f"quality {quality}{limits.get(quality, '')} for {self.rate:g} bits per pixel; {reached:.4f} are reached"
         return replace(self, quality=quality, rate=None), note
 
 
 def read_setting(name: str) -> Setting | None:
-    """`jpeg:QUALITY` or `webp@BITS_PER_PIXEL`; None for whatever is called otherwise.
+    """Parse `jpeg:QUALITY` or `webp@BITS_PER_PIXEL`; return None for any other name.
 
     Raises:
-        ConfigError: no such quality or rate.
+        ConfigError: the quality or rate is out of range.
     """
     parts = _NAME.fullmatch(name)
     if parts is None:
@@ -88,24 +88,24 @@ def read_setting(name: str) -> Setting | None:
 
 
 def nearest_quality(codec: Codec, rate: float, pictures: Callable[[], Iterable[Picture]]) -> tuple[int, float]:
-    """The quality whose mean rate over a set is nearest to a wanted one, and the rate it reaches.
+    """Find the quality whose mean rate over a set is nearest to a target, and return it with that rate.
 
-    The mean rate grows with the quality, so half of the qualities that are left fall away with every pass over the set.
+    The mean rate grows with the quality, so this is a binary search with one pass over the set per step.
 
     Args:
-        codec: which.
-        rate: in bits per pixel.
-        pictures: of the set, from the beginning at every call; never held as a whole.
+        codec: the codec.
+        rate: target rate in bits per pixel.
+        pictures: returns the pictures of the set, from the beginning at every call; they are never all held in memory.
     """
 
     @cache
-    def reached(quality: int) -> float:
+    def mean_rate(quality: int) -> float:
         rates = [codec.compress(picture, quality)[1] for picture in pictures()]
         return sum(rates) / max(len(rates), 1)
 
     low, high = codec.lowest, codec.highest
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if reached(middle) < rate else (low, middle)
-    quality = min((low, high), key=lambda quality: abs(reached(quality) - rate))
-    return quality, reached(quality)
+        low, high = (middle, high) if mean_rate(middle) < rate else (low, middle)
+    quality = min((low, high), key=lambda quality: abs(mean_rate(quality) - rate))
+    return quality, mean_rate(quality)

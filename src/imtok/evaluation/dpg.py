@@ -1,10 +1,12 @@
-"""DPG-Bench's scoring rules (Hu et al. 2024, ELLA) over any visual question answering: yes or no, question by question.
+"""DPG-Bench's scoring rules (Hu et al. 2024, ELLA), for any network that answers yes-or-no questions about pictures.
 
-A question whose parent's answer is no counts as no; a picture's score is the mean of its questions, a prompt's that of
-its four pictures, the whole that of the prompts. What goes wrong in the official script and not here: the first row of
-the questions is skipped (with it, often, the first prompt); what fails is swallowed with its prompt; categories look at
-the last picture's raw answers only (here at all pictures, after the parents); a child listed before its parent is not
-zeroed along a chain; a prompt whose rows stand apart keeps the last of them only.
+A question counts as no if the answer to one of its parents is no. A picture's score is the mean over its questions, a
+prompt's score the mean over its four pictures, and the total the mean over prompts.
+
+Defects of the official script that are avoided here: the first row of the table of questions is skipped, and often with
+it the first prompt; an error silently drops its prompt; category scores use the raw answers for the last picture only
+(here: the answers for all pictures, after the dependencies are applied); along a chain of dependencies, a no does not
+reach a child that is listed before its parent; of a prompt whose rows are not contiguous, only the last block is kept.
 """
 
 from collections import defaultdict
@@ -19,35 +21,35 @@ from imtok.data.readers import read_table
 KINDS = ("global", "entity", "attribute", "relation", "other")
 """Broad categories of questions."""
 PICTURES = 4
-"""Of a prompt."""
+"""Number of pictures per prompt."""
 
 
 @runtime_checkable
 class VQAModel(Protocol):
-    """DPGResult questions about pictures; the paper's is mPLUG-large.
+    """Answers questions about pictures; the paper uses mPLUG-large.
 
     Attributes:
-        name: stands beside the number.
-        sha256: of its weights, likewise.
+        name: name of the network, reported with the score.
+        sha256: hash of its weights, reported with the score.
     """
 
     name: str
     sha256: str
 
     def answer(self, picture: Picture, question: str) -> str:
-        """`yes` or anything else."""
+        """Return the answer: `yes`, or any other text, which counts as no."""
         ...
 
 
 @dataclass(frozen=True)
 class Question:
-    """A proposition about a prompt's picture.
+    """A question about the pictures of a prompt.
 
     Attributes:
-        number: within its prompt.
+        number: number of the question within its prompt.
         text: the question.
-        parents: numbers of the questions that must be answered yes for this one to count.
-        category: such as `entity - whole`; what stands before the hyphen is the broad one.
+        parents: numbers of the questions that must be answered with yes for this one to count.
+        category: category such as `entity - whole`; the part before the hyphen is the broad category.
     """
 
     number: int
@@ -57,10 +59,11 @@ class Question:
 
 
 def read_questions(table: str) -> dict[str, list[Question]]:
-    """The questions of each prompt in DPG-Bench's CSV file, by the prompt's `item_id`.
+    """Read the questions of each prompt from DPG-Bench's CSV file, by the prompt's `item_id`.
 
     Raises:
-        ConfigError: a row that lacks something, or a question whose parent does not exist; one line.
+        ConfigError: a row lacks a value or has an invalid one, two questions of a prompt have the same number, or a
+            question depends on one that does not exist or on itself (one-line message).
     """
     questions: dict[str, list[Question]] = defaultdict(list)
     for line, row in read_table(table):
@@ -72,14 +75,14 @@ def read_questions(table: str) -> dict[str, list[Question]]:
             questions[row["item_id"]].append(Question(int(row["proposition_id"]), text, parents, category))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{table}:{line}: no row of DPG-Bench ({error!r})") from None
-    for item, asked in questions.items():
-        _check_parents(item, asked)
+    for item, item_questions in questions.items():
+        _check_parents(item, item_questions)
     return dict(questions)
 
 
 def apply_dependencies(questions: Sequence[Question], answers: Mapping[int, bool]) -> dict[int, float]:
-    """1 for each question that was answered yes together with its parents, their parents, and so on; else 0."""
-    parents = {one.number: one.parents for one in questions}
+    """Return 1 for each question that, like all its ancestors, is answered with yes, else 0; by question number."""
+    parents = {question.number: question.parents for question in questions}
 
     def holds(number: int) -> bool:
         return answers[number] and all(holds(parent) for parent in parents[number])
@@ -88,20 +91,20 @@ def apply_dependencies(questions: Sequence[Question], answers: Mapping[int, bool
 
 
 def _check_parents(item: str, questions: Sequence[Question]) -> None:
-    parents = {one.number: one.parents for one in questions}
+    parents = {question.number: question.parents for question in questions}
     if len(parents) < len(questions):
         raise ConfigError(f"DPG-Bench: {item}: two questions have one number")
     for number in parents:
-        above = set(parents[number])
-        while more := {parent for one in above for parent in parents.get(one, ())} - above:
-            above |= more
-        if number in above or not above <= parents.keys():
-            raise ConfigError(f"DPG-Bench: {item}: question {number} depends on {sorted(above)}, which cannot be")
+        ancestors = set(parents[number])
+        while added := {parent for ancestor in ancestors for parent in parents.get(ancestor, ())} - ancestors:
+            ancestors |= added
+        if number in ancestors or not ancestors <= parents.keys():
+            raise ConfigError(f"DPG-Bench: {item}: question {number} depends on {sorted(ancestors)}, which cannot be")
 
 
 def plain_answer(answer: str) -> str:
-    """An answer as it is compared: "yes" counts, all else does not.
+    """Normalize an answer for comparison: "yes" counts as yes, everything else as no.
 
-    Deviation: whatever its case and final full stop; the official script's network writes nothing but lower case.
+    Deviation: case and final full stops are ignored; the official script's network outputs lower case only.
     """
     return answer.strip().rstrip(".").lower()

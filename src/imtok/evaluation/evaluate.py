@@ -1,4 +1,4 @@
-"""Any tokenizers on any pictures: numbers with intervals, differences between tokenizers, and a report to look at."""
+"""Evaluate any tokenizers on any sets of pictures: scores with intervals, paired differences and an HTML report."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,12 +58,12 @@ METRICS = (
     "face_similarity",
 )
 _JUDGES = {"text": TextJudge, "face": FaceJudge}
-_UNCROPPED = (
+_UNCROPPED_NOTE = (
     "fid and inception_score: pictures were not cropped here (--size 256 --fit crop does that), so these are the "
     "numbers of papers only if the pictures had been cropped before"
 )
-_ON_DEVICE = ("perceptual", "lpips", "frechet", "inception")
-"""Networks that look at whole pictures; the judges of words and faces read on the CPU."""
+_ACCELERATED = ("perceptual", "lpips", "frechet", "inception")
+"""Networks that run on the accelerator, on whole pictures; the judges of words and faces run on the CPU."""
 
 
 def evaluate(
@@ -85,39 +85,47 @@ def evaluate(
 ) -> Evaluation:
     """Measure tokenizers on sets of pictures.
 
-    A name that nothing has ends all at once. What is there and cannot be opened is left out, and so is a tokenizer on a
-    set on which it fails; the rest is measured, and `failed` says what is missing and why.
+    An unknown name raises an error before anything is measured. A tokenizer or set that exists but cannot be opened is
+    skipped, and so is a tokenizer on a set on which it fails; everything else is measured, and `Evaluation.failed`
+    lists what is missing and why.
 
-    Processes that torchrun has started, which must all call this alike, share the work: each returns all of it, and the
-    first one writes the files. An error of one is raised by the first, and the others exit.
+    Processes started by torchrun share the work. All of them must call this function with the same arguments; each
+    returns the complete result, and rank 0 writes the files. An error on any rank is raised on rank 0, and the other
+    ranks exit.
 
     Args:
         tokenizers: shipped names, run folders, other projects' checkpoints, folders of reconstructed pictures
-            (`FOLDER@BITS_PER_PIXEL` where their rate is known), or codecs (`jpeg:QUALITY`, `webp@BITS_PER_PIXEL`). The
+            (`FOLDER@BITS_PER_PIXEL` where their rate is known), or codecs (`jpeg:QUALITY`, `webp@BITS_PER_PIXEL`). All
             others are compared with the first.
-        data: anything that `open_dataset` reads, or sources by name. For the metrics that look at them, words need their
-            text and faces their landmarks, as `imtok annotate` writes them.
-        out: folder for `metrics.json`, `report.html` and `items.jsonl`; None writes nothing.
-        metrics: names out of `METRICS`; None: those of the protocol, or all that the pictures and the networks at hand
+        data: anything that `open_dataset` reads, or a mapping from names to datasets. Text metrics need words with
+            their text, and face metrics need faces with landmarks, as written by `imtok annotate`.
+        out: output folder for `metrics.json`, `report.html` and `items.jsonl`; None writes nothing.
+        metrics: names from `METRICS`; None: those of the protocol, or all that the pictures and the available networks
             allow.
-        size: judge at so many pixels; None: every picture at its own size.
-        fit: how a picture becomes a square of that size: padded as TokBench does (`PadToSquare`), or cropped as for
-            rFID on ImageNet (`CentreCrop`).
-        count: at most so many pictures of each set, evenly spread.
-        checks: also measure the model-free self-checks.
-        wrong_captions: also measure every tokenizer that hears of captions while it is told another picture's.
-        text_judge: reads the words.
-        face_judge: compares the faces.
-        face_buckets: which version of TokBench's sizes of faces.
-        cache: keep on disk what the judges say of originals, and look there first (see `imtok.evaluation.cache`).
-        protocol: a name out of `PROTOCOLS`, of reconstructions; what differs from it is said.
+        size: side in pixels of the square at which pictures are evaluated; None: every picture at its own size.
+        fit: how a picture becomes a square of that size: padded as in TokBench (`PadToSquare`), or cropped as for rFID
+            on ImageNet (`CentreCrop`).
+        count: maximum number of pictures of each set, evenly spread over it.
+        checks: whether to also measure the model-free self-checks.
+        wrong_captions: whether to also measure every tokenizer that is conditioned on captions with the captions of
+            other pictures.
+        text_judge: registry name of the network that reads the words.
+        face_judge: registry name of the network that compares the faces.
+        face_buckets: which version of TokBench's face size buckets to use.
+        cache: whether to store the judges' outputs for originals on disk and reuse them (see
+            `imtok.evaluation.cache`).
+        protocol: name from `PROTOCOLS` of a protocol for reconstructions; deviations from it are reported.
+
+    Returns:
+        The scores, comparisons, examples and failures.
 
     Raises:
-        ConfigError: an unknown metric, tokenizer, judge or protocol, two tokenizers of one name, or nothing is left.
-        DataError: a set that does not exist, or nothing is left.
-        MissingWeights: all metrics that were asked for by name lack their networks.
+        ConfigError: an unknown metric, tokenizer, judge or protocol, two tokenizers of the same name, or no tokenizer
+            or metric is left to measure.
+        DataError: a set does not exist, or no set is left to measure.
+        MissingWeights: the networks of all explicitly requested metrics are missing.
     """
-    given = {
+    options = {
         "metrics": metrics,
         "size": size,
         "fit": fit,
@@ -133,14 +141,14 @@ def evaluate(
         sources = [tokenizers] if isinstance(tokenizers, str | PathLike) else list(tokenizers)
         places = [data] if isinstance(data, str | PathLike) else data
         failures = Failures()
-        published = None if protocol is None else _of_reconstructions(protocol)
+        published = None if protocol is None else _reconstruction_protocol(protocol)
         if metrics is None and published is not None:
             metrics = published.metrics
         check_names(metrics, METRICS)
         if not sources or not places or (metrics is not None and not metrics):
             raise ConfigError("name at least one tokenizer, one set of pictures and one metric")
         check_limits(size, count)
-        fitted = make_preprocessing(size, fit)
+        preprocessing = make_preprocessing(size, fit)
         for source in sources:
             check_name(str(source))
         in_memory = isinstance(places, Mapping)
@@ -149,38 +157,41 @@ def evaluate(
             Path(out).mkdir(parents=True, exist_ok=True)
         reconstructors = _open_reconstructors(sources, () if in_memory else tuple(places), failures, ranks)
         if wrong_captions:
-            reconstructors += _misled(reconstructors)
+            reconstructors += _with_wrong_captions(reconstructors)
         if checks:
             reconstructors += self_checks()
-        networks, lost = load_networks(metrics, text_judge, face_judge, ranks)
+        networks, unavailable = load_networks(metrics, text_judge, face_judge, ranks)
         wanted = None
         if metrics is not None:
-            wanted = [metric for metric, _ in failures.survivors("metric", [(one, lost.get(one)) for one in metrics])]
+            wanted = [
+                metric
+                for metric, _ in failures.survivors("metric", [(name, unavailable.get(name)) for name in metrics])
+            ]
         else:
-            for metric, error in lost.items():
+            for metric, error in unavailable.items():
                 failures.add(error, metric=metric)
-        # Sets in memory have no command.
-        words = None if in_memory else ["evaluate", *map(str, sources), "--data", *map(str, places)]
+        # Sets in memory cannot be named on a command line.
+        arguments = None if in_memory else ["evaluate", *map(str, sources), "--data", *map(str, places)]
         record = _Record(
             reconstructors=reconstructors,
-            fit=fitted,
-            preprocessing=fitted.rule if size is None else f"{fitted.rule}, {size} px",
+            fit=preprocessing,
+            preprocessing=preprocessing.rule if size is None else f"{preprocessing.rule}, {size} px",
             notes=[
-                *([_UNCROPPED] if "inception" in networks and not isinstance(fitted, CentreCrop) else []),
+                *([_UNCROPPED_NOTE] if "inception" in networks and not isinstance(preprocessing, CentreCrop) else []),
                 *([] if published is None else published.unchecked),
             ],
             protocol=protocol,
-            reproduction={} if words is None else {"command": command_line(evaluate, words, given)},
+            reproduction={} if arguments is None else {"command": command_line(evaluate, arguments, options)},
             failures=failures,
             out=None if out is None or rank() != 0 else Path(out),
         )
-        with EvaluationCache(default_file() if cache else None) as answers:
-            meters = partial(_meters, networks, face_buckets, answers)
+        with EvaluationCache(default_file() if cache else None) as evaluation_cache:
+            meters = partial(_meters, networks, face_buckets, evaluation_cache)
 
             def measure(name: str, source: Dataset) -> SetResult:
-                return evaluate_set(name, source, reconstructors, wanted, meters, fitted, count, failures, ranks)
+                return evaluate_set(name, source, reconstructors, wanted, meters, preprocessing, count, failures, ranks)
 
-            for part in _each(sets, measure, failures):
+            for part in _measure_sets(sets, measure, failures):
                 record.add(part)
                 if isinstance(part.ended_by, KeyboardInterrupt):
                     raise part.ended_by
@@ -189,11 +200,11 @@ def evaluate(
 
 @dataclass(kw_only=True)
 class _Record:
-    """What an evaluation has found so far.
+    """The results of an evaluation so far.
 
     Attributes:
-        notes: what a reader must not miss.
-        out: where it is written; None on other ranks than the first.
+        notes: notes that every reader of the results must see.
+        out: output folder; None on all ranks except rank 0.
     """
 
     reconstructors: list[Reconstructor]
@@ -207,27 +218,27 @@ class _Record:
     parts: list[SetResult] = field(default_factory=list)
 
     def add(self, part: SetResult) -> None:
-        """One more set, written at once, so that nothing is lost if a later one ends all."""
+        """Add the results of a set and write all results so far, so that nothing is lost if a later set fails."""
         self.parts.append(part)
-        self._write(self._found())
+        self._write(self._evaluation())
 
     def finish(self, wanted: Sequence[str]) -> Evaluation:
-        """All of it, with the report; those metrics that no set had anything for are named."""
+        """Write and return all results, with the report; metrics that no set measured become failures."""
         measured = {family(metric) for part in self.parts for r in part.results for metric in r.metrics}
         for metric in wanted:
             if metric not in measured:
                 self.failures.add("nothing to measure it on", metric=metric)
-        found = self._found()
-        self._write(found)
+        evaluation = self._evaluation()
+        self._write(evaluation)
         if self.out is not None:
-            write_report(found, self.out / REPORT)
-        return found
+            write_report(evaluation, self.out / REPORT)
+        return evaluation
 
-    def _found(self) -> Evaluation:
+    def _evaluation(self) -> Evaluation:
         published = None if self.protocol is None else get_protocol(self.protocol)
         differing = {} if published is None else {p.data.name: _deviations(published, p, self.fit) for p in self.parts}
         return Evaluation(
-            tokenizers={c.name: _about(c) for c in self.reconstructors},
+            tokenizers={reconstructor.name: _tokenizer_info(reconstructor) for reconstructor in self.reconstructors},
             sets=[part.data for part in self.parts],
             results=[result for part in self.parts for result in part.results],
             comparisons=[comparison for part in self.parts for comparison in part.comparisons],
@@ -241,34 +252,36 @@ class _Record:
             failed=self.failures.met,
         )
 
-    def _write(self, found: Evaluation) -> None:
+    def _write(self, evaluation: Evaluation) -> None:
         if self.out is not None:
-            write_results(found.to_json(), (item for part in self.parts for item in part.items), self.out)
+            write_results(evaluation.to_json(), (item for part in self.parts for item in part.items), self.out)
 
 
 def _open_reconstructors(
     sources: Sequence[str | PathLike[str]], data: Sequence[str | PathLike[str]], failures: Failures, ranks: Ranks
 ) -> list[Reconstructor]:
-    """As far as they can be opened."""
+    """Open the reconstructors; those that cannot be opened are recorded as failures."""
     opened = [(str(source), ranks.agree(partial(open_reconstructor, data=data), str(source))) for source in sources]
-    return _told_apart(failures.survivors("tokenizer", opened))
+    return _with_unique_names(failures.survivors("tokenizer", opened))
 
 
-def _misled(reconstructors: Sequence[Reconstructor]) -> list[Reconstructor]:
-    """Those that hear of captions once more, told wrong ones."""
-    found = [
-        WrongCaptions(one) for one in reconstructors if isinstance(one, TokenizerReconstructor) and one.text_conditioner
+def _with_wrong_captions(reconstructors: Sequence[Reconstructor]) -> list[Reconstructor]:
+    """Return a control with wrong captions for every tokenizer that is conditioned on captions."""
+    controls = [
+        WrongCaptions(reconstructor)
+        for reconstructor in reconstructors
+        if isinstance(reconstructor, TokenizerReconstructor) and reconstructor.text_conditioner
     ]
-    if not found:
-        say("wrong captions: none of the tokenizers hears captions")
-    return [*found]
+    if not controls:
+        say("wrong captions: none of the tokenizers is conditioned on captions")
+    return [*controls]
 
 
-def _told_apart(opened: Sequence[tuple[str, Reconstructor]]) -> list[Reconstructor]:
-    """Reconstructors whose names differ: where that is not so, they are called as they were named.
+def _with_unique_names(opened: Sequence[tuple[str, Reconstructor]]) -> list[Reconstructor]:
+    """Return the reconstructors with unique names; one whose name is not unique is named by its source instead.
 
     Raises:
-        ConfigError: even those are alike, or something else in the report is called so.
+        ConfigError: these names are not unique either, or clash with another name in the report.
     """
     names = ["original", *(check.name for check in self_checks()), *(reconstructor.name for _, reconstructor in opened)]
     for source, reconstructor in opened:
@@ -284,10 +297,10 @@ def _open_sets(places: Sequence[str | PathLike[str]], failures: Failures, ranks:
     return dict(failures.survivors("data", opened))
 
 
-def _each(
+def _measure_sets(
     sets: Mapping[str, Dataset], measure: Callable[[str, Dataset], SetResult], failures: Failures
 ) -> Iterator[SetResult]:
-    """What the sets contribute, but for those that fail; the last one's error where all do."""
+    """Yield the result of each set, skipping those that fail; if all fail, raise the last one's error."""
     left = len(sets)
     for number, (name, source) in enumerate(sets.items(), 1):
         try:
@@ -301,7 +314,7 @@ def _each(
             yield part
 
 
-def _of_reconstructions(protocol: str) -> EvaluationProtocol:
+def _reconstruction_protocol(protocol: str) -> EvaluationProtocol:
     found = get_protocol(protocol)
     if not set(found.metrics) <= set(METRICS):
         raise ConfigError(f"the protocol {protocol} is of generated pictures: imtok evaluate-generated")
@@ -309,7 +322,7 @@ def _of_reconstructions(protocol: str) -> EvaluationProtocol:
 
 
 def _deviations(protocol: EvaluationProtocol, part: SetResult, fit: Preprocessing) -> list[str]:
-    """What differs from a protocol on a set; its reference are the originals themselves."""
+    """Return the deviations from a protocol on a set; the reference set is the originals themselves."""
     uncropped = "pictures are not cropped to centred squares of one size (--size 256 --fit crop)"
     return [
         *([] if isinstance(fit, CentreCrop) else [uncropped]),
@@ -325,21 +338,24 @@ def _deviations(protocol: EvaluationProtocol, part: SetResult, fit: Preprocessin
     ]
 
 
-def _about(reconstructor: Reconstructor) -> dict[str, Any]:
-    about: dict[str, Any] = {"teachers": sorted(reconstructor.teachers), "is_check": reconstructor.is_check}
-    return about if reconstructor.sha256 is None else about | {"sha256": reconstructor.sha256}
+def _tokenizer_info(reconstructor: Reconstructor) -> dict[str, Any]:
+    info: dict[str, Any] = {"teachers": sorted(reconstructor.teachers), "is_check": reconstructor.is_check}
+    return info if reconstructor.sha256 is None else info | {"sha256": reconstructor.sha256}
 
 
 def load_networks(
     metrics: Sequence[str] | None, text_judge: str, face_judge: str, ranks: Ranks
 ) -> tuple[dict[str, Any], dict[str, InputError | OSError]]:
-    """The networks of some metrics, by what they are for; and why metrics cannot be measured that somebody expects.
+    """Load the networks of some metrics.
 
-    These are all that are asked for by name, those of a judge that is named, and those whose network is here and
-    broken. What is missing or broken on one rank is so on all.
+    A network that is missing or broken on one rank counts as such on all ranks.
+
+    Returns:
+        The networks by purpose, and the error of each metric that was expected but cannot be measured: a metric that
+        was requested by name, one of a judge that is not the default, or one whose network is installed but broken.
 
     Raises:
-        InputError: a judge that cannot judge or is not known.
+        InputError: a judge is unknown or of the wrong kind.
     """
     needed = {
         "perceptual": ("perceptual/vgg16", {"vgg16_distance"}),
@@ -350,39 +366,41 @@ def load_networks(
         "face": (face_judge, {"face_similarity"}),
     }
     networks: dict[str, Any] = {}
-    lost: dict[str, InputError | OSError] = {}
+    unavailable: dict[str, InputError | OSError] = {}
     named = {
-        use
-        for use, judge, usual in (("text", text_judge, TEXT_JUDGE), ("face", face_judge, FACE_JUDGE))
-        if judge != usual
+        purpose
+        for purpose, judge, default in (("text", text_judge, TEXT_JUDGE), ("face", face_judge, FACE_JUDGE))
+        if judge != default
     }
-    for use, (network, served) in needed.items():
-        if metrics is not None and not served & set(metrics):
+    for purpose, (registry_name, served_metrics) in needed.items():
+        if metrics is not None and not served_metrics & set(metrics):
             continue
-        found = ranks.agree(pretrained.load, network)
-        if use in _JUDGES and network not in pretrained.REGISTRY:
-            unwrap(found)  # there is none of this name
-        if not isinstance(found, InputError | OSError):
-            networks[use] = found.to(best_device()) if use in _ON_DEVICE else found
-            if not isinstance(found, _JUDGES.get(use, object)):
-                raise ConfigError(f"{network}: cannot judge {use}s; see imtok weights for the {use} judges")
-        elif metrics is not None or use in named or not isinstance(found, pretrained.MissingWeights):
-            lost |= dict.fromkeys(served, found)
-        elif use not in ("lpips", "inception"):  # few have those, and their stand-ins are measured
-            say(f"without {', '.join(sorted(served))}: {found}")
-    return networks, lost
+        network = ranks.agree(pretrained.load, registry_name)
+        if purpose in _JUDGES and registry_name not in pretrained.REGISTRY:
+            unwrap(network)  # raises: the registry has no network of this name
+        if not isinstance(network, InputError | OSError):
+            networks[purpose] = network.to(best_device()) if purpose in _ACCELERATED else network
+            if not isinstance(network, _JUDGES.get(purpose, object)):
+                raise ConfigError(
+                    f"{registry_name}: cannot judge {purpose}s; see imtok weights for the {purpose} judges"
+                )
+        elif metrics is not None or purpose in named or not isinstance(network, pretrained.MissingWeights):
+            unavailable |= dict.fromkeys(served_metrics, network)
+        elif purpose not in ("lpips", "inception"):  # rarely installed, and substitutes for them are measured
+            say(f"without {', '.join(sorted(served_metrics))}: {network}")
+    return networks, unavailable
 
 
 def _meters(
-    networks: Mapping[str, Any], face_buckets: FaceBuckets, answers: EvaluationCache, total: int
+    networks: Mapping[str, Any], face_buckets: FaceBuckets, cache: EvaluationCache, total: int
 ) -> list[Meter[Any]]:
-    """Fresh ones for a set of so many pictures."""
+    """Create new meters for a set of `total` pictures."""
     makers: dict[str, Callable[[Any], Meter[Any]]] = {
         "perceptual": PerceptualMeter,
         "lpips": lambda network: PerceptualMeter(network, "lpips"),
-        "frechet": lambda network: FrechetMeter(network, cache=answers),
-        "inception": lambda network: InceptionMeter(network, total, answers),
-        "text": lambda judge: TextMeter(judge, answers),
-        "face": lambda judge: FaceMeter(judge, face_buckets, answers),
+        "frechet": lambda network: FrechetMeter(network, cache=cache),
+        "inception": lambda network: InceptionMeter(network, total, cache),
+        "text": lambda judge: TextMeter(judge, cache),
+        "face": lambda judge: FaceMeter(judge, face_buckets, cache),
     }
-    return [makers[use](network) for use, network in networks.items()]
+    return [makers[purpose](network) for purpose, network in networks.items()]

@@ -1,4 +1,4 @@
-"""Are faces still the same person? A judge that had no part in training compares them."""
+"""Face similarity: a judge that was not used in training compares the faces of originals and reconstructions."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from imtok.evaluation.meters import Measurement, Meter, OriginalPicture, Reconst
 from imtok.layers.crops import Regions, align_faces
 
 FACE_JUDGE = "face_judge/dlib"
-"""Compares, unless another is named."""
+"""Default face judge."""
 
 
 @runtime_checkable
@@ -28,9 +28,9 @@ class FaceJudge(Protocol):
 
     Attributes:
         name: role/name in the registry.
-        sha256: of its weights.
-        input_size: of a face.
-        template: where its five landmarks shall lie.
+        sha256: hash of its weights.
+        input_size: height and width of an aligned face.
+        template: target positions of the five landmarks in the aligned face, in pixels.
     """
 
     name: str
@@ -39,24 +39,24 @@ class FaceJudge(Protocol):
     template: Tensor
 
     def embed(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
-        """Embeddings of faces in [-1, 1] that lie on `template`."""
+        """Return the embeddings of faces in [-1, 1] that are aligned to `template`."""
         ...
 
 
 @torch.no_grad()
 def embed_faces(judge: FaceJudge, picture: Picture, faces: Sequence[Face]) -> Float[Tensor, "faces dim"]:
-    """The judge's embedding of each face.
+    """Return the judge's embedding of each face.
 
-    For a reconstruction too the landmarks are those of the original, as in TokBench: nothing is detected on it.
+    Reconstructions are aligned by the landmarks of the original, as in TokBench; nothing is detected on them.
 
     Args:
-        judge: of the role `face_judge`.
-        picture: that the faces belong to, or its reconstruction of the same size.
-        faces: with landmarks.
+        judge: network of the role `face_judge`.
+        picture: the picture that contains the faces, or its reconstruction at the same size.
+        faces: faces with landmarks.
 
     Raises:
-        ValueError: a face without landmarks.
-        ConfigError: the judge answers NaN or infinity.
+        ValueError: a face has no landmarks.
+        ConfigError: the judge outputs NaN or infinity.
     """
     if not faces:
         return torch.zeros(0, 1)
@@ -66,14 +66,20 @@ def embed_faces(judge: FaceJudge, picture: Picture, faces: Sequence[Face]) -> Fl
         image_index=torch.zeros(len(faces), dtype=torch.long),
         landmarks=torch.from_numpy(np.stack([face.landmark_array() for face in faces])),
     )
-    found = judge.embed(align_faces(from_uint8(picture)[None], regions, judge.template, judge.input_size))
-    return check_finite(found, judge.name)
+    embeddings = judge.embed(align_faces(from_uint8(picture)[None], regions, judge.template, judge.input_size))
+    return check_finite(embeddings, judge.name)
 
 
 def size_ratio(face: Face, width: int, height: int) -> float:
-    """Size of a face as TokBench's files state it, else the longer side of its box over the picture's longer side.
+    """Return the size of a face as a share of the picture's longer side.
 
-    How TokBench measures it could not be verified.
+    If TokBench's files state the size, that value is returned, otherwise the longer side of the face's box over the
+    longer side of the picture. How TokBench measures the size could not be verified.
+
+    Args:
+        face: the face.
+        width: width of the picture.
+        height: height of the picture.
     """
     if face.ratio is not None:
         return face.ratio
@@ -83,7 +89,16 @@ def size_ratio(face: Face, width: int, height: int) -> float:
 
 @dataclass(frozen=True)
 class Faces:
-    """The faces of a batch that are scored: the index of each one's picture, its bucket, and its similarities."""
+    """The scored faces of a batch.
+
+    Attributes:
+        pictures: index in the batch of each face's picture.
+        faces: the faces.
+        buckets: size bucket of each face.
+        rules: descriptions of the bucket limits that were applied.
+        too_small: number of faces that are not scored: below the smallest bucket, or without usable landmarks.
+        similarities: cosine similarity of each face, by reconstructor.
+    """
 
     pictures: list[int]
     faces: list[Face]
@@ -94,12 +109,12 @@ class Faces:
 
 
 class FaceMeter(Meter[Faces]):
-    """Cosine between the judge's embeddings of each face before and after, in size buckets whose means are averaged.
+    """Cosine similarity of each face's embeddings on original and reconstruction, as the mean of size-bucket means.
 
     Args:
-        judge: compares the faces.
-        buckets: which version of TokBench's.
-        cache: keeps the embeddings of originals.
+        judge: network that embeds the faces.
+        buckets: version of TokBench's size buckets.
+        cache: cache of the embeddings of originals.
     """
 
     what = "faces"
@@ -108,60 +123,67 @@ class FaceMeter(Meter[Faces]):
         self.judge, self._cache = judge, cache or EvaluationCache()
         self.buckets: FaceBuckets = buckets
         self._similarities: dict[str, list[float]] = defaultdict(list)  # in the order of the faces
-        self._places: list[tuple[int, int]] = []
+        self._groups_and_buckets: list[tuple[int, int]] = []
         self._too_small = 0
         self._rules: set[str] = set()
 
-    def process(self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]) -> Faces:
-        scored: list[list[Face]] = [[] for _ in shown]
+    def process(
+        self, originals: Sequence[OriginalPicture], reconstructions: Mapping[str, Sequence[ReconstructedPicture]]
+    ) -> Faces:
+        scored: list[list[Face]] = [[] for _ in originals]
         buckets: list[int] = []
         rules: set[str] = set()
         too_small = 0
-        for one, inside in zip(shown, scored, strict=True):
-            rule = face_buckets(max(one.prepared.shape[:2]), self.buckets)
-            for face in one.sample.faces or []:
-                bucket = rule.index(size_ratio(face, one.sample.width, one.sample.height))
+        for picture, faces in zip(originals, scored, strict=True):
+            rule = face_buckets(max(picture.prepared.shape[:2]), self.buckets)
+            for face in picture.sample.faces or []:
+                bucket = rule.index(size_ratio(face, picture.sample.width, picture.sample.height))
                 if bucket is None or not face.can_be_aligned:
                     too_small += 1
                     continue
-                inside.append(face)
+                faces.append(face)
                 buckets.append(bucket)
                 rules.add(str(rule))
-        before = self._embed_originals(shown, scored)
+        before = self._embed_originals(originals, scored)
         similarities = {}
-        for name, several in drawn.items():
-            after = [embed_faces(self.judge, one.restored, inside) for one, inside in zip(several, scored, strict=True)]
+        for name, pictures in reconstructions.items():
+            after = [
+                embed_faces(self.judge, picture.restored, faces)
+                for picture, faces in zip(pictures, scored, strict=True)
+            ]
             pairs = zip(before, after, strict=True)
             similarities[name] = [value for pair in pairs for value in F.cosine_similarity(*pair).tolist()]
         return Faces(
-            pictures=[index for index, inside in enumerate(scored) for _ in inside],
-            faces=[face for inside in scored for face in inside],
+            pictures=[index for index, faces in enumerate(scored) for _ in faces],
+            faces=[face for faces in scored for face in faces],
             buckets=buckets,
             rules=rules,
             too_small=too_small,
             similarities=similarities,
         )
 
-    def _embed_originals(self, shown: Sequence[OriginalPicture], scored: Sequence[list[Face]]) -> list[Tensor]:
-        keys = keys_of(self.judge, shown, [[(face.box, face.landmarks) for face in inside] for inside in scored])
+    def _embed_originals(self, originals: Sequence[OriginalPicture], scored: Sequence[list[Face]]) -> list[Tensor]:
+        keys = keys_of(self.judge, originals, [[(face.box, face.landmarks) for face in faces] for faces in scored])
 
-        def ask(places: list[int]) -> list[list[list[float]]]:
-            return [embed_faces(self.judge, shown[place].original, scored[place]).tolist() for place in places]
+        def embed(indices: list[int]) -> list[list[list[float]]]:
+            return [embed_faces(self.judge, originals[index].original, scored[index]).tolist() for index in indices]
 
-        found = self._cache.get_or_compute(keys, ask)
-        return [torch.tensor(vectors) if vectors else torch.zeros(0, 1) for vectors in found]
+        embeddings = self._cache.get_or_compute(keys, embed)
+        return [torch.tensor(vectors) if vectors else torch.zeros(0, 1) for vectors in embeddings]
 
     def add(self, found: Faces, groups: Sequence[int]) -> None:
         self._rules |= found.rules
         self._too_small += found.too_small
-        self._places += [(groups[index], bucket) for index, bucket in zip(found.pictures, found.buckets, strict=True)]
+        self._groups_and_buckets += [
+            (groups[index], bucket) for index, bucket in zip(found.pictures, found.buckets, strict=True)
+        ]
         for name, similarities in found.similarities.items():
             self._similarities[name] += similarities
 
     def results(self, name: str) -> dict[str, Measurement]:
-        if not self._places:
+        if not self._groups_and_buckets:
             return {}
-        groups, buckets = zip(*self._places, strict=True)
+        groups, buckets = zip(*self._groups_and_buckets, strict=True)
         note = f"{self._too_small} faces too small or without landmarks; buckets: {' and '.join(sorted(self._rules))}"
         return {
             "face_similarity": Measurement(
@@ -172,11 +194,11 @@ class FaceMeter(Meter[Faces]):
             )
         }
 
-    def items(self, shown: Sequence[OriginalPicture], found: Faces) -> list[dict[str, Any]]:
+    def items(self, originals: Sequence[OriginalPicture], found: Faces) -> list[dict[str, Any]]:
         return [
             {
                 "kind": "face",
-                **shown[picture].place,
+                **originals[picture].place,
                 "box": list(face.box),
                 "similarity": {name: values[index] for name, values in found.similarities.items()},
             }

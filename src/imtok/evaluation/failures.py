@@ -1,4 +1,4 @@
-"""What an evaluation was asked for and had to leave out, and why; the rest is measured."""
+"""Failures of an evaluation: what was requested but had to be left out, and why; everything else is measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Failure:
     """A tokenizer, a set, a metric (whose network is missing), or a tokenizer or metric on one set.
 
     Attributes:
-        why: in a line.
-        tokenizer: as it was named.
-        data: likewise.
-        metric: likewise.
+        why: reason in one line.
+        tokenizer: name of the tokenizer; None if the failure is not about one.
+        data: name of the set; None if the failure is not about one.
+        metric: name of the metric; None if the failure is not about one.
     """
 
     why: str
@@ -33,10 +33,10 @@ class Failure:
 
 
 class Failures:
-    """All of an evaluation, each said when it comes.
+    """All failures of an evaluation; each is reported to the user as soon as it is added.
 
     Args:
-        metrics: all that shall be measured, for an evaluation that may lose them one by one.
+        metrics: names of all metrics to measure, for `lose` and `left`.
     """
 
     def __init__(self, metrics: Sequence[str] = ()) -> None:
@@ -44,40 +44,40 @@ class Failures:
         self.met: list[Failure] = []
 
     def add(self, error: Exception | str, **what: str) -> None:
-        """A tokenizer or a set, or a tokenizer or a metric on one set, has met an error."""
+        """Add a failed tokenizer or set, or a tokenizer or metric that failed on one set."""
         self._add(_failure(error, **what))
 
     def lose(self, metrics: Sequence[str], error: Exception) -> None:
-        """Some metrics have met an error; those that were lost before keep their first one."""
+        """Add failed metrics; those that had failed before keep their first error."""
         if lost := [metric for metric in metrics if metric in self.left()]:
             self.met += [_failure(error, metric=metric) for metric in lost]
             say(f"without {', '.join(lost)}: {error}")
 
     def left(self) -> list[str]:
-        """The metrics that can still be measured, as far as is known."""
+        """Return the metrics that have not failed so far."""
         lost = {failure.metric for failure in self.met}
         return [metric for metric in self._metrics if metric not in lost]
 
     def survivors(
         self, kind: str, attempts: Sequence[tuple[str, Found | InputError | OSError]]
     ) -> list[tuple[str, Found]]:
-        """Those of some attempts that went well; the others are noted.
+        """Return the successful ones of some attempts, and add the others as failures.
 
         Args:
-            kind: of what: tokenizer, data or metric.
-            attempts: names, and what came out or an error.
+            kind: keyword of `add` that the names belong to: tokenizer, data or metric.
+            attempts: pairs of a name and the result or error of the attempt.
 
         Raises:
-            InputError: none went well; the first one's.
-            OSError: likewise.
+            InputError: all attempts failed; the first one's error.
+            OSError: all attempts failed; the first one's error.
         """
-        errors = [(name, one) for name, one in attempts if isinstance(one, InputError | OSError)]
+        errors = [(name, result) for name, result in attempts if isinstance(result, InputError | OSError)]
         nothing_left = bool(errors) and len(errors) == len(attempts)
         for name, error in errors[nothing_left:]:
             self._add(_failure(error, **{kind: name}))
         if nothing_left:
             raise errors[0][1]
-        return [(name, one) for name, one in attempts if not isinstance(one, InputError | OSError)]
+        return [(name, result) for name, result in attempts if not isinstance(result, InputError | OSError)]
 
     def _add(self, failure: Failure) -> None:
         self.met.append(failure)
@@ -85,5 +85,5 @@ class Failures:
 
 
 def _failure(error: Exception | str, **what: str) -> Failure:
-    """Names of files need not be Unicode; what is written to reports has to."""
+    """Create a failure; file names may be invalid Unicode, but what is written to reports must be valid."""
     return Failure(why=as_unicode(error), **{kind: as_unicode(name) for kind, name in what.items()})

@@ -1,4 +1,4 @@
-"""Generated pictures: against a reference set, against their prompts, the words and faces in them."""
+"""Evaluation of generated pictures: against a reference set, against their prompts, and by their words and faces."""
 
 import json
 from collections import Counter
@@ -50,35 +50,39 @@ def evaluate_generated(
     answerer: str | Path | None = None,
     protocol: str | None = None,
 ) -> GeneratedEvaluation:
-    """Measure generated pictures.
+    """Evaluate generated pictures.
 
-    What can be measured is kept where something else fails; `failed` says what and why. Processes that torchrun has
-    started share the work, as in `evaluate`.
+    If a metric fails, the others are still computed; `failed` names it with the reason. Under torchrun, the processes
+    share the work, as in `evaluate`.
 
     Args:
-        pictures: anything that `open_dataset` reads: a folder as `imtok generate` fills it, an .npz file, shards.
-        out: folder for `metrics.json` and `items.jsonl`; None writes nothing.
-        reference: the set to compare with, likewise; or an .npz file with ADM's statistics (`mu`, `sigma`, and for
-            sFID `mu_s`, `sigma_s`), which then stand for the pictures in Fréchet distances through Inception.
-        metrics: names out of `METRICS`; None: those of the protocol, or all that the pictures and the networks at hand
-            allow, the published network where it is here and else the one that stands in.
-        size: crop the reference to centred squares of so many pixels.
-        count: at most so many of the pictures, evenly spread.
-        prompts: a JSONL or CSV table of pictures' files with a `prompt`; without it what their PNG files say.
-        words: likewise with the `text` that a picture shall show; without it what stands in quotes in the prompts.
+        pictures: anything that `open_dataset` reads: an output folder of `imtok generate`, an .npz file, shards.
+        out: output folder for `metrics.json` and `items.jsonl`; None writes nothing.
+        reference: the set to compare with: anything that `open_dataset` reads, or an .npz file with ADM's statistics
+            (`mu`, `sigma`, and for sFID `mu_s`, `sigma_s`), which then replace the reference's pictures in Fréchet
+            distances with Inception.
+        metrics: names from `METRICS`; None: those of the protocol, or all that the pictures and the available networks
+            allow, with the published network if it is available, otherwise with its substitute.
+        size: side in pixels of the centred squares to which the reference is cropped.
+        count: maximum number of pictures, evenly spread over the set.
+        prompts: a JSONL or CSV table with the columns `file` and `prompt`; by default the prompts stored in the PNG
+            files.
+        words: a JSONL or CSV table with the columns `file` and `text`, the text that the picture should show; by
+            default the quoted text in the prompts.
         clip: a folder with a CLIP of the transformers library.
-        text_judge: reads the lines that the detector finds; the detector's own name takes what it reads by itself.
+        text_judge: network that reads the lines that the text detector finds; if it is the detector's name, the
+            detector's own reading is used.
         geneval: GenEval's `evaluation_metadata.jsonl`, to score the pictures of its prompts.
         detector: a folder with a Mask2Former of the transformers library, for GenEval.
-        dpg: DPG-Bench's `dpg_bench.csv`, likewise.
+        dpg: DPG-Bench's `dpg_bench.csv`, to score the pictures of its prompts.
         answerer: a folder with a vision-language model of the transformers library, for DPG-Bench.
-        protocol: a name out of `PROTOCOLS`; what differs from it is said.
+        protocol: a name from `PROTOCOLS`; deviations from the protocol are reported.
 
     Raises:
-        ConfigError: an unknown metric or protocol, or not one readable picture.
-        DataError: a set or table that cannot be opened.
+        ConfigError: a metric or protocol is unknown, options are incompatible, or no picture can be read.
+        DataError: a set or table cannot be opened.
     """
-    given = {
+    options = {
         "reference": reference,
         "metrics": metrics,
         "size": size,
@@ -99,61 +103,67 @@ def evaluate_generated(
             metrics = [name for name in published.metrics if name in METRICS]
         check_names(metrics, METRICS)
         check_limits(size, count)
-        brought = MeterFactory(
+        factory = MeterFactory(
             clip=clip, text_judge=text_judge, geneval=geneval, detector=detector, dpg=dpg, answerer=answerer
         )
-        brought.check(metrics)
+        factory.check(metrics)
         if size is not None and reference is None:
             raise ConfigError("--size crops the reference; give one, --reference REF")
-        requests = PromptLookup(prompts, words)
-        looked = EvaluationSet(str(pictures), open_dataset(pictures), OriginalSize(), count)
-        for sample in looked.samples() if prompts or words else ():
-            requests.check(sample)
+        lookup = PromptLookup(prompts, words)
+        generated = EvaluationSet(str(pictures), open_dataset(pictures), OriginalSize(), count)
+        for sample in generated.samples() if prompts or words else ():
+            lookup.check(sample)
         compared = None if reference is None else open_reference(str(reference))
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
         if metrics is not None:
             wanted = missed = tuple(dict.fromkeys(metrics))
         else:
-            wanted = ranks.exchange(brought.metrics_at_hand(reference is not None))[0]
-            missed = brought.metrics_missed(reference is not None, bool(words), bool(prompts))
+            wanted = ranks.exchange(factory.metrics_at_hand(reference is not None))[0]
+            missed = factory.metrics_missed(reference is not None, bool(words), bool(prompts))
         failures = Failures(wanted)
-        meters = brought.open_meters(wanted, looked.total, compared, failures, ranks)
+        meters = factory.open_meters(wanted, generated.total, compared, failures, ranks)
         record = _Record(
-            looked=looked,
+            looked=generated,
             meters=meters,
             missed=missed,
             preprocessing=OriginalSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
             protocol=protocol,
             statistics=() if compared is None else tuple(compared.statistics),
-            reproduction={"command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], given)},
+            reproduction={"command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], options)},
             failures=failures,
             out=None if out is None or rank() != 0 else Path(out),
         )
         try:
-            _look(requests, record, ranks)
+            _process_pictures(lookup, record, ranks)
         except (InputError, OSError, KeyboardInterrupt) as error:
             if record.asked:
-                record.ended = looked.how_far(error)
+                record.ended = generated.how_far(error)
                 record.write()
             raise
         if compared is not None:
-            record.write()  # so that nothing is lost if the reference ends all
-            record.reference = _compare_with(compared, looked, size, meters, failures, ranks)
+            record.write()  # an error in the reference may end the evaluation
+            record.reference = _compare_with(compared, generated, size, meters, failures, ranks)
         return record.write()
 
 
 @dataclass(kw_only=True)
 class _Record:
-    """What was found so far.
+    """The evaluation so far.
 
     Attributes:
-        missed: the metrics that somebody misses if they fail.
-        statistics: that the reference brings along.
-        out: where it is written; None on other ranks than the first.
-        reference: what was seen of it; None as long as nothing was.
-        ended: why not all pictures were looked at; None if they were.
-        asked: of each picture that was.
+        looked: the generated pictures.
+        meters: the meters that have not failed.
+        missed: metrics that are reported as failed if they cannot be measured.
+        preprocessing: description of the reference's preprocessing.
+        protocol: name of the protocol, if one was given.
+        statistics: kinds of statistics that the reference provides.
+        reproduction: the command.
+        failures: metrics that have failed so far.
+        out: output folder; None without one, and on all ranks but the first.
+        reference: summary of the reference; None until the pictures are compared with it.
+        ended: why not all pictures were processed; None if all were.
+        asked: prompt information of each processed picture.
     """
 
     looked: EvaluationSet
@@ -170,19 +180,21 @@ class _Record:
     asked: list[PromptInfo] = field(default_factory=list)
 
     def write(self) -> GeneratedEvaluation:
-        """All that can be told by now."""
+        """Return the results so far, and write them if there is an output folder."""
         published = None if self.protocol is None else get_protocol(self.protocol)
-        teachers = teachers_behind_all(one.run for one in self.asked)
-        waiting = set() if self.reference else {metric for meter in _eyes(self.meters) for metric in meter.compared}
+        teachers = teachers_behind_all(info.run for info in self.asked)
+        waiting = (
+            set() if self.reference else {metric for meter in _set_meters(self.meters) for metric in meter.compared}
+        )
         scores = _measure(self.meters, waiting, teachers, self.failures)
         found = GeneratedEvaluation(
             pictures=replace(
-                self.looked.counted(), groups=len({one.group or row for row, one in enumerate(self.asked)})
+                self.looked.counted(), groups=len({info.group or row for row, info in enumerate(self.asked)})
             ),
             reference=self.reference,
             preprocessing=self.preprocessing if self.reference and self.reference.looked_at else OriginalSize.rule,
             metrics=scores,
-            failed={one.metric: one.why for one in self.failures.met if one.metric in self.missed},
+            failed={failure.metric: failure.why for failure in self.failures.met if failure.metric in self.missed},
             protocol=self.protocol,
             deviations=[] if published is None else self._deviations(published, scores),
             notes=[] if published is None else published.unchecked,
@@ -196,43 +208,44 @@ class _Record:
         return found
 
     def _deviations(self, published: EvaluationProtocol, scores: Mapping[str, Score]) -> list[str]:
-        of_prompts = Counter(request for one in self.asked if (request := one.prompt or one.text))
-        seen = None if self.reference is None else (self.reference.looked_at or self.reference).pictures
+        pictures_per_prompt = Counter(prompt for info in self.asked if (prompt := info.prompt or info.text))
+        reference_pictures = None if self.reference is None else (self.reference.looked_at or self.reference).pictures
         return deviations(
             published,
             metrics={metric: score.network for metric, score in scores.items()},
             pictures=self.looked.seen,
             sizes=self.looked.sizes,
-            reference_pictures=seen,
-            prompts=len(of_prompts),
-            pictures_of_prompts=tuple(of_prompts.values()),
-            texts=tuple(one.text for one in self.asked if one.text),
+            reference_pictures=reference_pictures,
+            prompts=len(pictures_per_prompt),
+            pictures_of_prompts=tuple(pictures_per_prompt.values()),
+            texts=tuple(info.text for info in self.asked if info.text),
             statistics=self.statistics,
         )
 
 
-def _eyes(meters: Sequence[GeneratedMeter[Any]]) -> list[SetMeter]:
-    """Those that look at sets as a whole."""
+def _set_meters(meters: Sequence[GeneratedMeter[Any]]) -> list[SetMeter]:
+    """Return the meters that measure sets as a whole."""
     return [meter for meter in meters if isinstance(meter, SetMeter)]
 
 
-def _look(requests: PromptLookup, record: _Record, ranks: Ranks) -> None:
-    """Show every picture to every meter; one that stumbles is left out from there on."""
+def _process_pictures(lookup: PromptLookup, record: _Record, ranks: Ranks) -> None:
+    """Process every picture with every meter; a meter that fails is removed and its metrics recorded as failures."""
 
-    def process(shown: list[OriginalPicture]) -> tuple[list[tuple[PromptInfo, str]], dict[tuple[str, ...], Any]]:
+    def process(pictures: list[OriginalPicture]) -> tuple[list[tuple[PromptInfo, str]], dict[tuple[str, ...], Any]]:
         batch = [
-            Generated(sample=one.sample, picture=one.original, prompt_info=requests.of(one.sample)) for one in shown
+            Generated(sample=picture.sample, picture=picture.original, prompt_info=lookup.of(picture.sample))
+            for picture in pictures
         ]
         found = {meter.metrics: catch_errors(meter.process, batch) for meter in record.meters}
-        return [(one.prompt_info, one.sample.path) for one in batch], found
+        return [(picture.prompt_info, picture.sample.path) for picture in batch], found
 
     groups: dict[str, int] = {}
-    for _, (of_batch, found) in record.looked.map_batches(process, ranks, "pictures"):
-        record.asked += [one for one, _ in of_batch]
-        of_prompts = [groups.setdefault(one.group or path, len(groups)) for one, path in of_batch]
+    for _, (infos, found) in record.looked.map_batches(process, ranks, "pictures"):
+        record.asked += [info for info, _ in infos]
+        picture_groups = [groups.setdefault(info.group or path, len(groups)) for info, path in infos]
         for meter in list(record.meters):
             try:
-                meter.add(unwrap(found[meter.metrics]), of_prompts)
+                meter.add(unwrap(found[meter.metrics]), picture_groups)
             except (InputError, OSError) as error:
                 record.failures.lose(meter.metrics, error)
                 record.meters.remove(meter)
@@ -240,47 +253,56 @@ def _look(requests: PromptLookup, record: _Record, ranks: Ranks) -> None:
 
 def _compare_with(
     reference: Reference,
-    drawn: EvaluationSet,
+    generated: EvaluationSet,
     size: int | None,
     meters: Sequence[GeneratedMeter[Any]],
     failures: Failures,
     ranks: Ranks,
 ) -> ComparedWith:
-    """Likewise the pictures of the reference, where meters want them; what needs none goes on without it."""
-    found = ComparedWith(
+    """Process the reference's pictures with the meters that need them; an error fails only metrics that need them.
+
+    Args:
+        reference: the reference.
+        generated: the generated pictures, already processed.
+        size: side of the squares to which the reference's pictures are cropped; None: no crop.
+        meters: the meters that have not failed.
+        failures: receives the metrics that cannot be measured.
+        ranks: the processes that share the work.
+    """
+    summary = ComparedWith(
         name=reference.name,
         sha256=reference.sha256,
         pictures=reference.pictures,
         statistics=sorted(reference.statistics),
         looked_at=None,
     )
-    eyes = _eyes(meters)
-    their_size = None if reference.source is None or not reference.statistics else _size_of(reference.source)
-    if their_size is not None and drawn.sizes != {their_size}:
-        width, height = their_size
+    set_meters = _set_meters(meters)
+    reference_size = None if reference.source is None or not reference.statistics else _size_of(reference.source)
+    if reference_size is not None and generated.sizes != {reference_size}:
+        width, height = reference_size
         error = ConfigError(f"{reference.name}: its statistics are of {width} x {height} pixels, the pictures are not")
-        failures.lose([metric for meter in eyes for metric in meter.by_statistics], error)
-    curious = [meter for meter in eyes if meter.compared]
-    if not curious or reference.source is None:
-        return found
+        failures.lose([metric for meter in set_meters for metric in meter.by_statistics], error)
+    comparing = [meter for meter in set_meters if meter.compared]
+    if not comparing or reference.source is None:
+        return summary
     fit = OriginalSize() if size is None else CentreCrop(size)
-    looked = EvaluationSet(reference.name, reference.source, fit, None)
+    reference_set = EvaluationSet(reference.name, reference.source, fit, None)
 
-    def process(shown: list[OriginalPicture]) -> list[BatchFeatures]:
-        pictures, path = [one.prepared for one in shown], shown[0].sample.path
-        return [meter.extract_features(pictures, path) for meter in curious]
+    def process(batch: list[OriginalPicture]) -> list[BatchFeatures]:
+        pictures, path = [picture.prepared for picture in batch], batch[0].sample.path
+        return [meter.extract_features(pictures, path) for meter in comparing]
 
     try:
-        for _, described in looked.map_batches(process, ranks, "reference"):
-            for meter, features in zip(curious, described, strict=True):
+        for _, batch_features in reference_set.map_batches(process, ranks, "reference"):
+            for meter, features in zip(comparing, batch_features, strict=True):
                 meter.add_reference(features)
     except (InputError, OSError) as error:
-        failures.lose([metric for meter in curious for metric in meter.compared], error)
-    return replace(found, looked_at=looked.counted())
+        failures.lose([metric for meter in comparing for metric in meter.compared], error)
+    return replace(summary, looked_at=reference_set.counted())
 
 
 def _size_of(source: Dataset) -> tuple[int, int] | None:
-    """Width and height of the first picture that can be opened."""
+    """Return width and height of the first picture that can be opened; None if none can."""
     for row in range(len(source)):
         with suppress(PictureError):
             return source[row].width, source[row].height
@@ -290,13 +312,13 @@ def _size_of(source: Dataset) -> tuple[int, int] | None:
 def _measure(
     meters: Sequence[GeneratedMeter[Any]], waiting: Collection[str], teachers: frozenset[str], failures: Failures
 ) -> dict[str, Score]:
-    """All but those that wait for a reference."""
-    found: dict[str, Score] = {}
+    """Compute all metrics that have not failed, except those in `waiting`, which still need the reference."""
+    scores: dict[str, Score] = {}
     for meter in meters:
         for metric in meter.metrics:
             if metric in failures.left() and metric not in waiting:
                 try:
-                    found[metric] = score_of(meter.measure(metric), teachers)
+                    scores[metric] = score_of(meter.measure(metric), teachers)
                 except InputError as error:
                     failures.lose([metric], error)
-    return found
+    return scores

@@ -1,4 +1,4 @@
-"""Meters of generated pictures: each looks at every picture once, and some at the pictures of a reference too."""
+"""Meters of generated pictures: each processes every picture once, and some also the pictures of a reference."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ class Generated:
     """One generated picture.
 
     Attributes:
-        sample: its file.
+        sample: its sample, with the encoded file and its path.
         picture: its pixels.
-        prompt_info: what it should show.
+        prompt_info: its prompt, the text that it should show, and the run that generated it, as far as known.
     """
 
     sample: Sample
@@ -36,49 +36,58 @@ class Generated:
 
 
 class GeneratedMeter(ABC, Generic[Found]):
-    """One way of looking at generated pictures.
+    """Computes one group of metrics of generated pictures.
 
-    Looking is the work and changes nothing, so anybody can do it; what was found is added up elsewhere.
+    `process` does the expensive work and changes no state, so any process can call it; its findings are accumulated by
+    `add`.
 
     Attributes:
-        metrics: what it measures.
+        metrics: names of the metrics that it measures.
     """
 
     metrics: tuple[str, ...]
 
     @abstractmethod
     def process(self, batch: Sequence[Generated]) -> Found:
-        """Pictures of one size.
+        """Measure a batch of pictures of one size.
 
         Raises:
-            InputError: it cannot go on; one line.
+            InputError: the meter cannot continue (one-line message).
         """
 
     @abstractmethod
     def add(self, found: Found, groups: Sequence[int]) -> None:
-        """What was found on the next batch, and the prompt that each of its pictures shares with others.
+        """Add the findings on the next batch.
+
+        Args:
+            found: findings that `process` returned.
+            groups: group of each picture of the batch, as defined by `PromptInfo.group`; the bootstrap resamples whole
+                groups.
 
         Raises:
-            InputError: it cannot go on; one line.
+            InputError: the meter cannot continue (one-line message).
         """
 
     @abstractmethod
     def measure(self, metric: str) -> Measurement:
-        """What it has found.
+        """Return the metric over all pictures added so far.
 
         Raises:
-            InputError: there is nothing to measure the metric on; one line.
+            InputError: there is nothing to measure the metric on (one-line message).
         """
 
     def items(self) -> list[dict[str, Any]]:
-        """What was looked at one by one: lines of `items.jsonl`."""
+        """Return the lines of `items.jsonl`: single pictures, texts or faces with their outcomes."""
         return []
 
 
 class ClipMeter(GeneratedMeter[list[tuple[float, bool] | None]]):
-    """CLIP score: 100 times the cosine between a picture and its prompt, negative ones as 0 (Hessel et al. 2021).
+    """CLIP score: 100 times the cosine of picture and prompt, with negative values set to 0 (Hessel et al. 2021).
 
-    Without Hessel's factor of 2.5, as text-to-image papers report it.
+    As in text-to-image papers, without Hessel's factor of 2.5.
+
+    Args:
+        network: CLIP that embeds pictures and prompts.
     """
 
     metrics = ("clip_score",)
@@ -87,11 +96,11 @@ class ClipMeter(GeneratedMeter[list[tuple[float, bool] | None]]):
         self.network = network
         self._scores: list[float] = []
         self._groups: list[int] = []
-        self._without, self._cut = 0, 0
+        self._without_prompt, self._truncated = 0, 0
 
     @torch.no_grad()
     def process(self, batch: Sequence[Generated]) -> list[tuple[float, bool] | None]:
-        """The score of each picture, and whether its prompt was cut; None without a prompt."""
+        """Return the score of each picture and whether its prompt was truncated; None for pictures without a prompt."""
         prompted = [(one.picture, one.prompt_info.prompt) for one in batch if one.prompt_info.prompt]
         if not prompted:
             return [None] * len(batch)
@@ -106,8 +115,8 @@ class ClipMeter(GeneratedMeter[list[tuple[float, bool] | None]]):
         scored = [(*one, group) for one, group in zip(found, groups, strict=True) if one is not None]
         self._scores += [score for score, _, _ in scored]
         self._groups += [group for _, _, group in scored]
-        self._cut += sum(cut for _, cut, _ in scored)
-        self._without += len(found) - len(scored)
+        self._truncated += sum(truncated for _, truncated, _ in scored)
+        self._without_prompt += len(found) - len(scored)
 
     def measure(self, metric: str) -> Measurement:
         if not self._scores:
@@ -115,21 +124,21 @@ class ClipMeter(GeneratedMeter[list[tuple[float, bool] | None]]):
                 "no picture has a prompt: neither does --prompts TABLE (columns file and prompt) name one of these "
                 "pictures, nor is one noted in their files"
             )
-        note = f"{self.network.size}; {self._without} pictures without a prompt, {self._cut} prompts cut"
+        note = f"{self.network.size}; {self._without_prompt} pictures without a prompt, {self._truncated} prompts cut"
         items = make_items(self._scores, self._groups)
         return Measurement(items=items, network=self.network.name, sha256=self.network.sha256, note=note)
 
 
 class FaceNormMeter(GeneratedMeter[list[list[dict[str, Any]]]]):
-    """Length of the vectors of all faces that are detected (InsightTok, F.2.1, after MagFace, Meng et al. 2021).
+    """Mean norm of the embeddings of all detected faces (InsightTok, F.2.1, after MagFace, Meng et al. 2021).
 
-    The mean is over faces. "Averaged over 300 generated images" can also be read as a mean of the pictures' own means;
-    that stands in the note.
+    The mean is over faces. InsightTok's "averaged over 300 generated images" can also be read as the mean of each
+    picture's mean; the note reports that value.
 
     Args:
-        detector: of the role `face_detector`.
-        network: embeds faces without normalizing; only MagFace's was trained so that the length is a quality.
-        metric: the number's name.
+        detector: network of the role `face_detector`.
+        network: face network with unnormalized embeddings; only MagFace was trained to make the norm a quality score.
+        metric: name of the metric.
     """
 
     def __init__(self, detector: Any, network: FaceJudge, metric: str) -> None:
@@ -143,7 +152,7 @@ class FaceNormMeter(GeneratedMeter[list[list[dict[str, Any]]]]):
         self._items: list[dict[str, Any]] = []
 
     def process(self, batch: Sequence[Generated]) -> list[list[dict[str, Any]]]:
-        """The faces of each picture, as lines of `items.jsonl`."""
+        """Return the faces of each picture as lines of `items.jsonl`."""
         found = []
         for one in batch:
             faces = self._annotator.annotate(one.sample, one.picture).faces or []

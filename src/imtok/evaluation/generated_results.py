@@ -1,4 +1,4 @@
-"""What an evaluation of generated pictures finds, and its form in `metrics.json`."""
+"""Results of an evaluation of generated pictures, and their representation in `metrics.json`."""
 
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -13,14 +13,14 @@ from imtok.evaluation.statistics import CONFIDENCE, MIN_GROUPS, RESAMPLES
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedWith:
-    """The reference.
+    """The reference set.
 
     Attributes:
-        name: its place.
-        sha256: of the file, where it is one .npz.
-        pictures: how many it holds.
-        statistics: that it brings along and that stand for its pictures, `frechet` and `spatial`.
-        looked_at: its pictures, where some metric had to see them.
+        name: its location.
+        sha256: hash of the file if it is an .npz file, otherwise None.
+        pictures: number of pictures that it contains.
+        statistics: kinds of precomputed statistics that replace its pictures: `frechet`, `spatial`.
+        looked_at: summary of its pictures if a metric needed them, otherwise None.
     """
 
     name: str
@@ -32,21 +32,21 @@ class ComparedWith:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedEvaluation:
-    """What was found; `metrics.json` is this.
+    """Result of an evaluation of generated pictures, as stored in `metrics.json`.
 
     Attributes:
-        pictures: what was looked at; its groups are prompts, those of one quoted text together.
-        reference: what it was compared with.
-        preprocessing: of the reference.
-        metrics: the numbers.
-        failed: metrics that were asked for and could not be measured, and why.
-        protocol: of what publication, by name.
-        deviations: what differs from it.
-        notes: what else a reader must not miss.
-        teachers: networks that the generator's tokenizer was trained through; "unknown" stands for those that
-            nobody here knows.
-        ended: why not all pictures were looked at; None if they were.
-        reproduction: the command and the versions of the software.
+        pictures: summary of the generated pictures; its groups are prompts, where prompts with the same quoted text
+            form one group.
+        reference: the set that they were compared with; None without one.
+        preprocessing: description of the reference's preprocessing.
+        metrics: scores by metric name.
+        failed: requested metrics that could not be measured, with the reasons.
+        protocol: name of the protocol, if one was given.
+        deviations: deviations from the protocol.
+        notes: further caveats about the scores.
+        teachers: networks that the generator's tokenizer was trained with; "unknown" stands for unknown ones.
+        ended: why not all pictures were processed; None if all were.
+        reproduction: the command and the software versions.
     """
 
     pictures: DatasetSummary
@@ -74,13 +74,13 @@ class GeneratedEvaluation:
         return "\n".join([*lines, *self.notes])
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `metrics.json`."""
-        found = asdict(self)
+        """Return the content of `metrics.json`."""
+        fields = asdict(self)
         return {
             "format_version": FORMAT_VERSION,
             "imtok": version("imtok"),
-            **found.pop("reproduction"),
-            **found,
+            **fields.pop("reproduction"),
+            **fields,
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {RESAMPLES} resamples, seed 0; none with "
             f"fewer than {MIN_GROUPS}; sets have disjoint parts instead",
             "metrics": {name: plain(score) for name, score in self.metrics.items()},

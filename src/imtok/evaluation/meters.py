@@ -1,4 +1,4 @@
-"""Meters: each looks at the originals of a batch and at every reconstructor's reconstructions of them, and adds up."""
+"""Meters: each compares the originals of a batch with their reconstructions and accumulates its metrics over a set."""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -27,11 +27,11 @@ class OriginalPicture:
     """One original.
 
     Attributes:
-        row: its place in the set.
-        sample: with its annotations, in the pixels of `original`.
-        original: at its own size.
-        prepared: as it enters the tokenizer; the same unless the evaluation has a size.
-        content: of that, what is no padding.
+        row: its index in the set.
+        sample: its sample, with annotations in the pixel coordinates of `original`.
+        original: the picture at its own size.
+        prepared: the picture as it enters the tokenizer; equal to `original` unless the evaluation has a size.
+        content: the part of `prepared` that is not padding.
     """
 
     row: int
@@ -42,13 +42,19 @@ class OriginalPicture:
 
     @property
     def place(self) -> dict[str, Any]:
-        """What tells it from others in `items.jsonl`."""
+        """The keys that identify the picture in `items.jsonl`."""
         return {"row": self.row, "path": self.sample.path}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructedPicture:
-    """Its reconstruction by one reconstructor: what came out, of that what is no padding, and at the original's size."""
+    """The reconstruction of an original by one reconstructor.
+
+    Attributes:
+        output: the reconstruction at the size at which pictures enter the tokenizer.
+        content: the part of it that is not padding.
+        restored: the reconstruction at the original's size.
+    """
 
     output: Reconstruction
     content: Picture
@@ -60,13 +66,13 @@ class Measurement:
     """A metric of one reconstructor on one set.
 
     Attributes:
-        items: one number a picture, word or face; or None, where the set as a whole has one number.
-        value: that number.
-        network: name of the network behind it; of several their names joined by " + ".
-        sha256: of that network's weights, likewise.
-        note: what else one has to know to repeat it.
-        parts: the same number on disjoint parts of the set.
-        count: pictures behind that number.
+        items: one number per picture, word or face; None for a metric of the set as a whole.
+        value: the number of the set as a whole, if `items` is None.
+        network: name of the network behind the metric; several names are joined by " + ".
+        sha256: hash of that network's weights; several are joined by " + ".
+        note: further information needed to reproduce the metric.
+        parts: the same metric on disjoint parts of the set.
+        count: number of pictures behind `value`.
     """
 
     items: Items | None = None
@@ -79,35 +85,43 @@ class Measurement:
 
 
 class Meter(ABC, Generic[Found]):
-    """One way of looking at reconstructions.
+    """Computes one group of metrics of reconstructions.
 
-    Looking is the work and changes nothing, so anybody can do it; what was found is added up elsewhere.
+    `process` does the expensive work and changes no state, so any process can call it; its findings are accumulated by
+    `add`.
 
     Attributes:
-        what: it looks at, in a message.
+        what: what it measures, for messages.
     """
 
     what: str
 
     @abstractmethod
-    def process(self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]) -> Found:
-        """A batch of originals, and every reconstructor's reconstructions of them."""
+    def process(
+        self, originals: Sequence[OriginalPicture], reconstructions: Mapping[str, Sequence[ReconstructedPicture]]
+    ) -> Found:
+        """Measure a batch of originals and every reconstructor's reconstructions of them."""
 
     @abstractmethod
     def add(self, found: Found, groups: Sequence[int]) -> None:
-        """What was found on the next batch, and the group of each of its pictures, which a bootstrap draws together."""
+        """Add the findings on the next batch.
+
+        Args:
+            found: findings that `process` returned.
+            groups: group of each picture of the batch; the bootstrap resamples whole groups.
+        """
 
     @abstractmethod
     def results(self, name: str) -> dict[str, Measurement]:
-        """A reconstructor's numbers, by the metric's name; empty when there was nothing to measure."""
+        """Return a reconstructor's measurements by metric name; empty if there was nothing to measure."""
 
-    def items(self, shown: Sequence[OriginalPicture], found: Found) -> list[dict[str, Any]]:
-        """What was looked at one by one in a batch, with all reconstructors' outcomes: lines of `items.jsonl`."""
+    def items(self, originals: Sequence[OriginalPicture], found: Found) -> list[dict[str, Any]]:
+        """Return the lines of `items.jsonl` for a batch: single items with the outcomes of all reconstructors."""
         return []
 
 
 class PixelMeter(Meter[dict[str, list[tuple[float, float]]]]):
-    """PSNR and SSIM of each picture, as it enters and leaves the tokenizer."""
+    """PSNR and SSIM of each picture, at the size at which it enters and leaves the tokenizer."""
 
     what = "pixels"
 
@@ -116,12 +130,12 @@ class PixelMeter(Meter[dict[str, list[tuple[float, float]]]]):
         self._values: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def process(
-        self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]
+        self, originals: Sequence[OriginalPicture], reconstructions: Mapping[str, Sequence[ReconstructedPicture]]
     ) -> dict[str, list[tuple[float, float]]]:
-        originals = [_pixels(one.content) for one in shown]
+        original_tensors = [_to_tensor(picture.content) for picture in originals]
         found = {}
-        for name, several in drawn.items():
-            pairs = zip(originals, (_pixels(one.content) for one in several), strict=True)
+        for name, pictures in reconstructions.items():
+            pairs = zip(original_tensors, (_to_tensor(picture.content) for picture in pictures), strict=True)
             found[name] = [(psnr(before, after).item(), ssim(before, after).item()) for before, after in pairs]
         return found
 
@@ -138,24 +152,24 @@ class PixelMeter(Meter[dict[str, list[tuple[float, float]]]]):
         }
 
     def items(
-        self, shown: Sequence[OriginalPicture], found: dict[str, list[tuple[float, float]]]
+        self, originals: Sequence[OriginalPicture], found: dict[str, list[tuple[float, float]]]
     ) -> list[dict[str, Any]]:
         return [
             {
                 "kind": "picture",
-                **one.place,
-                "psnr": {name: _finite(values[index][0]) for name, values in found.items()},
+                **picture.place,
+                "psnr": {name: _finite_or_none(values[index][0]) for name, values in found.items()},
             }
-            for index, one in enumerate(shown)
+            for index, picture in enumerate(originals)
         ]
 
 
 class PerceptualMeter(Meter[dict[str, list[float]]]):
-    """Distance of VGG16 features of each picture.
+    """Distance between the VGG16 features of each original and its reconstruction.
 
     Args:
-        network: whose features are compared, by the weights of its channels if it has any.
-        metric: the distance's name.
+        network: network whose features are compared, with its channel weights if it has any.
+        metric: name of the distance.
     """
 
     def __init__(self, network: FeatureNetwork, metric: str = "vgg16_distance") -> None:
@@ -166,16 +180,19 @@ class PerceptualMeter(Meter[dict[str, list[float]]]):
 
     @torch.no_grad()
     def process(
-        self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]
+        self, originals: Sequence[OriginalPicture], reconstructions: Mapping[str, Sequence[ReconstructedPicture]]
     ) -> dict[str, list[float]]:
-        originals, weights = self._maps([one.prepared for one in shown]), self.network.channel_weights()
+        original_maps = self._features([picture.prepared for picture in originals])
+        weights = self.network.channel_weights()
         found = {}
-        for name, several in drawn.items():
-            apart = feature_distances(originals, self._maps([one.output.picture for one in several]), weights)
-            found[name] = check_finite(apart, self.network.name).tolist()
+        for name, pictures in reconstructions.items():
+            distances = feature_distances(
+                original_maps, self._features([picture.output.picture for picture in pictures]), weights
+            )
+            found[name] = check_finite(distances, self.network.name).tolist()
         return found
 
-    def _maps(self, pictures: Sequence[Picture]) -> list[Tensor]:
+    def _features(self, pictures: Sequence[Picture]) -> list[Tensor]:
         return self.network(from_uint8(np.stack(pictures)).to(self._device))
 
     def add(self, found: dict[str, list[float]], groups: Sequence[int]) -> None:
@@ -190,10 +207,10 @@ class PerceptualMeter(Meter[dict[str, list[float]]]):
 
 @dataclass(frozen=True)
 class Rate:
-    """What a picture costs: the tokens' bits per pixel, the caption's bits, both per pixel, and the codes.
+    """Rate of a picture: the tokens' bits per pixel, the caption's bits, their joint bits per pixel, and the codes.
 
     Attributes:
-        missing_caption: whether a tokenizer that hears of captions was told nothing.
+        missing_caption: whether the tokenizer is conditioned on captions, but the picture has none.
     """
 
     bits_per_pixel: float | None
@@ -204,11 +221,11 @@ class Rate:
 
 
 class CodeMeter(Meter[dict[str, list[Rate]]]):
-    """Rate of each picture, and how much of each codebook the set uses.
+    """Rate of each picture, and usage of each codebook over the set.
 
     Args:
-        codebook_sizes: of each reconstructor.
-        rate_notes: what one has to know of its rate.
+        codebook_sizes: codebook sizes of each reconstructor.
+        rate_notes: note on the rate of each reconstructor, if any.
     """
 
     what = "rates"
@@ -217,28 +234,28 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
         self._sizes, self._rate_notes = codebook_sizes, rate_notes
         self._groups: list[int] = []
         self._rates: dict[str, list[float]] = defaultdict(list)
-        self._told: dict[str, list[float]] = defaultdict(list)
-        self._untold: dict[str, int] = defaultdict(int)
+        self._caption_bits: dict[str, list[float]] = defaultdict(list)
+        self._missing_captions: dict[str, int] = defaultdict(int)
         self._joint_rates: dict[str, list[float]] = defaultdict(list)
         self._codes: dict[str, list[Tensor]] = defaultdict(list)
 
     def process(
-        self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]
+        self, originals: Sequence[OriginalPicture], reconstructions: Mapping[str, Sequence[ReconstructedPicture]]
     ) -> dict[str, list[Rate]]:
-        return {name: [_rate(one.output) for one in several] for name, several in drawn.items()}
+        return {name: [_rate(picture.output) for picture in pictures] for name, pictures in reconstructions.items()}
 
     def add(self, found: dict[str, list[Rate]], groups: Sequence[int]) -> None:
         self._groups += groups
         for name, rates in found.items():
-            self._rates[name] += [one.bits_per_pixel for one in rates if one.bits_per_pixel is not None]
-            self._told[name] += [one.caption_bits for one in rates if one.caption_bits is not None]
-            self._untold[name] += sum(one.missing_caption for one in rates)
-            self._joint_rates[name] += [one.joint for one in rates if one.joint is not None]
-            self._codes[name] += [one.codes for one in rates if one.codes is not None]
+            self._rates[name] += [rate.bits_per_pixel for rate in rates if rate.bits_per_pixel is not None]
+            self._caption_bits[name] += [rate.caption_bits for rate in rates if rate.caption_bits is not None]
+            self._missing_captions[name] += sum(rate.missing_caption for rate in rates)
+            self._joint_rates[name] += [rate.joint for rate in rates if rate.joint is not None]
+            self._codes[name] += [rate.codes for rate in rates if rate.codes is not None]
 
     def missing_caption(self, name: str) -> int:
-        """Of how many pictures a reconstructor that hears of captions was told nothing."""
-        return self._untold[name]
+        """Return the number of pictures without a caption for a reconstructor that is conditioned on captions."""
+        return self._missing_captions[name]
 
     def results(self, name: str) -> dict[str, Measurement]:
         found: dict[str, Measurement] = {}
@@ -246,9 +263,9 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
             found["bits_per_pixel"] = Measurement(
                 items=make_items(self._rates[name], self._groups), note=self._rate_notes[name]
             )
-        if self._told[name]:
+        if self._caption_bits[name]:
             note = "8 bits a byte of the caption, or log2 of the classes; not in bits_per_pixel"
-            found["caption_bits"] = Measurement(items=make_items(self._told[name], self._groups), note=note)
+            found["caption_bits"] = Measurement(items=make_items(self._caption_bits[name], self._groups), note=note)
         if self._joint_rates[name]:
             found["bits_per_pixel_with_caption"] = Measurement(
                 items=make_items(self._joint_rates[name], self._groups), note="bits_per_pixel and caption_bits together"
@@ -272,12 +289,18 @@ class CodeMeter(Meter[dict[str, list[Rate]]]):
         return found
 
 
-def _rate(made: Reconstruction) -> Rate:
-    both = None
-    if made.bits_per_pixel is not None and made.caption_bits is not None:
-        both = made.bits_per_pixel + made.caption_bits / made.picture[..., 0].size
-    codes = None if made.codes is None else made.codes.int()  # half the memory of long
-    return Rate(made.bits_per_pixel, made.caption_bits, both, codes, made.caption_bits is not None and not made.text)
+def _rate(reconstruction: Reconstruction) -> Rate:
+    joint = None
+    if reconstruction.bits_per_pixel is not None and reconstruction.caption_bits is not None:
+        joint = reconstruction.bits_per_pixel + reconstruction.caption_bits / reconstruction.picture[..., 0].size
+    codes = None if reconstruction.codes is None else reconstruction.codes.int()  # half the memory of long
+    return Rate(
+        reconstruction.bits_per_pixel,
+        reconstruction.caption_bits,
+        joint,
+        codes,
+        reconstruction.caption_bits is not None and not reconstruction.text,
+    )
 
 
 def make_items(
@@ -287,7 +310,7 @@ def make_items(
     bucket_names: tuple[str, ...] = ("",),
     min_items: int = MIN_ITEMS,
 ) -> Items:
-    """Items from plain lists; without buckets all lie in one."""
+    """Convert plain lists to `Items`; without buckets, all items are in a single one."""
     return Items(
         values=np.asarray(values, dtype=np.float64),
         groups=np.asarray(groups, dtype=np.int64),
@@ -298,24 +321,28 @@ def make_items(
 
 
 def check_finite(answer: Tensor, name: str) -> Tensor:
-    """What a network of that name has answered.
+    """Return a network's output if it is finite.
+
+    Args:
+        answer: output of the network.
+        name: name of the network.
 
     Raises:
-        ConfigError: NaN or infinity.
+        ConfigError: the output contains NaN or infinity.
     """
     if not answer.isfinite().all():
-        raise ConfigError(f"{name}: answers NaN or infinity; its weights may be broken")
+        raise ConfigError(f"{name}: outputs NaN or infinity; its weights may be broken")
     return answer
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where its weights are."""
+    """Return the device of a network's weights."""
     return next(network.parameters()).device
 
 
-def _finite(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _pixels(picture: Picture) -> Tensor:
+def _to_tensor(picture: Picture) -> Tensor:
     return torch.from_numpy(np.array(picture)).movedim(-1, 0)[None]

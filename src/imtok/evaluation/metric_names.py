@@ -1,4 +1,4 @@
-"""What metrics are called and mean, and which way is better; only the published networks' have the published names."""
+"""Labels and meanings of the metrics; only metrics computed with the published networks have the published names."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from imtok.evaluation.geneval import TASKS
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a reader sees in place of a metric's name, what it means, and which way is better."""
+    """A metric's label in reports, its meaning, and whether lower values are better."""
 
     label: str
     meaning: str
@@ -80,16 +80,16 @@ PUBLISHED = {
     ("text_ned", "text_judge/parseq"): MetricInfo("T-NED", "1 - edit distance over length"),
     ("face_similarity", "face_judge/antelopev2"): MetricInfo("F-Sim", "cosine of identities"),
 }
-"""The same through the network that the published name stands for."""
+"""Metrics that have the published name if they are computed with the published network, by metric and network."""
 
 
 def family(metric: str) -> str:
-    """`codebook_usage` for `codebook_usage_1`: each of several codebooks has a number of its own."""
+    """Return a metric's name without the index of a codebook: `codebook_usage` for `codebook_usage_1`."""
     return metric if metric in METRIC_INFO else metric.rpartition("_")[0]
 
 
 def metric_info(metric: str, network: str | None = None) -> MetricInfo:
-    """A metric, by the network behind it; one of several codebooks keeps its number."""
+    """Return the info of a metric computed with a network; the label for one of several codebooks has its index."""
     found = PUBLISHED.get((metric, network or ""), METRIC_INFO[family(metric)])
     if metric in METRIC_INFO:
         return found
@@ -97,10 +97,10 @@ def metric_info(metric: str, network: str | None = None) -> MetricInfo:
 
 
 def check_names(metrics: Sequence[str] | None, known: Collection[str]) -> None:
-    """Before anything is measured.
+    """Check that all names are known metrics; None passes.
 
     Raises:
-        ConfigError: a name that is not among the known ones.
+        ConfigError: a name is unknown.
     """
     if unknown := [name for name in metrics or () if name not in known]:
         raise ConfigError(f"no metric is called {unknown[0]!r}; there are {', '.join(known)}")

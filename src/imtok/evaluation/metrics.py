@@ -1,4 +1,4 @@
-"""Metrics between pictures and their reconstructions. One rule each, on uint8 with data range 255."""
+"""Metrics of pictures and reconstructions (uint8, data range 255), of codes, and of feature statistics."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 def psnr(
     images: UInt8[Tensor, "batch 3 height width"], reconstructions: UInt8[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, " batch"]:
-    """Peak signal-to-noise ratio in dB of each picture, over all pixels and channels; infinite for equal ones."""
+    """Return the peak signal-to-noise ratio of each picture in dB, over all pixels and channels; inf for equal ones."""
     error = (images.double() - reconstructions.double()).square().mean((1, 2, 3))
     return (10 * torch.log10(255**2 / error)).float()
 
@@ -23,13 +23,13 @@ def psnr(
 def ssim(
     images: UInt8[Tensor, "batch 3 height width"], reconstructions: UInt8[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, " batch"]:
-    """Structural similarity of each picture (Wang et al. 2004).
+    """Return the structural similarity of each picture (Wang et al. 2004).
 
     Gaussian window of 11 pixels and sigma 1.5, K1 = .01, K2 = .03, population covariance, data range 255, averaged over
     channels and over the positions where the window lies inside the picture.
 
     Raises:
-        ValueError: a side is shorter than the window.
+        ValueError: a side of the pictures is shorter than the window.
     """
     if min(images.shape[2:]) < 11:
         raise ValueError(f"SSIM needs pictures of 11 x 11 pixels or more, got {images.shape[3]} x {images.shape[2]}")
@@ -49,35 +49,41 @@ def ssim(
 
 
 def codebook_usage(codes: Int[Tensor, "batch tokens codebooks"], codebook_sizes: tuple[int, ...]) -> list[float]:
-    """Share of each codebook that the codes of an evaluation set touch."""
+    """Return the share of each codebook's entries that occur among the codes of an evaluation set."""
     return [codes[..., k].unique().numel() / size for k, size in enumerate(codebook_sizes)]
 
 
 def codebook_perplexity(codes: Int[Tensor, "batch tokens codebooks"], codebook_sizes: tuple[int, ...]) -> list[float]:
-    """Exponential of the entropy of each codebook's codes: how many codes would do if all were equally frequent."""
+    """Return the exponential of the entropy of each codebook's codes.
+
+    This is the number of equally frequent codes that would have the same entropy.
+    """
     counts = [torch.bincount(codes[..., k].flatten(), minlength=size) for k, size in enumerate(codebook_sizes)]
     shares = [count / count.sum() for count in counts]
     return [torch.special.entr(share.double()).sum().exp().item() for share in shares]
 
 
 def mutual_information(a: Int[Tensor, " tokens"], b: Int[Tensor, " tokens"]) -> float:
-    """Bits that two codes at the same position share, by their counts; biased upwards when there are few tokens."""
+    """Return the mutual information of two codes at the same position in bits, estimated from counts.
+
+    The estimate is biased upwards if there are few tokens.
+    """
     entropies = []
-    for values in (a, b, a.long() * (int(b.max()) + 1) + b):  # the third numbers the pairs
+    for values in (a, b, a.long() * (int(b.max()) + 1) + b):  # the third: a unique number per pair
         share = torch.unique(values, return_counts=True)[1].double() / len(a)
         entropies.append(torch.special.entr(share).sum().item() / math.log(2))
     return entropies[0] + entropies[1] - entropies[2]
 
 
 def shared_information(codes: Int[Tensor, "batch tokens codebooks"]) -> tuple[float, float]:
-    """How much the codebooks repeat each other: mean mutual information of their codes over all pairs, in bits.
+    """Return the redundancy of the codebooks: the mean mutual information of their codes over all pairs, in bits.
 
     Returns:
-        The mutual information at the same position beyond chance, and chance: that of codes shuffled over all
-        positions, which is what the counts alone would make of independent codebooks.
+        The mutual information at the same position minus the chance level, and the chance level: the value for codes
+        shuffled over all positions, which is the bias that independent codebooks would show.
 
     Raises:
-        ValueError: fewer than two codebooks.
+        ValueError: there are fewer than two codebooks.
     """
     flat = codes.flatten(0, 1)
     if flat.shape[1] < 2:
@@ -90,15 +96,16 @@ def shared_information(codes: Int[Tensor, "batch tokens codebooks"]) -> tuple[fl
 
 
 def bits_per_pixel(tokens: int, bits_per_token: float, height: int, width: int) -> float:
-    """Rate of a picture's tokens (InsightTok eq. 16)."""
+    """Return the rate of a picture's tokens in bits per pixel (InsightTok eq. 16)."""
     return tokens * bits_per_token / (height * width)
 
 
 class FeatureStatistics:
-    """Feature vectors of a set of pictures, reduced to what a Fréchet distance needs: at most `dim` rows.
+    """Feature vectors of a set of pictures, reduced to the first two moments that a Fréchet distance needs.
 
-    Rows are gathered and, whenever there are more than twice as many as dimensions, replaced by the triangular factor
-    of their QR decomposition, which has the same second moments. So the set is never held in memory.
+    Rows are collected and, as soon as there are more than twice as many as dimensions, replaced by the triangular
+    factor of their QR decomposition, which has the same second moments. So the features of a large set are never all in
+    memory.
     """
 
     def __init__(self) -> None:
@@ -106,7 +113,7 @@ class FeatureStatistics:
         self._rows: list[Tensor] = []
 
     def add(self, features: Float[Tensor, "batch dim"]) -> None:
-        """More pictures."""
+        """Add the features of more pictures."""
         extended = torch.cat([features.double(), torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
         self._rows.append(extended.cpu())
         self.count += len(features)
@@ -116,31 +123,31 @@ class FeatureStatistics:
 
     @classmethod
     def joined(cls, parts: "Sequence[FeatureStatistics]") -> "FeatureStatistics":
-        """Those of a set, from those of its disjoint parts."""
+        """Return the statistics of a set, given those of its disjoint parts."""
         whole = cls()
         whole.count, whole.dim = sum(part.count for part in parts), max(part.dim for part in parts)
         whole._rows = [rows for part in parts for rows in part._rows]
         return whole
 
     def mean_and_root(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, "rows dim"]]:
-        """The mean, and a matrix A with A^T A = the unbiased covariance.
+        """Return the mean, and a matrix A such that A^T A is the unbiased covariance.
 
         Raises:
-            ValueError: fewer than two pictures.
+            ValueError: there are fewer than two pictures.
         """
         if self.count < 2:
             raise ValueError(f"a covariance needs two pictures or more, got {self.count}")
-        # The last column of the rows is 1 for every picture: with it first, the factor's first row holds the mean.
+        # The last column is 1 for every picture; moved to the front, it makes the factor's first row hold the mean.
         rows = torch.cat(self._rows).roll(1, dims=1)
         factor = torch.linalg.qr(rows, mode="r").R
         mean = factor[0, 1:] / factor[0, 0]
         return mean, factor[1:, 1:] / (self.count - 1) ** 0.5
 
     def moments(self) -> "Moments":
-        """Mean and covariance, as files of statistics hold them.
+        """Return mean and covariance, as stored in files of statistics.
 
         Raises:
-            ValueError: fewer than two pictures.
+            ValueError: there are fewer than two pictures.
         """
         mean, root = self.mean_and_root()
         return Moments(mean, root.T @ root)
@@ -148,27 +155,28 @@ class FeatureStatistics:
 
 @dataclass(frozen=True)
 class Moments:
-    """What somebody else has computed of a set: mean and covariance of its features, in float64."""
+    """Precomputed statistics of a set: mean and covariance of its features, in float64."""
 
     mean: Float[Tensor, " dim"]
     covariance: Float[Tensor, "dim dim"]
 
     def mean_and_root(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, "dim dim"]]:
-        """As that of `FeatureStatistics`."""
+        """Return the mean, and a matrix A such that A^T A is the covariance; its negative eigenvalues are set to 0."""
         values, vectors = torch.linalg.eigh(self.covariance)
         return self.mean, values.clamp(min=0).sqrt()[:, None] * vectors.T
 
 
 def frechet_distance(a: FeatureStatistics | Moments, b: FeatureStatistics | Moments) -> float:
-    """Squared Fréchet distance of two Gaussians with the sets' means and covariances (Heusel et al. 2017).
+    """Return the squared Fréchet distance of two Gaussians with the sets' means and covariances (Heusel et al. 2017).
 
-    |m_a - m_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2)). The last trace is the sum of the singular values of A B^T, where
-    A^T A = S_a and B^T B = S_b, so no matrix root is taken. It is biased for few pictures: compare only equal counts.
+    |m_a - m_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2)). The trace of the root is the sum of the singular values of A B^T,
+    where A^T A = S_a and B^T B = S_b, so no matrix root is taken. The distance is biased for small sets: compare only
+    distances with equal numbers of pictures.
 
     Raises:
-        ValueError: fewer than two pictures in a set.
+        ValueError: a set has fewer than two pictures.
     """
     (mean_a, root_a), (mean_b, root_b) = a.mean_and_root(), b.mean_and_root()
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
     distance = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
-    return distance.clamp(min=0).item()  # what is no number stays none
+    return distance.clamp(min=0).item()  # NaN stays NaN

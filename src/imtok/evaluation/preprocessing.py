@@ -1,4 +1,4 @@
-"""How pictures enter a tokenizer, and come back: at their own size, padded to a square, or cropped to one."""
+"""Preprocessing of pictures before a tokenizer, and its inverse: original size, padding to a square, or centre crop."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,48 +13,48 @@ from imtok.data.sample import Face, Sample, TextRegion
 from imtok.data.transforms import centre_crop
 
 FitRule = Literal["pad", "crop"]
-"""How a picture of any shape becomes a square."""
+"""How a picture of any shape is converted to a square."""
 Region = TypeVar("Region", TextRegion, Face)
 
 
 class Preprocessing:
-    """A way; what it does not say leaves pictures as they are.
+    """Base class of preprocessing rules; by default, all methods leave pictures unchanged.
 
     Attributes:
-        rule: the way in words.
+        rule: description of the rule.
     """
 
     rule: str
 
     def cut(self, sample: Sample, picture: Picture) -> tuple[Sample, Picture]:
-        """What is left of a picture and of what is known of it: everything."""
+        """Return the part of a picture that the evaluation uses, and its annotations; by default, everything."""
         return sample, picture
 
     def prepare(self, picture: Picture) -> Picture:
-        """The picture as it enters the tokenizer."""
+        """Return the picture as it enters the tokenizer."""
         return picture
 
     def content(self, prepared: Picture, original: Picture) -> Picture:
-        """The part of a prepared or reconstructed picture that shows the original, without padding."""
+        """Return the part of a prepared or reconstructed picture that shows the original, without padding."""
         return prepared
 
-    def restore(self, drawn: Picture, original: Picture) -> Picture:
-        """The reconstruction at the original's size."""
-        return drawn
+    def restore(self, reconstruction: Picture, original: Picture) -> Picture:
+        """Return the reconstruction at the original's size."""
+        return reconstruction
 
 
 class OriginalSize(Preprocessing):
-    """Pictures as they are; the tokenizer pads them to its grid and cuts them back."""
+    """No preprocessing; the tokenizer itself pads pictures to its grid and crops them back."""
 
     rule = "each picture at its own size"
 
 
 @dataclass(frozen=True)
 class PadToSquare(Preprocessing):
-    """Resize the longer side to `size` pixels, pad to a square; after the tokenizer cut, and resize to its own size.
+    """Resize the longer side to `size` pixels and pad to a square; invert both after the tokenizer.
 
-    TokBench's preparation, as the scripts of its release do it (such as resize_rec.py): the shorter side is rounded up,
-    the padding is black and lies on both sides alike, the filter is LANCZOS both ways.
+    This is TokBench's preprocessing, as in its released scripts (such as resize_rec.py): the shorter side is rounded
+    up, the padding is black and centred, and the filter is LANCZOS in both directions.
     """
 
     size: int
@@ -70,12 +70,12 @@ class PadToSquare(Preprocessing):
         top, left, height, width = self._place(original)
         return prepared[top : top + height, left : left + width]
 
-    def restore(self, drawn: Picture, original: Picture) -> Picture:
+    def restore(self, reconstruction: Picture, original: Picture) -> Picture:
         height, width = original.shape[:2]
-        return _resize(self.content(drawn, original), width, height)
+        return _resize(self.content(reconstruction, original), width, height)
 
     def _place(self, original: Picture) -> tuple[int, int, int, int]:
-        """Where the picture lies in the square: top, left, height and width, rounded up as TokBench does."""
+        """Return the picture's position in the square: top, left, height and width, rounded up as in TokBench."""
         longer = max(original.shape[:2])
         height, width = (-(-side * self.size // longer) for side in original.shape[:2])
         return (self.size - height) // 2, (self.size - width) // 2, height, width
@@ -83,20 +83,20 @@ class PadToSquare(Preprocessing):
 
 @dataclass(frozen=True)
 class CentreCrop(Preprocessing):
-    """The largest centred square, resized to `size` pixels: it takes the place of the original.
+    """The largest centred square, resized to `size` pixels; it replaces the original.
 
-    So are prepared ImageNet's pictures for rFID, and those to be compared with generated pictures. InsightTok (appendix
-    F.1), FQGAN and TexTok state neither the crop nor its filter. This is ADM's, which the field's scripts have taken
-    over: halved while both sides are twice the size or more, then resized until the shorter one has it, then cut.
+    ImageNet is prepared this way for rFID, and so are reference pictures for generated pictures. InsightTok (appendix
+    F.1), FQGAN and TexTok state neither the crop nor its filter. This is ADM's crop, which the field's scripts have
+    adopted: halve while both sides are at least twice the size, resize the shorter side to the size, then crop.
     """
 
     size: int
     rule = "ADM's centred square: halved (BOX), then resized (BICUBIC)"
 
     def cut(self, sample: Sample, picture: Picture) -> tuple[Sample, Picture]:
-        """The square, with the words and faces that it shows by the rules of training crops (`Crop.words`, `.faces`).
+        """Return the square, with the words and faces that training crops would keep (`Crop.words`, `Crop.faces`).
 
-        A size that TokBench's files state is a share of the picture's longer side, so it grows with the cut.
+        A size stated in TokBench's files is a share of the picture's longer side, so it grows with the crop.
         """
         height, width = picture.shape[:2]
         crop = centre_crop(width, height, self.size)
@@ -105,13 +105,13 @@ class CentreCrop(Preprocessing):
             sample,
             width=self.size,
             height=self.size,
-            words=None if sample.words is None else _grown(crop.words(sample.words), growth),
-            faces=None if sample.faces is None else _grown(crop.faces(sample.faces), growth),
+            words=None if sample.words is None else _scale_ratios(crop.words(sample.words), growth),
+            faces=None if sample.faces is None else _scale_ratios(crop.faces(sample.faces), growth),
         )
         return cut, self.pixels(picture)
 
     def pixels(self, picture: Picture) -> Picture:
-        """The square."""
+        """Return the square crop of a picture."""
         image = Image.fromarray(picture)
         while min(image.size) >= 2 * self.size:
             image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -122,7 +122,7 @@ class CentreCrop(Preprocessing):
 
 
 def make_preprocessing(size: int | None, rule: FitRule) -> Preprocessing:
-    """How pictures are judged: at so many pixels, or where that is None at their own size.
+    """Return the preprocessing for a size in pixels; None keeps every picture at its own size.
 
     Raises:
         ConfigError: a crop without a size.
@@ -132,8 +132,8 @@ def make_preprocessing(size: int | None, rule: FitRule) -> Preprocessing:
     return OriginalSize() if size is None else PadToSquare(size) if rule == "pad" else CentreCrop(size)
 
 
-def _grown(regions: Iterable[Region], growth: float) -> list[Region]:
-    return [one if one.ratio is None else replace(one, ratio=one.ratio * growth) for one in regions]
+def _scale_ratios(regions: Iterable[Region], growth: float) -> list[Region]:
+    return [region if region.ratio is None else replace(region, ratio=region.ratio * growth) for region in regions]
 
 
 def _resize(picture: Picture, width: int, height: int) -> Picture:

@@ -1,4 +1,4 @@
-"""What a generated picture was asked to show: its prompt, and the words that shall stand in it."""
+"""What a generated picture should show: its prompt, and the text that should appear in it."""
 
 import io
 import json
@@ -18,7 +18,13 @@ _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 
 @dataclass(frozen=True)
 class PromptInfo:
-    """As far as it is known: the prompt, the text to be seen, and the run that drew the picture."""
+    """What is known about the generation of a picture.
+
+    Attributes:
+        prompt: its prompt; None if unknown.
+        text: the text that it should show; None without one.
+        run: name or path of the run that generated it; None if unknown.
+    """
 
     prompt: str | None = None
     text: str | None = None
@@ -26,51 +32,52 @@ class PromptInfo:
 
     @property
     def group(self) -> str | None:
-        """What a bootstrap draws together: pictures of one text, whatever their prompts, or of one prompt."""
+        """Key of the group that the bootstrap resamples as a whole: the text, or without one the prompt."""
         return self.text or self.prompt
 
 
 class PromptLookup:
-    """Looks up what was asked.
+    """Looks up the prompt and the expected text of a picture.
 
-    A table's word goes first, then what `imtok generate` has noted in the picture's file, then the first caption. The
-    text to be seen is what a prompt has in double quotes, where no table names it.
+    The prompt is taken from the table if it lists the picture, otherwise from the settings that `imtok generate` stores
+    in the picture's file, otherwise it is the first caption. If no table gives the expected text, it is the part of the
+    prompt in double quotes.
 
     Args:
-        prompts: a JSONL or CSV table with a picture's file and a `prompt` (or caption).
-        words: likewise with a `text`.
+        prompts: a JSONL or CSV table of picture files with their `prompt` (or caption).
+        words: a JSONL or CSV table of picture files with their expected `text`.
 
     Raises:
-        DataError: a table that cannot be read or lacks a column; one line.
+        DataError: a table cannot be read, lacks a column, or has contradicting rows (one-line message).
     """
 
     def __init__(self, prompts: str | None = None, words: str | None = None) -> None:
-        self._prompts = PathLookup({} if prompts is None else _read(prompts, "prompt"))
-        self._words = PathLookup({} if words is None else _read(words, "text"))
+        self._prompts = PathLookup({} if prompts is None else _read_column(prompts, "prompt"))
+        self._words = PathLookup({} if words is None else _read_column(words, "text"))
 
     def check(self, sample: Sample) -> None:
-        """Before anything is measured.
+        """Check that the tables are unambiguous for a picture.
 
         Raises:
-            DataError: a table means several things for one picture.
+            DataError: several rows of a table match the picture, with different values.
         """
         self._prompts.of(sample.path)
         self._words.of(sample.path)
 
     def of(self, sample: Sample) -> PromptInfo:
-        """What was asked of one picture."""
-        noted = _noted(sample)
-        prompt = self._prompts.of(sample.path) or noted.get("prompt") or next(iter(sample.captions), None)
+        """Return the prompt information of a picture."""
+        settings = _stored_settings(sample)
+        prompt = self._prompts.of(sample.path) or settings.get("prompt") or next(iter(sample.captions), None)
         text = self._words.of(sample.path) or (None if prompt is None else quoted(prompt))
-        return PromptInfo(prompt, text, noted.get("run"))
+        return PromptInfo(prompt, text, settings.get("run"))
 
 
 def quoted(prompt: str) -> str | None:
-    """What stands in double quotes, straight or curly; several passages are joined by a space."""
+    """Return the text in double quotes, straight or curly; several passages are joined by a space; None without any."""
     return " ".join(straight or curly for straight, curly in _QUOTED.findall(prompt)) or None
 
 
-def _read(table: str, column: str) -> dict[str, str]:
+def _read_column(table: str, column: str) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         for line, row in read_table(table):
@@ -85,11 +92,11 @@ def _read(table: str, column: str) -> dict[str, str]:
     return found
 
 
-def _noted(sample: Sample) -> dict[str, Any]:
+def _stored_settings(sample: Sample) -> dict[str, Any]:
     try:
         with Image.open(io.BytesIO(sample.image)) as picture:
-            noted = json.loads(picture.info.get(SETTINGS, "{}"))
-    except (OSError, ValueError, TypeError, RecursionError):  # no text in this format, or somebody else's
+            settings = json.loads(picture.info.get(SETTINGS, "{}"))
+    except (OSError, ValueError, TypeError, RecursionError):  # not readable, or the text of another program
         return {}
-    told = noted.items() if isinstance(noted, dict) else ()
-    return {name: as_unicode(value) for name, value in told if isinstance(value, str)}
+    items = settings.items() if isinstance(settings, dict) else ()
+    return {name: as_unicode(value) for name, value in items if isinstance(value, str)}

@@ -1,4 +1,4 @@
-"""Published protocols by name: what is measured, on how many pictures, against which reference."""
+"""Published evaluation protocols by name: metrics, number of pictures, and reference."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import field
@@ -9,36 +9,36 @@ from imtok.evaluation.benchmark_meters import DPG, GENEVAL
 
 @config
 class EvaluationProtocol:
-    """What a published number was measured on. Whatever is None is free."""
+    """The conditions under which published scores were measured; a field that is None imposes no condition."""
 
     source: str
     """Paper and section."""
     metrics: tuple[str, ...]
-    """As `imtok evaluate` and `imtok evaluate-generated` call them."""
+    """Names of the metrics in `imtok evaluate` and `imtok evaluate-generated`."""
     networks: dict[str, str] = field(default_factory=dict)
-    """Metrics that keep their name whoever reads, and who does in the paper."""
+    """The paper's network for each metric whose name does not depend on its network."""
     pictures: int
-    """How many are looked at."""
+    """Number of evaluated pictures."""
     sizes: tuple[int, ...] = ()
-    """Of the pictures' sides, in pixels: one of these."""
+    """Allowed sides of the pictures, which are square, in pixels; empty: any size."""
     others: tuple[str, ...] = ()
-    """What differs here whatever is measured, or cannot be checked; a line each."""
+    """Deviations that always apply, and conditions that cannot be checked; one line each."""
     reference: str | None = None
-    """In words; the files are the user's own."""
+    """Description of the reference; the user supplies the files."""
     reference_pictures: int | None = None
-    """How many of them."""
+    """Number of pictures in the reference."""
     statistics: tuple[str, ...] = ()
-    """That the reference must bring along."""
+    """Kinds of precomputed statistics that the reference must provide."""
     prompts: int | None = None
-    """Different ones."""
+    """Number of different prompts."""
     pictures_per_prompt: int | None = None
-    """Of each of them."""
+    """Number of pictures for each prompt."""
     text_length: tuple[int, int] | None = None
-    """Fewest and most characters of a text that shall be seen."""
+    """Minimum and maximum number of characters of the expected texts."""
 
     @property
     def unchecked(self) -> list[str]:
-        """What nobody can tell from the files: a line for whoever reads the numbers."""
+        """Conditions that cannot be checked from the files; one line each, for the report."""
         if self.reference is None:
             return []
         return [f"{self.source}: the reference is to be {self.reference}; whether it is, nothing here can check"]
@@ -112,7 +112,9 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         source="NED of InsightTok (appendix F.2.2)",
         others=("lines are found by PP-OCRv6's detector, not by docTR's",),
         metrics=("rendered_text_ned",),
-        networks={"rendered_text_ned": "text_judge/parseq"},  # docTR's; which of its recognizers is not stated
+        networks={
+            "rendered_text_ned": "text_judge/parseq"
+        },  # the paper uses docTR; which of its recognizers is not stated
         pictures=200,
         prompts=200,
         text_length=(100, 300),
@@ -121,10 +123,10 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
 
 
 def get_protocol(name: str) -> EvaluationProtocol:
-    """One by its name.
+    """Return a protocol by name.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: no protocol has this name.
     """
     if name not in PROTOCOLS:
         raise ConfigError(f"no protocol is called {name!r}; there are {', '.join(PROTOCOLS)}")
@@ -143,18 +145,18 @@ def deviations(
     pictures_of_prompts: tuple[int, ...] = (),
     statistics: Collection[str] = (),
 ) -> list[str]:
-    """What differs from a protocol, so that the numbers are not those that it means; a line each.
+    """Return the deviations of an evaluation from a protocol, one line each; with any, scores are not comparable.
 
     Args:
-        protocol: it.
-        metrics: what was measured, and through which network.
-        pictures: how many were.
-        sizes: their widths and heights.
-        reference_pictures: of the reference; None without one.
-        prompts: different ones (or texts) that the pictures were asked for.
-        texts: that should be seen.
-        pictures_of_prompts: how many there are of each different prompt.
-        statistics: that the reference brings along.
+        protocol: the protocol.
+        metrics: measured metrics, and the network behind each.
+        pictures: number of evaluated pictures.
+        sizes: widths and heights of the pictures.
+        reference_pictures: number of pictures in the reference; None without a reference.
+        prompts: number of different prompts (or texts) of the pictures.
+        texts: texts that the pictures should show.
+        pictures_of_prompts: number of pictures for each different prompt.
+        statistics: kinds of precomputed statistics that the reference provides.
     """
     found = [*protocol.others]
     found += [f"{metric} was not measured" for metric in protocol.metrics if metric not in metrics]

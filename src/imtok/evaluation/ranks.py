@@ -1,7 +1,7 @@
-"""Evaluation by several processes: portions of a set are dealt to them in turn, and every one learns what all found.
+"""Evaluation on several processes: portions of a set are distributed round-robin, and every rank gets all findings.
 
-What is found is added up in the order of the portions, whoever has looked at them. So the numbers are those of a single
-process, to the last bit.
+Findings are accumulated in the order of the portions, regardless of the rank that computed them. The scores are
+therefore bit-identical to those of a single process.
 """
 
 import sys
@@ -22,21 +22,21 @@ USER_ERRORS = (InputError, OSError)
 
 
 class Ranks:
-    """The processes of one evaluation; alone, one process."""
+    """The processes of one evaluation; without torchrun, a single process."""
 
     def __init__(self) -> None:
         self._group = ObjectGroup()
 
     def map_in_order(self, portions: Sequence[Portion], look: Callable[[Portion], Found]) -> Iterator[Found]:
-        """What is found in each portion, in their order, on every rank; a rank looks at every so-many-th of them.
+        """Yield the result of `look` for each portion, in order, on all ranks; each of n ranks computes every n-th.
 
         Args:
-            portions: the same on every rank.
-            look: what it answers travels to the other ranks, so it should be small.
+            portions: the portions; the same on every rank.
+            look: function of a portion; its result is sent to the other ranks, so it should be small.
 
         Raises:
-            InputError: somebody's look ended so; the same on every rank.
-            OSError: likewise.
+            InputError: raised by `look` on some rank; the same on every rank.
+            OSError: raised by `look` on some rank; the same on every rank.
         """
         for start in range(0, len(portions), world_size()):
             mine = portions[start + rank() : start + rank() + 1]
@@ -44,16 +44,16 @@ class Ranks:
                 yield from map(unwrap, found)
 
     def agree(self, look: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
-        """What this rank finds; or the error of the first that met one, so that all go on without it alike."""
+        """Return this rank's result, or on all ranks the first failing rank's error, so that all act alike."""
         mine = catch_errors(look, portion)
-        met = self.exchange([mine if isinstance(mine, USER_ERRORS) else None])
-        return next((error for (error,) in met if error is not None), mine)
+        errors = self.exchange([mine if isinstance(mine, USER_ERRORS) else None])
+        return next((error for (error,) in errors if error is not None), mine)
 
     def exchange(self, mine: Any) -> list[Any]:
-        """Every rank's, in their order; an error instead says that the rank has ended.
+        """Return the objects of all ranks in rank order; an error object means that its rank has ended the evaluation.
 
         Raises:
-            Ended: somebody has.
+            Ended: some rank has ended the evaluation.
         """
         everyones = self._group.gather(mine)
         if ended := [one for one in everyones if isinstance(one, USER_ERRORS)]:
@@ -62,7 +62,7 @@ class Ranks:
 
 
 class Ended(Exception):
-    """All ranks know that the evaluation has ended, and by which error."""
+    """The evaluation has ended on all ranks because of an error on one of them."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -71,10 +71,10 @@ class Ended(Exception):
 
 @contextmanager
 def together() -> Iterator[Ranks]:
-    """Join the processes that torchrun started, if it did, and end with them.
+    """Join the processes started by torchrun, if any, and leave them together.
 
-    Nobody leaves before all are done. The error of one ends all: the first rank raises it, so that it is said once, and
-    the others exit.
+    No rank leaves before all are done. An error on one rank ends all of them: rank 0 raises it, so that it is reported
+    once, and the others exit.
     """
     with process_group():
         ranks = Ranks()
@@ -95,18 +95,18 @@ def together() -> Iterator[Ranks]:
 
 
 def say(line: str) -> None:
-    """A line for the user beside the progress bar, once for all ranks."""
+    """Print a line for the user without disturbing the progress bar, on rank 0 only."""
     if rank() == 0:
         tqdm.write(as_unicode(line))
 
 
 def progress_bar(total: int, what: str) -> "tqdm[Never]":
-    """Of pictures, on a terminal, and once for all ranks."""
+    """Create a progress bar over pictures, shown on a terminal and on rank 0 only."""
     return tqdm(total=total, desc=what, unit=" pictures", disable=None if rank() == 0 else True)
 
 
 def catch_errors(look: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
-    """What is found, or an error as an answer, so that all ranks meet it at the same place."""
+    """Return what `look` returns, or a user error as a value, so that all ranks can handle it at the same point."""
     try:
         return look(portion)
     except USER_ERRORS as error:
@@ -118,11 +118,11 @@ def catch_errors(look: Callable[[Portion], Found], portion: Portion) -> Found | 
 
 
 def unwrap(found: Any) -> Any:
-    """What `catch_errors` found.
+    """Return a result of `catch_errors`, or raise the error that it holds.
 
     Raises:
-        InputError: it has met one.
-        OSError: likewise.
+        InputError: the result is such an error.
+        OSError: the result is such an error.
     """
     if isinstance(found, USER_ERRORS):
         raise found

@@ -1,4 +1,4 @@
-"""Pictures through a tokenizer and back, at their own size."""
+"""Reconstruction of picture files by a tokenizer, at their own size."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,24 +33,27 @@ def reconstruct(
 ) -> list[Path]:
     """Write OUT/NAME.png, and OUT_side_by_side/NAME.png with the original on the left.
 
-    A picture that cannot be read is named and left out. So OUT holds reconstructions alone, for whatever reads it next.
+    A picture that cannot be read is reported and left out. OUT contains only reconstructions, so that other commands
+    can read it as a folder of reconstructed pictures.
 
     Args:
         tokenizer: a run folder, a shipped name, or another project's checkpoint.
         images: picture files, or folders of them.
-        out: folder.
-        branches: side by side also show what each codebook says alone, the others set to zero (FQGAN, Figure 3).
-        captions: for a tokenizer that hears of them, a JSONL or CSV with an image and a caption column, or the caption
-            of all pictures. Without it, or where a picture has none, it is told nothing.
+        out: output folder.
+        branches: whether the side-by-side pictures also show the reconstruction from each codebook alone, with the
+            others set to zero (FQGAN, Figure 3).
+        captions: for a tokenizer that is conditioned on captions, a JSONL or CSV table with an image and a caption
+            column, or one caption for all pictures. Without it, or for a picture without a caption, the tokenizer
+            receives no text.
 
     Returns:
-        The reconstructions.
+        The paths of the reconstructions.
 
     Raises:
-        ConfigError: no such tokenizer or a broken one, one codebook where branches are wanted, captions for a tokenizer
-            that hears of none, or of other pictures, no picture, two pictures of one name, or an original that would be
-            overwritten.
-        MissingWeights: the network that reads the captions is not here.
+        ConfigError: no such tokenizer or a broken one, a single codebook with `branches`, captions for a tokenizer that
+            is not conditioned on captions, or only of other pictures, no picture, two pictures of the same name, or an
+            original that would be overwritten.
+        MissingWeights: the weights of the text encoder are not available.
     """
     files, out = list(find_pictures(map(Path, images))), Path(out)
     names = [file.stem for file in files]
@@ -66,97 +69,100 @@ def reconstruct(
     if branches and len(model.codebook_sizes) < 2:
         raise ConfigError(f"{tokenizer}: has no branches to show; it is not a tokenizer of several codebooks")
     if captions is not None and model.text_config is None:
-        raise ConfigError(f"{tokenizer}: hears of no captions; leave --captions out")
-    told = [None] * len(files) if captions is None else captions_of(files, captions)
+        raise ConfigError(f"{tokenizer}: is not conditioned on captions; leave --captions out")
+    captions_by_file = [None] * len(files) if captions is None else captions_of(files, captions)
     text_conditioner = (
         None
         if captions is None or model.text_config is None
         else TextConditioner(model.text_config, device=best_device())
     )
     if text_conditioner is not None:
-        text_conditioner.prepare(caption for caption in told if caption is not None)
-    if model.text_config is not None and (missing_caption := told.count(None)):
+        text_conditioner.prepare(caption for caption in captions_by_file if caption is not None)
+    if model.text_config is not None and (missing_caption := captions_by_file.count(None)):
         tqdm.write(
-            f"{tokenizer} hears captions, and {missing_caption} of {len(files)} pictures have none; see --captions"
+            f"{tokenizer} is conditioned on captions, and {missing_caption} of {len(files)} pictures have none; "
+            "see --captions"
         )
-    written, sheets = [], side_by_side(out)
-    for folder in (out, sheets):
+    written, side_by_side_folder = [], side_by_side(out)
+    for folder in (out, side_by_side_folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for file, caption in zip(tqdm(files, unit="picture", disable=None), told, strict=True):
+    for file, caption in zip(tqdm(files, unit="picture", disable=None), captions_by_file, strict=True):
         try:
             picture = decode(read_bytes(file), str(file))
         except DataError as error:
             tqdm.write(f"left out: {error}")
             continue
         text = None if text_conditioner is None else text_conditioner.encode([caption])
-        drawn = reconstruct_picture(model, picture, text)
+        reconstruction = reconstruct_picture(model, picture, text)
         written.append(out / f"{file.stem}.png")
-        written[-1].write_bytes(encode(drawn))
-        row = [picture, drawn, *(reconstruct_each_codebook(model, picture, text) if branches else ())]
-        (sheets / f"{file.stem}.png").write_bytes(encode(np.concatenate(row, axis=1)))
+        written[-1].write_bytes(encode(reconstruction))
+        row = [picture, reconstruction, *(reconstruct_each_codebook(model, picture, text) if branches else ())]
+        (side_by_side_folder / f"{file.stem}.png").write_bytes(encode(np.concatenate(row, axis=1)))
     return written
 
 
 def side_by_side(out: Path) -> Path:
-    """Where originals and reconstructions stand beside each other."""
-    place = Path(os.path.abspath(out))  # of "." the name, too
+    """Return the folder in which originals and reconstructions are stored side by side."""
+    place = Path(os.path.abspath(out))  # also resolves "." to a folder name
     return place.with_name(f"{place.name}_side_by_side")
 
 
 def captions_of(files: Sequence[Path], captions: str) -> list[str | None]:
-    """What a user says of pictures.
+    """Return the caption that a user gives to each picture, or None.
 
     Args:
-        files: the pictures.
-        captions: a table (.jsonl or .csv) that names them by path, or as much of it as tells them apart, down to the
-            file's name; or one caption for all.
+        files: the picture files.
+        captions: a table (.jsonl or .csv) that names the pictures by path, or by as many trailing parts of the path as
+            distinguish them, down to the file name; or one caption for all pictures.
 
     Raises:
-        ConfigError: the table names none of them, or a file that is no table.
+        ConfigError: the table names none of the pictures, or `captions` is a file of another kind.
         DataError: the table cannot be read.
     """
     if not captions.lower().endswith((".jsonl", ".csv")):
-        if os.path.isfile(captions):  # and is no caption
+        if os.path.isfile(captions):  # so it is not a caption
             raise ConfigError(f"{captions}: captions of pictures are listed in a .jsonl or .csv")
         return [as_unicode(captions)] * len(files)
     captioner = make_captioner(captions)
-    places = (Path(os.path.abspath(file)).as_posix() for file in files)
-    listed = (captioner(Sample(image=b"", path=place, width=1, height=1)) for place in places)
-    found = [those[0] if those else None for those in listed]
+    paths = (Path(os.path.abspath(file)).as_posix() for file in files)
+    caption_lists = (captioner(Sample(image=b"", path=path, width=1, height=1)) for path in paths)
+    found = [own[0] if own else None for own in caption_lists]
     if not any(found):
         raise ConfigError(f"{captions}: has captions of none of the {len(files)} pictures")
     return found
 
 
 def reconstruct_picture(tokenizer: Tokenizer, picture: Picture, text: Text | None = None) -> Picture:
-    """One picture of any size through the tokenizer, at its own size.
+    """Reconstruct one picture of any size, at its own size.
 
     Raises:
-        ConfigError: it answers NaN or infinity.
+        ConfigError: the tokenizer outputs NaN or infinity.
     """
     images = from_uint8(picture)[None].to(tokenizer.device)
     with torch.no_grad():
-        return _picture(tokenizer.reconstruct(images, text))
+        return _to_picture(tokenizer.reconstruct(images, text))
 
 
 @torch.no_grad()
 def reconstruct_each_codebook(tokenizer: Tokenizer, picture: Picture, text: Text | None = None) -> list[Picture]:
-    """The picture as each codebook alone would have it, the others set to zero."""
+    """Reconstruct a picture from each codebook alone, with the others set to zero."""
     height, width = picture.shape[:2]
     encoding = tokenizer.encode(from_uint8(picture)[None].to(tokenizer.device), text)
-    alone = [tokenizer.keep_codebook(encoding.latents, branch) for branch in range(len(tokenizer.codebook_sizes))]
-    drawn = [tokenizer.decode(latents, text, encoding.grid_size) for latents in alone]
-    return [_picture(images[:, :, :height, :width]) for images in drawn]
+    single_codebook_latents = [
+        tokenizer.keep_codebook(encoding.latents, branch) for branch in range(len(tokenizer.codebook_sizes))
+    ]
+    decoded = [tokenizer.decode(latents, text, encoding.grid_size) for latents in single_codebook_latents]
+    return [_to_picture(images[:, :, :height, :width]) for images in decoded]
 
 
-def _picture(images: Float[Tensor, "1 3 height width"]) -> Picture:
+def _to_picture(images: Float[Tensor, "1 3 height width"]) -> Picture:
     if not images.isfinite().all():
-        raise ConfigError("the tokenizer answers NaN or infinity; its weights are broken")
+        raise ConfigError("the tokenizer outputs NaN or infinity; its weights are broken")
     return to_uint8(images)[0]
 
 
 def find_pictures(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files, and the pictures in the folders (sorted, sub-folders included).
+    """Yield the given files, and the pictures in the given folders (sorted, including subfolders).
 
     Raises:
         ConfigError: a path that does not exist.

@@ -1,4 +1,4 @@
-"""What can be evaluated: a tokenizer, a folder of pictures reconstructed by somebody, a codec, a model-free check."""
+"""Reconstructors: tokenizers, folders of pictures reconstructed elsewhere, codecs, and model-free self-checks."""
 
 import hashlib
 import re
@@ -36,24 +36,24 @@ _STATED_RATE = re.compile(r"(.+)@([0-9]*\.?[0-9]+)")
 
 @runtime_checkable
 class DatasetPreview(Protocol):
-    """A set before it is evaluated; every method goes through it from its beginning."""
+    """A set before it is evaluated; each method iterates over it from its beginning."""
 
     def samples(self) -> Iterable[Sample]:
-        """The files, with what is known of them."""
+        """Yield the samples of the set, with their annotations."""
         ...
 
     def prepared(self) -> Iterable[Picture]:
-        """The readable pictures as they enter."""
+        """Yield the readable pictures as they enter the tokenizer."""
         ...
 
     def readable(self, paths: Collection[str]) -> Iterable[str]:
-        """Those of some paths whose pictures can be read to the end."""
+        """Yield those of some paths whose pictures can be decoded completely."""
         ...
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that a reconstructor has read, its SHA-256, and that of the pixels of the original that it stands for."""
+    """A file read by a reconstructor, its SHA-256, and the SHA-256 of the pixels of its original."""
 
     path: Path
     digest: bytes
@@ -62,15 +62,15 @@ class File:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A picture after the bottleneck, at its own size.
+    """A reconstructed picture at the size at which it entered the reconstructor.
 
     Attributes:
-        picture: it.
-        codes: where there are any.
-        bits_per_pixel: where that is known.
-        text: the caption or class that the tokenizer heard, if any.
-        caption_bits: where that is known, of what it was told.
-        file: where it was read from.
+        picture: the reconstructed picture.
+        codes: token codes of a discrete tokenizer, else None.
+        bits_per_pixel: rate of the tokens or of the file; None if unknown.
+        text: the caption or class that the tokenizer was conditioned on, if any.
+        caption_bits: bits of that caption or class; None without text conditioning.
+        file: the file from which the picture was read, if any.
     """
 
     picture: Picture
@@ -85,15 +85,15 @@ class Reconstructor(ABC):
     """Turns pictures into reconstructions.
 
     Attributes:
-        name: in tables and files.
-        codebook_sizes: of a discrete tokenizer; empty otherwise.
-        teachers: names of the networks that it was trained with; `UNKNOWN` stands for those that nobody here knows.
-        is_check: whether it is a model-free check and no competitor.
-        is_codec: whether it is JPEG or the like.
-        compared_with: another reconstructor's name; None: the first one's.
-        at_own_size: whether it wants each picture at its own size, whatever the evaluation's.
-        sha256: of its weights, or of the hashes of the files that were read so far; None where there are none.
-        rate_note: what one has to know of its rate on the present set.
+        name: name in tables and files.
+        codebook_sizes: codebook sizes of a discrete tokenizer; empty otherwise.
+        teachers: names of the networks that it was trained with; `UNKNOWN` stands for teachers that are not known.
+        is_check: whether it is a model-free self-check, which is not compared with others.
+        is_codec: whether it is a codec such as JPEG.
+        compared_with: name of the reconstructor that it is compared with; None: the first one.
+        at_own_size: whether it takes each picture at its own size, regardless of the evaluation's size.
+        sha256: hash of its weights, or of the hashes of the files read so far; None if there are neither.
+        rate_note: note on its rate on the current set.
     """
 
     name: str
@@ -107,28 +107,32 @@ class Reconstructor(ABC):
     rate_note: str | None = None
 
     def begin(self, pictures: DatasetPreview) -> None:
-        """Look at a set before it is evaluated."""
+        """Prepare for a set before it is evaluated."""
         return
 
     def add(self, file: File, path: str) -> None:
-        """A file has been read, by whichever process, for the original at `path`.
+        """Record that a file was read, on any process, as the reconstruction of the original at `path`.
 
         Raises:
-            ConfigError: it was read for another original before.
+            ConfigError: the file was already read as the reconstruction of another original.
         """
         return
 
     @abstractmethod
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
-        """Reconstructions of pictures, of one size unless `at_own_size`; `samples` tells what they are.
+        """Reconstruct a batch of pictures.
+
+        Args:
+            pictures: pictures, all of one size unless `at_own_size`.
+            samples: the sample of each picture, with its path and captions.
 
         Raises:
-            ConfigError: it cannot; one line with its name.
+            ConfigError: the reconstruction failed; a message of one line with the reconstructor's name.
         """
 
 
 class TokenizerReconstructor(Reconstructor):
-    """A tokenizer in eval mode; one that hears of captions is told each picture's first."""
+    """A tokenizer in eval mode; one with a text condition receives each picture's first caption, or its class."""
 
     def __init__(
         self,
@@ -158,23 +162,23 @@ class TokenizerReconstructor(Reconstructor):
         decoded = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
         if not decoded.isfinite().all():
             raise ConfigError(
-                f"{self.name}: answers NaN or infinity to {samples[0].path} or one of its neighbours; its weights are "
+                f"{self.name}: outputs NaN or infinity for {samples[0].path} or one of its neighbours; its weights are "
                 "broken"
             )
-        drawn = to_uint8(decoded[:, :, :height, :width])
+        reconstructed = to_uint8(decoded[:, :, :height, :width])
         rate = bits_per_pixel(encoding.latents.shape[1], self.tokenizer.bits_per_token, height, width)
-        codes = [None] * len(drawn) if encoding.codes is None else encoding.codes.cpu()
+        codes = [None] * len(reconstructed) if encoding.codes is None else encoding.codes.cpu()
         return [
-            Reconstruction(one, of_it, rate, said, bits)
-            for one, of_it, said, bits in zip(drawn, codes, texts, text_bits, strict=True)
+            Reconstruction(picture, picture_codes, rate, caption, bits)
+            for picture, picture_codes, caption, bits in zip(reconstructed, codes, texts, text_bits, strict=True)
         ]
 
     def texts_for(self, samples: Sequence[Sample]) -> Sequence[str | None]:
-        """What it is told of pictures: their captions, or their classes."""
+        """Return the text condition of each picture: its caption or class."""
         return [self.text_of(sample) for sample in samples]
 
     def text_of(self, sample: Sample) -> str | None:
-        """What there is to be told of a picture."""
+        """Return the caption or class of a picture, whichever the tokenizer is conditioned on; None if it has none."""
         assert self.tokenizer.text_config is not None
         return self.tokenizer.text_config.text_of(sample)
 
@@ -184,8 +188,8 @@ class FolderReconstructor(Reconstructor):
     """A folder with `NAME.png` (or another picture format) for every original called NAME, of the same size.
 
     Args:
-        folder: it.
-        rate: in bits per pixel, where somebody states it.
+        folder: the folder of reconstructed pictures.
+        rate: rate in bits per pixel as stated by the user; None if unknown.
     """
 
     folder: Path
@@ -203,18 +207,20 @@ class FolderReconstructor(Reconstructor):
             raise ConfigError(f"{self.folder}@0: the rate is a number of bits per pixel, such as {self.folder}@0.25")
         self._files = defaultdict(list)
         for file in find_pictures([self.folder]):
-            name = as_unicode(file.relative_to(self.folder).as_posix())  # as the samples' paths are written
+            name = as_unicode(file.relative_to(self.folder).as_posix())  # spelled like the samples' paths
             self._files[_without_suffix(name)].append(file)
         if not self._files:
             raise ConfigError(f"{self.folder}: neither a run folder (it has no config.json) nor a folder of pictures")
 
     def begin(self, pictures: DatasetPreview) -> None:
-        missing = {sample.path for sample in pictures.samples() if not self._named(sample.path)}
-        first = next(iter(pictures.readable(missing)), None)  # a sound header may stand before broken pixels
+        missing = {sample.path for sample in pictures.samples() if not self._candidates(sample.path)}
+        first = next(iter(pictures.readable(missing)), None)  # the header may be intact although the pixels are corrupt
         if first is not None:
-            more = f" ({len(missing)} pictures have none)" if len(missing) > 1 else ""
+            count_note = f" ({len(missing)} pictures have none)" if len(missing) > 1 else ""
             name = PurePosixPath(_without_suffix(first)).name
-            raise ConfigError(f"{self.folder}: holds no reconstruction of {first}{more}; there should be a {name}.png")
+            raise ConfigError(
+                f"{self.folder}: holds no reconstruction of {first}{count_note}; there should be a {name}.png"
+            )
 
     def reconstruct(self, pictures: Sequence[Picture], samples: Sequence[Sample]) -> list[Reconstruction]:
         return [self._read(picture, sample.path) for picture, sample in zip(pictures, samples, strict=True)]
@@ -229,12 +235,14 @@ class FolderReconstructor(Reconstructor):
         self.sha256 = self._hash.hexdigest()
 
     def _read(self, original: Picture, path: str) -> Reconstruction:
-        named = self._named(path)
-        if len(named) > 1:  # originals may differ in nothing but their format
-            named = [file for file in named if file.suffix == PurePosixPath(path).suffix] or named
-        if len(named) > 1:
-            raise ConfigError(f"{named[0]}: is it the reconstruction of {path}, or is {named[1].name}? Remove one")
-        file = named[0]
+        candidates = self._candidates(path)
+        if len(candidates) > 1:  # two originals may have the same name in different formats
+            candidates = [file for file in candidates if file.suffix == PurePosixPath(path).suffix] or candidates
+        if len(candidates) > 1:
+            raise ConfigError(
+                f"{candidates[0]}: is it the reconstruction of {path}, or is {candidates[1].name}? Remove one"
+            )
+        file = candidates[0]
         data = read_bytes(file)
         picture = decode(data, str(file))
         if picture.shape != original.shape:
@@ -243,15 +251,15 @@ class FolderReconstructor(Reconstructor):
         read = File(file, hashlib.sha256(data).digest(), hashlib.sha256(original.tobytes()).digest())
         return Reconstruction(picture, bits_per_pixel=self.rate, file=read)
 
-    def _named(self, path: str) -> list[Path]:
-        """Files that may be the reconstruction of an original."""
+    def _candidates(self, path: str) -> list[Path]:
+        """Return the files that may be the reconstruction of an original."""
         stem = _without_suffix(path)
         return self._files.get(stem) or self._files.get(PurePosixPath(stem).name) or []
 
 
 @dataclass
 class CodecReconstructor(Reconstructor):
-    """A codec at the rate of its own files, for comparison at equal rates."""
+    """A codec, with the rate of its own files, for comparison at equal rates."""
 
     is_codec = True
     name: str
@@ -272,7 +280,7 @@ class CodecReconstructor(Reconstructor):
 
 @dataclass
 class SelfCheck(Reconstructor):
-    """A damage of known kind, without any model: whoever gets other scores for it has other rules."""
+    """A model-free degradation: evaluations that disagree on its scores use different metric definitions."""
 
     name: str
     damage: Callable[[Picture], Picture]
@@ -284,7 +292,7 @@ class SelfCheck(Reconstructor):
 
 
 def self_checks() -> list[SelfCheck]:
-    """The same picture; JPEG of quality 30; halved and enlarged again."""
+    """Return the self-checks: identity, JPEG at quality 30, and downsampling by 2 followed by upsampling."""
     return [
         SelfCheck("identity", lambda picture: picture),
         SelfCheck("jpeg-30", lambda picture: decode(encode(picture, "JPEG", quality=30))),
@@ -293,34 +301,34 @@ def self_checks() -> list[SelfCheck]:
 
 
 def check_name(source: str) -> None:
-    """Raise where nothing has this name, without opening it.
+    """Check that a reconstructor's name exists, without opening it.
 
     Raises:
-        ConfigError: no codec, run, folder or file does; or a codec has no such setting.
+        ConfigError: no codec, run, folder or file has this name, or the codec has no such setting.
     """
     stated = _STATED_RATE.fullmatch(source)
     if stated is not None and not Path(source).exists() and not Path(stated[1]).is_dir() and not read_setting(source):
         raise ConfigError(f"{source}: there is no folder {stated[1]}")
-    if read_setting(source) is None and _stated(source) is None and not Path(source).exists():
+    if read_setting(source) is None and _parse_stated_rate(source) is None and not Path(source).exists():
         locate(source)
 
 
 def open_reconstructor(source: str, data: Sequence[str | PathLike[str]] = ()) -> Reconstructor:
-    """What a user names on the command line.
+    """Open a reconstructor by its name on the command line.
 
     Args:
         source: a shipped name, a run folder, another project's checkpoint or folder, a folder of reconstructed
             pictures (`FOLDER@BITS_PER_PIXEL` where their rate is known), or a codec (`jpeg:QUALITY`,
             `webp@BITS_PER_PIXEL`).
-        data: what it will be shown; text features may be stored there.
+        data: places of the sets that it will reconstruct; text features may be stored there.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: the name is none of these.
     """
     setting = read_setting(source)
     if setting is not None:
         return CodecReconstructor(source, setting)
-    stated = _stated(source)
+    stated = _parse_stated_rate(source)
     if stated is not None:
         return FolderReconstructor(*stated)
     path = locate(source)
@@ -330,8 +338,8 @@ def open_reconstructor(source: str, data: Sequence[str | PathLike[str]] = ()) ->
     return TokenizerReconstructor(name, load(source, best_device()), teachers_of_weights(path), data, hash_of(source))
 
 
-def _stated(source: str) -> tuple[Path, float] | None:
-    """A folder and its rate; None for whatever is called otherwise."""
+def _parse_stated_rate(source: str) -> tuple[Path, float] | None:
+    """Return the folder and rate of `FOLDER@BITS_PER_PIXEL`; None for any other name."""
     stated = _STATED_RATE.fullmatch(source)
     if stated is None or Path(source).exists() or not Path(stated[1]).is_dir():
         return None
@@ -339,7 +347,7 @@ def _stated(source: str) -> tuple[Path, float] | None:
 
 
 def _without_suffix(path: str) -> str:
-    """A path without the suffix of its picture format; another dot may be part of the name."""
+    """Remove the suffix of a picture format from a path; any other dot may be part of the name."""
     suffix = PurePosixPath(path).suffix
     return path.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else path
 

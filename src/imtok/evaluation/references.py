@@ -1,4 +1,4 @@
-"""Sets to compare with: pictures, statistics that somebody has computed of them, and .npz files of both."""
+"""Reference sets: pictures, precomputed statistics, and .npz files with both."""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,19 +24,19 @@ from imtok.layers.collective import best_device
 
 INCEPTION = "vision/inception"
 STATISTICS = {"frechet": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-"""Of ADM's .npz files; they are Inception's."""
+"""Names of mean and covariance in ADM's .npz files, by kind; they are of Inception's features."""
 _BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A set to compare with: at least one of pictures and statistics.
+    """A set to compare with, given by pictures, statistics or both.
 
     Attributes:
-        name: its place.
-        source: its pictures.
-        statistics: `frechet` and `spatial`, as far as somebody has computed them.
-        sha256: of an .npz file; None for other sets, of which every picture that is seen has a hash.
+        name: its location.
+        source: its pictures; None if it has only statistics.
+        statistics: precomputed statistics by kind, `frechet` and `spatial`.
+        sha256: hash of the .npz file; None for other sets, whose pictures are hashed when they are processed.
     """
 
     name: str
@@ -46,15 +46,15 @@ class Reference:
 
     @property
     def pictures(self) -> int:
-        """How many it holds, whoever looks at them."""
+        """Number of pictures that it contains, whether or not they are used."""
         return 0 if self.source is None else len(self.source)
 
 
 def open_reference(place: str) -> Reference:
-    """The pictures of a set and the statistics that somebody has computed of them.
+    """Open a reference: anything that `open_dataset` reads, or an .npz file with pictures, statistics or both.
 
     Raises:
-        DataError: neither is there.
+        DataError: there are neither pictures nor statistics, or the statistics are invalid.
     """
     if not file_part(place).lower().endswith(".npz"):
         return Reference(name=place, source=open_dataset(place))
@@ -77,21 +77,22 @@ def open_reference(place: str) -> Reference:
 
 @torch.no_grad()
 def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | None = None) -> int:
-    """Write pictures as one .npz file in ADM's layout, one after another.
+    """Write pictures to one .npz file in ADM's layout, one picture at a time.
 
     Args:
-        pictures: anything that `open_dataset` reads, all of one size.
+        pictures: anything that `open_dataset` reads; all pictures must have one size unless `size` is given.
         out: the file to write, NAME.npz.
-        statistics: also their `mu`, `sigma`, `mu_s` and `sigma_s` through Inception.
-        size: crop the pictures to centred squares of so many pixels.
+        statistics: also store `mu`, `sigma`, `mu_s` and `sigma_s` of the Inception features.
+        size: side in pixels of the centred squares to which the pictures are cropped.
 
     Returns:
-        How many.
+        Number of pictures.
 
     Raises:
-        ConfigError: another kind of file is named, a size that is too small, or Inception answers NaN or infinity.
-        DataError: pictures of several sizes, one that cannot be read, or too few for statistics; nothing is written.
-        MissingWeights: the statistics are wanted, and Inception is not here.
+        ConfigError: `out` is not an .npz file, the size is too small, or Inception outputs NaN or infinity.
+        DataError: the pictures differ in size, one cannot be read, or there are too few for statistics; nothing is
+            written.
+        MissingWeights: statistics are requested, and Inception is not installed.
     """
     out = Path(out)
     if out.suffix != ".npz":
@@ -99,7 +100,7 @@ def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | N
     check_limits(size)
     network = pretrained.load(INCEPTION).to(best_device()) if statistics else None
     source = open_dataset(pictures)
-    found = {kind: FeatureStatistics() for kind in STATISTICS}
+    by_kind = {kind: FeatureStatistics() for kind in STATISTICS}
     batch = []
     with NpzWriter(out, len(source)) as writer:
         for row in tqdm(range(len(source)), unit=" pictures", disable=None):
@@ -109,9 +110,9 @@ def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | N
             writer.write(picture, sample.path)
             batch.append(picture)
             if network is not None and (len(batch) == _BATCH or row == len(source) - 1):
-                described = extract_features(network, batch, best_device())
-                found["frechet"].add(described.pooled)
-                found["spatial"].add(described.spatial)
+                features = extract_features(network, batch, best_device())
+                by_kind["frechet"].add(features.pooled)
+                by_kind["spatial"].add(features.spatial)
                 batch = []
             elif network is None:
                 batch = []
@@ -119,7 +120,7 @@ def pack(pictures: str, out: str | Path, statistics: bool = False, size: int | N
             if len(source) < 2:
                 raise DataError(f"{pictures}: statistics need two pictures or more")
             for kind, (mean, covariance) in STATISTICS.items():
-                moments = found[kind].moments()
+                moments = by_kind[kind].moments()
                 writer.add(mean, moments.mean.numpy())
                 writer.add(covariance, moments.covariance.numpy())
     return len(source)

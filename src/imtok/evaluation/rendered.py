@@ -1,4 +1,4 @@
-"""Does a generated picture show the words that were asked for? A detector finds the lines, a judge reads them."""
+"""Text in generated pictures, compared with the requested text: a detector locates the lines, a judge reads them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,42 +15,43 @@ from imtok.evaluation.text import TextJudge, letters, normalized_edit_similarity
 from imtok.pretrained import DetectedLine, DetectedWord
 
 _PLAIN = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-", 0x2026: "..."}
-"""Curly quotation marks, dashes and the ellipsis as a typewriter has them."""
+"""ASCII equivalents of curly quotation marks, dashes and the ellipsis."""
 
 OWN_READER = "text_features/ppocrv6"
-"""What the detector reads with by itself; its file is one of the detector's two, which have one hash together."""
+"""Recognizer that the detector itself uses; its weights are one of the detector's two files, which share one hash."""
 
 
 @runtime_checkable
 class LineDetector(Protocol):
-    """Finds lines of text.
+    """Detects lines of text.
 
     Attributes:
         name: role/name in the registry.
-        sha256: of its weights.
+        sha256: hash of its weights.
     """
 
     name: str
     sha256: str
 
     def detect(self, image: np.ndarray) -> list[DetectedLine]:
-        """The lines in an RGB picture."""
+        """Return the lines in an RGB picture."""
         ...
 
 
 class RenderedTextMeter(GeneratedMeter[list[dict[str, Any] | None]]):
-    """Whole text and single words against what was asked for (InsightTok, F.2.2).
+    """Compares the text in a picture, as a whole and word by word, with the requested text (InsightTok, F.2.2).
 
-    `rendered_text_ned` is eq. 17 between all that is read, line by line, and the text asked for.
-    `rendered_word_accuracy` is the share of its words that are among those read, wherever they stand, each as often as
-    it was read. Typographic quotation marks, dashes and ellipses count as the plain ones, which is all that readers of
-    English know. Pictures of which no text was asked are not scored.
+    `rendered_text_ned` is eq. 17 between all text that is read, line by line, and the requested text.
+    `rendered_word_accuracy` is the share of the requested words that are read anywhere in the picture, each at most as
+    often as it was read. Typographic quotation marks, dashes and ellipses count as their ASCII equivalents, the only
+    ones that English text recognizers output. Pictures without a requested text are not scored.
 
-    Deviation: InsightTok reads with another OCR model (its reference 40); ours says which network it is.
+    Deviation: InsightTok uses another OCR model (its reference 40); results here name the networks that were used.
 
     Args:
-        detector: of the role `text_detector`; it says where lines are.
-        judge: reads them; None takes what the detector reads by itself, through the network that text losses use.
+        detector: network of the role `text_detector`, which locates the lines.
+        judge: network that reads the lines; None uses the detector's own reading, which comes from the network of the
+            text losses.
     """
 
     metrics = ("rendered_text_ned", "rendered_word_accuracy", "rendered_word_accuracy_alnum")
@@ -59,10 +60,10 @@ class RenderedTextMeter(GeneratedMeter[list[dict[str, Any] | None]]):
         self.detector, self.judge = detector, judge
         self._items: list[dict[str, Any]] = []
         self._groups: list[int] = []
-        self._without = 0
+        self._without_text = 0
 
     def process(self, batch: Sequence[Generated]) -> list[dict[str, Any] | None]:
-        """A line of `items.jsonl` for each picture; None where no text was asked of it."""
+        """Return a line of `items.jsonl` for each picture; None for a picture without a requested text."""
         return [self._read(one, plain(one.prompt_info.text)) if one.prompt_info.text else None for one in batch]
 
     def _read(self, one: Generated, text: str) -> dict[str, Any]:
@@ -74,13 +75,13 @@ class RenderedTextMeter(GeneratedMeter[list[dict[str, Any] | None]]):
             "read": read,
             "ned": normalized_edit_similarity(text, read),
             "found": found_words(text.split(), read.split()),
-            "found_alnum": found_words(*(_letters(words) for words in (text, read))),
+            "found_alnum": found_words(*(_alnum_words(words) for words in (text, read))),
         }
 
     def add(self, found: list[dict[str, Any] | None], groups: Sequence[int]) -> None:
         for item, group in zip(found, groups, strict=True):
             if item is None:
-                self._without += 1
+                self._without_text += 1
             else:
                 self._items.append(item)
                 self._groups.append(group)
@@ -105,7 +106,7 @@ class RenderedTextMeter(GeneratedMeter[list[dict[str, Any] | None]]):
             items=make_items(values, groups),
             network=f"{detector.name} + {OWN_READER if judge is None else judge.name}",
             sha256=detector.sha256 if judge is None else f"{detector.sha256} + {judge.sha256}",
-            note=f"{len(self._items)} pictures; {self._without} of which no text was asked",
+            note=f"{len(self._items)} pictures; {self._without_text} of which no text was asked",
         )
 
     def items(self) -> list[dict[str, Any]]:
@@ -113,25 +114,26 @@ class RenderedTextMeter(GeneratedMeter[list[dict[str, Any] | None]]):
 
 
 def read_picture(detector: LineDetector, judge: TextJudge | None, picture: Picture) -> str:
-    """All text in a picture, in reading order, joined by spaces.
+    """Return all text in a picture, in reading order, joined by spaces.
 
     Args:
-        detector: finds lines.
-        judge: reads them, word by word if it reads no lines; None takes what the detector reads.
-        picture: to be read.
+        detector: network that locates the lines.
+        judge: network that reads them, word by word if it cannot read lines; None uses the detector's own reading.
+        picture: the picture.
     """
     lines = reading_order(detector.detect(picture))
     if judge is None:
         return " ".join(line.text for line in lines)
     pieces = lines if judge.reads_lines else [word for line in lines for word in line.words]
-    read = read_words(judge, [picture], [[TextRegion(box=_box(piece)) for piece in pieces]])
-    return " ".join(text for text in read if text)
+    texts = read_words(judge, [picture], [[TextRegion(box=_box(piece)) for piece in pieces]])
+    return " ".join(text for text in texts if text)
 
 
 def reading_order(lines: Sequence[DetectedLine]) -> list[DetectedLine]:
-    """Pieces of lines from left to right, lines from top to bottom; columns are not told apart.
+    """Sort pieces of lines into reading order: lines from top to bottom, pieces from left to right within each.
 
-    A piece stands in a line when its middle is no lower than the bottom of the line's first piece.
+    A piece belongs to a line if its vertical middle is not below the bottom of the line's first piece. Columns of text
+    are not distinguished.
     """
     rows: list[list[DetectedLine]] = []
     for line in sorted(lines, key=_middle):
@@ -143,21 +145,21 @@ def reading_order(lines: Sequence[DetectedLine]) -> list[DetectedLine]:
 
 
 def plain(text: str) -> str:
-    """With typewriter's punctuation, and one space wherever there is any."""
+    """Replace typographic punctuation by ASCII punctuation, and each run of whitespace by one space."""
     return " ".join(text.translate(_PLAIN).split())
 
 
 def found_words(asked: Sequence[str], read: Sequence[str]) -> list[bool]:
-    """Which of the words asked for were read; a word that was read once is found once."""
-    left = Counter(read)
+    """Return for each requested word whether it was read; a word that was read once is found only once."""
+    remaining = Counter(read)
     found = []
     for word in asked:
-        found.append(left[word] > 0)
-        left[word] -= 1
+        found.append(remaining[word] > 0)
+        remaining[word] -= 1
     return found
 
 
-def _letters(text: str) -> list[str]:
+def _alnum_words(text: str) -> list[str]:
     return [word for word in map(letters, text.split()) if word]
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: scores, differences, and the pictures behind them."""
+"""Self-contained HTML report: scores, differences, and the pictures behind them."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -20,14 +20,14 @@ from imtok.evaluation.statistics import CONFIDENCE, MIN_ITEMS, RESAMPLES
 from imtok.evaluation.teachers import UNKNOWN
 from imtok.evaluation.text import letters
 
-_LONGEST = 16
-"""Crops that are more times as wide as high are shown narrower."""
+_MAX_ASPECT_RATIO = 16
+"""Maximum aspect ratio of a crop in the report; wider crops are squeezed horizontally."""
 _SIZES: dict[str, dict[str, int]] = {"word": {"height": 56}, "face": {"height": 112}, "picture": {"widest": 192}}
 _UNITS = {"word": "edit similarity", "face": "cosine", "picture": "dB PSNR"}
 
 
 def write_report(evaluation: Evaluation, file: Path) -> None:
-    """Write the page. It needs no other file and no network."""
+    """Write the HTML page; it loads no other file and nothing from the network."""
     environment = Environment(
         loader=PackageLoader("imtok.evaluation", "."),
         autoescape=True,
@@ -60,8 +60,12 @@ def write_report(evaluation: Evaluation, file: Path) -> None:
 
 
 def _differences(evaluation: Evaluation, data: str) -> dict[str, Any]:
-    """Those of a set: a row for each metric, a column for each pair."""
-    found = {(one.metric, one.tokenizer, one.baseline): one for one in evaluation.comparisons if one.data == data}
+    """Return the comparisons of a set: a row for each metric, a column for each pair."""
+    found = {
+        (comparison.metric, comparison.tokenizer, comparison.baseline): comparison
+        for comparison in evaluation.comparisons
+        if comparison.data == data
+    }
     pairs = list(dict.fromkeys((tokenizer, baseline) for _, tokenizer, baseline in found))
     rows = [
         (metric, [found.get((metric, *pair)) for pair in pairs])
@@ -71,7 +75,7 @@ def _differences(evaluation: Evaluation, data: str) -> dict[str, Any]:
 
 
 def _table(evaluation: Evaluation, data: str) -> dict[str, Any]:
-    """A set's scores: a row for each metric, a column for each tokenizer."""
+    """Return the scores of a set: a row for each metric, a column for each tokenizer."""
     results = [result for result in evaluation.results if result.data == data]
     metrics = list(dict.fromkeys(metric for result in results for metric in result.metrics))
     rows = [(metric, [result.metrics.get(metric) for result in results]) for metric in metrics]
@@ -88,7 +92,7 @@ def _buckets(scores: list[Score | None]) -> list[str]:
 
 
 def _gallery(evaluation: Evaluation, data: str) -> Iterator[dict[str, Any]]:
-    """The examples of a set: pictures, then words and faces enlarged."""
+    """Yield the examples of a set: pictures, then words and faces enlarged."""
     for example in evaluation.examples:
         if example.data == data:
             yield {
@@ -101,7 +105,7 @@ def _gallery(evaluation: Evaluation, data: str) -> Iterator[dict[str, Any]]:
 
 
 def _extremes(evaluation: Evaluation) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """The best and worst cases, by set and reconstructor."""
+    """Return the best and worst cases, by set and reconstructor."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for case in evaluation.cases:
         value = f"{case.value:.2f}" if case.baseline is None else f"{case.value:+.2f}"
@@ -110,14 +114,14 @@ def _extremes(evaluation: Evaluation) -> list[tuple[str, str, list[dict[str, Any
                 "value": f"{value} {_UNITS[case.item['kind']]}",
                 "better": case.better,
                 "path": case.item["path"],
-                "figures": _figures(case.item, {"original": case.original, **case.drawn}),
+                "figures": _figures(case.item, {"original": case.original, **case.reconstructions}),
             }
         )
     return [(data, tokenizer, cases) for (data, tokenizer), cases in found.items()]
 
 
 def _figures(item: Mapping[str, Any], crops: Mapping[str, Picture]) -> list[dict[str, Any]]:
-    """A word, face or picture before and after: what to show, and what to write under it."""
+    """Return a word, face or picture before and after reconstruction: the crops and their captions."""
     kind = item["kind"]
     if kind == "word":
         outcomes = {"original": item["original"], **item["read"]}
@@ -149,21 +153,21 @@ def _verdict(read: str, text: str) -> str:
 
 
 def _notes(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What one has to know of numbers, and whose they are."""
+    """Return the notes on scores, each with the metric, set and tokenizers that it applies to."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for result in evaluation.results:
         for metric, score in result.metrics.items():
             if score.note:
                 found.setdefault((result.data, metric, score.note), []).append(result.tokenizer)
-    everybody, metric_info = len(evaluation.tokenizers), metric_info_of(evaluation.results)
+    number_of_tokenizers, metric_info = len(evaluation.tokenizers), metric_info_of(evaluation.results)
     return [
-        (", ".join([metric_info(metric).label, data, *(names if len(names) < everybody else [])]), note)
+        (", ".join([metric_info(metric).label, data, *(names if len(names) < number_of_tokenizers else [])]), note)
         for (data, metric, note), names in found.items()
     ]
 
 
 def _networks(results: list[Result]) -> list[tuple[str, str]]:
-    """Every network behind a number, with its hash."""
+    """Return every network behind a score, with its hash."""
     found = {
         score.network: score.sha256 or ""
         for result in results
@@ -174,15 +178,15 @@ def _networks(results: list[Result]) -> list[tuple[str, str]]:
 
 
 def _embed(picture: Picture, height: int | None = None, widest: int = WIDEST) -> str:
-    """A data address; crops are enlarged to a height, be they as thin as a hair.
+    """Encode a picture as a data URL; crops are resized to a fixed height, and are at least one pixel wide.
 
-    JPEG of this quality is a quarter of PNG, and shows the artifacts of other codecs as they are to the eye.
+    JPEG at this quality takes a quarter of the bytes of PNG, and does not visibly change the artifacts of other codecs.
     """
     image = Image.fromarray(picture)
     if height is not None:
-        width = min(max(1, round(image.width * height / image.height)), _LONGEST * height)
+        width = min(max(1, round(image.width * height / image.height)), _MAX_ASPECT_RATIO * height)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     elif max(image.size) > widest:
         image.thumbnail((widest, widest), Image.Resampling.LANCZOS)
-    data = encode(np.asarray(image), "JPEG", quality=92, subsampling=0)  # colours as sharp as shapes
+    data = encode(np.asarray(image), "JPEG", quality=92, subsampling=0)  # no chroma subsampling
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

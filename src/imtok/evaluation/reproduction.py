@@ -1,4 +1,4 @@
-"""What somebody else needs to get the same numbers, beside the pictures and the weights."""
+"""What reproducing the scores requires besides pictures and weights: the command and the software versions."""
 
 import inspect
 import platform
@@ -16,17 +16,17 @@ from imtok.data.rows import as_unicode
 
 LIBRARIES = ("imtok", "numpy", "pillow")
 NETWORK_LIBRARIES = ("diffusers", "onnxruntime", "rapidocr", "torch-fidelity", "torchvision", "transformers")
-"""Networks that numbers may come through are theirs, or run by them; not everybody has them."""
+"""Libraries that provide or run networks behind metrics; optional."""
 CODEC_LIBRARIES = ("jpg", "libjpeg_turbo", "webp")
 
 
 def command_line(function: Callable[..., Any], words: Sequence[str], options: Mapping[str, Any]) -> str:
-    """The command that does the same.
+    """Return the command line that repeats a call.
 
     Args:
-        function: that the command calls.
-        words: the verb, and what is named without an option.
-        options: of the function, with the values that it was called with.
+        function: the function that the command calls.
+        words: the verb and the positional arguments.
+        options: the function's keyword arguments with the values of the call.
     """
     defaults = inspect.signature(function).parameters
     words = ["imtok", *words, "--out", "OUT"]
@@ -43,10 +43,10 @@ def command_line(function: Callable[..., Any], words: Sequence[str], options: Ma
 
 @cache
 def versions() -> dict[str, str]:
-    """Of Python, of the libraries that numbers depend on, and of Pillow's codecs."""
+    """Return the versions of Python, of the libraries that the scores depend on, and of Pillow's codecs."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     found |= {library: version(library) for library in LIBRARIES}
-    found["torch"] = str(torch.__version__)  # with its build, for CUDA or not
+    found["torch"] = str(torch.__version__)  # includes the build, such as the CUDA version
     for library in NETWORK_LIBRARIES:
         with suppress(PackageNotFoundError):
             found[library] = version(library)

@@ -1,4 +1,4 @@
-"""What an evaluation finds, and its form in `metrics.json`."""
+"""Results of an evaluation, and their representation in `metrics.json`."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -28,17 +28,17 @@ class Score:
     """One metric of one tokenizer on one set.
 
     Attributes:
-        value: None where it is not finite: the PSNR of equal pictures.
-        low: of the bootstrap interval; None for metrics that it would bias, and with too few groups.
-        high: likewise.
-        count: pictures, words or faces behind it.
-        groups: of pictures that the bootstrap draws together.
-        buckets: the mean of each size bucket (None: too few) and its count, where there are buckets.
-        parts: the metric on disjoint parts of the set, where there is no interval.
-        network: behind the number; of several their names joined by +.
-        sha256: of the network's weights, likewise.
-        taught: the tokenizer was trained through this very network, so the number is no evidence.
-        note: what else has to be known to repeat it.
+        value: the score; None if it is not finite, such as the PSNR of equal pictures.
+        low: lower limit of the bootstrap interval; None for metrics that resampling would bias, and for too few groups.
+        high: upper limit of the interval; None under the same conditions.
+        count: number of pictures, words or faces behind the score.
+        groups: number of groups of pictures that the bootstrap resamples.
+        buckets: mean (None: too few items) and count of each size bucket; None for metrics without buckets.
+        parts: the metric on disjoint parts of the set, for metrics without an interval.
+        network: name of the network behind the score; several names are joined by " + ".
+        sha256: hash of that network's weights; several are joined by " + ".
+        taught: whether the tokenizer was trained through this very network, so that the score is no evidence.
+        note: further information needed to reproduce the score.
     """
 
     value: float | None
@@ -55,24 +55,24 @@ class Score:
 
 
 def score_of(measurement: Measurement, teachers: frozenset[str]) -> Score:
-    """A measurement with its interval.
+    """Convert a measurement to a score with its interval.
 
     Args:
-        measurement: of one metric.
-        teachers: the networks that whatever was measured had been trained through.
+        measurement: measurement of one metric.
+        teachers: names of the networks through which the measured tokenizer was trained.
     """
     network = measurement.network
     taught = network is not None and not teachers.isdisjoint(network.split(" + "))
-    about = {"network": network, "sha256": measurement.sha256, "taught": taught, "note": measurement.note}
+    network_info = {"network": network, "sha256": measurement.sha256, "taught": taught, "note": measurement.note}
     items = measurement.items
     if items is None:
-        return Score(value=measurement.value, count=measurement.count, parts=measurement.parts or None, **about)
+        return Score(value=measurement.value, count=measurement.count, parts=measurement.parts or None, **network_info)
     finite = items.where(np.isfinite(items.values))
     if not len(finite):
-        return Score(value=None, count=len(items), **about)
+        return Score(value=None, count=len(items), **network_info)
     if len(finite) < len(items):
         left_out = f"{len(items) - len(finite)} that are not finite are left out"
-        about["note"] = left_out if measurement.note is None else f"{measurement.note}; {left_out}"
+        network_info["note"] = left_out if measurement.note is None else f"{measurement.note}; {left_out}"
     buckets = None
     if len(finite.bucket_names) > 1:
         columns = zip(finite.bucket_names, finite.bucket_means(), finite.bucket_sizes().tolist(), strict=True)
@@ -85,13 +85,13 @@ def score_of(measurement: Measurement, teachers: frozenset[str]) -> Score:
         count=finite.number_of_items(),
         groups=finite.number_of_groups(),
         buckets=buckets,
-        **about,
+        **network_info,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All scores of one tokenizer (or model-free check) on one set."""
+    """All scores of one tokenizer (or model-free self-check) on one set."""
 
     tokenizer: str
     data: str
@@ -105,7 +105,7 @@ class Comparison:
     """A metric of a tokenizer minus that of another, the baseline, on the same items.
 
     Attributes:
-        taught: either was trained through the network behind it, so the difference is no evidence.
+        taught: whether either was trained through the network behind the metric, so that the difference is no evidence.
     """
 
     tokenizer: str
@@ -125,18 +125,18 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """Whether the tokenizer is better than the baseline, as far as that counts."""
+        """Whether the tokenizer is better than the baseline; meaningful only if `counts`."""
         return (self.difference > 0) != metric_info(self.metric).lower_is_better
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One picture of a set for the report, and every tokenizer's reconstruction: small, or they would fill the memory.
+    """One picture of a set for the report, with all reconstructions, downscaled to save memory.
 
     Attributes:
         pictures: the original and the reconstructions, by name.
-        texts: what those that hear of captions were told.
-        parts: words and faces as in `items.jsonl`, each cut out of all of the pictures.
+        texts: caption or class given to each tokenizer that is conditioned on text, by name.
+        parts: words and faces as in `items.jsonl`, each with its crop from every picture.
     """
 
     data: str
@@ -146,27 +146,29 @@ class Example:
     parts: list[tuple[dict[str, Any], dict[str, Picture]]]
 
     def without(self, names: Collection[str]) -> "Example":
-        """But for some tokenizers."""
+        """Return the example without some tokenizers."""
 
-        def left(pictures: dict[str, Picture]) -> dict[str, Picture]:
+        def remaining(pictures: dict[str, Picture]) -> dict[str, Picture]:
             return {name: picture for name, picture in pictures.items() if name not in names}
 
-        return replace(self, pictures=left(self.pictures), parts=[(item, left(part)) for item, part in self.parts])
+        return replace(
+            self, pictures=remaining(self.pictures), parts=[(item, remaining(part)) for item, part in self.parts]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Everything that came out; `metrics.json` is this without the examples and cases.
+    """All results of an evaluation; `metrics.json` holds all of them but the examples and cases.
 
     Attributes:
-        tokenizers: of each reconstructor its teachers ("unknown" stands for those that nobody here knows), whether it is a
-            check, and the hash of its weights.
-        reproduction: the command (of sets in memory there is none) and the versions of the software.
-        cases: what the reconstructors draw best and worst, all but the first beside the first.
-        protocol: of what publication, by name.
-        deviations: what differs from it, on each set.
-        notes: what else a reader must not miss.
-        failed: what was asked for and had to be left out, and why.
+        tokenizers: for each reconstructor, its teachers ("unknown" stands for teachers that are not known), whether it
+            is a self-check, and the hash of its weights.
+        reproduction: the command (absent for sets in memory) and the versions of the software.
+        cases: best and worst cases; of all reconstructors but the first, relative to the first.
+        protocol: name of the published protocol, if one was requested.
+        deviations: deviations from the protocol on each set.
+        notes: further notes that every reader must see.
+        failed: what was requested but had to be left out, and why.
     """
 
     tokenizers: dict[str, dict[str, Any]]
@@ -183,10 +185,10 @@ class Evaluation:
     failed: list[Failure] = field(default_factory=list)
 
     def score(self, tokenizer: str, data: str, metric: str) -> Score:
-        """One score by names.
+        """Return one score by names.
 
         Raises:
-            KeyError: it was not measured.
+            KeyError: the score was not measured.
         """
         for result in self.results:
             if (result.tokenizer, result.data) == (tokenizer, data):
@@ -195,27 +197,27 @@ class Evaluation:
 
     def __str__(self) -> str:
         differences = [
-            f"{one.tokenizer} - {one.baseline}, {one.data}, {one.metric}: "
-            f"{one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, n = {one.count}){' *' if one.taught else ''}"
-            for one in self.comparisons
+            f"{c.tokenizer} - {c.baseline}, {c.data}, {c.metric}: "
+            f"{c.difference:+.3g} ({c.low:+.3g} to {c.high:+.3g}, n = {c.count}){' *' if c.taught else ''}"
+            for c in self.comparisons
         ]
         scores = [score for result in self.results for score in result.metrics.values()]
-        stars = ["* through a network that a tokenizer was trained with: no evidence"]
-        below = [*differences, *(stars if any(score.taught for score in scores) else []), *self.remarks]
-        return "\n".join([markdown_table(self.results), *(["", *below] if below else [])])
+        footnote = ["* through a network that a tokenizer was trained with: no evidence"]
+        lines_below = [*differences, *(footnote if any(score.taught for score in scores) else []), *self.remarks]
+        return "\n".join([markdown_table(self.results), *(["", *lines_below] if lines_below else [])])
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader must not miss, a line each: what differs from the protocol, and the notes."""
-        differing = [
+        """What every reader must see, one line each: the deviations from the protocol, and the notes."""
+        deviation_lines = [
             f"not the numbers of the protocol {self.protocol} on {data}: {'; '.join(found)}"
             for data, found in self.deviations.items()
             if found
         ]
-        return [*differing, *self.notes]
+        return [*deviation_lines, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `metrics.json`."""
+        """Return the content of `metrics.json`."""
         return {
             "format_version": FORMAT_VERSION,
             "imtok": version("imtok"),
@@ -248,20 +250,20 @@ class Evaluation:
 
 
 def metric_info_of(results: Sequence[Result]) -> Callable[[str], MetricInfo]:
-    """`about` of the metrics of some results, by the networks behind them."""
+    """Return `metric_info` for the metrics of some results, bound to the networks behind them."""
     networks = {metric: score.network for result in results for metric, score in result.metrics.items()}
     return lambda metric: metric_info(metric, networks.get(metric))
 
 
 def show_number(value: float | None) -> str:
-    """Three significant digits or so; ∞ for what is infinite."""
+    """Format a number with about three significant digits; None is shown as ∞."""
     if value is None:
         return "∞"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def show_interval(score: Score) -> str:
-    """The interval, or the range over disjoint parts of the set."""
+    """Format the interval, or else the range over disjoint parts of the set."""
     if score.low is not None and score.high is not None:
         return f"{show_number(score.low)} to {show_number(score.high)}"
     if score.parts:
@@ -270,7 +272,7 @@ def show_interval(score: Score) -> str:
 
 
 def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = None) -> str:
-    """The scores, a row for each tokenizer and set, as a Markdown table; empty columns are left out."""
+    """Format the scores as a Markdown table with a row for each tokenizer and set; empty columns are left out."""
     metrics = metrics or list(dict.fromkeys(metric for result in results for metric in result.metrics))
     metrics = [metric for metric in metrics if any(metric in result.metrics for result in results)]
     labels = (one.label for one in map(metric_info_of(results), metrics))
@@ -282,26 +284,26 @@ def markdown_table(results: Sequence[Result], metrics: Sequence[str] | None = No
 
 
 def show_score(score: Score) -> str:
-    """Its value, with a star if it is no evidence."""
+    """Format a score's value, with a star if it is no evidence."""
     return show_number(score.value) + (" *" if score.taught else "")
 
 
 def as_markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as a Markdown table; the first is its head."""
+    """Format rows of cells as a Markdown table; the first row is the header."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rule = ["-" * width for width in widths]
-    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in (lines[0], rule, *lines[1:]))
+    separator = ["-" * width for width in widths]
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in (lines[0], separator, *lines[1:]))
 
 
 def plain(score: Score) -> dict[str, Any]:
-    """A score in `metrics.json`: what there is nothing to say about is left out."""
+    """Convert a score to its form in `metrics.json`: attributes that are None or False are left out, except `value`."""
     return {name: value for name, value in asdict(score).items() if value is not None and value is not False} | {
         "value": score.value
     }
 
 
 def write_results(metrics: dict[str, Any], items: Iterable[str], out: Path) -> None:
-    """`metrics.json` and `items.jsonl`, each whole or not at all, in place of an earlier evaluation's report."""
+    """Write `metrics.json` and `items.jsonl`, each atomically, and remove the report of an earlier evaluation."""
     (out / REPORT).unlink(missing_ok=True)
     write_text(out / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     write_text(out / "items.jsonl", "".join(f"{item}\n" for item in items))

@@ -1,4 +1,4 @@
-"""Meters of sets as a whole: reconstructions against their originals, generated pictures against a reference."""
+"""Meters of sets as a whole: reconstructions against originals, and generated pictures against a reference set."""
 
 import base64
 from collections import defaultdict
@@ -20,45 +20,45 @@ from imtok.evaluation.set_metrics import CLASS_PARTS, NEIGHBOURS, ClassScore, co
 from imtok.pretrained.networks import ExtractedFeatures, FeatureExtractor
 
 FRECHET_PARTS = 4
-"""Disjoint parts of the set whose distances show how much the number varies: resampling would bias it."""
+"""Number of disjoint parts of a set; their distances show the variation of the metric, which resampling would bias."""
 _FRECHET = ("frechet", "spatial")
 
 
 @torch.no_grad()
 def extract_features(network: FeatureExtractor, pictures: Sequence[Picture], device: torch.device) -> ExtractedFeatures:
-    """What a network says of pictures of one size, in fp32 on the CPU.
+    """Return a network's features and logits of pictures of one size, in fp32 on the CPU.
 
     Raises:
-        ConfigError: it answers NaN or infinity.
+        ConfigError: the network outputs NaN or infinity.
     """
-    found = network.extract_features(from_uint8(np.stack(pictures)).to(device))
-    kinds = (found.pooled, found.spatial, found.logits)
+    extracted = network.extract_features(from_uint8(np.stack(pictures)).to(device))
+    kinds = (extracted.pooled, extracted.spatial, extracted.logits)
     return ExtractedFeatures(*(check_finite(features.float().cpu(), network.name) for features in kinds))
 
 
 class PartedStatistics:
-    """Feature vectors of a set's disjoint parts, which together are those of the set."""
+    """Feature statistics of the disjoint parts of a set, and thereby of the whole set."""
 
     def __init__(self) -> None:
         self.parts = [FeatureStatistics() for _ in range(FRECHET_PARTS)]
 
     def add(self, features: Tensor, part_of: Tensor) -> None:
-        """More pictures, and the part of each."""
+        """Add the features of more pictures, with the number of the part that each belongs to."""
         for number, part in enumerate(self.parts):
-            if (mine := part_of == number).any():
-                part.add(features[mine])
+            if (members := part_of == number).any():
+                part.add(features[members])
 
     def whole(self) -> FeatureStatistics:
-        """Of the set."""
+        """Return the statistics of the whole set."""
         return FeatureStatistics.joined(self.parts)
 
 
 class ClassScores:
-    """The class score on each of a set's disjoint parts, whose mean is the set's.
+    """Class score of a set: the mean of the class scores of its disjoint parts.
 
     Args:
-        network: whose classes they are.
-        total: how many pictures the set has.
+        network: classifier whose logits are scored.
+        total: number of pictures in the set.
     """
 
     def __init__(self, network: FeatureExtractor, total: int) -> None:
@@ -67,17 +67,17 @@ class ClassScores:
         self._parts = [ClassScore() for _ in range(CLASS_PARTS)]
 
     def add(self, logits: Tensor) -> None:
-        """Of the set's next pictures."""
+        """Add the logits of the set's next pictures."""
         part_of = self._part_of[self._seen : self._seen + len(logits)]
         self._seen += len(logits)
         for part, score in enumerate(self._parts):
             score.add(logits[part_of == part])
 
     def measure(self) -> Measurement:
-        """The mean.
+        """Return the mean over the parts.
 
         Raises:
-            ValueError: no pictures.
+            ValueError: there are no pictures.
         """
         parts = [score.value() for score in self._parts if score.count]
         if not parts:
@@ -95,19 +95,25 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class ReconstructionFeatures:
-    """What a classifier says of a batch: pooled features of the originals, and of each reconstructor's with the logits."""
+    """A classifier's features of a batch.
+
+    Attributes:
+        originals: pooled features of the originals.
+        reconstructions: pooled features and logits of each reconstructor's reconstructions.
+    """
 
     originals: Tensor
-    drawn: dict[str, tuple[Tensor, Tensor]]
+    reconstructions: dict[str, tuple[Tensor, Tensor]]
 
 
 class FrechetMeter(Meter[ReconstructionFeatures]):
     """Fréchet distance between the features of all originals and of all reconstructions.
 
     Args:
-        network: whose pooled features are compared.
-        metric: the distance's name.
-        cache: keeps the originals' features, batch by batch: their last digits depend on who shares a batch.
+        network: feature network whose pooled features are compared.
+        metric: name of the metric.
+        cache: cache of the originals' features, one entry per batch, because their last digits depend on the
+            composition of the batch.
     """
 
     def __init__(
@@ -117,48 +123,53 @@ class FrechetMeter(Meter[ReconstructionFeatures]):
         self.what = metric
         self._cache = cache or EvaluationCache()
         self._originals = PartedStatistics()
-        self._drawn = defaultdict(PartedStatistics)
+        self._reconstructions = defaultdict(PartedStatistics)
 
     def process(
-        self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]
+        self, originals: Sequence[OriginalPicture], reconstructions: Mapping[str, Sequence[ReconstructedPicture]]
     ) -> ReconstructionFeatures:
-        of_drawn = {
-            name: self._extract_features([one.output.picture for one in several]) for name, several in drawn.items()
-        }
-        return ReconstructionFeatures(self._recall([one.prepared for one in shown]), of_drawn)
+        return ReconstructionFeatures(
+            originals=self._features_of_originals([picture.prepared for picture in originals]),
+            reconstructions={
+                name: self._extract_features([picture.output.picture for picture in pictures])
+                for name, pictures in reconstructions.items()
+            },
+        )
 
-    def _recall(self, originals: Sequence[Picture]) -> Tensor:
-        """The pooled features of a batch of originals."""
+    def _features_of_originals(self, originals: Sequence[Picture]) -> Tensor:
+        """Return the pooled features of a batch of originals, from the cache if it has them."""
         shapes = [list(picture.shape) for picture in originals]
         pixels = b"".join(picture.tobytes() for picture in originals)
         key = key_of(self.network, pixels, ["pooled", str(self._device.type), shapes])
 
-        def ask(_: list[int]) -> list[str]:
+        def extract(_: list[int]) -> list[str]:
             return [base64.b64encode(self._extract_features(originals)[0].float().numpy().tobytes()).decode()]
 
-        (answer,) = self._cache.get_or_compute([key], ask)
-        numbers = np.frombuffer(base64.b64decode(answer), dtype=np.float32)
-        return torch.from_numpy(numbers.reshape(len(originals), -1).copy())
+        (encoded,) = self._cache.get_or_compute([key], extract)
+        values = np.frombuffer(base64.b64decode(encoded), dtype=np.float32)
+        return torch.from_numpy(values.reshape(len(originals), -1).copy())
 
     def _extract_features(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
-        found = extract_features(self.network, pictures, self._device)
-        return found.pooled, found.logits
+        features = extract_features(self.network, pictures, self._device)
+        return features.pooled, features.logits
 
     def add(self, found: ReconstructionFeatures, groups: Sequence[int]) -> None:
-        part_of = torch.tensor(groups) % FRECHET_PARTS  # a group stays together
+        part_of = torch.tensor(groups) % FRECHET_PARTS  # all pictures of a group are in one part
         self._originals.add(found.originals, part_of)
-        for name, (pooled, _) in found.drawn.items():
-            self._drawn[name].add(pooled, part_of)
+        for name, (pooled, _) in found.reconstructions.items():
+            self._reconstructions[name].add(pooled, part_of)
 
     def results(self, name: str) -> dict[str, Measurement]:
-        ours, theirs = self._originals, self._drawn[name]
-        whole = ours.whole()
+        originals, reconstructions = self._originals, self._reconstructions[name]
+        whole = originals.whole()
         if whole.count < 2:
             return {}
-        parts = [frechet_distance(a, b) for a, b in zip(ours.parts, theirs.parts, strict=True) if a.count >= 2]
+        parts = [
+            frechet_distance(a, b) for a, b in zip(originals.parts, reconstructions.parts, strict=True) if a.count >= 2
+        ]
         return {
             self.metric: Measurement(
-                value=frechet_distance(whole, theirs.whole()),
+                value=frechet_distance(whole, reconstructions.whole()),
                 parts=parts,
                 network=self.network.name,
                 sha256=self.network.sha256,
@@ -169,12 +180,12 @@ class FrechetMeter(Meter[ReconstructionFeatures]):
 
 
 class InceptionMeter(FrechetMeter):
-    """FID, and the inception score of the reconstructions: the rFID and rIS of papers on tokenizers.
+    """FID and inception score of the reconstructions, called rFID and rIS in papers on tokenizers.
 
     Args:
         network: Inception-v3.
-        total: how many pictures the set has, which decides on the parts of the inception score.
-        cache: as for `FrechetMeter`.
+        total: number of pictures in the set, which determines the parts of the inception score.
+        cache: cache of the originals' features; see `FrechetMeter`.
     """
 
     def __init__(self, network: FeatureExtractor, total: int, cache: EvaluationCache | None = None) -> None:
@@ -183,7 +194,7 @@ class InceptionMeter(FrechetMeter):
 
     def add(self, found: ReconstructionFeatures, groups: Sequence[int]) -> None:
         super().add(found, groups)
-        for name, (_, logits) in found.drawn.items():
+        for name, (_, logits) in found.reconstructions.items():
             self._classes[name].add(logits)
 
     def results(self, name: str) -> dict[str, Measurement]:
@@ -192,14 +203,14 @@ class InceptionMeter(FrechetMeter):
 
 @dataclass(frozen=True)
 class BatchFeatures:
-    """What a network says of a batch, in fp32.
+    """A network's features of a batch of pictures of one size, in fp32.
 
     Attributes:
-        size: height and width of its pictures.
-        path: of the first one.
-        pooled: features, for Fréchet distance, precision and recall.
-        spatial: features.
-        logits: of its classes.
+        size: height and width of the pictures.
+        path: path of the first picture, for error messages.
+        pooled: pooled features, for Fréchet distance, precision and recall.
+        spatial: spatial features, for the spatial Fréchet distance.
+        logits: class logits, for the class score.
     """
 
     size: tuple[int, int]
@@ -210,16 +221,16 @@ class BatchFeatures:
 
 
 class SetMeter(GeneratedMeter[BatchFeatures]):
-    """Fréchet distances, class score, precision and recall through the eyes of one network.
+    """Fréchet distances, class score, precision and recall, computed with one feature network.
 
-    Of the pictures only features are kept: for Fréchet distances reduced to their moments, for precision and recall one
-    vector a picture in fp32.
+    Only features are kept in memory: for Fréchet distances reduced to their moments, for precision and recall one fp32
+    vector per picture.
 
     Args:
-        network: looks at them.
-        kinds: of the metrics that are wanted, by their names: `frechet`, `spatial`, `classes`, `precision`, `recall`.
-        total: how many pictures there are.
-        given: mean and covariance of the reference, `frechet` or `spatial`, where somebody has computed them.
+        network: feature network.
+        kinds: kind of each wanted metric, by metric name: `frechet`, `spatial`, `classes`, `precision` or `recall`.
+        total: number of generated pictures.
+        given: precomputed mean and covariance of the reference, by kind: `frechet` or `spatial`.
     """
 
     def __init__(
@@ -245,21 +256,21 @@ class SetMeter(GeneratedMeter[BatchFeatures]):
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The metrics for which it has to see the pictures of a reference."""
+        """The metrics that need the pictures of a reference."""
         return tuple(name for name, kind in self._kinds.items() if kind not in {"classes", *self._given})
 
     @property
     def by_statistics(self) -> tuple[str, ...]:
-        """Those for which somebody's statistics stand for these pictures."""
+        """The metrics for which precomputed statistics replace the pictures of the reference."""
         return tuple(name for name, kind in self._kinds.items() if kind in self._given)
 
     def process(self, batch: Sequence[Generated]) -> BatchFeatures:
-        return self.extract_features([one.picture for one in batch], batch[0].sample.path)
+        return self.extract_features([generated.picture for generated in batch], batch[0].sample.path)
 
     def extract_features(self, pictures: Sequence[Picture], path: str) -> BatchFeatures:
-        """What the network says of pictures of one size; `path` is the first one's."""
-        found = extract_features(self.network, pictures, self._device)
-        return BatchFeatures(pictures[0].shape[:2], path, found.pooled, found.spatial, found.logits)
+        """Return the network's features of pictures of one size; `path` is that of the first picture."""
+        features = extract_features(self.network, pictures, self._device)
+        return BatchFeatures(pictures[0].shape[:2], path, features.pooled, features.spatial, features.logits)
 
     def add(self, found: BatchFeatures, groups: Sequence[int]) -> None:
         self._check_size(found)
@@ -274,10 +285,10 @@ class SetMeter(GeneratedMeter[BatchFeatures]):
             self._quarter_of += self._quarters[rows].tolist()
 
     def add_reference(self, found: BatchFeatures) -> None:
-        """More pictures of the reference, of the same size as the generated ones.
+        """Add the features of more pictures of the reference.
 
         Raises:
-            ConfigError: of another size.
+            ConfigError: their size differs from that of the generated pictures.
         """
         self._check_size(found)
         for kind, features in (("frechet", found.pooled), ("spatial", found.spatial)):
@@ -317,9 +328,9 @@ class SetMeter(GeneratedMeter[BatchFeatures]):
                 raise ValueError("the reference has no pictures, and no statistics of this network and kind")
             if reference.count < 2:
                 raise ValueError(f"the reference needs two pictures or more, got {reference.count}")
-            of = f"{reference.count} reference pictures"
+            description = f"{reference.count} reference pictures"
         else:
-            of = "given statistics of the reference"
+            description = "given statistics of the reference"
         parts, whole = self._moments[kind].parts, self._moments[kind].whole()
         if whole.count < 2:
             raise ValueError(f"needs two pictures or more, got {whole.count}")
@@ -327,28 +338,35 @@ class SetMeter(GeneratedMeter[BatchFeatures]):
             raise ValueError(
                 f"the given statistics are of {len(reference.mean)} features, the pictures' of {whole.dim}"
             )
-        spread = [frechet_distance(part, reference) for part in parts if part.count >= 2]
-        note = f"against {of}; parts: quarters of the pictures; biased upwards by few pictures"
-        return frechet_distance(whole, reference), spread, whole.count, note
+        distances = [frechet_distance(part, reference) for part in parts if part.count >= 2]
+        note = f"against {description}; parts: quarters of the pictures; biased upwards by few pictures"
+        return frechet_distance(whole, reference), distances, whole.count, note
 
     def _precision_and_recall(self, kind: str) -> tuple[float, list[float], int, str]:
-        """The quarters of the pictures against the whole reference, as for Fréchet distances."""
+        """Return value, parts, count and note; the parts compare quarters of the pictures with the whole reference."""
         if not self._reference_features:
             raise ValueError("needs the pictures of a reference, not only its statistics")
-        # Kept for the whole call only: the largest thing here.
-        ours, theirs = (torch.cat(found).to(self._device) for found in (self._features, self._reference_features))
-        balls, whose = (theirs, "the reference") if kind == "precision" else (ours, "the set")
-        if len(balls) <= NEIGHBOURS:
-            raise ValueError(f"{kind} needs {NEIGHBOURS + 1} pictures or more in {whose}, got {len(balls)}")
+        # Concatenated only for this call, because these are the largest tensors here.
+        generated, reference = (
+            torch.cat(batches).to(self._device) for batches in (self._features, self._reference_features)
+        )
+        centres, owner = (reference, "the reference") if kind == "precision" else (generated, "the set")
+        if len(centres) <= NEIGHBOURS:
+            raise ValueError(f"{kind} needs {NEIGHBOURS + 1} pictures or more in {owner}, got {len(centres)}")
         quarter_of = torch.tensor(self._quarter_of, device=self._device)
-        note = f"k = {NEIGHBOURS}; against {len(theirs)} reference pictures; parts: quarters of the pictures"
+        note = f"k = {NEIGHBOURS}; against {len(reference)} reference pictures; parts: quarters of the pictures"
         if kind == "precision":
-            inside = covered(ours, theirs, neighbour_radii(theirs)).float()
+            inside = covered(generated, reference, neighbour_radii(reference)).float()
             parts = [float(inside[quarter_of == part].mean()) for part in quarter_of.unique()]
-            return float(inside.mean()), parts, len(ours), note
+            return float(inside.mean()), parts, len(generated), note
         parts = []
         for part in range(FRECHET_PARTS):
-            some = ours[quarter_of == part]
-            if len(some) > NEIGHBOURS:
-                parts.append(float(covered(theirs, some, neighbour_radii(some)).float().mean()))
-        return float(covered(theirs, ours, neighbour_radii(ours)).float().mean()), parts, len(ours), note
+            quarter = generated[quarter_of == part]
+            if len(quarter) > NEIGHBOURS:
+                parts.append(float(covered(reference, quarter, neighbour_radii(quarter)).float().mean()))
+        return (
+            float(covered(reference, generated, neighbour_radii(generated)).float().mean()),
+            parts,
+            len(generated),
+            note,
+        )

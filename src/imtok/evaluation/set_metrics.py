@@ -1,4 +1,4 @@
-"""Metrics of a whole set of pictures, from features alone: inception score, precision and recall; parts of a set."""
+"""Metrics of whole sets, computed from features: inception score, precision, recall; and the division into parts."""
 
 import numpy as np
 import torch
@@ -6,18 +6,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 NEIGHBOURS = 3
-"""k of precision and recall (Kynkäänniemi et al. 2019; ADM)."""
+"""Number k of nearest neighbours in precision and recall (Kynkäänniemi et al. 2019; ADM)."""
 CLASS_PARTS = 10
-"""Parts of a set whose class scores are averaged (Salimans et al. 2016)."""
+"""Number of parts of a set whose class scores are averaged (Salimans et al. 2016)."""
 _BLOCK = 1024
 
 
 def disjoint_parts(total: int, parts: int) -> Int[np.ndarray, " total"]:
-    """Which of so many disjoint parts each row of a set belongs to, whatever order the set has.
+    """Assign each of `total` rows of a set to one of `parts` disjoint random parts of nearly equal size.
 
-    This is torch-fidelity's division for the inception score, so that ours is the same number.
+    The division is the one that torch-fidelity uses for the inception score, so that the scores agree.
+
+    Returns:
+        The number of each row's part, from 0 to `parts` - 1.
     """
-    shuffled = np.random.RandomState(2020).permutation(total)  # its generator, its seed
+    shuffled = np.random.RandomState(2020).permutation(total)  # generator and seed of torch-fidelity
     ends = np.array([(part + 1) * total // parts for part in range(parts)])
     found = np.empty(total, dtype=np.int64)
     found[shuffled] = np.searchsorted(ends, np.arange(total), side="right")
@@ -25,9 +28,9 @@ def disjoint_parts(total: int, parts: int) -> Int[np.ndarray, " total"]:
 
 
 class ClassScore:
-    """exp(mean KL(p(class | picture) | p(class))) (Salimans et al. 2016), from sums: no picture's logits are kept.
+    """exp(mean KL(p(class | picture) | p(class))) (Salimans et al. 2016), accumulated as sums without keeping logits.
 
-    It is called inception score where the classes are those of the published Inception-v3.
+    It is called inception score if the classifier is the published Inception-v3.
     """
 
     def __init__(self) -> None:
@@ -36,17 +39,17 @@ class ClassScore:
         self._classes: Tensor | float = 0.0
 
     def add(self, logits: Float[Tensor, "batch classes"]) -> None:
-        """More pictures."""
+        """Add the logits of more pictures."""
         logs = logits.double().log_softmax(1)
         self._information += float((logs.exp() * logs).sum())
         self._classes = self._classes + logs.exp().sum(0)
         self.count += len(logits)
 
     def value(self) -> float:
-        """Between 1 and the number of classes.
+        """Return the score, between 1 and the number of classes.
 
         Raises:
-            ValueError: no pictures.
+            ValueError: there are no pictures.
         """
         if not self.count or not isinstance(self._classes, Tensor):
             raise ValueError("no pictures to score")
@@ -57,15 +60,15 @@ class ClassScore:
 def neighbour_radii(
     features: Float[Tensor, "pictures dim"], neighbours: int = NEIGHBOURS
 ) -> Float[Tensor, " pictures"]:
-    """How far the k-th nearest other picture of the same set is from each.
+    """Return the distance of each picture's features to those of its k-th nearest other picture in the same set.
 
     Raises:
-        ValueError: fewer than k other pictures.
+        ValueError: there are fewer than k other pictures.
     """
     if len(features) <= neighbours:
         raise ValueError(f"{neighbours} neighbours need {neighbours + 1} pictures or more, got {len(features)}")
     blocks = features.split(_BLOCK)
-    # The nearest of all is the picture itself.
+    # One more neighbour, because the nearest is the picture itself.
     nearest = [torch.cdist(block, features).topk(neighbours + 1, largest=False).values[:, -1] for block in blocks]
     return torch.cat(nearest)
 
@@ -73,14 +76,14 @@ def neighbour_radii(
 def covered(
     points: Float[Tensor, "points dim"], centres: Float[Tensor, "centres dim"], radii: Float[Tensor, " centres"]
 ) -> Bool[Tensor, " points"]:
-    """Which points lie in one of the balls around the centres, by brute force in blocks.
+    """Return which points lie in at least one of the balls around the centres, by brute force in blocks.
 
-    Generated pictures among the balls of the reference: their share is the precision. The reverse: the recall
-    (Kynkäänniemi et al. 2019, eq. 1 and 2).
+    The precision is the share of generated pictures in the balls of the reference, the recall the share of reference
+    pictures in the balls of the generated ones (Kynkäänniemi et al. 2019, eq. 1 and 2).
     """
     blocks = points.split(_BLOCK)
     inside = [torch.zeros(len(block), dtype=torch.bool, device=points.device) for block in blocks]
-    for near, radius in zip(centres.split(_BLOCK), radii.split(_BLOCK), strict=True):
+    for centre_block, radius_block in zip(centres.split(_BLOCK), radii.split(_BLOCK), strict=True):
         for found, block in zip(inside, blocks, strict=True):
-            found |= (torch.cdist(block, near) <= radius).any(1)
+            found |= (torch.cdist(block, centre_block) <= radius_block).any(1)
     return torch.cat(inside)

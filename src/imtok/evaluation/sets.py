@@ -1,4 +1,4 @@
-"""Sets of pictures, read in batches of one size and never held as a whole."""
+"""Evaluation sets, read in batches of pictures of one size and never held in memory as a whole."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,19 +21,19 @@ from imtok.evaluation.ranks import Ranks, progress_bar, say
 Found = TypeVar("Found")
 
 MIN_SIDE = 16
-"""Smaller pictures are left out: SSIM's window and VGG16's last layer need so much."""
+"""Minimum height and width in pixels, for SSIM's window and VGG16's last layer; smaller pictures are left out."""
 _BATCH = 16
-"""Pictures in a batch, at most."""
-_ENTERING, _ORIGINAL = 2**20, 2**22
-"""Pixels in a batch, at most: of pictures as they enter a tokenizer, and of originals, to whose size every reconstructor's
-reconstruction is brought."""
+"""Maximum number of pictures in a batch."""
+_MAX_PREPARED_PIXELS, _MAX_ORIGINAL_PIXELS = 2**20, 2**22
+"""Maximum number of pixels in a batch: of prepared pictures, and of originals, to whose size every reconstruction is
+resized."""
 
 
 def name_sets(data: Sequence[str | PathLike[str]]) -> dict[str, str]:
-    """Each set's place by the last part of it, or by all of it where that is not unique.
+    """Return the path of each set by name: the last part of the path, or the whole path where that is not unique.
 
     Raises:
-        DataError: there is nothing.
+        DataError: a path does not exist.
     """
     places = [str(place) for place in data]
     for place in places:
@@ -47,11 +47,15 @@ def name_sets(data: Sequence[str | PathLike[str]]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSummary:
-    """What was looked at: name, number of pictures and of resampling groups.
+    """What was measured of a set.
 
     Attributes:
-        sha256: of the pictures' own hashes, in their order.
-        paths_sha256: of their paths, a line each.
+        name: name of the set.
+        pictures: number of pictures that were processed.
+        groups: number of groups that the bootstrap resamples.
+        sha256: hash of the pictures' own hashes, in the order of the set.
+        paths_sha256: hash of the pictures' paths, one per line.
+        unreadable: number of pictures that could not be used.
     """
 
     name: str
@@ -63,10 +67,10 @@ class DatasetSummary:
 
 
 def check_limits(size: int | None, count: int | None = None) -> None:
-    """Before a set is read.
+    """Validate the picture size and the number of pictures before a set is read.
 
     Raises:
-        ConfigError: no picture can be so small, or so few pictures a set.
+        ConfigError: the size or the number is too small.
     """
     if size is not None and size < MIN_SIDE:
         raise ConfigError(f"size must be {MIN_SIDE} or more")
@@ -75,14 +79,14 @@ def check_limits(size: int | None, count: int | None = None) -> None:
 
 
 class EvaluationSet:
-    """The readable pictures of a set in batches of one size, and what has been counted of them.
+    """The readable pictures of a set in batches of one size, with running counts.
 
     Attributes:
-        name: of the set.
-        total: how many there are, readable or not.
-        seen: of them so far.
-        unreadable: likewise.
-        sizes: widths and heights of those that were seen, as they enter.
+        name: name of the set.
+        total: number of pictures, readable or not.
+        seen: number of readable pictures processed so far.
+        unreadable: number of unreadable pictures met so far.
+        sizes: widths and heights of the processed pictures as they enter the tokenizer.
     """
 
     def __init__(self, name: str, source: Dataset, fit: Preprocessing, count: int | None) -> None:
@@ -95,7 +99,7 @@ class EvaluationSet:
         self.sizes: set[tuple[int, int]] = set()
 
     def counted(self) -> DatasetSummary:
-        """What has been seen so far."""
+        """Summarize what has been processed so far."""
         return DatasetSummary(
             name=self.name,
             pictures=self.seen,
@@ -106,17 +110,17 @@ class EvaluationSet:
         )
 
     def how_far(self, error: Exception | KeyboardInterrupt) -> str:
-        """How many were seen before an error or Ctrl-C."""
+        """Describe how many pictures were processed before an error or Ctrl-C."""
         why = "stopped" if isinstance(error, KeyboardInterrupt) else first_line(error)
         return f"after {self.seen} of {self.total} pictures: {why}"
 
     def evenly_spread(self, number: int) -> set[int]:
-        """Rows of at most so many of the pictures."""
+        """Return the rows of at most `number` pictures, evenly spread over the set."""
         number = min(number, self.total)
         return {self._rows[index * self.total // number] for index in range(number)}
 
     def samples(self) -> Iterator[Sample]:
-        """What is known of the pictures that can be opened, without their bytes where these can be spared."""
+        """Yield the samples of the pictures that can be opened, without image bytes where these can be avoided."""
         if self.total == len(self._source):
             yield from (sample for sample in self._source.annotations() if sample.path)
             return
@@ -125,13 +129,13 @@ class EvaluationSet:
                 yield self._source[row]
 
     def prepared(self) -> Iterator[Picture]:
-        """The readable pictures one by one as they enter a tokenizer."""
+        """Yield the readable pictures as they enter the tokenizer."""
         for row in self._rows:
             with suppress(PictureError):
                 yield self._read(row)[2]
 
     def readable(self, paths: Collection[str]) -> Iterator[str]:
-        """Those of some paths whose pictures can be read to the end."""
+        """Yield those of some paths whose pictures can be decoded completely."""
         for row in self._rows if paths else ():
             with suppress(PictureError):
                 if (path := self._source[row].path) in paths:
@@ -139,10 +143,10 @@ class EvaluationSet:
                     yield path
 
     def _read(self, row: int) -> tuple[Sample, Picture, Picture, Picture]:
-        """A sample, its picture (both as the fit cuts them), that as it enters the tokenizer, and of that the content.
+        """Return a sample and its original picture (both after `fit.cut`), the prepared picture, and its content.
 
         Raises:
-            PictureError: broken, or too small.
+            PictureError: the picture is broken or too small.
         """
         sample = self._source[row]
         sample, original = self._fit.cut(sample, decode(sample.image, sample.path))
@@ -155,77 +159,77 @@ class EvaluationSet:
     def map_batches(
         self, look: Callable[[list[OriginalPicture]], Found], ranks: Ranks, what: str = ""
     ) -> Iterator[tuple[list[int], Found]]:
-        """What is found in each batch, and the resampling group of each of its pictures, in the order of the set.
+        """Yield, in the order of the set, the groups of each batch's pictures and what `look` returns for the batch.
 
         Args:
-            look: at a batch of one prepared size, in one of the processes; see `Ranks.map_in_order`.
+            look: function applied to a batch of one prepared size, on one of the processes; see `Ranks.map_in_order`.
             ranks: the processes.
-            what: beside the progress bar, if not the set's name.
+            what: label of the progress bar; empty: the name of the set.
 
         Raises:
-            ConfigError: not one picture could be read.
+            ConfigError: none of the pictures can be read.
         """
         portions = [self._rows[start : start + _BATCH] for start in range(0, self.total, _BATCH)]
 
-        def look_at(rows: list[int]) -> tuple[_Count, list[tuple[int, Found]]]:
-            count = _Count()
-            return count, [(len(batch), look(batch)) for batch in self._batches(rows, count)]
+        def process_portion(rows: list[int]) -> tuple[_PortionSummary, list[tuple[int, Found]]]:
+            summary = _PortionSummary()
+            return summary, [(len(batch), look(batch)) for batch in self._batches(rows, summary)]
 
         with progress_bar(self.total, what or self.name) as bar:
-            for rows, (count, batches) in zip(portions, ranks.map_in_order(portions, look_at), strict=True):
-                groups = iter(self._add(count))
+            for rows, (summary, batches) in zip(portions, ranks.map_in_order(portions, process_portion), strict=True):
+                groups = iter(self._add(summary))
                 for size, found in batches:
                     yield list(islice(groups, size)), found
                 bar.update(len(rows))
         if not self.seen:
             raise ConfigError(f"{self.name}: none of the pictures can be read")
 
-    def _batches(self, rows: Sequence[int], count: "_Count") -> Iterator[list[OriginalPicture]]:
-        """The readable ones of some pictures in batches of one prepared size; `count` notes what comes by."""
+    def _batches(self, rows: Sequence[int], summary: "_PortionSummary") -> Iterator[list[OriginalPicture]]:
+        """Yield the readable pictures of some rows in batches of one prepared size, and record them in `summary`."""
         batch: list[OriginalPicture] = []
-        full = 0.0
+        fill = 0.0
         for row in rows:
             try:
                 sample, original, prepared, content = self._read(row)
             except PictureError as error:
-                count.unreadable.append(str(error))
+                summary.unreadable.append(str(error))
                 continue
-            count.digests.append(hashlib.sha256(sample.image).digest())
-            count.paths.append(sample.path)
-            count.clusters.append(sample.cluster or sample.path)
-            count.sizes.add((prepared.shape[1], prepared.shape[0]))
-            share = max(prepared[..., 0].size / _ENTERING, original[..., 0].size / _ORIGINAL)
-            if batch and (full + share > 1 or batch[0].prepared.shape != prepared.shape):
+            summary.digests.append(hashlib.sha256(sample.image).digest())
+            summary.paths.append(sample.path)
+            summary.clusters.append(sample.cluster or sample.path)
+            summary.sizes.add((prepared.shape[1], prepared.shape[0]))
+            share = max(prepared[..., 0].size / _MAX_PREPARED_PIXELS, original[..., 0].size / _MAX_ORIGINAL_PIXELS)
+            if batch and (fill + share > 1 or batch[0].prepared.shape != prepared.shape):
                 yield batch
-                batch, full = [], 0.0
+                batch, fill = [], 0.0
             batch.append(OriginalPicture(row=row, sample=sample, original=original, prepared=prepared, content=content))
-            full += share
+            fill += share
         if batch:
             yield batch
 
-    def _add(self, count: "_Count") -> list[int]:
-        """More pictures have been seen; the group of each."""
-        for digest, path in zip(count.digests, count.paths, strict=True):
+    def _add(self, summary: "_PortionSummary") -> list[int]:
+        """Add a portion's pictures to the running counts, and return the group of each."""
+        for digest, path in zip(summary.digests, summary.paths, strict=True):
             self._hash.update(digest)
             self._paths_hash.update(f"{path}\n".encode())
-        for line in count.unreadable:
+        for line in summary.unreadable:
             say(f"left out: {line}")
-        self.sizes |= count.sizes
-        self.seen += len(count.paths)
-        self.unreadable += len(count.unreadable)
-        return [self._groups.setdefault(cluster, len(self._groups)) for cluster in count.clusters]
+        self.sizes |= summary.sizes
+        self.seen += len(summary.paths)
+        self.unreadable += len(summary.unreadable)
+        return [self._groups.setdefault(cluster, len(self._groups)) for cluster in summary.clusters]
 
 
 @dataclass
-class _Count:
-    """What was found in some of a set's pictures, in their order."""
+class _PortionSummary:
+    """What was read of a portion of a set, in the order of its pictures."""
 
     digests: list[bytes] = field(default_factory=list)
-    """SHA-256 of the file of each one that can be read."""
+    """SHA-256 of the file of each readable picture."""
     paths: list[str] = field(default_factory=list)
     clusters: list[str] = field(default_factory=list)
-    """What a bootstrap draws together."""
+    """Cluster of each readable picture, or else its path; the bootstrap resamples whole clusters."""
     sizes: set[tuple[int, int]] = field(default_factory=set)
-    """Widths and heights."""
+    """Widths and heights of the prepared pictures."""
     unreadable: list[str] = field(default_factory=list)
-    """A line for each of the others."""
+    """One message for each unreadable picture."""

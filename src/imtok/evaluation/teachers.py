@@ -1,4 +1,4 @@
-"""The networks that a tokenizer was trained through: a number that one of them gives is no evidence."""
+"""The teacher networks of a tokenizer: a metric that is computed through one of them is no evidence."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,13 +10,16 @@ from imtok.tokenizers.catalog import locate, shipped
 from imtok.tokenizers.diffusers_models import find_model
 
 UNKNOWN = "unknown"
-"""Stands among the teachers for those that nobody here knows."""
+"""Name that stands for teachers that are not known."""
 
 
 def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
-    """The networks behind the losses that a run's config gives a weight in some phase, such as `perceptual/vgg16`.
+    """Return the networks behind all losses that have a weight in some phase of a run, such as `perceptual/vgg16`.
 
-    Networks that had taught the weights from which the run began are among them.
+    The teachers of the weights from which the run was initialized are included.
+
+    Args:
+        config: the run's config.
     """
     losses = config.get("losses", {})
     phases = config.get("training", {}).get("phases", [])
@@ -33,10 +36,10 @@ def teachers_of(config: Mapping[str, Any]) -> frozenset[str]:
 
 
 def teachers_of_weights(path: Path) -> frozenset[str]:
-    """The networks that a tokenizer was trained through: `UNKNOWN` where it lies in no run folder of ours.
+    """Return the networks through which a tokenizer was trained; `UNKNOWN` if it is not in an imtok run folder.
 
     Raises:
-        ConfigError: a damaged config.
+        ConfigError: the run's config is damaged.
     """
     run = RunFolder(path)
     if not run.exists() or find_model(path) is not None:
@@ -48,9 +51,11 @@ def teachers_of_weights(path: Path) -> frozenset[str]:
 
 
 def teachers_behind(run: str) -> frozenset[str]:
-    """The networks that the tokenizer of a generator's run was trained through; `UNKNOWN` if the run is not here.
+    """Return the teachers of the tokenizer of a generator's run; `UNKNOWN` if the run is not available.
 
-    `run` is what a picture's file says, which may be anything: a name too long for a file, a folder of somebody else.
+    Args:
+        run: the run's name or path as stored in a picture's file; it may be anything, such as a name too long for a
+            file or a folder that is no run.
     """
     home = RunFolder(shipped_runs("generator").get(run, run))
     try:
@@ -61,6 +66,6 @@ def teachers_behind(run: str) -> frozenset[str]:
 
 
 def teachers_behind_all(runs: Iterable[str | None]) -> frozenset[str]:
-    """Those of pictures drawn by some generators; `UNKNOWN` is among them if one's generator is not known."""
+    """Return the teachers behind pictures of several runs, with `UNKNOWN` if the run of a picture is not known."""
     unknown = frozenset({UNKNOWN})
     return frozenset().union(*(unknown if run is None else teachers_behind(run) for run in dict.fromkeys(runs)))

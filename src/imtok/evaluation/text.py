@@ -1,4 +1,4 @@
-"""Are words still legible? A judge that had no part in training reads them before and after (TokBench's rules)."""
+"""Legibility of words: a judge that was not used in training reads originals and reconstructions (TokBench's rules)."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from imtok.evaluation.meters import Measurement, Meter, OriginalPicture, Reconst
 from imtok.pretrained import Reading
 
 TEXT_JUDGE = "text_judge/easyocr"
-"""Reads, unless another is named."""
+"""Default text judge."""
 MIN_CHARACTERS = 2
-"""Shorter words are not scored, as in the files that TokBench has released."""
+"""Minimum length of scored words, as in the files released by TokBench."""
 CROP_MARGIN = 0.2
-"""On each side of a word, as a share of its box's height."""
+"""Margin on each side of a cropped word, as a share of its box's height."""
 
 
 @runtime_checkable
@@ -29,8 +29,8 @@ class TextJudge(Protocol):
 
     Attributes:
         name: role/name in the registry.
-        sha256: of its weights.
-        reads_lines: whether a crop may hold a whole line.
+        sha256: hash of its weights.
+        reads_lines: whether a crop may contain a whole line.
     """
 
     name: str
@@ -38,56 +38,60 @@ class TextJudge(Protocol):
     reads_lines: bool
 
     def read(self, crops: Sequence[np.ndarray]) -> list[Reading]:
-        """What each uint8 RGB crop says."""
+        """Return the reading of each uint8 RGB crop."""
         ...
 
 
 def read_words(judge: TextJudge, pictures: Sequence[Picture], words: Sequence[Sequence[TextRegion]]) -> list[str]:
-    """What the judge reads in each word's box, picture by picture.
+    """Return the judge's reading of each word's box, in one list, picture by picture.
 
     Args:
-        judge: of the role `text_judge`.
-        pictures: that the boxes belong to, or reconstructions of the same sizes.
-        words: of each picture; boxes in pixels.
+        judge: network of the role `text_judge`.
+        pictures: the pictures that contain the words, or their reconstructions at the same sizes.
+        words: words of each picture, with boxes in pixels.
     """
-    crops = [crop_word(picture, word) for picture, inside in zip(pictures, words, strict=True) for word in inside]
+    crops = [
+        crop_word(picture, word)
+        for picture, picture_words in zip(pictures, words, strict=True)
+        for word in picture_words
+    ]
     return [reading.text for reading in judge.read(crops)] if crops else []
 
 
 def crop_word(picture: Picture, word: TextRegion) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
-    """The upright box around a word with its margin, cut at whole pixels.
+    """Crop the upright box around a word, enlarged by its margin, at whole pixels.
 
-    Deviation: TokBench cuts at the box, and so are its own words. Other boxes are tight around the letters, and
-    recognizers are trained on looser ones.
+    Deviation: TokBench crops at the box. Here only words from TokBench's files are cropped this way; other boxes get a
+    margin, because they are tight around the letters, while recognizers are trained on looser crops.
 
     Args:
         picture: the whole picture.
-        word: its box in pixels.
+        word: the word, with its box in pixels.
     """
     x0, y0, x1, y1 = word.box
-    more = margin_of(word) * (y1 - y0)
-    return crop(picture, int(x0 - more), int(y0 - more), int(x1 + more), int(y1 + more))
+    margin = margin_of(word) * (y1 - y0)
+    return crop(picture, int(x0 - margin), int(y0 - margin), int(x1 + margin), int(y1 + margin))
 
 
 def margin_of(word: TextRegion) -> float:
-    """How much more than its box is cut out, as a share of its height."""
+    """Return the margin by which a word's box is enlarged on each side, as a share of the box's height."""
     return CROP_MARGIN if word.ratio is None else 0.0
 
 
 def is_scored(word: TextRegion) -> bool:
-    """Whether it is long enough; TokBench's files list what it scores."""
+    """Return whether a word is scored: if it is long enough, or a non-empty word from TokBench's files."""
     return len(word.text) >= MIN_CHARACTERS or (word.ratio is not None and bool(word.text))
 
 
 def size_ratio(word: TextRegion, width: int, height: int) -> float:
-    """TokBench's size of a word: the longer side of its box per character, as a share of the picture's longer side.
+    """Return TokBench's size of a word: the longer side of its box per character over the picture's longer side.
 
-    The size that its files state goes before.
+    If TokBench's files state the size, that value is returned instead.
 
     Args:
-        word: with a text.
-        width: of the picture.
-        height: of the picture.
+        word: the word; its text must not be empty.
+        width: width of the picture.
+        height: height of the picture.
     """
     if word.ratio is not None:
         return word.ratio
@@ -96,23 +100,23 @@ def size_ratio(word: TextRegion, width: int, height: int) -> float:
 
 
 def same_letters(a: str, b: str) -> bool:
-    """Whether two words agree in their letters and digits, whatever their case and punctuation."""
+    """Return whether two words agree in their letters and digits, ignoring case and punctuation."""
     return letters(a) == letters(b)
 
 
 def letters(text: str) -> str:
-    """Letters and digits alone, in lower case."""
+    """Return only the letters and digits of a text, with case folded."""
     return "".join(c for c in text.casefold() if c.isalnum())
 
 
 def normalized_edit_similarity(a: str, b: str) -> float:
-    """1 minus the edit distance over the longer text's length (T-NED): 1 for equal texts, 0 for nothing in common."""
+    """Return 1 - edit distance / length of the longer text (T-NED): 1 for equal texts, 0 for nothing in common."""
     longer = max(len(a), len(b))
     return 1.0 if longer == 0 else 1 - edit_distance(a, b) / longer
 
 
 def edit_distance(a: str, b: str) -> int:
-    """The least number of characters to insert, delete or replace that makes one text the other (Levenshtein)."""
+    """Return the Levenshtein distance: the minimum number of insertions, deletions and replacements of characters."""
     row = list(range(len(b) + 1))
     for i, character in enumerate(a, 1):
         diagonal, row[0] = row[0], i
@@ -123,7 +127,7 @@ def edit_distance(a: str, b: str) -> int:
 
 @dataclass(frozen=True)
 class WordReading:
-    """One word: what it says, and what the judge read on the original and on a reconstruction."""
+    """A word's text, and the judge's readings on the original and on a reconstruction."""
 
     text: str
     original: str
@@ -131,18 +135,27 @@ class WordReading:
 
     @property
     def kept(self) -> bool:
-        """Read right, to the letter (T-ACC)."""
+        """Whether the reconstruction is read exactly as the text (T-ACC)."""
         return self.reconstruction == self.text
 
     @property
     def kept_letters(self) -> bool:
-        """Read right but for case and punctuation."""
+        """Whether the reconstruction is read as the text, ignoring case and punctuation."""
         return same_letters(self.reconstruction, self.text)
 
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a batch: the index of each one's picture, its bucket, and what was read."""
+    """The words of a batch and their readings.
+
+    Attributes:
+        pictures: index in the batch of each word's picture.
+        words: the words.
+        buckets: size bucket of each word; None if it is below the smallest bucket.
+        rules: descriptions of the bucket limits that were applied.
+        originals: reading of each word on the original.
+        readings: readings on the reconstructions, by reconstructor.
+    """
 
     pictures: list[int]
     words: list[TextRegion]
@@ -155,12 +168,12 @@ class Words:
 class TextMeter(Meter[Words]):
     """T-ACC and T-NED by TokBench's rules, and the accuracy of letters and digits alone.
 
-    Scored are words of two characters or more that the judge reads right on the original, each variant by its own rule
-    of what is right, in size buckets whose means are averaged.
+    Only words of at least two characters that the judge reads correctly on the original are scored; what is correct is
+    decided by each metric's own rule, exactly or by letters and digits. A score is the mean of size-bucket means.
 
     Args:
-        judge: reads the words.
-        cache: keeps what was read on originals.
+        judge: network that reads the words.
+        cache: cache of the readings of originals.
     """
 
     what = "words"
@@ -168,61 +181,68 @@ class TextMeter(Meter[Words]):
     def __init__(self, judge: TextJudge, cache: EvaluationCache | None = None) -> None:
         self.judge, self._cache = judge, cache or EvaluationCache()
         self._readings: dict[str, list[WordReading]] = defaultdict(list)  # in the order of the words
-        self._places: list[tuple[int, int | None]] = []  # group and bucket
+        self._groups_and_buckets: list[tuple[int, int | None]] = []
         self._rules: set[str] = set()
 
-    def process(self, shown: Sequence[OriginalPicture], drawn: Mapping[str, Sequence[ReconstructedPicture]]) -> Words:
-        words = [[word for word in one.sample.words or [] if is_scored(word)] for one in shown]
-        each = [(index, one, word) for index, one in enumerate(shown) for word in words[index]]
-        rules = [text_buckets(max(one.prepared.shape[:2])) for one in shown]
+    def process(
+        self, originals: Sequence[OriginalPicture], reconstructions: Mapping[str, Sequence[ReconstructedPicture]]
+    ) -> Words:
+        words = [[word for word in picture.sample.words or [] if is_scored(word)] for picture in originals]
+        entries = [(index, picture, word) for index, picture in enumerate(originals) for word in words[index]]
+        rules = [text_buckets(max(picture.prepared.shape[:2])) for picture in originals]
         return Words(
-            pictures=[index for index, _, _ in each],
-            words=[word for _, _, word in each],
+            pictures=[index for index, _, _ in entries],
+            words=[word for _, _, word in entries],
             buckets=[
-                rules[index].index(size_ratio(word, one.sample.width, one.sample.height)) for index, one, word in each
+                rules[index].index(size_ratio(word, picture.sample.width, picture.sample.height))
+                for index, picture, word in entries
             ],
-            rules={str(rules[index]) for index, _, _ in each},
-            originals=self._read_originals(shown, words),
+            rules={str(rules[index]) for index, _, _ in entries},
+            originals=self._read_originals(originals, words),
             readings={
-                name: read_words(self.judge, [one.restored for one in several], words)
-                for name, several in drawn.items()
+                name: read_words(self.judge, [picture.restored for picture in pictures], words)
+                for name, pictures in reconstructions.items()
             },
         )
 
-    def _read_originals(self, shown: Sequence[OriginalPicture], words: Sequence[Sequence[TextRegion]]) -> list[str]:
-        keys = keys_of(self.judge, shown, [[(margin_of(word), word.box) for word in inside] for inside in words])
+    def _read_originals(self, originals: Sequence[OriginalPicture], words: Sequence[Sequence[TextRegion]]) -> list[str]:
+        keys = keys_of(
+            self.judge, originals, [[(margin_of(word), word.box) for word in picture_words] for picture_words in words]
+        )
 
-        def ask(places: list[int]) -> list[list[str]]:
-            asked = [words[place] for place in places]
-            found = iter(read_words(self.judge, [shown[place].original for place in places], asked))
-            return [[next(found) for _ in inside] for inside in asked]
+        def read(indices: list[int]) -> list[list[str]]:
+            unread = [words[index] for index in indices]
+            readings = iter(read_words(self.judge, [originals[index].original for index in indices], unread))
+            return [[next(readings) for _ in picture_words] for picture_words in unread]
 
-        return [text for texts in self._cache.get_or_compute(keys, ask) for text in texts]
+        return [text for texts in self._cache.get_or_compute(keys, read) for text in texts]
 
     def add(self, found: Words, groups: Sequence[int]) -> None:
         self._rules |= found.rules
-        self._places += [(groups[index], bucket) for index, bucket in zip(found.pictures, found.buckets, strict=True)]
+        self._groups_and_buckets += [
+            (groups[index], bucket) for index, bucket in zip(found.pictures, found.buckets, strict=True)
+        ]
         for name, readings in found.readings.items():
-            read = zip(found.words, found.originals, readings, strict=True)
-            self._readings[name] += [WordReading(word.text, before, after) for word, before, after in read]
+            triples = zip(found.words, found.originals, readings, strict=True)
+            self._readings[name] += [WordReading(word.text, before, after) for word, before, after in triples]
 
     def results(self, name: str) -> dict[str, Measurement]:
         readings = self._readings[name]
         exact = [reading.original == reading.text for reading in readings]
-        loose = [bool(letters(r.text)) and same_letters(r.original, r.text) for r in readings]
+        same_alnum = [bool(letters(r.text)) and same_letters(r.original, r.text) for r in readings]
         similarity = [normalized_edit_similarity(reading.text, reading.reconstruction) for reading in readings]
         found = {
             "text_accuracy": self._measure([float(reading.kept) for reading in readings], exact),
             "text_ned": self._measure(similarity, exact),
-            "text_accuracy_alnum": self._measure([float(reading.kept_letters) for reading in readings], loose),
+            "text_accuracy_alnum": self._measure([float(reading.kept_letters) for reading in readings], same_alnum),
         }
         return {metric: measurement for metric, measurement in found.items() if measurement is not None}
 
-    def items(self, shown: Sequence[OriginalPicture], found: Words) -> list[dict[str, Any]]:
+    def items(self, originals: Sequence[OriginalPicture], found: Words) -> list[dict[str, Any]]:
         return [
             {
                 "kind": "word",
-                **shown[picture].place,
+                **originals[picture].place,
                 "box": list(word.box),
                 "text": word.text,
                 **({} if word.ratio is None else {"ratio": word.ratio}),
@@ -235,14 +255,16 @@ class TextMeter(Meter[Words]):
         ]
 
     def _measure(self, values: Sequence[float], readable: Sequence[bool]) -> Measurement | None:
-        places = zip(values, readable, self._places, strict=True)
+        entries = zip(values, readable, self._groups_and_buckets, strict=True)
         scored = [
-            (float(value), group, bucket) for value, read, (group, bucket) in places if read and bucket is not None
+            (float(value), group, bucket) for value, read, (group, bucket) in entries if read and bucket is not None
         ]
         if not scored:
             return None
         numbers, groups, buckets = zip(*scored, strict=True)
-        small = sum(bucket is None for read, (_, bucket) in zip(readable, self._places, strict=True) if read)
+        small = sum(
+            bucket is None for read, (_, bucket) in zip(readable, self._groups_and_buckets, strict=True) if read
+        )
         note = f"{len(scored)} of {len(values)} words are scored; {len(values) - sum(readable)} unread on the original"
         note += f", {small} too small; buckets: {' and '.join(sorted(self._rules))}"
         return Measurement(

@@ -1,4 +1,4 @@
-"""A control: a tokenizer that is told of every picture what is known of another."""
+"""A control experiment: a tokenizer that is conditioned on the captions of other pictures."""
 
 from collections.abc import Sequence
 
@@ -7,33 +7,36 @@ from imtok.evaluation.reconstructors import DatasetPreview, TokenizerReconstruct
 
 
 class WrongCaptions(TokenizerReconstructor):
-    """A tokenizer that is told of every picture what is known of another: how much does it take from captions?
+    """A tokenizer that is given the text of another picture, to measure how much it depends on its text condition.
 
-    That is the last picture before it of which something else is known, or where there is none, the next. It is
-    compared with the same tokenizer that is told what is right.
+    The text is that of the nearest preceding picture whose text differs, or if there is none, of the next such picture.
+    The result is compared with that of the same tokenizer with the right texts.
     """
 
     def __init__(self, right: TokenizerReconstructor) -> None:
         super().__init__(f"{right.name}, wrong captions", right.tokenizer, right.teachers, sha256=right.sha256)
         self.text_conditioner, self.compared_with = right.text_conditioner, right.name
-        # By path and what is right: a path may stand there twice.
+        # Keyed by path and right text, since a path may occur twice in a set.
         self._wrong: dict[tuple[str, str | None], str | None] = {}
 
     def begin(self, pictures: DatasetPreview) -> None:
-        right = [(sample.path, self.text_of(sample)) for sample in pictures.samples()]
-        self._wrong = dict(zip(right, wrong_for([known for _, known in right]), strict=True))
+        keys = [(sample.path, self.text_of(sample)) for sample in pictures.samples()]
+        self._wrong = dict(zip(keys, wrong_for([text for _, text in keys]), strict=True))
 
     def texts_for(self, samples: Sequence[Sample]) -> Sequence[str | None]:
         return [self._wrong[sample.path, self.text_of(sample)] for sample in samples]
 
 
 def wrong_for(known: Sequence[str | None]) -> list[str | None]:
-    """For each picture, what is known of the latest one before it of which something else is known.
+    """Return for each picture the text of the nearest preceding picture whose text differs.
 
-    Where there is none before it, that of the next.
+    If there is no such picture, return that of the next picture whose text differs, or None.
+
+    Args:
+        known: caption or class of each picture; None for a picture without one.
     """
-    first = [one for one in dict.fromkeys(known) if one is not None][:2]  # of these one differs, whatever comes
-    before: list[str | None] = []  # the last two that differ, the newest first
+    first = [text for text in dict.fromkeys(known) if text is not None][:2]  # one of these two differs from any text
+    before: list[str | None] = []  # the last two distinct texts, the latest first
     wrong: list[str | None] = []
     for right in known:
         wrong.append(next((other for other in [*before, *first] if other != right), None))

@@ -1,4 +1,4 @@
-"""What every autoregressive generator is: it tells, place by place, what it expects of the codes, and draws them."""
+"""Base class of autoregressive generators, which predict and sample codes position by position."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,27 +15,27 @@ from imtok.generators.sampling import SamplingConfig, classifier_free_guidance, 
 
 
 class Session(ABC):
-    """Pictures in the making, one row each: what the generator knows of the place that comes next.
+    """Incremental decoding of a batch of code sequences, one per row.
 
     Attributes:
-        hidden: of each row.
+        hidden: hidden state of each row, from which the head predicts the codes of the next position.
     """
 
     hidden: Float[Tensor, "rows dim"]
 
     @abstractmethod
     def advance(self, codes: Int[Tensor, "rows codebooks"]) -> None:
-        """Take the codes of this place and go on to the next."""
+        """Append the codes of the current position, and compute the hidden state of the next one."""
 
 
 class AutoregressiveGenerator(Generator):
     """Base class of generators of codes.
 
     Attributes:
-        codebook_sizes: of the codes.
-        tokens: places of a picture.
-        embedding: vectors for codes, for the head.
-        head: from what is known of a place to the codes there.
+        codebook_sizes: number of codes in each codebook.
+        tokens: number of positions in a picture.
+        embedding: code embeddings that the head uses.
+        head: predicts the codes of a position from the hidden state.
     """
 
     codebook_sizes: tuple[int, ...]
@@ -47,23 +47,23 @@ class AutoregressiveGenerator(Generator):
     def forward(
         self, codes: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
     ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
-        """Logits of every codebook at every place, given the codes before it and the condition.
+        """Return the logits of every codebook at every position, given the preceding codes and the condition.
 
         Raises:
-            ConfigError: a condition that it does not know.
+            ConfigError: a condition is unknown.
         """
 
     @abstractmethod
     def begin(self, conditions: Conditions) -> Session:
-        """A row for each condition, before its first code.
+        """Start decoding: a session with one row for each condition, before its first code.
 
         Raises:
-            ConfigError: a condition that it does not know.
+            ConfigError: a condition is unknown.
         """
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """A cross-entropy for each codebook; their mean is what trains (FQGAN, section 3.3)."""
+        """A cross-entropy for each codebook; training minimizes their mean (FQGAN, section 3.3)."""
         return tuple(f"cross_entropy_{index}" for index in range(len(self.codebook_sizes)))
 
     def losses(
@@ -78,9 +78,9 @@ class AutoregressiveGenerator(Generator):
     def scores(
         self, tokens: Int[Tensor, "batch tokens codebooks"], conditions: Conditions, seeds: Sequence[int]
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """Negative log-likelihood in nats: of a place, and of each codebook's code there."""
+        """Return mean negative log-likelihoods in nats: of all codes of a position, and of each codebook's code."""
         each = -self.log_likelihood(tokens, conditions).cpu().double().mean(1)  # batch, codebooks
-        return {"nll": each.sum(1)} | {f"nll_{index}": one for index, one in enumerate(each.unbind(1))}
+        return {"nll": each.sum(1)} | {f"nll_{index}": nll for index, nll in enumerate(each.unbind(1))}
 
     def check_sampling(self, settings: SamplingConfig) -> None:
         if len(settings.guidance_scale) not in (1, len(self.codebook_sizes)):
@@ -89,16 +89,16 @@ class AutoregressiveGenerator(Generator):
             )
 
     def shared_logits(self, hidden: Float[Tensor, "*places dim"], codebook: int) -> Float[Tensor, "*places _"] | float:
-        """Logits beside the head's, which `forward` includes and `sample` adds; nothing unless overridden."""
+        """Return logits to add to the head's, in `forward` and in `sample`; 0 unless overridden."""
         return 0.0
 
     @torch.no_grad()
     def log_likelihood(
         self, codes: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
     ) -> Float[Tensor, "batch tokens codebooks"]:
-        """Natural logarithm of the probability of every code, given those before it."""
+        """Return the natural logarithm of the probability of every code, given the preceding ones."""
         logits = self(codes, conditions)
-        each = [one.float().log_softmax(2).gather(2, codes[:, :, [i]])[:, :, 0] for i, one in enumerate(logits)]
+        each = [part.float().log_softmax(2).gather(2, codes[:, :, [i]])[:, :, 0] for i, part in enumerate(logits)]
         return torch.stack(each, dim=2)
 
     @torch.no_grad()
@@ -122,12 +122,12 @@ class AutoregressiveGenerator(Generator):
                 logits = logits + self.shared_logits(session.hidden, codebook)
                 if guided:
                     logits = classifier_free_guidance(logits, settings.scale(codebook, token, self.tokens))
-                found = sample_code(logits.cpu(), noise[:, token, codebook], settings).to(self.device)
-                return torch.cat([found, found]) if guided else found
+                picked = sample_code(logits.cpu(), noise[:, token, codebook], settings).to(self.device)
+                return torch.cat([picked, picked]) if guided else picked
 
-            drawn = self.head.draw(session.hidden, self.embedding, pick, cache)
-            codes[:, token] = drawn[: len(codes)]
+            sampled = self.head.draw(session.hidden, self.embedding, pick, cache)
+            codes[:, token] = sampled[: len(codes)]
             if token + 1 < self.tokens:
-                session.advance(drawn)
+                session.advance(sampled)
             progress(1 / self.tokens)
         return codes

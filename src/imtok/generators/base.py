@@ -1,4 +1,4 @@
-"""What every generator is: conditions in, a tokenizer's codes or latents out."""
+"""Base class of generators: conditions in, a tokenizer's codes or latents out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,22 +13,22 @@ from imtok.tokenizers.base import Tokenizer
 from imtok.tokenizers.text import TextConditioner
 
 Conditions = Sequence[str | None]
-"""What each picture shall show: a class or a prompt; None: anything."""
+"""The class or prompt of each picture; None: unconditional."""
 
 
 def drop_conditions(conditions: Conditions, share: float) -> list[str | None]:
-    """Conditions of which a random share has become None, for classifier-free guidance."""
-    without = (torch.rand(len(conditions)) < share).tolist()
-    return [None if out else condition for condition, out in zip(conditions, without, strict=True)]
+    """Replace each condition by None with probability `share`, for classifier-free guidance."""
+    dropped = (torch.rand(len(conditions)) < share).tolist()
+    return [None if drop else condition for condition, drop in zip(conditions, dropped, strict=True)]
 
 
 class Generator(Model, ABC):
     """Base class of generators.
 
     Attributes:
-        conditioned_on: what its conditions are, "labels" or "prompts".
-        config: what it was built from.
-        text_conditioner: of the text encoder that its prompts go through, if they go through one.
+        conditioned_on: kind of its conditions, "labels" or "prompts".
+        config: the config that the generator was built from.
+        text_conditioner: encodes the prompts of a generator that uses a text encoder; None for any other generator.
     """
 
     conditioned_on: Literal["labels", "prompts"]
@@ -38,49 +38,49 @@ class Generator(Model, ABC):
     @property
     @abstractmethod
     def loss_names(self) -> tuple[str, ...]:
-        """Names of the terms of the loss, which is their mean."""
+        """Names of the loss terms; the loss is their mean."""
 
     @abstractmethod
     def losses(self, tokens: Num[Tensor, "batch tokens _"], conditions: Conditions) -> dict[str, Float[Tensor, ""]]:
-        """What it trains with, by `loss_names`.
+        """Compute the training losses, one for each of `loss_names`.
 
         Args:
-            tokens: of pictures, as the tokenizer gave them.
-            conditions: of the pictures.
+            tokens: codes or latents of the pictures, as the tokenizer encodes them.
+            conditions: conditions of the pictures.
 
         Raises:
-            ConfigError: a condition that it does not know.
+            ConfigError: a condition is unknown.
         """
 
     @abstractmethod
     def scores(
         self, tokens: Num[Tensor, "batch tokens _"], conditions: Conditions, seeds: Sequence[int]
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """How well it knows held-out pictures: numbers by name, of each picture, always the same.
+        """Return scores of held-out pictures by name, one value per picture, the same on every call.
 
         Args:
-            tokens: of the pictures.
-            conditions: likewise.
-            seeds: of whatever is random about it, one for each picture.
+            tokens: codes or latents of the pictures.
+            conditions: conditions of the pictures.
+            seeds: one seed for each picture, for scores that need noise.
         """
 
     @abstractmethod
     def resolve(self, condition: str | None) -> str | None:
-        """A condition as the data spell it: a class's number becomes its name.
+        """Return a condition as the dataset spells it: a class number becomes the class name.
 
         Raises:
-            ConfigError: it cannot draw this; one line.
+            ConfigError: the generator does not support the condition; the message is one line.
         """
 
     def init_from_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Take over what the generator wants of the tokenizer that draws its tokens; by default nothing."""
+        """Copy what the generator needs from the tokenizer that decodes its tokens; by default nothing."""
 
     @abstractmethod
     def check_sampling(self, settings: Any) -> None:
-        """Whether it can draw in this way.
+        """Check that the generator supports these sampling settings.
 
         Raises:
-            ConfigError: it cannot; one line.
+            ConfigError: it does not; the message is one line.
         """
 
     @abstractmethod
@@ -91,15 +91,15 @@ class Generator(Model, ABC):
         settings: Any = None,
         progress: Callable[[float], object] = lambda share: None,
     ) -> Num[Tensor, "batch tokens _"]:
-        """Draw codes or latents; a picture's depend on its condition and seed, not on what else is drawn with it.
+        """Sample codes or latents; a picture's depend on its condition and seed, not on the rest of the batch.
 
         Args:
-            conditions: of the pictures.
-            seeds: likewise.
-            settings: of the generator's kind: `SamplingConfig` for codes, `DiffusionSamplingConfig` for latents. None: the
-                kind's defaults.
-            progress: hears every now and then which share of the work has been done since.
+            conditions: conditions of the pictures.
+            seeds: one seed for each picture.
+            settings: sampling settings: `SamplingConfig` for codes, `DiffusionSamplingConfig` for latents. None: the
+                defaults.
+            progress: called repeatedly with the fraction of the work done since the previous call.
 
         Raises:
-            ConfigError: a condition that it does not know, or settings that it cannot follow.
+            ConfigError: a condition is unknown, or the generator does not support the settings.
         """

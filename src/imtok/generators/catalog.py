@@ -1,4 +1,4 @@
-"""From a config or a run folder to a generator, with the tokenizer that draws what it writes."""
+"""Generators from configs and run folders, each with the tokenizer that decodes its codes or latents."""
 
 import dataclasses
 import os
@@ -31,59 +31,59 @@ from imtok.tokenizers.text import TextConditioner
 
 AnyConfig = FARConfig | InsightARConfig | DiTConfig
 GeneratorConfig = Annotated[AnyConfig, pydantic.Discriminator("kind")]
-"""Any generator's config; `kind` says which."""
+"""The config of any generator; `kind` selects its class."""
 _KINDS = {"far": FARConfig, "insightar": InsightARConfig, "dit": DiTConfig}
 _SECTION = "generator"
-"""Of a generator's run and of no other."""
-_COPY = "tokenizer"
-"""The folder in a generator's run that the images' tokenizer is copied to."""
-_LANGUAGE = "language_model"
-"""Likewise for the tokenizer of a language model."""
+"""Section of config.json that only generators' runs have."""
+_TOKENIZER_COPY = "tokenizer"
+"""Folder in a generator's run that the image tokenizer is copied to; also its name in a `TokenizerReference`."""
+_LANGUAGE_MODEL = "language_model"
+"""Folder in a generator's run that the tokenizer of a language model is copied to."""
 
 
 @config
 class TokenizerReference:
-    """Whose codes or latents a generator writes."""
+    """The tokenizer whose codes or latents a generator produces."""
 
     name: str
-    """A shipped one, or `tokenizer` for the copy in the run folder."""
+    """Name of a shipped tokenizer, or `tokenizer` for the copy in the run folder."""
     sha256: str
-    """Of its weights."""
+    """Hash of the tokenizer's weights."""
     resolution: int
-    """Of the pictures."""
+    """Resolution of the pictures in pixels."""
     grid_size: tuple[int, int]
-    """Rows and columns of the patches that the decoder draws."""
+    """Rows and columns of the patches that the tokenizer decodes."""
 
 
 def build(
     config: AnyConfig, run: RunFolder | None = None, text_conditioner: TextConditioner | None = None
 ) -> Generator:
-    """A fresh, untrained generator.
+    """Build an untrained generator.
 
     Args:
-        config: of the generator.
-        run: the folder of a run that holds a language model's tokenizer, where the generator needs one.
-        text_conditioner: of prompts, for a generator that hears them through a text encoder.
+        config: config of the generator.
+        run: run folder with the tokenizer of a language model, for a generator that needs one.
+        text_conditioner: encoder of the prompts, for a generator that uses a text encoder.
     """
     if isinstance(config, FARConfig):
         return FAR(config)
     if isinstance(config, DiTConfig):
         return DiT(config, text_conditioner)
-    home = None if run is None else run.path / _LANGUAGE
+    home = None if run is None else run.path / _LANGUAGE_MODEL
     return InsightAR(config, open_prompt_tokenizer(config.prompt_format, config.max_prompt_tokens, home))
 
 
 def read_config(values: dict[str, Any], where: str) -> AnyConfig:
-    """A generator's config from its JSON form.
+    """Return a generator's config from its JSON form.
 
     Raises:
-        ConfigError: it is of no kind that there is, or has other settings; one line.
+        ConfigError: the kind is unknown, or a setting is unknown or invalid; the message is one line.
     """
     return from_kinds(_KINDS, values, where)
 
 
 def sampling_of(config: AnyConfig) -> type[SamplingConfig] | type[DiffusionSamplingConfig]:
-    """The settings by which a generator of this kind draws."""
+    """Return the class of a generator's sampling settings."""
     return DiffusionSamplingConfig if isinstance(config, DiTConfig) else SamplingConfig
 
 
@@ -93,18 +93,18 @@ def config_for_shards(
     earlier: AnyConfig | None = None,
     language_model: LanguageModel | None = None,
 ) -> AnyConfig:
-    """A generator for these codes or latents: as many, of such codebooks or channels, and for the classes that occur.
+    """Return a generator's config fitted to token shards: number of tokens, codebooks or channels, and classes.
 
     Args:
-        config: of the generator.
+        config: config of the generator.
         shards: the codes or latents.
-        earlier: the generator whose weights it gets, if it gets any.
-        language_model: likewise.
+        earlier: config of the generator whose weights are loaded, if any.
+        language_model: language model whose weights are loaded, if any.
 
     Raises:
-        ConfigError: latents in place of codes or the other way round, or pictures without the classes or captions that
-            it listens to.
-        DataError: latents that nobody has measured.
+        ConfigError: the shards hold latents where codes are needed or vice versa, or no picture has the class or
+            caption that the generator is conditioned on.
+        DataError: the statistics of the latents have not been measured.
     """
     manifest = shards.manifest
     wants_codes = not isinstance(config, DiTConfig)
@@ -114,10 +114,10 @@ def config_for_shards(
     shape = manifest.grid_size if manifest.tokens_on_grid else (manifest.tokens,)
     changes: dict[str, Any] = {"token_shape": shape}
     if isinstance(config, DiTConfig):
-        known = read_statistics(shards)
-        mean, std = known.mean, known.std
+        statistics = read_statistics(shards)
+        mean, std = statistics.mean, statistics.std
         if isinstance(earlier, DiTConfig) and earlier.channels == manifest.width:
-            mean, std = earlier.latent_mean, earlier.latent_std  # what trained weights take for mean 0 and deviation 1
+            mean, std = earlier.latent_mean, earlier.latent_std  # the normalization that the loaded weights expect
         changes |= {"channels": manifest.width, "latent_mean": mean, "latent_std": std}
     else:
         changes["codebook_sizes"] = manifest.codebook_sizes
@@ -139,11 +139,11 @@ def config_for_shards(
 
 
 def open_language_model(config: AnyConfig) -> LanguageModel | None:
-    """The language model that a run begins with, if it begins with one.
+    """Load the language model that training starts from; None if the config names none.
 
     Raises:
-        ConfigError: there is none at that place.
-        MissingWeights: the registry has it, and it is not here.
+        ConfigError: what the config names is not a language model.
+        MissingWeights: it is in the registry, but its weights are not installed.
     """
     if not isinstance(config, InsightARConfig) or not config.language_model:
         return None
@@ -155,26 +155,26 @@ def open_language_model(config: AnyConfig) -> LanguageModel | None:
 
 
 def copy_prompt_tokenizer(language_model: LanguageModel, folder: RunFolder) -> None:
-    """Copy a language model's tokenizer into a generator's run folder, in place of what a failed start left there.
+    """Copy a language model's tokenizer into a generator's run folder, replacing the copy of a failed start.
 
     Raises:
-        ConfigError: a language model itself is where the copy belongs.
+        ConfigError: the destination holds a language model itself.
     """
-    language_model.tokenizer.save_pretrained(_place_for_prompts(folder))
+    language_model.tokenizer.save_pretrained(_clear_prompt_tokenizer_folder(folder))
 
 
 def copy_prompt_tokenizer_from_run(run: RunFolder, folder: RunFolder) -> None:
-    """Copy what a generator's run has of a language model's tokenizer into another run's folder; likewise.
+    """Copy the language model's tokenizer of one run, if it has one, into another; see `copy_prompt_tokenizer`.
 
     Raises:
-        ConfigError: likewise.
+        ConfigError: the destination holds a language model itself.
     """
-    if (there := run.path / _LANGUAGE).exists():
-        shutil.copytree(there, _place_for_prompts(folder))
+    if (source := run.path / _LANGUAGE_MODEL).exists():
+        shutil.copytree(source, _clear_prompt_tokenizer_folder(folder))
 
 
-def _place_for_prompts(folder: RunFolder) -> Path:
-    place = folder.path / _LANGUAGE
+def _clear_prompt_tokenizer_folder(folder: RunFolder) -> Path:
+    place = folder.path / _LANGUAGE_MODEL
     if any(found for kind in ("config.json", "*.safetensors", "*.bin") for found in place.glob(kind)):
         raise ConfigError(f"{place}: is in the way of the language model's tokenizer; choose another folder")
     shutil.rmtree(place, ignore_errors=True)
@@ -182,9 +182,9 @@ def _place_for_prompts(folder: RunFolder) -> Path:
 
 
 def reference(manifest: TokenManifest) -> TokenizerReference:
-    """The tokenizer that made some shards, as a run folder shall name it."""
+    """Return the reference that a run folder stores for the tokenizer of some token shards."""
     return TokenizerReference(
-        name=manifest.tokenizer if manifest.tokenizer in tokenizers.shipped() else _COPY,
+        name=manifest.tokenizer if manifest.tokenizer in tokenizers.shipped() else _TOKENIZER_COPY,
         sha256=manifest.sha256,
         resolution=manifest.resolution,
         grid_size=manifest.grid_size,
@@ -192,21 +192,21 @@ def reference(manifest: TokenManifest) -> TokenizerReference:
 
 
 def copy_tokenizer(manifest: TokenManifest, folder: RunFolder) -> None:
-    """Copy the tokenizer into a new run's folder, unless it comes with imtok: the folder then opens anywhere.
+    """Copy the tokenizer, unless it comes with imtok, into a new run's folder, which makes the folder self-contained.
 
-    Another project's checkpoint is copied as it is.
+    Another project's checkpoint is copied unchanged.
 
     Raises:
-        ConfigError: something else is where the copy belongs.
+        ConfigError: the destination holds something else.
     """
     if manifest.tokenizer in tokenizers.shipped():
         return
-    copy = folder.path / _COPY
+    copy = folder.path / _TOKENIZER_COPY
     if copy.exists():
-        if (there := _copy_in(folder)) is None or tokenizers.hash_of(there) != manifest.sha256:
+        if (existing := _find_tokenizer_copy(folder)) is None or tokenizers.hash_of(existing) != manifest.sha256:
             raise ConfigError(f"{copy}: is in the way of the tokenizer's copy; choose another folder for this run")
         return
-    unfinished = copy.with_name(f"{_COPY}.partial")
+    unfinished = copy.with_name(f"{_TOKENIZER_COPY}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for file in tokenizers.files_of(manifest.tokenizer):
@@ -215,75 +215,76 @@ def copy_tokenizer(manifest: TokenManifest, folder: RunFolder) -> None:
 
 
 def locate_tokenizer(tokenizer: TokenizerReference, run: RunFolder) -> str:
-    """Where a generator's tokenizer lies: its shipped name, or the copy in the run folder.
+    """Return the shipped name of a generator's tokenizer, or the path of its copy in the run folder.
 
     Raises:
-        ConfigError: it is missing, or another one than the generator was trained for.
+        ConfigError: it is missing, or it is not the tokenizer that the generator was trained for.
     """
-    place = _copy_in(run) if tokenizer.name == _COPY else tokenizer.name
+    place = _find_tokenizer_copy(run) if tokenizer.name == _TOKENIZER_COPY else tokenizer.name
     if place is None:
-        raise ConfigError(f"{run.path / _COPY}: is missing; the run's tokenizer belongs there")
+        raise ConfigError(f"{run.path / _TOKENIZER_COPY}: is missing; the run's tokenizer belongs there")
     if tokenizers.hash_of(place) != tokenizer.sha256:
         raise ConfigError(f"{run.path}: was trained for another tokenizer than the {tokenizer.name} that is here")
     return place
 
 
-def _copy_in(run: RunFolder) -> str | None:
-    """The tokenizer's copy in a run folder."""
-    copy = run.path / _COPY
+def _find_tokenizer_copy(run: RunFolder) -> str | None:
+    """Return the path of the tokenizer's copy in a run folder, or None."""
+    copy = run.path / _TOKENIZER_COPY
     files = [copy] if RunFolder(copy).exists() else sorted(copy.glob("*"))
     return str(files[0]) if files else None
 
 
 def weights_hash(run: str) -> str:
-    """The sha256 of a generator's weights."""
+    """Return the sha256 of a generator's weights."""
     return sha256_of(_run_folder(run).model_file)
 
 
 def shipped() -> list[str]:
-    """Names of the generators that come with imtok."""
+    """Return the names of the generators that come with imtok."""
     return list(shipped_runs(_SECTION))
 
 
 def load(
     source: str | PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> ImageGenerator:
-    """A trained generator in eval mode, with its tokenizer.
+    """Load a trained generator in eval mode, with its tokenizer.
 
     Args:
         source: a shipped name or a run folder.
-        device: where to put both.
-        dtype: of the generator's weights; the tokenizer's stay in fp32.
+        device: device of generator and tokenizer.
+        dtype: dtype of the generator's weights; the tokenizer's stay in fp32.
 
     Raises:
-        ConfigError: not found, broken, of an unknown kind, or its tokenizer is not the one that it was trained for.
-        DataError: captions that its tokenizer wants to hear are not there.
+        ConfigError: the generator is not found, broken or of an unknown kind, or its tokenizer is not the one that it
+            was trained for.
+        DataError: the run has no unseen captions, and the tokenizer needs them.
     """
     source = os.fspath(source)
-    run, settings, of = read_run(source)
+    run, settings, tokenizer_reference = read_run(source)
     text = settings.text if isinstance(settings, DiTConfig) else None
     generator = build(settings, run, None if text is None else TextConditioner(text, device=device))
     generator.load_weights(run.read_model(), source)
     generator.cast(dtype)
-    tokenizer = tokenizers.load(locate_tokenizer(of, run), device)
+    tokenizer = tokenizers.load(locate_tokenizer(tokenizer_reference, run), device)
     return ImageGenerator(
         generator=generator.to(device).eval(),
         tokenizer=tokenizer,
         sampling=from_dict(sampling_of(settings), run.read_config()["sampling"], f"{run.config_file}: sampling"),
-        resolution=of.resolution,
-        grid_size=of.grid_size,
+        resolution=tokenizer_reference.resolution,
+        grid_size=tokenizer_reference.grid_size,
         decoder_conditioner=open_decoder_conditioner(generator, tokenizer, run, device=device),
     )
 
 
 def read_run(source: str) -> tuple[RunFolder, AnyConfig, TokenizerReference]:
-    """A generator's run, its config, and whose codes or latents it writes.
+    """Return a generator's run folder, its config, and the reference to its tokenizer.
 
     Args:
         source: a shipped name or a run folder.
 
     Raises:
-        ConfigError: not found, broken, or no generator's.
+        ConfigError: the run is not found, broken, or not a generator's.
     """
     run = _run_folder(source)
     config = run.read_config()
@@ -294,10 +295,10 @@ def read_run(source: str) -> tuple[RunFolder, AnyConfig, TokenizerReference]:
 
 
 def _run_folder(source: str) -> RunFolder:
-    ours = shipped_runs(_SECTION)
-    run = RunFolder(ours.get(source, Path(source)))
+    builtin = shipped_runs(_SECTION)
+    run = RunFolder(builtin.get(source, Path(source)))
     if not run.exists():
         raise ConfigError(
-            f"{source}: no such run folder, and no generator that comes with imtok ({', '.join(ours) or 'none yet'})"
+            f"{source}: no such run folder, and no generator that comes with imtok ({', '.join(builtin) or 'none yet'})"
         )
     return run

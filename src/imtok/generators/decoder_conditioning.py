@@ -1,4 +1,4 @@
-"""Which text a tokenizer whose decoder hears captions gets with each generated picture (TexTok, section 3.2)."""
+"""Text conditioning of the tokenizer's decoder for generated pictures (TexTok, section 3.2)."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -15,30 +15,32 @@ from imtok.tokenizers.text import Text, TextConditioner, TextConfig
 
 
 class DecoderConditioner:
-    """A prompt is its own caption; of a class an unseen caption is drawn by the picture's seed.
+    """Encodes the text that a tokenizer's decoder is conditioned on for each generated picture.
+
+    A prompt is its own caption. For a class, the picture's seed selects one of the class's unseen captions.
 
     Args:
-        text_conditioner: of what the tokenizer hears.
-        unseen: captions of every class, for a generator that listens to classes and a tokenizer that hears captions.
+        text_conditioner: encoder of the tokenizer's text.
+        unseen: captions of every class, for a generator conditioned on classes and a tokenizer conditioned on captions.
     """
 
     def __init__(self, text_conditioner: TextConditioner, unseen: UnseenCaptions | None = None) -> None:
         self.text_conditioner, self.unseen = text_conditioner, unseen
 
     def prepare(self, captions: Iterable[str]) -> None:
-        """Open the text encoder now if it will be needed for these captions or the unseen ones.
+        """Load the text encoder now if these captions or the unseen ones need it.
 
         Raises:
-            MissingWeights: it is not here.
+            MissingWeights: the text encoder's weights are not installed.
         """
         self.text_conditioner.prepare(itertools.chain(captions, () if self.unseen is None else self.unseen.captions()))
 
     def check(self, conditions: Conditions) -> None:
-        """Whether all will be heard, and prompts to their ends.
+        """Check that the text encoder is available if it is needed, and that no prompt would be truncated.
 
         Raises:
-            ConfigError: one is too long.
-            MissingWeights: the text encoder is not here.
+            ConfigError: a prompt is too long.
+            MissingWeights: the text encoder's weights are not installed.
         """
         self.prepare(())
         if self.unseen is None:
@@ -46,14 +48,14 @@ class DecoderConditioner:
                 self.text_conditioner.check(condition)
 
     def encode(self, conditions: Conditions, seeds: Sequence[int]) -> Text:
-        """What is told of pictures; of a picture of anything, nothing.
+        """Encode the text of each picture; a picture without a condition gets no text.
 
         Args:
-            conditions: of the pictures, as the data spell them.
-            seeds: likewise.
+            conditions: conditions of the pictures, as the dataset spells them.
+            seeds: one seed for each picture.
 
         Raises:
-            MissingWeights: the text encoder is not here.
+            MissingWeights: the text encoder's weights are not installed.
         """
         if self.unseen is None:
             return self.text_conditioner.encode(conditions)
@@ -64,21 +66,21 @@ class DecoderConditioner:
 
 
 def wants_unseen_captions(generator: Generator, tokenizer: Tokenizer) -> bool:
-    """Whether a class alone does not tell the tokenizer what it wants to hear."""
-    heard = _heard_when_drawing(tokenizer)
-    return heard is not None and heard.conditioned_on == "captions" and generator.conditioned_on == "labels"
+    """Return whether the tokenizer's decoder is conditioned on captions, but the generator on classes."""
+    text = _decoder_text_config(tokenizer)
+    return text is not None and text.conditioned_on == "captions" and generator.conditioned_on == "labels"
 
 
 def copy_unseen_captions_to_run(generator: Generator, data: str, folder: RunFolder) -> None:
-    """Copy the unseen captions of some shards into a generator's run folder.
+    """Copy the unseen captions of picture shards into a generator's run folder.
 
     Raises:
-        DataError: there are none.
-        ConfigError: there are none of one of the generator's classes.
+        DataError: the shards have none.
+        ConfigError: a class of the generator has none.
     """
     copy_unseen_captions(data, folder.path / FOLDER)
-    there = UnseenCaptions(folder.path / FOLDER).labels
-    if missing := sorted(set(generator.config.classes) - set(there)):
+    available = UnseenCaptions(folder.path / FOLDER).labels
+    if missing := sorted(set(generator.config.classes) - set(available)):
         raise ConfigError(f"{data}/{FOLDER}: has no captions of {missing[0]!r}; imtok captions writes them")
 
 
@@ -89,30 +91,30 @@ def open_decoder_conditioner(
     data: Sequence[str | PathLike[str]] = (),
     device: torch.device | str = "cpu",
 ) -> DecoderConditioner | None:
-    """A decoder_conditioner for a tokenizer that draws from text; None for any other.
+    """Create the conditioner of a tokenizer whose decoder is conditioned on text; None for any other tokenizer.
 
     Args:
-        generator: its text_conditioner is shared where both hear the same.
-        tokenizer: that draws.
-        run: of the generator, with unseen captions where they are wanted.
+        generator: the generator; its text conditioner is reused if both need the same text features.
+        tokenizer: the tokenizer that decodes the generator's codes or latents.
+        run: folder of the generator's run, with unseen captions if they are needed.
         data: folders of shards that may have stored text features.
-        device: to compute on.
+        device: device of the text encoder.
 
     Raises:
-        ConfigError: the tokenizer hears of classes, of which a generator of prompts knows nothing.
-        DataError: the run has no unseen captions.
+        ConfigError: the tokenizer's decoder is conditioned on classes, but the generator on prompts.
+        DataError: unseen captions are needed, but the run has none.
     """
-    heard = _heard_when_drawing(tokenizer)
-    if heard is None:
+    text = _decoder_text_config(tokenizer)
+    if text is None:
         return None
-    if heard.conditioned_on == "labels" and generator.conditioned_on == "prompts":
+    if text.conditioned_on == "labels" and generator.conditioned_on == "prompts":
         raise ConfigError(f"{run.path}: its tokenizer draws from classes, and a generator of prompts knows of none")
     unseen = UnseenCaptions(run.path / FOLDER) if wants_unseen_captions(generator, tokenizer) else None
-    if generator.text_conditioner is not None and generator.text_conditioner.config.same_features_as(heard):
+    if generator.text_conditioner is not None and generator.text_conditioner.config.same_features_as(text):
         return DecoderConditioner(generator.text_conditioner, unseen)
-    return DecoderConditioner(TextConditioner(heard, data, device), unseen)
+    return DecoderConditioner(TextConditioner(text, data, device), unseen)
 
 
-def _heard_when_drawing(tokenizer: Tokenizer) -> TextConfig | None:
+def _decoder_text_config(tokenizer: Tokenizer) -> TextConfig | None:
     text = tokenizer.text_config
     return text if text is not None and "decoder" in text.where else None

@@ -1,9 +1,9 @@
-"""Noise that comes and goes, without any network: x_t = alpha_t x_0 + sigma_t noise, and the way back.
+"""Diffusion without the network: the forward process x_t = alpha_t x_0 + sigma_t noise, and deterministic sampling.
 
-Times count from 0 to 1,000, whatever the path: `variance_preserving` is DDPM's chain of 1,000 steps, where time t has
-gone through steps 0 to t; `straight` is rectified flow, where time t is the share t / 1,000 of noise. On both, a step
-of the sampler splits what it sees into data and noise and mixes them anew with less noise. On the first this is DDIM
-(Song et al., eq. 12 with eta 0), on the second Euler's method: (1 - s) x_0 + s noise = x_t + (s - t) velocity.
+Times range from 0 to 1,000 on every path: `variance_preserving` is DDPM's chain of 1,000 steps, where x_t has passed
+steps 0 to t; `straight` is rectified flow, where sigma_t = t / 1,000. On both, a step of the sampler splits x_t into
+data and noise and mixes them again with less noise. On the first this is DDIM (Song et al., eq. 12 with eta 0), on the
+second Euler's method: (1 - s) x_0 + s noise = x_t + (s - t) velocity, with t and s in [0, 1].
 """
 
 import itertools
@@ -20,7 +20,7 @@ from imtok.config import ConfigError, config
 from imtok.generators.sampling import BaseSamplingConfig
 
 NUM_TRAIN_TIMESTEPS = 1000
-"""Of the chain, and the unit of time on every path."""
+"""Number of steps of the chain; the range of times on every path."""
 
 NoisePath = Literal["variance_preserving", "straight"]
 Prediction = Literal["v", "noise", "clean", "velocity"]
@@ -28,18 +28,18 @@ Spacing = Literal["trailing", "leading"]
 GuidanceSchedule = Literal["constant", "power_cosine"]
 
 Predict = Callable[[Float[Tensor, "batch tokens channels"], float], Float[Tensor, "batch tokens channels"]]
-"""What a network says of noisy latents at a time."""
+"""A network's prediction for noisy latents at a time."""
 
 
 @config
 class DiffusionConfig:
-    """How latents turn to noise, and what is predicted of them (TexTok, appendix C)."""
+    """The path between latents and noise, and the prediction target (TexTok, appendix C)."""
 
     path: NoisePath = "variance_preserving"
     prediction: Prediction = "v"
-    """`v` is alpha noise - sigma x_0 (Salimans and Ho), `velocity`, of rectified flow, noise - x_0."""
+    """`v` is alpha noise - sigma x_0 (Salimans and Ho); `velocity`, of rectified flow, is noise - x_0."""
     beta_start: float = 1e-4
-    """Share of noise that the first step of the chain adds; it grows linearly."""
+    """Variance of the noise that the first step of the chain adds; it grows linearly to `beta_end` at the last step."""
     beta_end: float = 0.02
 
     def __post_init__(self) -> None:
@@ -51,17 +51,17 @@ class DiffusionConfig:
 
 @config
 class DiffusionSamplingConfig(BaseSamplingConfig):
-    """How latents are drawn."""
+    """Sampling settings of a generator of latents."""
 
     num_inference_steps: int = 250
     spacing: Spacing = "trailing"
-    """Which of the 1,000 times are visited: the last one is, or the first one is."""
+    """Which of the 1,000 times are visited: `trailing` includes the last one, `leading` the first one."""
     guidance_scale: float = 1.0
-    """Of classifier-free guidance, on all channels. 1: no guidance."""
+    """Scale of classifier-free guidance, on all channels. 1: no guidance."""
     guidance_schedule: GuidanceSchedule = "constant"
     """`power_cosine` rises from 1 at pure noise to the scale at the end (MDT)."""
     guidance_power: float = 4.0
-    """s of the power-cosine schedule: how late it rises."""
+    """Exponent s of the power-cosine schedule: the larger, the later the scale rises."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_inference_steps <= NUM_TRAIN_TIMESTEPS:
@@ -84,7 +84,7 @@ class DiffusionSamplingConfig(BaseSamplingConfig):
         return super().replace(**changes)
 
     def scale(self, time: float) -> float:
-        """Guidance at a time; MDT's is w(t) = 1 + (scale - 1) / 2 (1 - cos(pi (1 - t / 1,000)^s))."""
+        """Return the guidance scale at a time; MDT's is w(t) = 1 + (scale - 1) / 2 (1 - cos(pi (1 - t / 1,000)^s))."""
         if self.guidance_schedule == "constant":
             return self.guidance_scale
         rise = (1 - math.cos(math.pi * (1 - time / NUM_TRAIN_TIMESTEPS) ** self.guidance_power)) / 2
@@ -95,30 +95,30 @@ class Diffusion:
     """The path between data and noise.
 
     Args:
-        config: of the path.
+        config: config of the path.
     """
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
-        kept = np.cumprod(1 - np.linspace(config.beta_start, config.beta_end, NUM_TRAIN_TIMESTEPS))
-        self._kept = np.append(kept, 1.0)  # the last, found at time -1, is before the chain's first step
+        alphas_cumprod = np.cumprod(1 - np.linspace(config.beta_start, config.beta_end, NUM_TRAIN_TIMESTEPS))
+        self._alphas_cumprod = np.append(alphas_cumprod, 1.0)  # the last entry, at index -1, is for clean data
 
     def sample_timesteps(self, count: int) -> Float[Tensor, " count"]:
-        """Times for training, all alike likely."""
+        """Sample times for training, uniformly."""
         if self.config.path == "straight":
             return torch.rand(count) * NUM_TRAIN_TIMESTEPS
         return torch.randint(NUM_TRAIN_TIMESTEPS, (count,)).float()
 
     def timesteps(self, steps: int, spacing: Spacing = "trailing") -> list[float]:
-        """The times that a sampler of so many steps visits, falling, and behind them that of clean data.
+        """Return the times that a sampler visits, in descending order, followed by the time of clean data.
+
+        If `steps` does not divide 1,000, diffusers differs: its leading times are 1000 // steps apart and begin too low
+        (150 steps begin at 894, here at 993), and its DDIM steps down by that distance instead of to the next visited
+        time.
 
         Args:
-            steps: 1 to 1,000.
-            spacing: `trailing` begins at the last time, `leading` ends at the first (in diffusers' words).
-
-        Where the steps do not divide 1,000, diffusers does otherwise: its leading times stand 1000 // steps apart and
-        begin too low (150 steps at 894, here at 993), and its DDIM goes from each time by as much, not to the next
-        visited one.
+            steps: number of steps, 1 to 1,000.
+            spacing: `trailing` begins at the last time, `leading` ends at the first (diffusers' terms).
         """
         if self.config.path == "straight":
             return [NUM_TRAIN_TIMESTEPS * (steps - index) / steps for index in range(steps + 1)]
@@ -128,13 +128,13 @@ class Diffusion:
         return [*map(float, visited), -1.0]
 
     def alpha_sigma(self, times: Float[Tensor, "*batch"]) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        """Alpha and sigma, the shares of data and noise, in fp32."""
+        """Return alpha and sigma, the coefficients of data and noise, in fp32."""
         if self.config.path == "straight":
             sigma = times.cpu().double() / NUM_TRAIN_TIMESTEPS
             alpha = 1 - sigma
         else:
-            kept = torch.from_numpy(self._kept)[times.long().cpu()]
-            alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
+            alphas_cumprod = torch.from_numpy(self._alphas_cumprod)[times.long().cpu()]
+            alpha, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
         return alpha.float().to(times.device), sigma.float().to(times.device)
 
     def add_noise(
@@ -143,7 +143,7 @@ class Diffusion:
         noise: Float[Tensor, "batch tokens channels"],
         times: Float[Tensor, " batch"],
     ) -> tuple[Float[Tensor, "batch tokens channels"], Float[Tensor, "batch tokens channels"]]:
-        """Noisy latents at the times, and what is to be predicted of them."""
+        """Return the noisy latents at the given times, and the prediction target."""
         alpha, sigma = (level[:, None, None] for level in self.alpha_sigma(times))
         return alpha * clean + sigma * noise, prediction_target(self.config.prediction, clean, noise, alpha, sigma)
 
@@ -155,10 +155,10 @@ class Diffusion:
         spacing: Spacing = "trailing",
         progress: Callable[[float], object] = lambda share: None,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """From noise to data, without any more randomness."""
+        """Map noise to data with the deterministic sampler."""
         noisy = noise
         for time, following in itertools.pairwise(self.timesteps(steps, spacing)):
-            now, after = (self.alpha_sigma(torch.tensor(one)) for one in (time, following))
+            now, after = (self.alpha_sigma(torch.tensor(t)) for t in (time, following))
             clean, noise = predicted_clean_and_noise(self.config.prediction, noisy, predict(noisy, time), *now)
             noisy = after[0] * clean + after[1] * noise
             progress(1 / steps)
@@ -166,7 +166,7 @@ class Diffusion:
 
 
 def prediction_target(prediction: Prediction, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """What is to be predicted of a mixture alpha clean + sigma noise; all shapes broadcast."""
+    """Return the prediction target for the mixture alpha clean + sigma noise; all shapes broadcast."""
     if prediction == "v":
         return alpha * noise - sigma * clean
     if prediction == "velocity":
@@ -177,7 +177,7 @@ def prediction_target(prediction: Prediction, clean: Tensor, noise: Tensor, alph
 def predicted_clean_and_noise(
     prediction: Prediction, noisy: Tensor, predicted: Tensor, alpha: Tensor, sigma: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The clean data and the noise in a mixture, after what was predicted of it: the inverse of `prediction_target`."""
+    """Return the clean data and the noise implied by a prediction for a mixture; the inverse of `prediction_target`."""
     if prediction == "v":
         size = alpha.square() + sigma.square()
         return (alpha * noisy - sigma * predicted) / size, (sigma * noisy + alpha * predicted) / size
@@ -190,6 +190,6 @@ def predicted_clean_and_noise(
 
 
 def gaussian_noise(seeds: Sequence[int], tokens: int, channels: int) -> Float[Tensor, "batch tokens channels"]:
-    """Standard normal noise for every picture: its seed's alone, whatever else is in the batch."""
+    """Sample standard normal noise; a picture's noise depends on its seed, not on other pictures."""
     drawn = [torch.randn(tokens, channels, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(drawn) if drawn else torch.empty(0, tokens, channels)

@@ -1,4 +1,4 @@
-"""DiT: a transformer that takes the noise from a picture's latents, condition its class or a text (TexTok, section 4.1)."""
+"""DiT: a transformer that denoises a picture's latents, conditioned on its class or a text (TexTok, section 4.1)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,37 +21,37 @@ from imtok.layers.transformer import Context
 from imtok.tokenizers.text import TextConditioner, TextConfig
 
 _SCORED_TIMES = (125, 375, 625, 875)
-"""Where held-out latents are looked at."""
+"""Times at which held-out latents are scored."""
 
 ConditionEmbedding = Float[Tensor, "batch dim"] | Context
-"""What the blocks hear of the conditions: a vector for each class, or a text's tokens."""
+"""Conditions as the blocks receive them: a vector for each class, or the text's states and their mask."""
 
 
 @config
 class DiTConfig:
-    """A generator of latents; the defaults are DiT-XL over TexTok-256's, 675M (TexTok, Table 2 and appendix C)."""
+    """A generator of latents; the defaults are DiT-XL over TexTok-256, 675M (TexTok, Table 2 and appendix C)."""
 
     kind: Literal["dit"] = "dit"
     channels: int = 8
-    """Of the latents."""
+    """Channels of the latents."""
     token_shape: tuple[int, ...] = (256,)
-    """Rows and columns of the tokens, or how many there are where they lie on no grid."""
+    """Rows and columns of the tokens, or their number if they do not lie on a grid."""
     latent_mean: tuple[float, ...] = ()
-    """Of each channel over the training pictures; the network sees latents of mean 0 and deviation 1. This and
-    `latent_std` come from the shards when training begins; empty before."""
+    """Mean of each channel over the training pictures; the network's input is normalized to mean 0 and standard
+    deviation 1. This and `latent_std` are read from the shards when training begins; empty before."""
     latent_std: tuple[float, ...] = ()
     num_classes: int = 1000
     classes: tuple[str, ...] = ()
-    """Their names, as labels in the data; empty before training."""
+    """Class names, as in the dataset's labels; empty before training."""
     text: TextConfig | None = None
-    """DiT-T2I: prompts, read by this encoder, in place of classes; `where` and `how` mean nothing here."""
+    """DiT-T2I: text encoder of the prompts, which replace classes; its `where` and `how` are ignored."""
     dim: int = 1152
     depth: int = 28
     num_heads: int = 16
     mlp_ratio: float = 4.0
     positions: Literal["sine", "learned"] = "sine"
     condition_dropout: float = 0.1
-    """Share of pictures whose class or text is withheld in training, for guidance."""
+    """Share of pictures whose class or text is dropped in training, for classifier-free guidance."""
     diffusion: DiffusionConfig = DiffusionConfig()
 
     def __post_init__(self) -> None:
@@ -75,17 +75,18 @@ class DiTConfig:
 
 
 class DiT(Generator):
-    """Transformer blocks with adaLN-Zero over noisy latents, a token each (Peebles and Xie, section 3).
+    """Transformer blocks with adaLN-Zero over noisy latents, one token per latent (Peebles and Xie, section 3).
 
-    Time and class are vectors that shift, scale and gate each block. Text is heard by a cross-attention layer behind
-    each block's self-attention (TexTok's DiT-T2I, after PixArt-alpha); without a text that layer adds nothing. A fresh
-    model answers zero, and its blocks are identities.
+    Embeddings of time and class shift, scale and gate each block. With text, a cross-attention layer follows each
+    block's self-attention (TexTok's DiT-T2I, after PixArt-alpha); it adds nothing for a picture without text. A newly
+    initialized model outputs zero, and its blocks are identities.
 
-    Deviation: no learned variances, which a deterministic sampler has no use for.
+    Deviation: variances are not learned, since a deterministic sampler does not use them.
 
     Args:
-        config: of the generator.
-        text_conditioner: of the prompts, where it listens to them; None opens the config's encoder when it is first asked.
+        config: config of the generator.
+        text_conditioner: encoder of the prompts, for a generator conditioned on text; None creates one from the config,
+            which loads the text encoder on first use.
     """
 
     mean: Tensor
@@ -128,11 +129,11 @@ class DiT(Generator):
     def forward(
         self, noisy: Float[Tensor, "batch tokens channels"], times: Float[Tensor, " batch"], conditions: Conditions
     ) -> Float[Tensor, "batch tokens channels"]:
-        """What is predicted of normalized latents at their times (0 to 1,000), in their own precision.
+        """Predict the config's target from normalized noisy latents at their times (0 to 1,000), in their dtype.
 
         Raises:
-            ConfigError: an unknown class.
-            MissingWeights: a text that is not stored, and its encoder is not here.
+            ConfigError: a class is unknown.
+            MissingWeights: a text has no stored features, and the text encoder's weights are not installed.
         """
         return self.denoise(noisy, times, self.embed_conditions(conditions))
 
@@ -142,7 +143,7 @@ class DiT(Generator):
         times: Float[Tensor, " batch"],
         condition: ConditionEmbedding,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """`forward`, for conditions that have been read before."""
+        """Do the same as `forward`, with conditions that are already embedded."""
         vector, context = self.time(times), None
         if isinstance(condition, tuple):
             context = condition
@@ -153,7 +154,7 @@ class DiT(Generator):
         return self.last(x, vector).to(noisy.dtype)
 
     def embed_conditions(self, conditions: Conditions) -> ConditionEmbedding:
-        """Conditions as the blocks hear them; in training some are withheld."""
+        """Embed conditions for the blocks; in training some are dropped."""
         if self.class_embedding is not None:
             return self.class_embedding.read(conditions)
         assert self.text_conditioner is not None
@@ -171,7 +172,7 @@ class DiT(Generator):
         return condition
 
     def normalize(self, latents: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
-        """Latents as the network sees them."""
+        """Normalize latents with the config's `latent_mean` and `latent_std`, as the network expects."""
         return (latents - self.mean) / self.std
 
     @property
@@ -181,24 +182,24 @@ class DiT(Generator):
     def losses(
         self, tokens: Float[Tensor, "batch tokens channels"], conditions: Conditions
     ) -> dict[str, Float[Tensor, ""]]:
-        """The squared error of what is predicted, at a random time of each picture."""
+        """Return the mean squared error of the prediction, at a random time for each picture."""
         clean = self.normalize(tokens)
         times = self.diffusion.sample_timesteps(len(clean)).to(clean.device)
-        noisy, wanted = self.diffusion.add_noise(clean, torch.randn_like(clean), times)
-        return {"diffusion": F.mse_loss(self(noisy, times, conditions), wanted)}
+        noisy, target = self.diffusion.add_noise(clean, torch.randn_like(clean), times)
+        return {"diffusion": F.mse_loss(self(noisy, times, conditions), target)}
 
     @torch.no_grad()
     def scores(
         self, tokens: Float[Tensor, "batch tokens channels"], conditions: Conditions, seeds: Sequence[int]
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """The same squared error at four times, and their mean."""
+        """Return each picture's mean squared error at four times, and the mean over these times."""
         clean = self.normalize(tokens)
         noise = gaussian_noise(seeds, self.tokens, self.config.channels).to(clean.device)
         each: dict[str, Tensor] = {}
         for time in _SCORED_TIMES:
             times = clean.new_full((len(clean),), time)
-            noisy, wanted = self.diffusion.add_noise(clean, noise, times)
-            each[f"diffusion_{time}"] = (self(noisy, times, conditions) - wanted).square().mean((1, 2))
+            noisy, target = self.diffusion.add_noise(clean, noise, times)
+            each[f"diffusion_{time}"] = (self(noisy, times, conditions) - target).square().mean((1, 2))
         return {"diffusion": torch.stack(list(each.values())).mean(0)} | each
 
     def check_sampling(self, settings: DiffusionSamplingConfig) -> None:
@@ -235,6 +236,6 @@ class DiT(Generator):
         return list(self.layers)
 
     def compile_parts(self) -> None:
-        """torch.compile for each block; texts differ in length, so sizes are left open."""
+        """Compile each block (torch.compile), without fixing its shapes, since texts differ in length."""
         for layer in self.layers:
             layer.compile()

@@ -1,4 +1,4 @@
-"""FAR: a Llama-style transformer over the codes of factorized tokenizers, one place at a time (FQGAN, section 3.3)."""
+"""FAR: a Llama-style transformer over factorized tokenizers' codes, one position at a time (FQGAN, section 3.3)."""
 
 import math
 from typing import Literal
@@ -23,20 +23,20 @@ class FARConfig:
     kind: Literal["far"] = "far"
     codebook_sizes: tuple[int, ...] = (16_384, 16_384)
     token_shape: tuple[int, ...] = (16, 16)
-    """Rows and columns of the tokens, or how many there are where they lie on no grid."""
+    """Rows and columns of the tokens, or their number if they do not lie on a grid."""
     num_classes: int = 1000
     classes: tuple[str, ...] = ()
-    """Their names, as labels in the data; empty before training."""
+    """Class names, as in the dataset's labels; empty before training."""
     dim: int = 1024
     depth: int = 24
     num_heads: int = 16
     head: HeadKind = "factorized"
     head_depth: int = 3
-    """Blocks of the factorized head."""
+    """Number of blocks in the factorized head."""
     dropout: float = 0.1
-    """Of tokens, attention and feed-forward layers."""
+    """Dropout rate of tokens and of the outputs of attention and feed-forward layers."""
     condition_dropout: float = 0.1
-    """Share of pictures whose class is withheld in training, for guidance."""
+    """Share of pictures whose class is dropped in training, for classifier-free guidance."""
 
     def __post_init__(self) -> None:
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
@@ -57,11 +57,11 @@ class FARConfig:
 
 
 class FAR(AutoregressiveGenerator):
-    """Each place's codes are embedded and merged into one token; a head draws the next place's codes from it.
+    """A causal transformer with one token per position, merged from its codes; a head predicts the next codes.
 
-    Rotary positions are a place's row and column; the class stands at 0, 0 before them.
+    The rotary embedding encodes a position's row and column, counted from 1; the class token comes first, at (0, 0).
 
-    Deviation: attention's weights themselves are not dropped out, only what a layer adds.
+    Deviation: dropout is applied to the outputs of the layers, but not to the attention weights.
     """
 
     conditioned_on = "labels"
@@ -80,21 +80,21 @@ class FAR(AutoregressiveGenerator):
             config.head, config.codebook_sizes, dim, config.head_depth, config.num_heads, config.dropout
         )
         places = torch.cat([torch.zeros(1, len(config.token_shape)), grid_positions(config.token_shape)])
-        self.positions = RotaryEmbedding(places[:-1], dim // config.num_heads)  # nothing comes after the last place
+        self.positions = RotaryEmbedding(places[:-1], dim // config.num_heads)  # the last position is never an input
 
     def forward(
         self, codes: Int[Tensor, "batch tokens codebooks"], conditions: Conditions
     ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
         embedded = self.embedding(codes)
-        told = torch.cat([self.condition(conditions), self.merge(embedded[:, :-1].flatten(2))], dim=1)
-        known = self.decoder(self.dropout(told), self.positions())
-        return self.head(known, embedded)
+        inputs = torch.cat([self.condition(conditions), self.merge(embedded[:, :-1].flatten(2))], dim=1)
+        hidden = self.decoder(self.dropout(inputs), self.positions())
+        return self.head(hidden, embedded)
 
     def condition(self, conditions: Conditions) -> Float[Tensor, "batch 1 dim"]:
-        """A token for each class; in training some are withheld.
+        """Embed each class as one token; in training some are dropped.
 
         Raises:
-            ConfigError: an unknown class.
+            ConfigError: a class is unknown.
         """
         return self.class_embedding.read(conditions)[:, None]
 
@@ -109,7 +109,7 @@ class FAR(AutoregressiveGenerator):
         return [part for part in self.modules() if isinstance(part, Block)]
 
     def compile_parts(self) -> None:
-        """torch.compile for the transformer."""
+        """Compile the transformer (torch.compile)."""
         self.decoder.compile()
 
 
@@ -117,11 +117,11 @@ class _FARSession(Session):
     def __init__(self, model: FAR, conditions: Conditions) -> None:
         self._model = model
         self._cache = KVCache(model.decoder, len(conditions), model.tokens)
-        self._see(model.condition(conditions))
+        self._append(model.condition(conditions))
 
     def advance(self, codes: Int[Tensor, "rows codebooks"]) -> None:
-        self._see(self._model.merge(self._model.embedding(codes).flatten(1))[:, None])
+        self._append(self._model.merge(self._model.embedding(codes).flatten(1))[:, None])
 
-    def _see(self, token: Float[Tensor, "rows 1 dim"]) -> None:
-        place, model = self._cache.length, self._model
-        self.hidden = model.decoder(token, model.positions(place, place + 1), self._cache)[:, 0]
+    def _append(self, token: Float[Tensor, "rows 1 dim"]) -> None:
+        index, model = self._cache.length, self._model
+        self.hidden = model.decoder(token, model.positions(index, index + 1), self._cache)[:, 0]

@@ -1,4 +1,4 @@
-"""The verb: labels or prompts to picture files, which can be stopped at any moment and goes on."""
+"""`imtok generate`: write picture files for labels or prompts; an interrupted call can be resumed."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from imtok.layers.precision import Precision
 
 _BAR = "{l_bar}{bar}| {n:.1f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
 SETTINGS = "imtok"
-"""The key under which a picture file says how it was made."""
+"""Key of the PNG text chunk that records how a picture was generated."""
 
 
 def generate(
@@ -39,25 +39,26 @@ def generate(
     precision: Precision = "fp32",
     **sampling: Any,
 ) -> list[Path]:
-    """Write OUT/00000.png, 00001.png, …; files that are there already, made in the same way, are left alone.
+    """Write OUT/00000.png, 00001.png, …; existing files that were generated with the same settings are kept.
 
     Args:
-        run: a shipped generator or a run folder.
-        out: folder.
-        labels: classes by name or number, or one.
-        prompts: texts, or one, or one file of them (see `read_prompts`).
-        count: pictures of each label or prompt.
-        seed: of the first picture; each further one has the next number.
-        batch_size: pictures that are drawn together.
-        precision: of the generator's weights.
-        sampling: as for `ImageGenerator.generate`.
+        run: a shipped generator's name or a run folder.
+        out: output folder.
+        labels: classes by name or number; a single one may be given without a list.
+        prompts: texts, a single text, or a file of texts (see `read_prompts`).
+        count: number of pictures for each label or prompt.
+        seed: seed of the first picture; each further picture has the next number.
+        batch_size: number of pictures that are generated together.
+        precision: precision of the generator's weights.
+        sampling: sampling settings, as for `ImageGenerator.generate`.
 
     Returns:
-        The files.
+        The paths of all files.
 
     Raises:
-        ConfigError: nothing to draw, an unknown class or setting, or a file of that name that was made in another way.
-        DataError: several processes.
+        ConfigError: no label or prompt is given, a class or setting is unknown, or an existing file was generated with
+            other settings.
+        DataError: several processes were started, or the file of prompts cannot be read.
     """
     check_alone(out)
     run = os.fspath(run)
@@ -82,7 +83,7 @@ def generate(
         json.dumps({**made, kind.removesuffix("s"): condition, "seed": seed + index})
         for index, condition in enumerate(wanted)
     ]
-    missing = [index for index, file in enumerate(files) if not _is_made(file, notes[index])]
+    missing = [index for index, file in enumerate(files) if not _is_generated(file, notes[index])]
     with tqdm(total=len(missing), unit="picture", disable=None, bar_format=_BAR) as progress:
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
@@ -98,27 +99,30 @@ def generate(
 
 
 def read_prompts(prompts: Sequence[str]) -> list[str]:
-    """The texts themselves, or those of a file: a line each, or the captions or prompts of a JSONL or CSV table.
+    """Return the prompts themselves, or those of a file: one per line, or the prompts or captions of a table.
+
+    Args:
+        prompts: texts, or a single file: a .jsonl or .csv table, or else plain text.
 
     Raises:
-        DataError: a file that is not there, that holds no prompts, or whose text is not UTF-8.
+        DataError: the file does not exist, holds no prompts, or is not UTF-8.
     """
     first, kinds = prompts[0] if prompts else "", (".txt", ".jsonl", ".csv")
-    if len(prompts) != 1 or not os.path.isfile(first):  # Path.is_file minds long names, and prompts can be long
+    if len(prompts) != 1 or not os.path.isfile(first):  # Path.is_file raises for long names, and prompts can be long
         if files := [prompt for prompt in prompts if len(prompt.split()) == 1 and prompt.lower().endswith(kinds)]:
-            several = "one file of prompts, or prompts themselves" if os.path.isfile(files[0]) else "no such file"
-            raise DataError(f"{files[0]}: {several}")
+            problem = "one file of prompts, or prompts themselves" if os.path.isfile(files[0]) else "no such file"
+            raise DataError(f"{files[0]}: {problem}")
         return list(prompts)
     if first.lower().endswith(kinds[1:]):
         rows = (row for _, row in read_table(first))
-        found = [
+        texts = [
             text
             for row in rows
             for text in ([as_unicode(row["prompt"])] if row.get("prompt") else listed_captions(row))
         ]
-        if not found:
+        if not texts:
             raise DataError(f"{first}: no row has a prompt or a caption")
-        return found
+        return texts
     try:
         text = Path(first).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -128,12 +132,12 @@ def read_prompts(prompts: Sequence[str]) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _is_made(file: Path, note: str) -> bool:
+def _is_generated(file: Path, note: str) -> bool:
     if not file.exists():
         return False
     with Image.open(file) as picture:
         found = picture.info.get(SETTINGS)
-    # Earlier files do not name the precision, and of where the weights lie their hash says more.
+    # Older files do not record the precision; the run's path is ignored, since the hash identifies the weights.
     was, now = ({"precision": "fp32", **json.loads(text or "{}"), "run": None} for text in (found, note))
     if was != now:
         raise ConfigError(f"{file}: was made in another way ({found}); name another folder")
@@ -141,8 +145,8 @@ def _is_made(file: Path, note: str) -> bool:
 
 
 def _write(file: Path, picture: Any, note: str) -> None:
-    about = PngInfo()
-    about.add_text(SETTINGS, note)
+    metadata = PngInfo()
+    metadata.add_text(SETTINGS, note)
     temporary = file.with_suffix(".partial")
-    Image.fromarray(picture).save(temporary, "PNG", pnginfo=about)
+    Image.fromarray(picture).save(temporary, "PNG", pnginfo=metadata)
     temporary.replace(file)

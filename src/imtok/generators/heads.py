@@ -1,4 +1,4 @@
-"""From what a transformer knows of a place to the codes there: k of them, one after the other or all at once (FAR)."""
+"""Heads that predict the k codes of a position from a hidden state: one after the other or all at once (FAR)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from imtok.layers.positions import RotaryEmbedding
 HeadKind = Literal["factorized", "linear", "mlp"]
 
 Pick = Callable[[Float[Tensor, "rows codes"], int], Int[Tensor, " rows"]]
-"""Logits of a codebook and its number to a code for each row."""
+"""Selects a code for each row, given the logits of a codebook and its index."""
 
 
 class CodeEmbedding(nn.Module):
@@ -27,13 +27,13 @@ class CodeEmbedding(nn.Module):
             nn.init.normal_(table.weight, std=0.02)  # pyright: ignore[reportArgumentType]
 
     def forward(self, codes: Int[Tensor, "*places codebooks"]) -> Float[Tensor, "*places codebooks dim"]:
-        """Codes to vectors; the first codebooks alone will do."""
+        """Embed codes of all codebooks, or of the first few only."""
         parts = zip(self.tables, codes.unbind(-1), strict=False)
         return torch.stack([table(code) for table, code in parts], dim=-2)
 
 
 class Head(nn.Module, ABC):
-    """Logits of every codebook at a place."""
+    """Predicts the logits of every codebook at a position."""
 
     @abstractmethod
     def forward(
@@ -41,26 +41,27 @@ class Head(nn.Module, ABC):
         hidden: Float[Tensor, "batch tokens dim"],
         embedded: Float[Tensor, "batch tokens codebooks dim"] | None,
     ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
-        """Logits of all places at once, as in training.
+        """Return the logits of all positions at once, as in training.
 
         Args:
-            hidden: what is known of each place from those before it.
-            embedded: the codes there, of which a factorized head tells those of the first codebooks to the later ones.
+            hidden: hidden state of each position, computed from the preceding positions.
+            embedded: embeddings of the codes at each position; a factorized head predicts a codebook's code given those
+                of the preceding codebooks. Other heads ignore them; None is then allowed.
         """
 
     def new_cache(self, rows: int) -> KVCache | None:
-        """Keys and values for `draw`, of so many rows; None if the head keeps none."""
+        """Return an empty cache for `draw` with `rows` rows; None if the head uses no cache."""
         return None
 
     @abstractmethod
     def draw(
         self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: KVCache | None
     ) -> Int[Tensor, "rows codebooks"]:
-        """The codes of one place, codebook by codebook."""
+        """Sample the codes of one position, codebook by codebook."""
 
 
 class ParallelHead(Head):
-    """k classifiers that do not hear of each other (FQGAN, Table 4): a linear layer each, or two with GELU between."""
+    """k independent classifiers (FQGAN, Table 4): one linear layer each, or two with GELU in between."""
 
     def __init__(self, codebook_sizes: Sequence[int], dim: int, hidden: bool) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class ParallelHead(Head):
 
 
 class FactorizedHead(Head):
-    """A small causal transformer over [what is known, code 1, …, code k - 1] at each place (FQGAN, section 3.3)."""
+    """A small causal transformer over [hidden state, code 1, …, code k - 1] at each position (FQGAN, section 3.3)."""
 
     def __init__(
         self, codebook_sizes: Sequence[int], dim: int, depth: int, num_heads: int, dropout: float = 0.0
@@ -104,9 +105,9 @@ class FactorizedHead(Head):
         embedded: Float[Tensor, "batch tokens codebooks dim"] | None,
     ) -> tuple[Float[Tensor, "batch tokens _"], ...]:
         assert embedded is not None
-        told = torch.cat([hidden[:, :, None], embedded[:, :, :-1]], dim=2).flatten(0, 1)
-        known = self.decoder(told, self.positions()).unflatten(0, hidden.shape[:2])
-        return tuple(classify(known[:, :, index]) for index, classify in enumerate(self.classifiers))
+        inputs = torch.cat([hidden[:, :, None], embedded[:, :, :-1]], dim=2).flatten(0, 1)
+        states = self.decoder(inputs, self.positions()).unflatten(0, hidden.shape[:2])
+        return tuple(classify(states[:, :, index]) for index, classify in enumerate(self.classifiers))
 
     def draw(
         self, hidden: Float[Tensor, "rows dim"], embedding: CodeEmbedding, pick: Pick, cache: KVCache | None
@@ -114,25 +115,25 @@ class FactorizedHead(Head):
         assert cache is not None
         cache.clear()
         codes: list[Tensor] = []
-        told = hidden
+        token = hidden
         for index, classify in enumerate(self.classifiers):
-            known = self.decoder(told[:, None], self.positions(index, index + 1), cache)[:, 0]
-            codes.append(pick(classify(known), index))
-            told = embedding.tables[index](codes[-1])
+            state = self.decoder(token[:, None], self.positions(index, index + 1), cache)[:, 0]
+            codes.append(pick(classify(state), index))
+            token = embedding.tables[index](codes[-1])
         return torch.stack(codes, dim=1)
 
 
 def build_head(
     kind: HeadKind, codebook_sizes: Sequence[int], dim: int, depth: int, num_heads: int, dropout: float = 0.0
 ) -> Head:
-    """A fresh head; depth, heads and dropout are the factorized one's."""
+    """Build an untrained head; `depth`, `num_heads` and `dropout` only apply to a factorized one."""
     if kind == "factorized":
         return FactorizedHead(codebook_sizes, dim, depth, num_heads, dropout)
     return ParallelHead(codebook_sizes, dim, hidden=kind == "mlp")
 
 
 def _classifier(dim: int, size: int) -> nn.Linear:
-    """All codes alike at first."""
+    """Return a linear classifier with zero weights: all codes are equally likely at first."""
     layer = nn.Linear(dim, size, bias=False)
     nn.init.zeros_(layer.weight)
     return layer

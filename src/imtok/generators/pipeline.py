@@ -1,4 +1,4 @@
-"""A generator and its tokenizer: labels or prompts in, pictures out."""
+"""A generator with its tokenizer: labels or prompts in, pictures out."""
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -20,15 +20,15 @@ from imtok.tokenizers.text import Text
 
 @dataclass(frozen=True, kw_only=True)
 class ImageGenerator:
-    """Draws pictures.
+    """Generates pictures.
 
     Attributes:
-        generator: writes codes or latents.
-        tokenizer: draws them.
-        sampling: how they are written unless it is said otherwise.
-        resolution: of the pictures in pixels.
-        grid_size: rows and columns of the patches that the tokenizer draws.
-        decoder_conditioner: of a tokenizer that draws from captions too.
+        generator: generates codes or latents.
+        tokenizer: decodes them.
+        sampling: default sampling settings.
+        resolution: resolution of the pictures in pixels.
+        grid_size: rows and columns of the patches that the tokenizer decodes.
+        decoder_conditioner: encoder of the text for a tokenizer whose decoder is conditioned on text; None: it is not.
     """
 
     generator: Generator
@@ -48,29 +48,29 @@ class ImageGenerator:
         progress: Callable[[float], object] = lambda share: None,
         **sampling: Any,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Pictures in [-1, 1], one for each label or prompt.
+        """Generate pictures in [-1, 1], one for each label or prompt.
 
-        A picture depends on its condition, its seed and the settings, not on what else is drawn with it.
+        A picture depends on its condition, its seed and the settings, not on the rest of the batch.
 
         Args:
-            labels: classes by name or number, for a class-conditional generator, or one; numbers may be an array or
-                tensor, and a None among them is any class.
-            prompts: for a generator that reads text, or one.
-            seed: of the first picture; the others have the numbers after it.
-            seeds: one for each picture instead; an array or tensor will do.
-            progress: hears every now and then which share of the work has been done since.
-            sampling: fields of `SamplingConfig` or `DiffusionSamplingConfig`, such as `guidance_scale=2.0`; the others are the
-                preset's.
+            labels: classes by name or number, or a single one, for a class-conditional generator; numbers may be in an
+                array or tensor, and None in a list is unconditional.
+            prompts: texts, or a single one, for a text-conditional generator.
+            seed: seed of the first picture; each further picture has the next number.
+            seeds: one seed for each picture, instead of `seed`; may be an array or tensor.
+            progress: called repeatedly with the fraction of the work done since the previous call.
+            sampling: fields of `SamplingConfig` or `DiffusionSamplingConfig`, such as `guidance_scale=2.0`; the others
+                are taken from the attribute `sampling`.
 
         Raises:
-            ConfigError: labels for a generator of prompts or the other way round, an unknown class, too long
-                a prompt, seeds that do not fit, or a setting that does not exist.
+            ConfigError: labels are given to a generator conditioned on prompts or vice versa, a class or setting is
+                unknown, a prompt is too long, or the seeds are invalid.
         """
         conditions = self.conditions(labels, prompts)
         try:
             first = operator.index(seed)
             wanted = range(first, first + len(conditions)) if seeds is None else seeds
-            numbers = [operator.index(one) for one in wanted]
+            numbers = [operator.index(value) for value in wanted]
         except TypeError:
             raise ConfigError("seeds are whole numbers, one for each picture") from None
         if len(numbers) != len(conditions):
@@ -81,19 +81,19 @@ class ImageGenerator:
         return self.decode(tokens, self.decoder_text(conditions, numbers))
 
     def decoder_text(self, conditions: Conditions, seeds: Sequence[int]) -> Text | None:
-        """What the tokenizer hears of pictures that are drawn from these conditions with these seeds.
+        """Encode the decoder's text for pictures generated from these conditions and seeds; None: it uses no text.
 
         Raises:
-            MissingWeights: it hears text, and the encoder is not here.
+            MissingWeights: the decoder is conditioned on text, but the text encoder's weights are not installed.
         """
         return None if self.decoder_conditioner is None else self.decoder_conditioner.encode(conditions, seeds)
 
     @torch.no_grad()
     def decode(self, tokens: Num[Tensor, "batch tokens _"], text: Text | None) -> Float[Tensor, "batch 3 height width"]:
-        """What the tokenizer makes of codes or latents, and of what it is told of the pictures.
+        """Decode codes or latents, with the decoder's text, to pictures in [-1, 1].
 
         Raises:
-            ConfigError: NaN or infinity.
+            ConfigError: the decoder outputs NaN or infinity.
         """
         decode_tokens = self.tokenizer.decode if tokens.is_floating_point() else self.tokenizer.decode_codes
         images = decode_tokens(tokens, text, self.grid_size)
@@ -104,17 +104,18 @@ class ImageGenerator:
     def conditions(
         self, labels: str | int | Iterable[Any] | None, prompts: str | Sequence[str] | None
     ) -> list[str | None]:
-        """What is to be drawn, as the generator is told.
+        """Return the labels or prompts as the generator's conditions.
 
         Raises:
-            ConfigError: not what it listens to, nothing, an unknown class, or a prompt that is too long.
+            ConfigError: the generator is not conditioned on what is given, nothing is given, a class is unknown, or a
+                prompt is too long.
         """
         given = {"labels": labels, "prompts": prompts}
         wanted = self.generator.conditioned_on
         others = [name for name, values in given.items() if values is not None and name != wanted]
         if others or given[wanted] is None:
-            raise ConfigError(f"this generator listens to {wanted}{f', not to {others[0]}' if others else ''}")
-        conditions = [self.generator.resolve(value) for value in _listed(given[wanted])]
+            raise ConfigError(f"this generator is conditioned on {wanted}{f', not on {others[0]}' if others else ''}")
+        conditions = [self.generator.resolve(value) for value in _as_strings(given[wanted])]
         if not conditions:
             raise ConfigError(f"no {wanted} are given")
         if self.decoder_conditioner is not None:
@@ -122,18 +123,18 @@ class ImageGenerator:
         return conditions
 
     def settings(self, **changes: Any) -> BaseSamplingConfig:
-        """The preset's settings with some changed.
+        """Return the attribute `sampling` with some fields changed.
 
         Raises:
-            ConfigError: there is no such setting, or it cannot have this value.
+            ConfigError: a field is unknown, or its value is invalid.
         """
         settings = self.sampling.replace(**changes)
         self.generator.check_sampling(settings)
         return settings
 
 
-def _listed(values: Any) -> list[str | None]:
-    """Labels or prompts as texts: one alone, several, or numbers in an array or tensor."""
+def _as_strings(values: Any) -> list[str | None]:
+    """Return labels or prompts (a single value, several, or an array or tensor of numbers) as strings; None is kept."""
     values = values.tolist() if hasattr(values, "tolist") else values
     several: Iterable[Any] = values if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     plain = [value.item() if hasattr(value, "item") else value for value in several]

@@ -1,4 +1,4 @@
-"""Prompts to token ids: bytes for small models, or the language model's own tokenizer in its plain or chat format."""
+"""Prompts to token ids: bytes for small models, or the language model's own tokenizer in plain or chat format."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from imtok.pretrained.transformers_folder import open_part
 PromptFormat = Literal["bytes", "plain", "chat"]
 
 Prompts = tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]
-"""Ids, padded on the left, and which of them are there."""
+"""Token ids, padded on the left, and their mask (False for padding)."""
 
-_ONE_DAY = "{%- macro strftime_now(format) -%}01 Jan 2025{%- endmacro -%}"
-"""For chat formats that say what day it is: a prompt means the same on every day."""
+_FIXED_DATE = "{%- macro strftime_now(format) -%}01 Jan 2025{%- endmacro -%}"
+"""Fixes the date for chat templates that contain the current one, so that a prompt has the same ids on every day."""
 BYTES = 256
-"""The id with which every prompt of bytes begins; the bytes themselves have the ids below."""
+"""Id of the token that begins every prompt of bytes; the bytes themselves have the ids below it."""
 
 
 class PromptTokenizer(ABC):
     """Turns prompts into token ids.
 
     Args:
-        max_tokens: of a prompt.
+        max_tokens: maximum number of tokens in a prompt.
 
     Attributes:
-        vocabulary: how many ids there are.
+        vocabulary: number of ids.
     """
 
     vocabulary: int
@@ -40,10 +40,10 @@ class PromptTokenizer(ABC):
 
     @abstractmethod
     def ids(self, prompt: str) -> list[int]:
-        """At least one id, in the model's format."""
+        """Return the prompt's ids in the model's format; at least one."""
 
     def check(self, prompt: str) -> None:
-        """Whether a prompt is read to its end.
+        """Check that a prompt would not be truncated.
 
         Raises:
             ConfigError: it is too long.
@@ -54,20 +54,20 @@ class PromptTokenizer(ABC):
             )
 
     def truncated_ids(self, prompt: str) -> list[int]:
-        """The ids of a prompt, or of as much of it as there is room for."""
+        """Return the ids of a prompt, truncated to at most `max_tokens`."""
         return self.ids(prompt)[: self.max_tokens]
 
     def encode(self, prompts: Sequence[str | None]) -> Prompts:
-        """The ids of each prompt, long ones cut; None is the empty one."""
-        found = [self.truncated_ids(prompt or "") for prompt in prompts]
-        length = max(map(len, found))
-        padded = torch.tensor([[0] * (length - len(ids)) + ids for ids in found])
-        there = torch.tensor([[False] * (length - len(ids)) + [True] * len(ids) for ids in found])
-        return padded, there
+        """Return the ids of each prompt, truncated if it is too long; None is the empty prompt."""
+        sequences = [self.truncated_ids(prompt or "") for prompt in prompts]
+        length = max(map(len, sequences))
+        padded = torch.tensor([[0] * (length - len(ids)) + ids for ids in sequences])
+        mask = torch.tensor([[False] * (length - len(ids)) + [True] * len(ids) for ids in sequences])
+        return padded, mask
 
 
 class ByteTokenizer(PromptTokenizer):
-    """UTF-8: 257 ids, no words to be unknown."""
+    """Bytes of the UTF-8 encoding: 257 ids, and no out-of-vocabulary words."""
 
     vocabulary = BYTES + 1
 
@@ -79,19 +79,21 @@ class PretrainedPromptTokenizer(PromptTokenizer):
     """A language model's own tokenizer.
 
     Args:
-        tokenizer: of the transformers library.
-        chat: whether the prompt is what a user says in the model's chat format.
-        max_tokens: of a prompt, with all that the format adds.
+        tokenizer: tokenizer of the transformers library.
+        chat: whether the prompt becomes a user's message in the model's chat format.
+        max_tokens: maximum number of tokens in a prompt, including those that the format adds.
 
     Raises:
-        ConfigError: a chat format is wanted, and the tokenizer has none, or one that leaves no room for a prompt.
+        ConfigError: `chat` is set, but the tokenizer has no chat format, or one that leaves no room for a prompt.
     """
 
     def __init__(self, tokenizer: Any, chat: bool, max_tokens: int) -> None:
         super().__init__(max_tokens)
         self._tokenizer, self._chat, self.vocabulary = tokenizer, chat, len(tokenizer)
         template = getattr(tokenizer, "chat_template", None)
-        self._dateless = _ONE_DAY + template if isinstance(template, str) and "strftime_now" in template else None
+        self._fixed_date_template = (
+            _FIXED_DATE + template if isinstance(template, str) and "strftime_now" in template else None
+        )
         if chat and not template:
             raise ConfigError("prompts: the language model has no chat format; take prompt_format plain")
         if chat and (frame := len(self.ids(""))) >= max_tokens:
@@ -99,33 +101,33 @@ class PretrainedPromptTokenizer(PromptTokenizer):
 
     def ids(self, prompt: str) -> list[int]:
         if not self._chat:
-            found = list(self._tokenizer(prompt)["input_ids"])
+            ids = list(self._tokenizer(prompt)["input_ids"])
             first = self._tokenizer.bos_token_id
-            return found or [0 if first is None else first]
-        said = [{"role": "user", "content": prompt}]
+            return ids or [0 if first is None else first]
+        messages = [{"role": "user", "content": prompt}]
         text = self._tokenizer.apply_chat_template(
-            said, chat_template=self._dateless, add_generation_prompt=True, tokenize=False
+            messages, chat_template=self._fixed_date_template, add_generation_prompt=True, tokenize=False
         )
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes them itself
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # the template adds them
 
     def truncated_ids(self, prompt: str) -> list[int]:
-        found = self.ids(prompt)
-        if self._chat and (excess := len(found) - self.max_tokens) > 0:  # what the format ends with must stay
-            words = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            found = self.ids(self._tokenizer.decode(words[:-excess]))
-        return found[: self.max_tokens]
+        ids = self.ids(prompt)
+        if self._chat and (excess := len(ids) - self.max_tokens) > 0:  # the tokens that end the format must stay
+            prompt_ids = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            ids = self.ids(self._tokenizer.decode(prompt_ids[:-excess]))
+        return ids[: self.max_tokens]
 
 
 def open_prompt_tokenizer(prompt_format: PromptFormat, max_tokens: int, home: Path | None) -> PromptTokenizer:
-    """The tokenizer of a format.
+    """Create the tokenizer for a prompt format.
 
     Args:
-        prompt_format: of the prompts.
-        max_tokens: of a prompt.
-        home: folder with the language model's tokenizer, where the format needs it.
+        prompt_format: format of the prompts.
+        max_tokens: maximum number of tokens in a prompt.
+        home: folder with the language model's tokenizer, if the format needs it.
 
     Raises:
-        ConfigError: no tokenizer there.
+        ConfigError: the format needs a tokenizer, and the folder has none.
     """
     if prompt_format == "bytes":
         return ByteTokenizer(max_tokens)

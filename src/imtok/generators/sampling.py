@@ -1,4 +1,4 @@
-"""From logits to codes: guidance, temperature, top-k, top-p, and noise that is a picture's own and not its batch's."""
+"""From logits to codes: guidance, temperature, top-k, top-p, and noise from each picture's own seed."""
 
 import dataclasses
 import math
@@ -16,13 +16,13 @@ GuidanceSchedule = Literal["constant", "linear", "cosine"]
 
 @config
 class BaseSamplingConfig:
-    """How pictures are drawn, by whatever kind of generator: the base of its kinds."""
+    """Base class of sampling settings, for any kind of generator."""
 
     def replace(self, **changes: Any) -> "BaseSamplingConfig":
-        """The same with some fields changed.
+        """Return a copy with some fields changed.
 
         Raises:
-            ConfigError: there is no such field, or it cannot have this value; one line.
+            ConfigError: a field is unknown, or its value is invalid; the message is one line.
         """
         names = {field.name for field in dataclasses.fields(self)}
         if unknown := changes.keys() - names:
@@ -32,18 +32,18 @@ class BaseSamplingConfig:
 
 @config
 class SamplingConfig(BaseSamplingConfig):
-    """How codes are drawn."""
+    """Sampling settings of a generator of codes."""
 
     guidance_scale: tuple[float, ...] = (1.0,)
-    """Of classifier-free guidance: one for all codebooks, or one for each. 1: no guidance."""
+    """Scale of classifier-free guidance: one for all codebooks, or one for each. 1: no guidance."""
     guidance_schedule: GuidanceSchedule = "constant"
-    """How the scale comes to be over a picture's tokens: at once, or rising from 1 in a line or in half a cosine."""
+    """How the scale changes over a picture's tokens: not at all, or rising from 1, linearly or along half a cosine."""
     temperature: float = 1.0
-    """0: always the likeliest code."""
+    """0: always the most likely code."""
     top_k: int = 0
-    """Only so many of the likeliest codes; 0: all."""
+    """Sample from this many of the most likely codes only; 0: from all."""
     top_p: float = 1.0
-    """Only the likeliest codes that together have this probability."""
+    """Sample from the smallest set of most likely codes with at least this total probability."""
 
     def __post_init__(self) -> None:
         if not self.guidance_scale or min(self.guidance_scale) < 0:
@@ -65,7 +65,7 @@ class SamplingConfig(BaseSamplingConfig):
         return any(scale != 1 for scale in self.guidance_scale)
 
     def scale(self, codebook: int, token: int, tokens: int) -> float:
-        """Guidance for a codebook at a token, counted from 0."""
+        """Return the guidance scale for a codebook at a token; both are counted from 0."""
         full = self.guidance_scale[min(codebook, len(self.guidance_scale) - 1)]
         done = token / (tokens - 1) if tokens > 1 else 1.0
         rise = {"constant": 1.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}[self.guidance_schedule]
@@ -73,20 +73,20 @@ class SamplingConfig(BaseSamplingConfig):
 
 
 def uniform_noise(seeds: list[int], tokens: int, codebooks: int) -> Float[Tensor, "batch tokens codebooks"]:
-    """A number in [0, 1) for every code of every picture: its seed's alone, whatever else is in the batch."""
+    """Sample a number in [0, 1) for every code; a picture's numbers depend on its seed, not on other pictures."""
     shape = (tokens, codebooks)
     drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
     return torch.stack(drawn) if drawn else torch.empty(0, *shape, dtype=torch.float64)
 
 
 def classifier_free_guidance(both: Float[Tensor, "rows ..."], scale: float) -> Float[Tensor, "half_of_rows ..."]:
-    """Classifier-free guidance of logits or predictions: u + scale (c - u), in fp32 at least.
+    """Apply classifier-free guidance to logits or predictions: u + scale (c - u), in at least fp32.
 
-    Deviation: DiT guides the first three channels only; a token's channels have no order, and all are guided.
+    Deviation: DiT guides the first three channels only; a token's channels have no order, so all are guided.
 
     Args:
-        both: conditional ones in the first half of the rows, unconditional ones in the second.
-        scale: 1 takes the conditional ones.
+        both: conditional values c in the first half of the rows, unconditional values u in the second.
+        scale: guidance scale; 1 returns the conditional values.
     """
     conditional, unconditional = upcast(both).chunk(2)
     return torch.lerp(unconditional, conditional, scale)
@@ -95,29 +95,29 @@ def classifier_free_guidance(both: Float[Tensor, "rows ..."], scale: float) -> F
 def sample_code(
     logits: Float[Tensor, "batch codes"], noise: Float[Tensor, " batch"], settings: SamplingConfig
 ) -> Int[Tensor, " batch"]:
-    """Draw a code for each row: the place at which the cumulated probabilities pass the row's noise.
+    """Sample a code for each row: the first whose cumulative probability exceeds the row's noise.
 
     Args:
-        logits: of all codes, on the CPU: the sums are in float64, which not every device has.
-        noise: in [0, 1).
-        settings: temperature, top-k, top-p.
+        logits: logits of all codes, on the CPU, since the sums are in float64, which not every device supports.
+        noise: uniform noise in [0, 1).
+        settings: temperature, top-k and top-p.
 
     Raises:
-        ConfigError: no code is likelier than the others, since logits are NaN or infinite.
+        ConfigError: the largest logit of a row is NaN or infinite.
     """
     logits = logits.float()
     highest = logits.amax(1, keepdim=True)
     if not highest.isfinite().all():
-        raise ConfigError("the generator answers NaN or infinity: its weights are broken, or guidance is too strong")
+        raise ConfigError("the generator outputs NaN or infinity: its weights are broken, or guidance is too strong")
     if settings.temperature < torch.finfo(torch.float32).tiny:
         return logits.argmax(1)
-    logits = (logits - highest) / settings.temperature  # the largest stays finite
+    logits = (logits - highest) / settings.temperature  # so that the largest stays finite
     if 0 < settings.top_k < logits.shape[1]:
-        least = logits.topk(settings.top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+        threshold = logits.topk(settings.top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
     if settings.top_p < 1:
         ordered, order = logits.softmax(1).sort(dim=1, descending=True)
-        beyond = ordered.cumsum(1) - ordered >= settings.top_p  # the code that passes the limit still counts
+        beyond = ordered.cumsum(1) - ordered >= settings.top_p  # the code that crosses the limit is kept
         logits = logits.masked_fill(beyond.scatter(1, order, beyond), -torch.inf)
     cumulated = logits.softmax(1).double().cumsum(1)
     wanted = noise.to(cumulated)[:, None] * cumulated[:, -1:]

@@ -1,1 +1,1 @@
-"""Building blocks that know no paper."""
+"""Building blocks that are not specific to a paper."""

@@ -1,4 +1,4 @@
-"""Transformer blocks that a vector shifts, scales and gates (adaLN-Zero)."""
+"""Transformer blocks that are shifted, scaled and gated by a vector (adaLN-Zero)."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -9,11 +9,11 @@ from imtok.layers.transformer import Attention, Context, CrossAttention
 
 _EPSILON = 1e-6
 _FREQUENCIES = 256
-"""Sines and cosines of a time."""
+"""Number of sines and cosines that encode a time."""
 
 
 class Block(nn.Module):
-    """Self-attention and two linear layers, shifted, scaled and gated by a vector; between them, where wanted, text."""
+    """Self-attention and an MLP, shifted, scaled and gated by a vector; optional cross-attention between them."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, cross_attention: bool) -> None:
         super().__init__()
@@ -28,9 +28,9 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU("tanh"), nn.Linear(hidden, dim))
 
     def zero_init(self) -> None:
-        """Make an identity of it."""
-        quiet = [self.modulation, self.cross_attention.out] if hasattr(self, "cross_attention") else [self.modulation]
-        for layer in quiet:
+        """Initialize the block as an identity."""
+        zeroed = [self.modulation, self.cross_attention.out] if hasattr(self, "cross_attention") else [self.modulation]
+        for layer in zeroed:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -54,7 +54,7 @@ class FinalLayer(nn.Module):
         self.out = nn.Linear(dim, channels)
 
     def zero_init(self) -> None:
-        """Make it answer zero."""
+        """Initialize the layer to output zero."""
         for layer in (self.modulation, self.out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -67,7 +67,7 @@ class FinalLayer(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of a time, and two linear layers with SiLU between."""
+    """Sines and cosines of a time, and two linear layers with SiLU in between."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -78,5 +78,5 @@ class TimeEmbedding(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """The shift and scale of adaLN; of 0, they change nothing."""
+    """Apply the shift and scale of adaLN; zeros leave `x` unchanged."""
     return x * (1 + scale) + shift

@@ -1,6 +1,6 @@
-"""This process's device, how it finds the others (torchrun), and the few operations that all take part in.
+"""The device of this process, its process group (torchrun), and collective operations over all ranks.
 
-In a single process these are the identity.
+In a single process the operations are the identity.
 """
 
 import os
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def best_device() -> torch.device:
-    """This process's GPU if there is one, else Apple's (in a single process; gloo cannot reduce there), or the CPU."""
+    """Return this process's CUDA device, else MPS (single process only: gloo cannot reduce on it), else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     apple = torch.backends.mps.is_available() and "RANK" not in os.environ
@@ -23,7 +23,7 @@ def best_device() -> torch.device:
 
 @contextmanager
 def process_group() -> Iterator[torch.device]:
-    """Join the processes that torchrun started, if it did; yields the device to compute on."""
+    """Join the process group if torchrun started this process; yield the device to compute on."""
     device = best_device()
     joined = "RANK" in os.environ and not dist.is_initialized()
     if joined:
@@ -38,22 +38,22 @@ def process_group() -> Iterator[torch.device]:
 
 
 def has_process_group() -> bool:
-    """Whether this process has joined others, be it that torchrun started but one."""
+    """Return whether this process has joined a process group, even if it is the only member."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's number, 0 in a single process."""
+    """Return this process's rank; 0 in a single process."""
     return dist.get_rank() if has_process_group() else 0
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """Return the number of ranks; 1 in a single process."""
     return dist.get_world_size() if has_process_group() else 1
 
 
 def barrier() -> None:
-    """Return when every rank has come here."""
+    """Wait until every rank has reached this call."""
     if world_size() > 1:
         dist.barrier()
 
@@ -62,12 +62,12 @@ def barrier() -> None:
 def sum_over_ranks(tensors: Sequence[Tensor], bucket_elements: int = 1 << 25) -> None:
     """Replace each tensor by its sum over all ranks, in place, in few large messages.
 
-    The result is the same to the last bit on every rank. Tensors of one dtype share a message of at most
+    The result is bitwise identical on every rank. Tensors of one dtype share a message of at most
     `bucket_elements` elements (128 MiB in fp32), so the extra memory is bounded.
 
     Args:
-        tensors: the same shapes in the same order on every rank.
-        bucket_elements: size of a message.
+        tensors: tensors of the same shapes in the same order on every rank.
+        bucket_elements: maximum number of elements in a message that several tensors share.
     """
     if world_size() == 1:
         return
@@ -84,7 +84,7 @@ def sum_over_ranks(tensors: Sequence[Tensor], bucket_elements: int = 1 << 25) ->
 
 @torch.no_grad()
 def gather_over_ranks(tensor: Tensor) -> Tensor:
-    """The rows of all ranks, in the order of the ranks; every rank has as many. No gradient flows through it."""
+    """Concatenate the rows of all ranks, in rank order; every rank must have as many. No gradient flows back."""
     if world_size() == 1:
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
@@ -93,19 +93,19 @@ def gather_over_ranks(tensor: Tensor) -> Tensor:
 
 
 class ObjectGroup:
-    """All ranks, exchanging objects over gloo, whatever tensors travel by."""
+    """A group of all ranks that exchanges Python objects over gloo, whatever backend is used for tensors."""
 
     def __init__(self) -> None:
         group = dist.new_group(backend="gloo") if world_size() > 1 and dist.get_backend() != "gloo" else None
         self._group = group if isinstance(group, dist.ProcessGroup) else None
 
     def gather(self, mine: Any) -> list[Any]:
-        """Every rank's object, in the order of the ranks, on every rank."""
+        """Return the objects of all ranks, in rank order, on every rank."""
         if world_size() == 1:
             return [mine]
-        everyones: list[Any] = [None] * world_size()
-        dist.all_gather_object(everyones, mine, self._group)
-        return everyones
+        gathered: list[Any] = [None] * world_size()
+        dist.all_gather_object(gathered, mine, self._group)
+        return gathered
 
 
 def mean_over_ranks(tensors: Sequence[Tensor]) -> None:

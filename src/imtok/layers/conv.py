@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
-    """GroupNorm as in VQGAN, eps 1e-6."""
+    """Return a GroupNorm with eps 1e-6, as in VQGAN."""
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
@@ -24,7 +24,7 @@ class NormSwish(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """norm, swish, 3x3, norm, swish, 3x3, plus the input (through 1x1 when the width changes)."""
+    """Twice norm, swish and 3x3 convolution, plus the input (through a 1x1 convolution if the channels change)."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int = 32) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3x3 convolution of stride 2, padded on the right and at the bottom only."""
+    """A 3x3 convolution of stride 2, padded on the right and at the bottom only."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling and a 3x3 convolution."""
+    """Nearest-neighbour upsampling by 2, followed by a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """All blocks at one resolution: residual blocks, each followed by attention where wanted, then a resampling."""
+    """All blocks at one resolution: residual blocks, each optionally followed by attention, then resampling."""
 
     def __init__(
         self, channels: list[int], attention: bool, groups: int = 32, resample: type[nn.Module] | None = None

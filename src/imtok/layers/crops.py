@@ -19,7 +19,7 @@ class Regions:
 
     Attributes:
         boxes: x0, y0, x1, y1 in pixels; x1 and y1 are exclusive edges, so the width is x1 - x0.
-        image_index: which picture of the batch each box lies in.
+        image_index: index in the batch of the picture that each box lies in.
         landmarks: five (x, y) points of each face, in the order of `imtok.data.sample.LANDMARKS`; None for words.
     """
 
@@ -29,7 +29,7 @@ class Regions:
 
     @staticmethod
     def empty(with_landmarks: bool = False) -> "Regions":
-        """No regions at all."""
+        """Return an empty set of regions."""
         return Regions(
             torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, 5, 2) if with_landmarks else None
         )
@@ -42,11 +42,11 @@ class Regions:
         return Regions(self.boxes.to(device), self.image_index.to(device), landmarks)
 
     def areas(self) -> Float[Tensor, " n"]:
-        """Area of each box in square pixels."""
+        """Return the area of each box in square pixels."""
         return (self.boxes[:, 2] - self.boxes[:, 0]) * (self.boxes[:, 3] - self.boxes[:, 1])
 
     def in_images(self, start: int, stop: int) -> "Regions":
-        """The regions of pictures start <= i < stop, counted from `start`: those of a micro-batch."""
+        """Return the regions of pictures start <= i < stop (a micro-batch), with `image_index` relative to `start`."""
         chosen = (self.image_index >= start) & (self.image_index < stop)
         landmarks = None if self.landmarks is None else self.landmarks[chosen]
         return Regions(self.boxes[chosen], self.image_index[chosen] - start, landmarks)
@@ -57,13 +57,13 @@ def crop_regions(
 ) -> Float[Tensor, "n 3 h w"]:
     """Cut out every box and resize it to `size` with an antialiased bilinear (triangle) filter.
 
-    The same values as `F.interpolate(..., mode="bilinear", antialias=True)` on each crop, as two matrix products for
-    all crops together. Pixels outside a box have no share in its crop, and pixels that the box cuts count by the part
-    inside; so the gradient stays within the box. (RoI-align and `grid_sample` are about as fast; the former reads
-    half a pixel beyond the box, the latter aliases when a large word shrinks.)
+    The values equal those of `F.interpolate(..., mode="bilinear", antialias=True)` on each crop, computed as two matrix
+    products for all crops together. Pixels outside a box do not contribute to its crop, and pixels on its edge are
+    weighted by the part inside, so the gradient stays within the box. (RoI-align and `grid_sample` are about as fast;
+    the former reads half a pixel beyond the box, the latter aliases when a large word is downscaled.)
 
     Args:
-        images: any range; computed in at least fp32, whatever autocast says.
+        images: pictures in any range; computed in at least fp32, even under autocast.
         regions: boxes within the pictures; may be empty.
         size: height and width of the crops; the aspect ratio is not kept.
 
@@ -91,13 +91,13 @@ def align_faces(
 ) -> Float[Tensor, "n 3 h w"]:
     """Warp every face onto the template's canvas (InsightTok eq. 7 and 8).
 
-    Bilinear sampling without antialiasing, and black (-1) beyond the picture's edges, as face recognizers are
-    trained. The gradient reaches the pixels under the canvas, which follows the landmarks and not the box.
+    Sampling is bilinear without antialiasing, with black (-1) beyond the picture's edges, as in the training of face
+    recognizers. The gradient reaches the pixels under the canvas, which is placed by the landmarks, not by the box.
 
     Args:
-        images: in [-1, 1]; computed in at least fp32, whatever autocast says.
-        regions: with landmarks; may be empty.
-        template: where the landmarks shall lie on the canvas, in pixels.
+        images: pictures in [-1, 1]; computed in at least fp32, even under autocast.
+        regions: regions with landmarks; may be empty.
+        template: target positions of the landmarks on the canvas, in pixels.
         size: height and width of the canvas.
 
     Raises:
@@ -116,19 +116,19 @@ def align_faces(
     norm = a.square() + b.square()
     source = torch.stack([(a * dx + b * dy) / norm / width, (a * dy - b * dx) / norm / height], dim=-1)  # n, h, w, 2
     with torch.autocast(images.device.type, enabled=False):
-        light = (upcast(images) + 1).index_select(0, regions.image_index)  # black is 0 here, the padding's value
-        return F.grid_sample(light, 2 * source.to(light) - 1, align_corners=False) - 1
+        shifted = (upcast(images) + 1).index_select(0, regions.image_index)  # black becomes 0, the padding's value
+        return F.grid_sample(shifted, 2 * source.to(shifted) - 1, align_corners=False) - 1
 
 
 def similarity_transform(source: Float[Tensor, "n 5 2"], target: Float[Tensor, "5 2"]) -> Float[Tensor, "n 2 3"]:
-    """The scaling, rotation and shift that brings five points closest to five others (InsightTok eq. 7).
+    """Return the scaling, rotation and shift that maps five points closest to five others (InsightTok eq. 7).
 
     In the plane the least squares problem is linear: with points as complex numbers relative to their means, the map
     is multiplication by sum(conj(p) q) / sum(|p|^2). It equals Umeyama's solution and needs no SVD.
 
     Args:
         source: points p of each face.
-        target: points q.
+        target: points q, the same for all faces.
 
     Returns:
         Matrices (R | t) with target ~ R source + t.
@@ -156,7 +156,7 @@ def _check_images(images: Tensor, regions: Regions) -> None:
 def _resampling_weights(
     start: Float[Tensor, " n"], stop: Float[Tensor, " n"], length: int, size: int
 ) -> Float[Tensor, "n size length"]:
-    """Share of each of `length` pixels in each of `size` samples spread over [start, stop]; rows sum to 1."""
+    """Return the weights of `length` pixels in each of `size` samples spread over [start, stop]; rows sum to 1."""
     start, stop = start.unsqueeze(1), stop.unsqueeze(1)
     spacing = (stop - start) / size
     centres = start + spacing * (torch.arange(size, device=start.device) + 0.5)  # n, size

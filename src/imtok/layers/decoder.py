@@ -1,4 +1,4 @@
-"""A causal transformer of Llama's kind (RMSNorm, SwiGLU, rotary positions), with a cache of keys and values."""
+"""A causal Llama-style transformer (RMSNorm, SwiGLU, rotary positions), with a cache of keys and values."""
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,12 @@ _HIDDEN_STEP = 256
 
 
 class KVCache:
-    """Keys and values of the tokens so far, for all layers, in one block of memory that is never moved.
+    """Keys and values of the preceding tokens, for all layers, in one preallocated block of memory.
 
     Args:
-        decoder: whose tokens.
-        batch: rows.
-        tokens: at most so many.
+        decoder: the decoder that the cache is for.
+        batch: number of rows.
+        tokens: maximum number of tokens per row.
     """
 
     def __init__(self, decoder: "Decoder", batch: int, tokens: int) -> None:
@@ -30,12 +30,12 @@ class KVCache:
         self.length = 0
 
     def clear(self) -> None:
-        """Forget all tokens."""
+        """Remove all tokens."""
         self.length = 0
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention with rotary positions, of one layer of a decoder."""
+    """Causal multi-head self-attention with rotary positions, for one layer of a decoder."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float, layer: int) -> None:
         super().__init__()
@@ -59,8 +59,8 @@ class Attention(nn.Module):
             cache.keys[self.layer, :, :, past:now] = k
             cache.values[self.layer, :, :, past:now] = v
             k, v = cache.keys[self.layer, :, :, :now], cache.values[self.layer, :, :, :now]
-        found = attend(q, k, v, causal=tokens > 1)
-        return self.dropout(self.out(found.transpose(1, 2).reshape(batch, tokens, dim)))
+        attended = attend(q, k, v, causal=tokens > 1)
+        return self.dropout(self.out(attended.transpose(1, 2).reshape(batch, tokens, dim)))
 
 
 class FeedForward(nn.Module):
@@ -98,10 +98,10 @@ class Decoder(nn.Module):
     """Blocks and a last RMSNorm.
 
     Args:
-        dim: channels.
-        depth: blocks.
-        num_heads: of attention.
-        dropout: of what each half of a block adds, in training.
+        dim: number of channels.
+        depth: number of blocks.
+        num_heads: number of attention heads.
+        dropout: dropout rate of the outputs of attention and SwiGLU, in training.
     """
 
     def __init__(self, dim: int, depth: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -117,12 +117,12 @@ class Decoder(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], rotation: Rotation, cache: KVCache | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Every token after it has seen those before it.
+        """Return the hidden state of every token, which depends on that token and the preceding ones.
 
         Args:
-            x: the tokens; with a cache, the one that comes next, or the first few.
-            rotation: of these tokens' positions.
-            cache: of the tokens before; these are added.
+            x: embedded tokens; with a cache, a single one, or several if the cache is empty.
+            rotation: rotation for these tokens' positions.
+            cache: keys and values of the preceding tokens; those of `x` are appended.
         """
         x = self.blocks(x, rotation, cache)
         if cache is not None:
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
 
 
 def apply_rotary(x: Float[Tensor, "batch tokens heads head_dim"], rotation: Rotation) -> Tensor:
-    """Turn the pairs (i, i + head_dim / 2) of channels by each token's angles (RoFormer eq. 34)."""
+    """Rotate the channel pairs (i, i + head_dim / 2) by each token's angles (RoFormer eq. 34)."""
     cos, sin = (part[:, None].to(x.dtype) for part in rotation)  # tokens, 1, half
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

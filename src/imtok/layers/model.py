@@ -1,4 +1,4 @@
-"""What every trainable network is, whatever it computes: weights that can be saved, loaded and refused."""
+"""Base class of trainable networks: weights that can be saved, checked and loaded."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,53 +12,53 @@ from imtok.checkpoints import check_fit
 
 
 class Model(nn.Module):
-    """A network that a run folder holds."""
+    """A network whose weights are stored in a run folder."""
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights."""
+        """Dtype of the weights."""
         return next(self.parameters()).dtype
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Round its weights, in place; buffers, such as the speeds of rotary positions, stay exact."""
+        """Cast the weights in place; buffers, such as the angles of rotary positions, keep their precision."""
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
 
     def weights(self) -> dict[str, Tensor]:
-        """The tensors that inference needs: the state without running statistics (`*.statistics.*`)."""
+        """Return the tensors that inference needs: the state dict without running statistics (`*.statistics.*`)."""
         return {name: tensor for name, tensor in self.state_dict().items() if ".statistics." not in name}
 
     def load_weights(self, tensors: Mapping[str, Tensor], where: str = "weights") -> None:
-        """Load what `weights` gave; running statistics start anew.
+        """Load tensors that `weights` returned; running statistics are reset.
 
         Args:
-            tensors: any floating dtype; cast to the module's own.
-            where: named in the error.
+            tensors: tensors of any floating dtype, which are cast to the module's.
+            where: prefix of the error message.
 
         Raises:
-            ConfigError: missing or unexpected tensors, or other shapes; one line.
+            ConfigError: tensors are missing or unexpected, or their shapes differ; the message is one line.
         """
         check_fit(tensors, self.weights(), f"{where}: these weights do not fit")
         self.load_state_dict(dict(tensors))
 
     def stages(self) -> list[nn.Module]:
-        """Its large parts that compute one after the other: a transformer's blocks."""
+        """Return the large submodules that run in sequence, such as a transformer's blocks."""
         return []
 
     def muon_parameters(self) -> list[Tensor]:
-        """The matrices inside its stages: the weights of linear layers, whatever class a library has for them."""
+        """Return the matrices in the stages: weights of linear layers, whichever class implements them."""
         return [weights for stage in self.stages() for weights in stage.parameters() if weights.ndim == 2]
 
     def compile_parts(self) -> None:
-        """Compile what is worth compiling (torch.compile), in place; by default nothing."""
+        """Compile the submodules that benefit from it (torch.compile), in place; by default none."""
 
     def set_grad_checkpointing(self, on: bool) -> None:
-        """Recompute activations in the backward pass: less memory, about a third more time."""
+        """Set whether activations are recomputed in the backward pass: less memory, about a third more time."""
         for part in self.modules():
             if isinstance(part, CheckpointedSequential):
                 part.checkpointing = on
@@ -66,7 +66,7 @@ class Model(nn.Module):
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """A model looks at pictures as it will after training, and then goes on as it was."""
+    """Put a model in eval mode, and restore its previous mode on exit."""
     training = model.training
     model.eval()
     try:
@@ -76,7 +76,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 class CheckpointedSequential(nn.Sequential):
-    """Parts one after the other, whose activations can be recomputed in the backward pass; all hear `others` too."""
+    """Modules in sequence, whose activations can be recomputed in the backward pass; each also receives `others`."""
 
     checkpointing = False
 

@@ -1,4 +1,4 @@
-"""Where mixed precision ends: networks may answer in bf16, losses are summed in more."""
+"""Mixed precision: networks may output bf16, but losses are computed in at least fp32."""
 
 from typing import Literal
 
@@ -10,5 +10,5 @@ Precision = Literal["bf16", "fp32"]
 
 
 def upcast(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The same values in fp32, or in their own type when that is wider."""
+    """Return the values in fp32, or in their own dtype if that is wider."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

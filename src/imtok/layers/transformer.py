@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from imtok.layers.model import CheckpointedSequential
 
-_SHORT = 512
-"""In tokens."""
+_MAX_FP32_CONTEXT = 512
+"""Maximum number of context tokens for which `attend` computes in fp32 on a CPU."""
 
 Context = tuple[Float[Tensor, "batch context dim"], Bool[Tensor, "batch context"]]
-"""What tokens may look at beside themselves, and which of it is there."""
+"""Context states that tokens attend to, and their mask (False for padding)."""
 
 
 def attend(
@@ -21,16 +21,16 @@ def attend(
     seen: Bool[Tensor, "batch 1 1 context"] | None = None,
     causal: bool = False,
 ) -> Float[Tensor, "batch heads tokens channels"]:
-    """What the tokens find where `seen` is True, or up to their own places if `causal`, or everywhere.
+    """Compute attention where `seen` is True, or up to each token's own position if `causal`, or everywhere.
 
-    On a CPU short sequences in bf16 are compared in fp32: there torch's gradient in bf16 takes longer
-    (benchmarks/attention_precision.py).
+    On a CPU, attention over short sequences in bf16 is computed in fp32, since torch's gradient takes longer in bf16
+    there (benchmarks/attention_precision.py).
     """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or k.shape[2] > _SHORT:
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or k.shape[2] > _MAX_FP32_CONTEXT:
         return F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal)
     with torch.autocast("cpu", enabled=False):
-        found = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), seen, is_causal=causal)
-    return found.to(q.dtype)
+        attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), seen, is_causal=causal)
+    return attended.to(q.dtype)
 
 
 class Attention(nn.Module):
@@ -45,14 +45,14 @@ class Attention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Attend to the tokens where `mask` is True, or to all; each row needs one."""
+        """Attend to the tokens where `mask` is True, or to all; each row needs at least one."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # batch, heads, tokens, d
         seen = None if mask is None else mask[:, None, None]
         return self.out(attend(q, k, v, seen).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of tokens to a context; a picture without context gets zeros."""
+    """Multi-head attention of tokens to a context; the output is zero for a picture without context."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -63,18 +63,18 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch tokens dim"], context: Context) -> Float[Tensor, "batch tokens dim"]:
         states, mask = context
-        some = mask.any(1)
+        has_context = mask.any(1)
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # batch, heads, tokens, d
         k, v = self.kv(states).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = (mask | ~some[:, None])[:, None, None]  # a softmax over nothing is NaN
-        found = attend(q, k, v, seen).transpose(1, 2).flatten(2)
-        return torch.where(some[:, None, None], self.out(found), 0.0)
+        seen = (mask | ~has_context[:, None])[:, None, None]  # a softmax over nothing is NaN
+        attended = attend(q, k, v, seen).transpose(1, 2).flatten(2)
+        return torch.where(has_context[:, None, None], self.out(attended), 0.0)
 
 
 class Block(nn.Module):
-    """LayerNorm, attention, LayerNorm, two linear layers with GELU between; each half is added to its input.
+    """LayerNorm, attention, LayerNorm, two linear layers with GELU in between; each half is added to its input.
 
-    With `cross_attention`, another LayerNorm and attention to a context stand between the two.
+    With `cross_attention`, another LayerNorm and attention to a context follow the self-attention.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, cross_attention: bool = False) -> None:
@@ -98,8 +98,8 @@ class Block(nn.Module):
 
         Args:
             x: the tokens.
-            mask: which of them are there; what stands at the others is of no consequence. None: all.
-            context: for a block with cross-attention; None leaves that layer out.
+            mask: True for valid tokens; the others do not affect them. None: all are valid.
+            context: context of the cross-attention, if the block has any; None skips that layer.
         """
         x = x + self.attention(self.norm1(x), mask)
         if context is not None:
@@ -123,5 +123,5 @@ class Transformer(nn.Module):
         mask: Bool[Tensor, "batch tokens"] | None = None,
         context: Context | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
-        """As `Block.forward`, through all blocks."""
+        """Apply all blocks and the last LayerNorm; for the arguments, see `Block.forward`."""
         return self.norm(self.blocks(x, mask, context))

@@ -1,1 +1,1 @@
-"""Tensors in, named scalars out."""
+"""Training losses: functions and modules that map tensors to scalars."""

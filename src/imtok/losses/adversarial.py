@@ -1,4 +1,4 @@
-"""Adversarial losses, and what keeps a discriminator in bounds: LeCAM and R1."""
+"""Adversarial losses, and the regularizers of the discriminator: LeCAM and R1."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -17,14 +17,14 @@ AdversarialKind = Literal["hinge", "non_saturating"]
 def discriminator_loss(
     real_logits: Float[Tensor, "..."], fake_logits: Float[Tensor, "..."], kind: AdversarialKind = "hinge"
 ) -> Float[Tensor, ""]:
-    """What the discriminator pays: real logits shall be high, those of reconstructions low.
+    """Compute the discriminator's loss, which rewards high logits of originals and low logits of reconstructions.
 
-    TexTok has `non_saturating` (appendix C); InsightTok names no kind, and hinge is VQGAN's. Both halves are averaged:
-    1 (hinge) or log 2 when undecided.
+    TexTok uses `non_saturating` (appendix C); InsightTok names no kind, and `hinge` is VQGAN's. The losses of originals
+    and reconstructions are averaged: the result is 1 (hinge) or log 2 (non-saturating) when all logits are 0.
 
     Args:
-        real_logits: of originals.
-        fake_logits: of reconstructions that carry no graph to the tokenizer.
+        real_logits: the discriminator's logits of originals.
+        fake_logits: the discriminator's logits of reconstructions, which are detached from the tokenizer's graph.
         kind: `hinge`, or `non_saturating` (the logistic loss).
     """
     real_logits, fake_logits = upcast(real_logits), upcast(fake_logits)
@@ -34,10 +34,10 @@ def discriminator_loss(
 
 
 def generator_loss(fake_logits: Float[Tensor, "..."], kind: AdversarialKind = "hinge") -> Float[Tensor, ""]:
-    """What the tokenizer pays: the discriminator's logits of its reconstructions shall be high.
+    """Compute the tokenizer's adversarial loss, which rewards high logits of its reconstructions.
 
     Args:
-        fake_logits: of reconstructions, with their graph.
+        fake_logits: the discriminator's logits of reconstructions, with the tokenizer's graph.
         kind: `hinge` (minus the mean logit) or `non_saturating`.
     """
     fake_logits = upcast(fake_logits)
@@ -47,26 +47,27 @@ def generator_loss(fake_logits: Float[Tensor, "..."], kind: AdversarialKind = "h
 def r1_penalty(
     discriminator: Callable[[Tensor], Tensor], images: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, ""]:
-    """Half the mean squared length of the logits' gradient with respect to originals (Mescheder et al. 2018).
+    """Compute half the mean squared norm of the logits' gradient with respect to originals (Mescheder et al. 2018).
 
-    A picture's gradient is that of the sum of its logits. Computed in fp32 whatever autocast says.
+    A picture's gradient is that of the sum of its logits. The penalty is computed in fp32 even under autocast.
 
     Args:
-        discriminator: whose slope around real pictures shall be small.
+        discriminator: discriminator whose gradient at real pictures is penalized.
         images: originals in [-1, 1].
     """
     with torch.autocast(images.device.type, enabled=False):
         images = upcast(images).detach().requires_grad_()
-        (slope,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
-        return slope.square().sum((1, 2, 3)).mean() / 2
+        (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+        return gradient.square().sum((1, 2, 3)).mean() / 2
 
 
 class LeCAM(nn.Module):
-    """Keeps the discriminator's logits near their running means (Tseng et al. 2021); InsightTok's weight is .05.
+    """LeCAM regularization of the discriminator by running means of its logits (Tseng et al. 2021).
 
-    The penalty is taken per logit; the paper does not say so. The means are buffers, hence in the checkpoint. What the
-    micro-batches of a step show is gathered, and `update` applies it once, summed over all ranks: a penalty always
-    compares with the means of earlier steps, however the step is cut up.
+    InsightTok's weight is .05. The penalty is taken per logit, which the paper does not specify. The means are buffers
+    and hence part of the checkpoint. The logits of all micro-batches of a step are accumulated, and `update` applies
+    them once, summed over all ranks: the penalty always refers to the means of earlier steps, however a step is divided
+    into micro-batches and ranks.
     """
 
     real_mean: Tensor
@@ -81,9 +82,11 @@ class LeCAM(nn.Module):
         self.register_buffer("_sums", torch.zeros(4), persistent=False)  # real sum, count, fake sum, count
 
     def forward(self, real_logits: Float[Tensor, "..."], fake_logits: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-        """The penalty: reals shall not rise above the reconstructions' mean, nor those fall below the reals'.
+        """Compute the penalty.
 
-        In training mode, and where gradients are recorded, the logits also enter the next `update`.
+        It penalizes logits of originals above the running mean of the reconstructions' logits, and logits of
+        reconstructions below the running mean of the originals' logits. In training mode with gradients enabled, the
+        logits are also accumulated for the next `update`.
         """
         real_logits, fake_logits = upcast(real_logits), upcast(fake_logits)
         if self.training and torch.is_grad_enabled():
@@ -96,9 +99,9 @@ class LeCAM(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the means towards what this step's discriminator passes showed, on all ranks alike.
+        """Update the running means with the accumulated logits of this step, identically on all ranks.
 
-        Call it once per optimizer step of the discriminator, on every rank.
+        Call this once per optimizer step of the discriminator, on every rank.
         """
         sums = self._sums.clone()
         self._sums.zero_()

@@ -1,4 +1,4 @@
-"""Discriminators: PatchGAN judges patches (VQGAN, InsightTok, FQGAN), StyleGAN's the picture as a whole (TexTok)."""
+"""Discriminators: PatchGAN, a logit per patch (VQGAN, InsightTok, FQGAN); StyleGAN2, a logit per picture (TexTok)."""
 
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -17,12 +17,12 @@ _SLOPE = 0.2
 
 @config
 class PatchDiscriminatorConfig:
-    """PatchGAN (Isola et al. 2017) as VQGAN uses it; 2.8M parameters, InsightTok Table 11."""
+    """PatchGAN (Isola et al. 2017) as used in VQGAN; 2.8M parameters (InsightTok, Table 11)."""
 
     kind: Literal["patch"] = "patch"
     base_channels: int = 64
     num_layers: int = 3
-    """Convolutions of stride 2."""
+    """Number of convolutions with stride 2."""
 
     def __post_init__(self) -> None:
         if self.base_channels < 1 or self.num_layers < 1 or self.base_channels % 16:
@@ -30,20 +30,20 @@ class PatchDiscriminatorConfig:
 
     @property
     def smallest(self) -> int:
-        """Side in pixels of the smallest pictures that it can judge."""
+        """Side in pixels of the smallest pictures that the discriminator accepts."""
         return 3 * 2**self.num_layers
 
 
 @config
 class StyleDiscriminatorConfig:
-    """StyleGAN2's residual discriminator (Karras et al. 2020) as TexTok uses it; 24M at 256 and 512 px (appendix C)."""
+    """StyleGAN2's residual discriminator (Karras et al. 2020) as used in TexTok; 24M at 256 and 512 px (appendix C)."""
 
     kind: Literal["style"] = "style"
     resolution: int = 256
-    """Of the pictures; others are refused."""
+    """Side of the pictures in pixels; other sizes raise a ValueError."""
     base_channels: int = 128
     channel_multipliers: tuple[int | float, ...] = (1, 2, 4, 4, 4, 4)
-    """A block each, which halves the resolution; (.5, 1, 2, 4, 4, 4, 4) at 512 px."""
+    """One block for each multiplier, which halves the resolution; (.5, 1, 2, 4, 4, 4, 4) at 512 px."""
 
     def __post_init__(self) -> None:
         if min(self.widths, default=0) < 1:
@@ -60,7 +60,7 @@ class StyleDiscriminatorConfig:
 
 
 def _kind(config: Any) -> str:
-    """`kind` of a discriminator's config; files from before there were two say nothing."""
+    """Return the `kind` of a discriminator's config; files older than the second kind have none and are `patch`."""
     return config.get("kind", "patch") if isinstance(config, dict) else config.kind
 
 
@@ -69,19 +69,19 @@ DiscriminatorConfig = Annotated[
     | Annotated[StyleDiscriminatorConfig, pydantic.Tag("style")],
     pydantic.Discriminator(_kind),
 ]
-"""Any discriminator's config; `kind` says which."""
+"""Any discriminator's config, distinguished by `kind`."""
 
 
 def build_discriminator(config: PatchDiscriminatorConfig | StyleDiscriminatorConfig) -> nn.Module:
-    """A fresh discriminator: pictures in [-1, 1] to logits, of which large ones mean real."""
+    """Build an untrained discriminator, which maps pictures in [-1, 1] to logits; large logits mean real."""
     return PatchDiscriminator(config) if isinstance(config, PatchDiscriminatorConfig) else StyleDiscriminator(config)
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges every 70 x 70 patch of a picture (at three layers) as real or reconstructed.
+    """PatchGAN, which classifies every patch of a picture (70 x 70 pixels with three layers) as real or reconstructed.
 
     Deviation: GroupNorm instead of BatchNorm, whose statistics differ between ranks, micro-batches and the passes of
-    real and reconstructed pictures; here a picture's logits depend on nothing but the picture.
+    real and reconstructed pictures; with GroupNorm a picture's logits depend only on the picture.
     """
 
     def __init__(self, config: PatchDiscriminatorConfig) -> None:
@@ -99,16 +99,16 @@ class PatchDiscriminator(nn.Module):
                 nn.init.normal_(layer.weight, 0.0, 0.02)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 rows columns"]:
-        """Logits, one per patch; large means real.
+        """Compute one logit per patch; large means real.
 
         Args:
-            images: in [-1, 1], with sides of the config's `smallest` or more.
+            images: pictures in [-1, 1], whose sides are at least the config's `smallest`.
         """
         return self.layers(images)
 
 
 class StyleDiscriminator(nn.Module):
-    """Residual blocks down to a few pixels, then two linear layers: one logit a picture.
+    """StyleGAN2's discriminator: residual blocks down to a few pixels, then two linear layers to one logit per picture.
 
     Deviation: no minibatch statistics and no equalized learning rate, as in the open tokenizers that use this network.
     """
@@ -121,22 +121,22 @@ class StyleDiscriminator(nn.Module):
         pairs = zip([widths[0], *widths[:-1]], widths, strict=True)
         self.blocks = nn.Sequential(*(StyleBlock(before, width) for before, width in pairs))
         self.conv_out = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
-        left = config.resolution // 2 ** len(widths)
+        side = config.resolution // 2 ** len(widths)
         self.judge = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(widths[-1] * left**2, widths[-1]),
+            nn.Linear(widths[-1] * side**2, widths[-1]),
             nn.LeakyReLU(_SLOPE),
             nn.Linear(widths[-1], 1),
         )
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1"]:
-        """One logit a picture; large means real.
+        """Compute one logit per picture; large means real.
 
         Args:
-            images: in [-1, 1], of the config's resolution.
+            images: pictures in [-1, 1], of the config's resolution.
 
         Raises:
-            ValueError: of another size.
+            ValueError: the pictures have another size.
         """
         if images.shape[2:] != (self.resolution, self.resolution):
             raise ValueError(f"the discriminator wants {self.resolution} px, not {tuple(images.shape[2:])}")
@@ -145,7 +145,11 @@ class StyleDiscriminator(nn.Module):
 
 
 class StyleBlock(nn.Module):
-    """3x3, then blur and 3x3 at half the resolution; plus the blurred and halved input through 1x1; over sqrt(2)."""
+    """Residual block that halves the resolution.
+
+    The main path is a 3x3 convolution, a blur, and a 3x3 convolution of stride 2; the skip path is a blur and a 1x1
+    convolution of stride 2. The output is their sum divided by sqrt(2).
+    """
 
     blur: Tensor
 

@@ -10,20 +10,20 @@ from imtok.layers.precision import upcast
 from imtok.pretrained.networks import FeatureNetwork
 
 _TINY_ENERGY = 1e-6
-"""Added to a squared feature norm: far below what networks answer, and it bounds the gradient at all-zero features."""
+"""Added to squared feature norms: far below their usual values, it bounds the gradient at all-zero features."""
 
 
 def l1(
     images: Float[Tensor, "batch 3 height width"], reconstructions: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference over pictures, channels and pixels, in [0, 2] (InsightTok, appendix E.1)."""
+    """Compute the mean absolute difference over pictures, channels and pixels, in [0, 2] (InsightTok, appendix E.1)."""
     return (upcast(reconstructions) - upcast(images)).abs().mean()
 
 
 def l2(
     images: Float[Tensor, "batch 3 height width"], reconstructions: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, ""]:
-    """Mean squared difference over pictures, channels and pixels, in [0, 4]."""
+    """Compute the mean squared difference over pictures, channels and pixels, in [0, 4]."""
     return (upcast(reconstructions) - upcast(images)).square().mean()
 
 
@@ -32,21 +32,22 @@ def perceptual_distance(
     images: Float[Tensor, "batch 3 height width"],
     reconstructions: Float[Tensor, "batch 3 height width"],
 ) -> Float[Tensor, ""]:
-    """Distance of deep features: per layer the squared difference of channel-normalized features (InsightTok eq. 2).
+    """Compute the squared difference of channel-normalized deep features (InsightTok eq. 2).
 
-    Summed over channels and layers, averaged over positions and pictures.
+    It is summed over channels and layers, and averaged over positions and pictures.
 
-    Deviation: eq. 2 weighs channels by LPIPS's learned w_l, which `perceptual/lpips_vgg` brings along; they belong to
-    another VGG16 than the one that packages carry, through which all count alike, and the number is not an LPIPS.
+    Deviation: eq. 2 weights the channels by LPIPS's learned w_l. `perceptual/lpips_vgg` includes these weights; they
+    belong to another VGG16 than the one that is available as a package (`perceptual/vgg16`), for which all channels
+    have the same weight and the result is not an LPIPS.
 
     Args:
-        network: usually `perceptual/vgg16`, or `perceptual/lpips_vgg` where its files are here.
+        network: usually `perceptual/vgg16`, or `perceptual/lpips_vgg` if its files are installed.
         images: originals in [-1, 1]; no gradient flows into them.
-        reconstructions: same shape.
+        reconstructions: reconstructions of the same shape.
     """
     pairs = feature_pairs(network, images, reconstructions)
-    wanted, drawn = ([pair[side] for pair in pairs] for side in (0, 1))
-    return feature_distances(wanted, drawn, network.channel_weights()).mean()
+    original_maps, reconstructed_maps = ([pair[side] for pair in pairs] for side in (0, 1))
+    return feature_distances(original_maps, reconstructed_maps, network.channel_weights()).mean()
 
 
 def feature_distances(
@@ -54,15 +55,15 @@ def feature_distances(
     drawn: list[Float[Tensor, "batch _ _ _"]],
     weights: Sequence[Float[Tensor, " _"]] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """`perceptual_distance` of each picture, from the maps of originals and reconstructions.
+    """Compute the `perceptual_distance` of each picture from the feature maps of originals and reconstructions.
 
-    Deviation: the weights multiply the squared errors, as in LPIPS's own code; InsightTok eq. 2 as printed squares them
-    too.
+    Deviation: the weights multiply the squared errors, as in LPIPS's own code; InsightTok eq. 2 as printed squares the
+    weights too.
 
     Args:
-        wanted: the originals' maps.
-        drawn: the reconstructions'.
-        weights: of each map's channels; None: all 1.
+        wanted: feature maps of the originals.
+        drawn: feature maps of the reconstructions.
+        weights: channel weights of each map; None: all 1.
     """
     errors = [(_unit(b) - _unit(a)).square() for a, b in zip(wanted, drawn, strict=True)]
     if weights is not None:
@@ -75,15 +76,16 @@ def feature_pairs(
     images: Float[Tensor, "batch 3 height width"],
     reconstructions: Float[Tensor, "batch 3 height width"],
 ) -> list[tuple[Tensor, Tensor]]:
-    """The network's maps of the originals, without a graph, beside those of the reconstructions.
+    """Return pairs of feature maps of the originals, without a graph, and of the reconstructions.
 
-    The network may run under autocast; its answers are widened to fp32 before anybody takes a difference.
+    The network may run under autocast; its outputs are converted to fp32, so that differences are taken in fp32.
     """
     with torch.no_grad():
-        # Convolutions round differently in another memory layout, and a picture equal to itself shall cost exactly 0.
-        wanted = network(torch.empty_like(reconstructions, dtype=images.dtype).copy_(images))
-    drawn = network(reconstructions)
-    return [(upcast(a), upcast(b)) for a, b in zip(wanted, drawn, strict=True)]
+        # The same memory layout for both: convolutions round differently in another, and equal pictures shall have
+        # a distance of exactly 0.
+        original_maps = network(torch.empty_like(reconstructions, dtype=images.dtype).copy_(images))
+    reconstructed_maps = network(reconstructions)
+    return [(upcast(a), upcast(b)) for a, b in zip(original_maps, reconstructed_maps, strict=True)]
 
 
 def _unit(features: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:

@@ -1,4 +1,4 @@
-"""Representation learning of FQGAN (section 3.2.2): a branch of codes predicts what a frozen network sees or reads."""
+"""Representation learning of FQGAN (section 3.2.2): a branch predicts a frozen network's embedding of the picture."""
 
 from typing import Literal
 
@@ -16,33 +16,33 @@ from imtok.layers.transformer import Block
 
 @config
 class RepresentationTarget:
-    """Which branch predicts which network."""
+    """A branch and the frozen network whose embedding it predicts."""
 
     branch: int
-    """From 0. FQGAN supervises all but the first."""
+    """Index of the branch, from 0. FQGAN supervises all but the first."""
     network: str
-    """A frozen network in the registry that embeds pictures, or captions (`text_encoder/…`); pictures without a caption
-    then teach nothing."""
+    """Registry name of a frozen network that embeds pictures, or captions (`text_encoder/…`); in the latter case
+    pictures without a caption do not contribute to the loss."""
     dim: int
-    """Width of that embedding, and of the head that predicts it."""
+    """Width of the embedding, and of the head that predicts it."""
 
 
 @config
 class RepresentationConfig:
-    """How branches learn from frozen networks."""
+    """Settings of the representation loss and its heads."""
 
     targets: tuple[RepresentationTarget, ...] = ()
     kind: Literal["info_nce", "cosine"] = "info_nce"
-    """`info_nce`: tell the picture's own feature from the batch's others; `cosine`: 1 - cosine with it."""
+    """`info_nce`: contrast the picture's feature with the others of the batch; `cosine`: 1 - cosine similarity."""
     temperature: float = 1.0
-    """Of `info_nce`. The authors' release uses 1; with it the loss depends strongly on the number of negatives."""
+    """Temperature of `info_nce`. The authors' release uses 1; the loss then depends much on the number of negatives."""
     gather: bool = False
-    """Whether the other ranks' pictures are negatives too. Without, they are those of one pass on one rank, as in the
-    authors' release; micro-batches make them fewer."""
+    """Whether the pictures of other ranks are negatives too. Otherwise the negatives are those of one forward pass on
+    one rank, as in the authors' release, and micro-batches reduce their number."""
     depth: int = 3
     num_heads: int = 8
     grid_size: int = 16
-    """Side of the grid whose positions a head learns; other grids get them resized."""
+    """Side of the grid of a head's learned position embedding, which is resized for other grids."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or min(self.depth, self.num_heads, self.grid_size) < 1:
@@ -55,7 +55,7 @@ class RepresentationConfig:
 
 
 class RepresentationHead(nn.Module):
-    """A branch's codes of a picture to one vector: two linear layers with ReLU, a class token, transformer blocks."""
+    """Map a branch's codes to one vector: two linear layers with ReLU, then transformer blocks with a class token."""
 
     def __init__(self, code_dim: int, dim: int, config: RepresentationConfig) -> None:
         super().__init__()
@@ -67,10 +67,10 @@ class RepresentationHead(nn.Module):
     def forward(
         self, codes: Float[Tensor, "batch tokens code_dim"], grid_size: tuple[int, int]
     ) -> Float[Tensor, "batch dim"]:
-        """The class token's answer.
+        """Compute the class token's output.
 
         Args:
-            codes: a branch's quantized vectors, with their gradient.
+            codes: the quantized vectors of a branch, with their gradient.
             grid_size: rows and columns of the tokens.
         """
         tokens = self.lift(codes) + self.positions(grid_size)
@@ -84,26 +84,27 @@ def representation_loss(
     config: RepresentationConfig,
     known: Bool[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """How far predictions are from a frozen network's features; both are normalized first.
+    """Compute the distance of predictions from a frozen network's features; both are normalized first.
 
-    `info_nce`: cross-entropy of finding each picture's own feature among those of the batch, in nats: log(batch) when
-    the predictions know nothing. One direction, from predictions to features, as in the authors' release. The mean is
-    over the pictures of this pass on this rank, so passes and ranks count alike however many pictures they know.
+    `info_nce` is the cross-entropy, in nats, of identifying each picture's own feature among those of the batch:
+    log(batch) for uninformative predictions. It has one direction, from predictions to features, as in the authors'
+    release. The mean is over the known pictures of this forward pass on this rank, so passes and ranks have equal
+    weights, however many known pictures they have.
 
     Args:
-        predicted: by a head.
-        wanted: by the network; no gradient flows into them.
-        config: kind, temperature, and whether the other ranks' features are negatives too.
-        known: pictures of which there is a feature; the others are neither asked for nor negatives. None: all.
+        predicted: predictions of a head.
+        wanted: features of the frozen network; no gradient flows into them.
+        config: kind, temperature, and whether the features of other ranks are negatives too.
+        known: mask of the pictures that have a feature; the others are neither predicted nor negatives. None: all.
     """
     if known is None:
         known = torch.ones(len(wanted), dtype=torch.bool, device=wanted.device)
-    candidates, there = wanted.detach(), known
+    candidates, available = wanted.detach(), known
     if config.kind == "info_nce" and config.gather:
-        candidates, there = gather_over_ranks(candidates), gather_over_ranks(known.byte()).bool()
+        candidates, available = gather_over_ranks(candidates), gather_over_ranks(known.byte()).bool()
     if not known.any():
         return predicted.sum() * 0
-    with torch.autocast(predicted.device.type, enabled=False):  # features lie close together
+    with torch.autocast(predicted.device.type, enabled=False):  # features differ too little for bf16
         predicted, wanted, candidates = (
             F.normalize(upcast(x), dim=1) for x in (predicted, wanted.detach(), candidates)
         )
@@ -111,5 +112,5 @@ def representation_loss(
             return 1 - (predicted * wanted).sum(1)[known].mean()
         first = rank() * len(wanted) if config.gather else 0
         own = torch.arange(len(wanted), device=wanted.device) + first
-        logits = (predicted @ candidates.T / config.temperature).masked_fill(~there, float("-inf"))
+        logits = (predicted @ candidates.T / config.temperature).masked_fill(~available, float("-inf"))
         return F.cross_entropy(logits[known], own[known])

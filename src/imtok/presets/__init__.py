@@ -1,7 +1,7 @@
-"""Every named run: a function that returns its config. The docstring gives the paper's numbers and what was measured.
+"""Presets: named configs of runs, each a function whose docstring gives the paper's numbers and our measurements.
 
-Each paper preset carries the paper's values; what the paper leaves open is marked in the config's own docstrings.
-`-nano` runs train on a laptop's CPU, `-debug` runs take twelve steps in seconds.
+A preset of a paper has the paper's values; the docstrings of the configs mark what the paper does not specify. `-nano`
+runs train on a laptop's CPU; `-debug` runs have twelve steps and take seconds.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,12 @@ _PRESETS = {name: preset for family in _FAMILIES for name, preset in _members(fa
 
 
 def names() -> dict[str, str]:
-    """Every preset's name and the first line of its docstring."""
+    """Return the name of every preset with the first line of its docstring."""
     return {name: (preset.__doc__ or "").splitlines()[0] for name, preset in _PRESETS.items()}
 
 
 def overview() -> str:
-    """All of them, family by family, a line each."""
+    """Return a list of all presets, grouped by family, with a line for each."""
     summaries = names()
     width = max(map(len, summaries)) + 2
     blocks = []
@@ -41,10 +41,10 @@ def overview() -> str:
 
 
 def get_run(name: str) -> AnyRunConfig:
-    """The preset of this name, of a tokenizer or of a generator.
+    """Return the config of a tokenizer's or generator's preset.
 
     Raises:
-        ConfigError: there is none; the nearest names are listed, or all.
+        ConfigError: there is no such preset; the message lists the nearest names, or all.
     """
     if name not in _PRESETS:
         raise ConfigError(f"no preset is called {name!r}; {suggest(name, _PRESETS)}")
@@ -52,10 +52,10 @@ def get_run(name: str) -> AnyRunConfig:
 
 
 def get(name: str) -> RunConfig:
-    """The tokenizer's preset of this name.
+    """Return the config of a tokenizer's preset.
 
     Raises:
-        ConfigError: there is none, or it is a generator's.
+        ConfigError: there is no such preset, or it is a generator's.
     """
     found = get_run(name)
     if not isinstance(found, RunConfig):
@@ -64,10 +64,10 @@ def get(name: str) -> RunConfig:
 
 
 def get_generator(name: str) -> GeneratorRunConfig:
-    """The generator's preset of this name.
+    """Return the config of a generator's preset.
 
     Raises:
-        ConfigError: there is none, or it is a tokenizer's.
+        ConfigError: there is no such preset, or it is a tokenizer's.
     """
     found = get_run(name)
     if not isinstance(found, GeneratorRunConfig):
@@ -76,17 +76,17 @@ def get_generator(name: str) -> GeneratorRunConfig:
 
 
 def create_tokenizer(name: str, **changes: Any) -> Tokenizer:
-    """A fresh, untrained tokenizer of a preset.
+    """Create the untrained tokenizer of a preset.
 
     Args:
-        name: the preset's.
-        changes: fields of the tokenizer's config, or of its quantizer's, such as `codebook_size=512`.
+        name: name of the preset.
+        changes: changed fields of the config of the tokenizer or of its quantizer, such as `codebook_size=512`.
 
     Raises:
-        ConfigError: no such preset or setting.
+        ConfigError: there is no such preset or field.
     """
     values = to_dict(get(name).tokenizer)
-    for setting, value in changes.items():
-        home = values["quantizer"] if setting in values["quantizer"] else values
-        home[setting] = value
+    for field, value in changes.items():
+        section = values["quantizer"] if field in values["quantizer"] else values
+        section[field] = value
     return build(read_config(values, name))

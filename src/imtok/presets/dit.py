@@ -1,4 +1,4 @@
-"""DiT's runs over TexTok's latents, by class and by text, and small ones for a laptop's CPU."""
+"""Presets of DiT over TexTok's latents, class- and text-conditional, and small ones for a laptop's CPU."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "l": {"depth": 24, "dim": 1024, "num_heads": 16},
     "xl": {"depth": 28, "dim": 1152, "num_heads": 16},
 }
-"""Of DiT, Table 1: 33M, 130M, 458M and 675M."""
+"""Model sizes of DiT (Table 1): 33M, 130M, 458M and 675M parameters."""
 
 
 def dit(size: str, tokens: int, resolution: int, text: bool = False) -> GeneratorRunConfig:
@@ -25,16 +25,16 @@ def dit(size: str, tokens: int, resolution: int, text: bool = False) -> Generato
     Paper: 350 epochs of ImageNet; DiT-XL at 256 px with 32, 64, 128, 256 tokens: gFID 2.75, 2.06, 1.66, 1.46; at 512
     px 2.74, 1.99, 1.80, 1.62. Not trained here.
 
-    The paper takes MDT's guidance schedule for DiT-XL and does not say with which numbers; those of MDT stand here.
-    DiT-L draws without guidance (Table 1), and DiT-B is not in the paper. Nor does it say how long the warm-up is (here
-    one step in a hundred), which average of the weights is kept (DiT's), how often a text is withheld (as often as
-    DiT's classes) or whether gradients are clipped (here to a norm of 1).
+    The paper uses MDT's guidance schedule for DiT-XL without giving its values; here they are those of MDT. DiT-L is
+    sampled without guidance (Table 1), and DiT-B is not in the paper. The paper does not specify the length of the
+    warm-up (here 1 % of the steps), the decay of the averaged weights (here DiT's), the dropout of texts (here that of
+    DiT's classes) and gradient clipping (here to a norm of 1).
 
     Args:
-        size: "s", "b", "l" or "xl".
+        size: model size, one of "s", "b", "l" or "xl".
         tokens: N of the tokenizer `textok-N-RESOLUTION`.
-        resolution: 256 or 512.
-        text: DiT-T2I, which reads captions by the tokenizer's own text encoder, in place of classes.
+        resolution: side of the pictures in pixels, 256 or 512.
+        text: DiT-T2I, conditioned on captions by the tokenizer's own text encoder instead of on classes.
     """
     return GeneratorRunConfig(
         name=f"dit-{size}-{'t2i-' if text else ''}textok-{tokens}-{resolution}",
@@ -53,9 +53,9 @@ def dit(size: str, tokens: int, resolution: int, text: bool = False) -> Generato
 
 
 def dit_nano() -> GeneratorRunConfig:
-    """DiT for a laptop's CPU, 3.5M over textok-nano's 2 tokens: signs by the kind of their words.
+    """DiT for a laptop's CPU, 3.5M over textok-nano's 2 tokens: signs, conditioned on the kind of their words.
 
-    Deviation: the settings of its training, which make better use of few steps (docs/papers/textok.md).
+    Deviation: the training settings, which make better use of few steps (docs/papers/textok.md).
     """
     base = dit("s", 2, 256)
     return dataclasses.replace(
@@ -82,7 +82,7 @@ def dit_nano() -> GeneratorRunConfig:
 
 
 def dit_t2i_nano() -> GeneratorRunConfig:
-    """DiT-T2I for a laptop's CPU, 3.5M over textok-nano's 2 tokens: a caption, by MiniLM, to a picture.
+    """DiT-T2I for a laptop's CPU, 3.5M over textok-nano's 2 tokens, conditioned on captions by MiniLM.
 
     Deviation: those of dit-nano.
     """
@@ -92,7 +92,7 @@ def dit_t2i_nano() -> GeneratorRunConfig:
 
 
 def dit_debug() -> GeneratorRunConfig:
-    """A generator of latents in twelve steps, for tests."""
+    """A generator of latents, trained for twelve steps, for tests."""
     base = dit_nano()
     return dataclasses.replace(
         base,
@@ -104,17 +104,17 @@ def dit_debug() -> GeneratorRunConfig:
 
 
 def _member(size: str, tokens: int, resolution: int, text: bool = False) -> Callable[[], GeneratorRunConfig]:
-    """One of the family as a preset of its own."""
+    """Return a preset of one member of the family."""
 
     def preset() -> GeneratorRunConfig:
         return dit(size, tokens, resolution, text)
 
     preset.__name__ = preset().name
-    told = "captions by T5" if text else "classes"
+    condition = "captions by T5" if text else "classes"
     of_paper = {"b": "not in the paper", "l": "TexTok, Table 1", "xl": "TexTok, Table 2"}[size]
     if text:
         of_paper = "TexTok, Table 3" if resolution == 256 and tokens < 256 else "not in the paper"
-    preset.__doc__ = f"DiT-{size.upper()} over textok-{tokens}-{resolution}, told {told} ({of_paper})."
+    preset.__doc__ = f"DiT-{size.upper()} over textok-{tokens}-{resolution}, conditioned on {condition} ({of_paper})."
     return preset
 
 

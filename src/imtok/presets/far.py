@@ -1,4 +1,4 @@
-"""FAR's runs: class-conditional generators over factorized codes, and small ones for a laptop's CPU."""
+"""Presets of FAR: class-conditional generators over factorized codes, and small ones for a laptop's CPU."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def far_b() -> GeneratorRunConfig:
 
     Paper: 300 epochs of ImageNet, gFID 3.38. Not trained here. Encode the pictures with `--crops ten`.
 
-    The paper gives a learning rate of 2e-4, its code 1e-4; the paper's stands here. Guidance of 2 is section 4.1's.
+    The learning rate is the paper's, 2e-4; its code has 1e-4. The guidance scale of 2 is that of section 4.1.
     """
     return GeneratorRunConfig(
         name="far-b",
@@ -32,7 +32,7 @@ def far_b() -> GeneratorRunConfig:
 
 
 def far_l() -> GeneratorRunConfig:
-    """FAR-L, 898M with two codebooks (FQGAN, Table 2 and appendix E): far-b, wider and deeper.
+    """FAR-L, 898M with two codebooks (FQGAN, Table 2 and appendix E): wider and deeper than far-b.
 
     Paper: gFID 3.08; with the heads of Table 4, guidance 1.75 and top-k 4,096: 4.37 factorized, 5.19 linear, 5.59 MLP.
     Not trained here.
@@ -59,16 +59,16 @@ def far_l_triple() -> GeneratorRunConfig:
 
 
 def far_nano() -> GeneratorRunConfig:
-    """FAR for a laptop's CPU, 3.9M over two codebooks of 2,048 codes: signs by the kind of their words.
+    """FAR for a laptop's CPU, 3.9M over two codebooks of 2,048 codes: signs, conditioned on the kind of their words.
 
-    Deviation: the settings of its training, which make better use of few steps (docs/papers/fqgan.md).
+    Deviation: the training settings, which make better use of few steps (docs/papers/fqgan.md).
     """
     base = far_b()
     return dataclasses.replace(
         base,
         name="far-nano",
         generator=FARConfig(
-            codebook_sizes=(2048, 2048), num_classes=12, dim=192, depth=4, num_heads=6, head_depth=1, dropout=0.05
+            codebook_sizes=(2048, 2048), num_classes=3, dim=192, depth=4, num_heads=6, head_depth=1, dropout=0.05
         ),
         training=dataclasses.replace(
             base.training,
@@ -76,7 +76,12 @@ def far_nano() -> GeneratorRunConfig:
             global_batch_size=16,
             micro_batch_size=None,
             optimizer=OptimizerConfig(
-                learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_share=0.02, final_share=0.05
+                algorithm="muon",
+                learning_rate=1e-2,
+                betas=(0.9, 0.95),
+                weight_decay=0.05,
+                warmup_share=0.02,
+                final_share=0.05,
             ),
             ema_decay=0.999,
             precision="bf16",
@@ -89,7 +94,7 @@ def far_nano() -> GeneratorRunConfig:
 
 
 def far_debug() -> GeneratorRunConfig:
-    """A generator in twelve steps, for tests."""
+    """A generator, trained for twelve steps, for tests."""
     base = far_nano()
     return dataclasses.replace(
         base,
@@ -100,7 +105,7 @@ def far_debug() -> GeneratorRunConfig:
 
 
 def _triple(dual: GeneratorRunConfig) -> GeneratorRunConfig:
-    """The same for three codebooks; the paper publishes the sizes for two only."""
+    """Return the config for three codebooks with unchanged model dimensions; the paper gives these for two only."""
     return dataclasses.replace(
         dual,
         name=f"{dual.name}-triple",

@@ -1,4 +1,4 @@
-"""FQGAN's runs, and small factorized ones."""
+"""Presets of FQGAN, and small factorized tokenizers."""
 
 import dataclasses
 
@@ -22,11 +22,11 @@ def fqgan_dual() -> RunConfig:
 
     Paper: 8 A100, 40 epochs of ImageNet (200k steps of 256): rFID .94, PSNR 22.02, IS 57.15. Not trained here.
 
-    The second branch learns to predict CLIP ViT-L/14, whose weights only a user can provide (`imtok weights`). The
-    discriminator begins at step 20,000 and is untrained then, and the Adam betas are those of the authors' release, as
-    the paper says neither.
+    The second branch learns to predict the embedding of CLIP ViT-L/14, whose weights must be provided by the user
+    (`imtok weights`). The paper specifies neither the start of the discriminator nor the Adam betas; as in the authors'
+    release, the discriminator starts untrained at step 20,000, and the betas are (.9, .95).
 
-    Deviation: unweighted VGG16 in place of LPIPS.
+    Deviation: unweighted VGG16 instead of LPIPS.
     """
     return _fqgan("fqgan-dual", f8=False, targets=_CLIP_L14)
 
@@ -35,7 +35,7 @@ def fqgan_triple() -> RunConfig:
     """FQGAN with three sub-codebooks of 16,384, 132M, f16.
 
     Paper: 40 epochs: rFID .76, PSNR 22.73, IS 58.05. The second branch predicts DINOv2-small, the third CLIP ViT-B/16;
-    otherwise as fqgan-dual.
+    everything else is as in fqgan-dual.
     """
     return _fqgan("fqgan-triple", f8=False, targets=_DINO_AND_CLIP_B16)
 
@@ -53,7 +53,7 @@ def fqgan_triple_f8() -> RunConfig:
 def fqgan_dual_nano() -> RunConfig:
     """FQGAN for a laptop's CPU: two sub-codebooks of 2,048, 3.6M, f8, 22 bits a token; trained at 128 px.
 
-    The second branch learns to predict MiniLM's vector of the picture's caption, so the pictures want captions.
+    The second branch learns to predict MiniLM's embedding of the picture's caption, so the pictures need captions.
 
     Deviation: those of vqgan-nano; adapters and heads of one block.
     """
@@ -61,9 +61,9 @@ def fqgan_dual_nano() -> RunConfig:
 
 
 def fqgan_dual_nano_finetune() -> RunConfig:
-    """fqgan-dual-nano for an encoder and a decoder that are pretrained already, as recipes/fqgan_nano.py begins it.
+    """fqgan-dual-nano starting from a pretrained encoder and decoder, as in recipes/fqgan_nano.py.
 
-    In batches of 8, so that three hours of one CPU core hold some two thousand steps.
+    The batch size is 8, for some two thousand steps in three hours of one CPU core.
     """
     base = fqgan_dual_nano()
     phases = (
@@ -77,16 +77,16 @@ def fqgan_dual_nano_finetune() -> RunConfig:
 def fqgan_triple_nano() -> RunConfig:
     """FQGAN for a laptop's CPU with three sub-codebooks of 2,048, 3.9M, f8, 33 bits a token.
 
-    The third branch learns from the caption, as the second of fqgan-dual-nano does.
+    The third branch learns from the caption, as the second branch of fqgan-dual-nano does.
 
-    Deviation: the second branch has no target. EfficientNet-Lite0 is what Fréchet distances are made of here, and a
-    head for its 1,280 channels would cost several times the tokenizer's step.
+    Deviation: the second branch has no target. EfficientNet-Lite0 is the feature network of the Fréchet distances, and
+    a head for its 1,280 channels would cost several times as much as a step of the tokenizer.
     """
     return _fqgan_nano("fqgan-triple-nano", (2048,) * 3, (dataclasses.replace(_CAPTION, branch=2),))
 
 
 def insight_fqgan_nano() -> RunConfig:
-    """fqgan-dual-nano with InsightTok's text and face losses in its last two phases. In neither paper."""
+    """fqgan-dual-nano with InsightTok's text and face losses in its last two phases; not in either paper."""
     base, phases = fqgan_dual_nano(), insighttok_nano().training.phases
     return dataclasses.replace(
         base, name="insight-fqgan-nano", training=dataclasses.replace(base.training, phases=phases)
@@ -94,7 +94,7 @@ def insight_fqgan_nano() -> RunConfig:
 
 
 def fqgan_debug() -> RunConfig:
-    """A factorized tokenizer with every loss of its own in twelve steps, for tests."""
+    """A factorized tokenizer with all of its losses, trained for twelve steps, for tests."""
     base = insighttok_debug()
     tokenizer = dataclasses.replace(
         base.tokenizer,
@@ -116,7 +116,7 @@ def _fqgan_nano(name: str, sizes: tuple[int, ...], targets: tuple[Representation
 
 
 def _losses(base: LossConfig, targets: tuple[RepresentationTarget, ...]) -> LossConfig:
-    """Of a small run: FQGAN's own, with its weights."""
+    """Return the losses with FQGAN's own added, at the paper's weights, for a small run."""
     return dataclasses.replace(
         base,
         commitment_weight=0.25,
@@ -128,7 +128,7 @@ def _losses(base: LossConfig, targets: tuple[RepresentationTarget, ...]) -> Loss
 
 
 def _fqgan(name: str, f8: bool, targets: tuple[RepresentationTarget, ...]) -> RunConfig:
-    """All branches but the first have a target."""
+    """Return the config of a full-size run; all branches but the first have a target."""
     grid_size = 32 if f8 else 16
     return RunConfig(
         name=name,

@@ -1,4 +1,4 @@
-"""InsightAR's runs: a language model that goes on in the codes of a picture, and small ones for a laptop's CPU."""
+"""Presets of InsightAR: language models that continue a prompt with image codes, and small ones for a laptop's CPU."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _DEEPSEEK: dict[str, Any] = {
     "max_position_embeddings": 16_384,
     "rms_norm_eps": 1e-6,
 }
-"""DeepSeek-LLM 7B, on which Janus-Pro stands; give the folder of its weights as `--generator.language-model`."""
+"""DeepSeek-LLM 7B, the base of Janus-Pro; give the folder of its weights as `--generator.language-model`."""
 _BYTES: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 257,
@@ -38,9 +38,10 @@ def insightar_7b() -> GeneratorRunConfig:
     """InsightAR, 7B over InsightTok's codes at 512 px (InsightTok, section 3.3 and appendix E.2).
 
     Paper: 150M pictures; guidance 5 and top-k 4,096 (appendix F.2); T-NED of long texts 95.83 %, MagFace 23.33 (Table
-    2). Not trained here. How many steps the second stage's one epoch takes follows from the batch: 150M / 512.
+    2). Not trained here. The steps of the second stage, one epoch, follow from the batch size: 150M / 512.
 
-    Its weights are cut up among the processes that torchrun starts; on a single device `--training.no-shard-weights`.
+    The weights are sharded over the processes that torchrun starts; on a single device use
+    `--training.no-shard-weights`.
     """
     return GeneratorRunConfig(
         name="insightar-7b",
@@ -61,7 +62,7 @@ def insightar_7b() -> GeneratorRunConfig:
 
 
 def insightar_smollm2() -> GeneratorRunConfig:
-    """InsightAR over SmolLM2-135M, a language model that can be had as a package: both stages, short."""
+    """InsightAR over SmolLM2-135M, a language model that is available as a package: both stages, shortened."""
     base = insightar_7b()
     first, second = base.training.phases
     phases = (dataclasses.replace(first, steps=100), dataclasses.replace(second, steps=200))
@@ -88,9 +89,10 @@ def insightar_smollm2() -> GeneratorRunConfig:
 
 
 def insightar_nano() -> GeneratorRunConfig:
-    """InsightAR for a laptop's CPU, 3.7M with the head, trained from scratch: a prompt of bytes to a sign.
+    """InsightAR for a laptop's CPU, 3.7M with the head, trained from scratch: signs from prompts of bytes.
 
-    Deviation: one phase, bytes, and what helps so small a model from scratch (docs/papers/insighttok.md).
+    Deviation: one phase, bytes, and settings that help so small a model without pretraining
+    (docs/papers/insighttok.md).
     """
     base = insightar_7b()
     return dataclasses.replace(
@@ -129,7 +131,7 @@ def insightar_nano() -> GeneratorRunConfig:
 
 
 def insightar_debug() -> GeneratorRunConfig:
-    """Both stages in twelve steps, for tests."""
+    """Both stages of InsightAR, trained for twelve steps, for tests."""
     base = insightar_nano()
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     architecture = {**_BYTES, **small, "num_key_value_heads": 2}

@@ -1,4 +1,4 @@
-"""InsightTok's runs, and the small ones that train on a laptop's CPU."""
+"""Presets of InsightTok, and small ones for a laptop's CPU."""
 
 import dataclasses
 
@@ -19,11 +19,11 @@ def insighttok() -> RunConfig:
     """InsightTok, 426M, f16, 16,384 codes at 256 px (section 4, appendix E.1).
 
     Paper: 32 A100 for about 5 days; TokBench at 512 px: T-ACC 53.05, T-NED 71.40, F-Sim .36, rFID .69, PSNR 23.64.
-    Not trained here; see docs/papers/insighttok.md for what was run.
+    Not trained here; docs/papers/insighttok.md describes what was run.
 
-    The region losses are as printed (`layer_scale="none"`), with the paper's weights. Those were chosen for ABINet and
-    ArcFace; PP-OCRv6's features differ by hundreds of times as much. With it, set `--losses.text.layer-scale energy`
-    and `--losses.face.layer-scale energy`.
+    The region losses are as printed (`layer_scale="none"`), with the paper's weights. These were chosen for ABINet and
+    ArcFace; differences of PP-OCRv6's features are hundreds of times as large. With PP-OCRv6, set
+    `--losses.text.layer-scale energy` and `--losses.face.layer-scale energy`.
     """
     return RunConfig(
         name="insighttok",
@@ -64,8 +64,8 @@ def insighttok_f8() -> RunConfig:
 def insighttok_small() -> RunConfig:
     """The paper's lightweight setup: 111M, 100k steps over the first two phases (appendix E.1).
 
-    Paper (Table 8): T-ACC 40.64, F-Sim .35 with both losses; 23.52 and .27 without. How the 100k steps split is not
-    said; here 80k and 20k.
+    Paper (Table 8): T-ACC 40.64, F-Sim .35 with both losses; 23.52 and .27 without. The paper does not specify how the
+    100k steps are split; here 80k and 20k.
     """
     base = insighttok()
     pretrain, regions, _ = base.training.phases
@@ -81,12 +81,12 @@ def insighttok_small() -> RunConfig:
 def vqgan_nano() -> RunConfig:
     """A VQGAN for a laptop's CPU, without the text and face losses: 3.2M, f8, 4,096 codes at 128 px.
 
-    The twin of insighttok-nano: same architecture, data, steps and phases; only the two losses are missing. The
-    shipped one, which continues nano-pretraining (recipes/nano.py, 85 minutes on two CPU cores), keeps 37.5 % of unseen
-    signs and 43.0 % of real words legible, face similarity .946, PSNR 21.73 on other pictures.
+    The counterpart of insighttok-nano: same architecture, data, steps and phases, without the two losses. The shipped
+    weights, which continue nano-pretraining (recipes/nano.py, 85 minutes on two CPU cores), keep 37.5 % of unseen signs
+    and 43.0 % of real words legible; face similarity is .946, PSNR 21.73 on other pictures.
 
-    Deviation: no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;
-    other Adam betas, no weight decay; a first phase without quantization.
+    Deviation: no perceptual and no adversarial loss, whose networks would cost several times as much as a step of the
+    tokenizer; other Adam betas, no weight decay; a first phase without quantization.
     """
     return RunConfig(
         name="vqgan-nano",
@@ -129,11 +129,12 @@ def vqgan_nano() -> RunConfig:
 def insighttok_nano() -> RunConfig:
     """InsightTok for a laptop's CPU: vqgan-nano with the text and face losses in its last two phases.
 
-    The shipped one (recipes/nano.py, 93 minutes on two CPU cores) keeps 52.7 % of unseen signs and 47.3 % of real words
-    legible, face similarity .952, PSNR 21.46 on other pictures.
+    The shipped weights (recipes/nano.py, 93 minutes on two CPU cores) keep 52.7 % of unseen signs and 47.3 % of real
+    words legible; face similarity is .952, PSNR 21.46 on other pictures.
 
-    Deviation: those of vqgan-nano; layers of the recognizers weigh alike (`layer_scale`), and on that scale text weighs
-    4 and face 4 (with 1 and 1, real words came closer without being read more often).
+    Deviation: those of vqgan-nano; the recognizers' layers have equal weights (`layer_scale`), and on that scale the
+    text and face losses have a weight of 4 each (with 1 each, reconstructions of real words came closer to the
+    originals without being read more often).
     """
     base = vqgan_nano()
     warm_up, pretrain, regions, decoder = base.training.phases
@@ -147,9 +148,9 @@ def insighttok_nano() -> RunConfig:
 
 
 def nano_pretraining() -> RunConfig:
-    """The phases that vqgan-nano and insighttok-nano share, to be continued with --init-from.
+    """The phases that vqgan-nano and insighttok-nano have in common, to be continued with --init-from.
 
-    It zooms less: words of 24 to 48 pixels, enlarged twice at most.
+    The crops are zoomed less: words of 24 to 48 pixels, enlarged at most twofold.
     """
     base = vqgan_nano()
     crop = dataclasses.replace(base.data.crop, word_height=(24.0, 48.0), max_enlargement=2.0)
@@ -162,11 +163,11 @@ def nano_pretraining() -> RunConfig:
 
 
 def insighttok_finetune() -> RunConfig:
-    """InsightTok's last two phases, for a tokenizer that is trained already (--init-from).
+    """InsightTok's last two phases, for a tokenizer that is already trained (--init-from).
 
-    The tokenizer's sizes are the 426M model's; `--tokenizer.…` flags make them another's. With
-    `--training.phases.0.trains decoder` the codes stay those of the original. Recognizers' layers weigh alike, as in
-    insighttok-nano. Not in the paper.
+    The tokenizer's dimensions are those of the 426M model; set other ones with `--tokenizer.…` flags. With
+    `--training.phases.0.trains decoder` the codes stay those of the original tokenizer. The recognizers' layers have
+    equal weights, as in insighttok-nano. Not in the paper.
     """
     base = insighttok()
     scaled = dataclasses.replace(base.losses, text=_SCALED_TEXT, face=_SCALED_FACE)
@@ -174,17 +175,17 @@ def insighttok_finetune() -> RunConfig:
 
 
 def vqgan_nano_finetune() -> RunConfig:
-    """The last two phases of vqgan-nano, for a nano that is pretrained already (--init-from)."""
+    """The last two phases of vqgan-nano, for pretrained weights of nano-pretraining (--init-from)."""
     return _last_phases(vqgan_nano(), "vqgan-nano-finetune", adversarial_start=0)
 
 
 def insighttok_nano_finetune() -> RunConfig:
-    """The last two phases of insighttok-nano, for a nano that is pretrained already (--init-from)."""
+    """The last two phases of insighttok-nano, for pretrained weights of nano-pretraining (--init-from)."""
     return _last_phases(insighttok_nano(), "insighttok-nano-finetune", adversarial_start=0)
 
 
 def insighttok_debug() -> RunConfig:
-    """Every phase and the text and face losses in twelve steps, for tests."""
+    """InsightTok with every phase and the text and face losses, trained for twelve steps, for tests."""
     base = insighttok_nano()
     weights = {"text": 1.0, "face": 1.0}
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Convolutional autoencoders with continuous latents on a grid, as Stable Diffusion's: what TexTok is compared with."""
+"""Presets of convolutional KL autoencoders such as Stable Diffusion's, which TexTok is compared with."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,17 +10,17 @@ from imtok.tokenizers.vqgan import VQGANConfig
 from imtok.training.run import RunConfig
 
 LATENT_CHANNELS = 4
-"""Of Stable Diffusion's autoencoder."""
+"""Latent channels of Stable Diffusion's autoencoder."""
 
 
 def kl_nano() -> RunConfig:
     """A KL autoencoder for a laptop's CPU, 2.9M: 64 px to 256 tokens of 4 channels.
 
-    It is trained as textok-nano, but by AdamW, since it is no transformer, at a third of the learning rate.
+    It is trained like textok-nano, but with AdamW, since it is not a transformer, at a third of the learning rate.
 
-    A DiT over its latents is Figure 4's other side in miniature (TexTok); the paper has SD-VAE there, whose published
-    weights imtok reads from a folder of diffusers. The weight of the divergence is latent diffusion's, 1e-6 beside an
-    error that is summed over a picture's numbers; here their mean is taken.
+    A DiT over its latents is the baseline in a miniature of TexTok's Figure 4. The paper uses SD-VAE there, whose
+    published weights imtok can read from a folder of diffusers. The weight of the KL divergence is that of latent
+    diffusion, 1e-6 relative to an error that is summed over the values of a picture, converted here for their mean.
     """
     return _kl("kl-nano", (1, 2, 4))
 

@@ -1,4 +1,4 @@
-"""What presets of several families share."""
+"""Shared code of the presets."""
 
 import dataclasses
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from imtok.training.run import Phase, TrainingConfig
 
 IMAGENET = 1_281_167
-"""Pictures of ImageNet's training set: an epoch of those papers."""
+"""Number of pictures in ImageNet's training set: an epoch in the papers."""
 
 
 def for_tests(training: TrainingConfig, *phases: Phase, **changes: Any) -> TrainingConfig:
-    """A run of some twelve steps by AdamW, which any model can have, saved and looked at every few."""
+    """Return settings for a short run with AdamW, which suits any model, with frequent logs, saves and evaluations."""
     optimizer = dataclasses.replace(training.optimizer, algorithm="adamw")
     often = {"log_every": 1, "save_every": 4, "preview_every": 4, "evaluate_every": 6}
     few = {"phases": phases, "global_batch_size": 4, "evaluation_pictures": 8, "optimizer": optimizer}

@@ -1,4 +1,4 @@
-"""TexTok's runs and their baselines without text, and small ones that train on a laptop's CPU."""
+"""Presets of TexTok and its baselines without text, and small ones for a laptop's CPU."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,17 +24,17 @@ def textok(tokens: int, resolution: int, text: bool = True, discrete: bool = Fal
     Paper: 270 epochs of ImageNet, rFID at 256 px with 32, 64, 128, 256 tokens: 2.40, 1.53, 1.04, .69; without text
     3.82, 2.04, 1.49, .91. Not trained here.
 
-    The length of the warm-up is not said; here one in a hundred steps. Neither is clipping; here there is none in
-    effect, since every 16th step R1 comes at 16 times its weight. Pictures want captions of up to 75 words and,
-    to be quick, their features (`imtok embed`).
+    The paper does not specify the length of the warm-up (here 1 % of the steps) and gradient clipping (here practically
+    off, since every 16th step has R1 at 16 times its weight). Pictures need captions of up to 75 words and, for speed,
+    stored features of these (`imtok embed`).
 
-    Deviation: unweighted VGG16 in place of the paper's perceptual network.
+    Deviation: unweighted VGG16 instead of the paper's perceptual network.
 
     Args:
-        tokens: N.
-        resolution: 256 or 512.
-        text: without it, the paper's Baseline.
-        discrete: 4,096 codes in place of continuous tokens (appendix A).
+        tokens: number of latent tokens.
+        resolution: side of the pictures in pixels, 256 or 512.
+        text: whether the tokenizer is conditioned on captions; otherwise it is the paper's Baseline.
+        discrete: use 4,096 codes instead of continuous tokens (appendix A).
     """
     quantizer = VQConfig(codebook_size=4096, codebook_dim=8) if discrete else ContinuousConfig(codebook_dim=8)
     kind = "textok" if text else "baseline"
@@ -74,11 +74,11 @@ def textok(tokens: int, resolution: int, text: bool = True, discrete: bool = Fal
 def textok_nano() -> RunConfig:
     """TexTok for a laptop's CPU: 1.4M, 2 continuous tokens of 8 channels for a picture of 64 px, MiniLM.
 
-    It has as many numbers for a pixel as the paper's 32 tokens at 256 px; with more they need no caption.
-    It sees whole pictures: in random crops, words would be now larger and now smaller than any caption says.
+    It has as many values per pixel as the paper's 32 tokens at 256 px; with more, the caption would not be needed. It
+    is trained on whole pictures: in random crops, the size of words would vary in a way that no caption describes.
 
-    Deviation: no perceptual and no adversarial loss, whose networks would cost a multiple of the tokenizer's step;
-    other Adam betas; one caption in ten is withheld, so that it also learns to do without.
+    Deviation: no perceptual and no adversarial loss, whose networks would cost several times as much as a step of the
+    tokenizer; other Adam betas; one caption in ten is dropped, so that the tokenizer also works without captions.
     """
     return RunConfig(
         name="textok-nano",
@@ -119,13 +119,13 @@ def textok_nano() -> RunConfig:
 
 
 def baseline_nano() -> RunConfig:
-    """The twin of textok-nano that hears of no captions."""
+    """The counterpart of textok-nano without text conditioning."""
     base = textok_nano()
     return dataclasses.replace(base, name="baseline-nano", tokenizer=dataclasses.replace(base.tokenizer, text=None))
 
 
 def textok_debug() -> RunConfig:
-    """A text-conditioned tokenizer with every loss of its own in twelve steps, for tests."""
+    """A text-conditioned tokenizer with all of its losses, trained for twelve steps, for tests."""
     base = textok_nano()
     return dataclasses.replace(
         base,
@@ -149,21 +149,21 @@ def textok_debug() -> RunConfig:
 
 
 def _member(tokens: int, resolution: int, text: bool, discrete: bool) -> Callable[[], RunConfig]:
-    """One of the family as a preset of its own."""
+    """Return a preset of one member of the family."""
 
     def preset() -> RunConfig:
         return textok(tokens, resolution, text, discrete)
 
     preset.__name__ = preset().name
     what = "4,096 codes" if discrete else "continuous tokens"
-    heard = "hears captions by T5" if text else "the baseline without text"
-    table = "which the paper has at 256 px alone" if discrete and resolution == 512 else f"Table {6 if discrete else 1}"
-    preset.__doc__ = f"TexTok-Base at {resolution} px: {tokens} tokens, {what}, {heard} (TexTok, {table})."
+    conditioning = "conditioned on captions by T5" if text else "the baseline without text"
+    table = "at 256 px only in the paper" if discrete and resolution == 512 else f"Table {6 if discrete else 1}"
+    preset.__doc__ = f"TexTok-Base at {resolution} px: {tokens} tokens, {what}, {conditioning} (TexTok, {table})."
     return preset
 
 
 def _nano_member(tokens: int, twin: Callable[[], RunConfig]) -> Callable[[], RunConfig]:
-    """One of the small twins with as many tokens."""
+    """Return a preset of textok-nano or baseline-nano with another number of tokens."""
 
     def preset() -> RunConfig:
         base = twin()

@@ -1,4 +1,4 @@
-"""The registry of third-party networks: detectors, judges, and frozen feature networks for losses."""
+"""Registry of third-party networks: detectors, judges, and frozen feature networks for losses."""
 
 from imtok.pretrained.entries import REGISTRY
 from imtok.pretrained.faces import ARCFACE_TEMPLATE, DLIB_TEMPLATE

@@ -1,4 +1,4 @@
-"""ArcFace's iresnets from files of the user's own: features for InsightTok's loss, and TokBench's judge."""
+"""ArcFace iresnets from user-supplied files: features for InsightTok's loss, and TokBench's face judge."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ from imtok.pretrained.faces import ARCFACE_TEMPLATE, FrozenPReLU
 from imtok.pretrained.networks import FeatureNetwork, FrozenNetwork, load_named
 
 R50, R100 = (3, 4, 14, 3), (3, 13, 30, 3)
-"""Blocks of the four stages."""
+"""Number of blocks in each of the four stages of iresnet-50 and iresnet-100."""
 
 
 class ArcFace(FeatureNetwork):
     """An iresnet (512-d) in the layout of insightface's arcface_torch, for aligned faces of 112 x 112.
 
-    The maps are (64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14) and (512, 7, 7).
+    The feature maps are (64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14) and (512, 7, 7).
 
     Args:
-        depths: blocks of the four stages; the default is iresnet-50.
+        depths: number of blocks in each of the four stages; the default is iresnet-50.
 
-    Unverified: agrees with the original definition on random weights; trained ones could not be had here.
+    Unverified: agrees with the original definition on random weights; pretrained weights were not available.
     """
 
     input_size = (112, 112)
@@ -44,19 +44,19 @@ class ArcFace(FeatureNetwork):
         self.features = nn.BatchNorm1d(512)
 
     def forward(self, images: Float[Tensor, "batch 3 112 112"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """See `FeatureNetwork`; faces aligned to `template`."""
+        """Return the feature maps of faces aligned to `template`, as specified by `FeatureNetwork`."""
         maps = [self.prelu(self.bn1(self.conv1(images)))]
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             maps.append(layer(maps[-1]))
         return maps
 
     def embed(self, images: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch 512"]:
-        """Identity vectors, not normalized; people are compared by the cosine."""
+        """Return identity vectors, not normalized; faces are compared by cosine similarity."""
         return self.features(self.fc(self.bn2(self.forward(images)[-1]).flatten(1)))
 
 
 class Block(nn.Module):
-    """Norm, convolution, norm, PReLU, convolution, norm, on a skip that is projected where the shape changes."""
+    """Residual block: norm, convolution, norm, PReLU, convolution, norm; the skip is projected if the shape changes."""
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ class Block(nn.Module):
 
 
 def load_arcface(weights: Path, depths: tuple[int, int, int, int] = R50) -> ArcFace:
-    """The network with a state dict of arcface_torch's iresnet50, or of another of its iresnets.
+    """Load a state dict of arcface_torch's iresnet50, or of another of its iresnets with the given depths.
 
     Raises:
-        ConfigError: another network's.
+        ConfigError: the state dict belongs to another network.
     """
     network = ArcFace(depths)
     load_named(network, weights)
@@ -88,10 +88,10 @@ def load_arcface(weights: Path, depths: tuple[int, int, int, int] = R50) -> ArcF
 
 
 class RecognizerOnnx(FrozenNetwork):
-    """One of insightface's recognizers as it is published, run by onnxruntime on the CPU; it has no gradient.
+    """An insightface recognizer in its published ONNX form, run by onnxruntime on the CPU without gradients.
 
     Args:
-        session: of onnxruntime.
+        session: onnxruntime's `InferenceSession`.
     """
 
     input_size = (112, 112)
@@ -104,16 +104,16 @@ class RecognizerOnnx(FrozenNetwork):
         self._input = session.get_inputs()[0].name
 
     def embed(self, images: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch 512"]:
-        """Identity vectors, not normalized; people are compared by the cosine."""
+        """Return identity vectors, not normalized; faces are compared by cosine similarity."""
         (vectors,) = self._session.run(None, {self._input: images.float().cpu().numpy()})
         return torch.from_numpy(vectors).to(images.device)
 
 
 def load_recognizer(file: Path) -> RecognizerOnnx:
-    """antelopev2's glintr100.onnx, or another recognizer of that form.
+    """Load antelopev2's glintr100.onnx, or another recognizer with the same inputs and outputs.
 
     Raises:
-        ConfigError: no readable ONNX file, or a network that sees or says something else; one line.
+        ConfigError: the file is not readable as ONNX, or its inputs or outputs differ (one-line message).
     """
     import onnxruntime
 
@@ -121,10 +121,10 @@ def load_recognizer(file: Path) -> RecognizerOnnx:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library raises nothing narrower
         raise ConfigError(f"{file}: not a readable ONNX file ({first_line(error)})") from None
-    sees, says = ([one.shape for one in ends] for ends in (session.get_inputs(), session.get_outputs()))
-    if [shape[1:] for shape in sees] != [[3, 112, 112]] or [len(shape) for shape in says] != [2]:
+    inputs, outputs = ([node.shape for node in nodes] for nodes in (session.get_inputs(), session.get_outputs()))
+    if [shape[1:] for shape in inputs] != [[3, 112, 112]] or [len(shape) for shape in outputs] != [2]:
         raise ConfigError(
-            f"{file}: goes from {sees} to {says}; a recognizer goes from faces (n, 3, 112, 112) to vectors"
+            f"{file}: goes from {inputs} to {outputs}; a recognizer goes from faces (n, 3, 112, 112) to vectors"
         )
     return RecognizerOnnx(session)
 

@@ -1,4 +1,4 @@
-"""What a vision-language model says of pictures: captions (TexTok, appendix D), and answers to questions."""
+"""Text generation by vision-language models: captions (TexTok, appendix D), and answers to questions."""
 
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,22 @@ PROMPT = (
     "Make sure to provide a vivid and engaging description that captures the essence of {the_class}. Output only the "
     "description without any additional words or commentary and the description must not exceed {word_count} words."
 )
-"""TexTok's prompt; the paper's also names the data set."""
+"""TexTok's caption prompt, without the name of the data set that the paper's prompt includes."""
 TOKENS_PER_WORD, ANSWER_TOKENS = 2, 4
 
 
 def without_thoughts(said: str) -> str:
-    """What a model says after it has thought aloud; nothing if it has not come to an end with that."""
+    """Remove a model's reasoning from its output; return an empty text if the reasoning is unfinished."""
     _, ended, answer = said.rpartition("</think>")
     return answer.strip() if ended or "<think>" not in answer else ""
 
 
 class VisionLanguageModel(FrozenNetwork):
-    """Says something about a picture, always the same (no sampling).
+    """A vision-language model that generates text about a picture by greedy decoding.
 
     Args:
-        model: of transformers' `AutoModelForImageTextToText`.
-        processor: of the same model.
+        model: model loaded by transformers' `AutoModelForImageTextToText`.
+        processor: processor of that model.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -43,24 +43,25 @@ class VisionLanguageModel(FrozenNetwork):
 
     @torch.no_grad()
     def generate_text(self, picture: UInt8[np.ndarray, "h w 3"], prompt: str, max_tokens: int) -> str:
-        """What it says to a prompt, in at most so many tokens."""
+        """Return the response to a prompt, of at most `max_tokens` tokens."""
         templated = bool(getattr(self.processor, "chat_template", None))
         if templated:
             content = [{"type": "image"}, {"type": "text", "text": prompt}]
-            asked = self.processor.apply_chat_template(
+            text = self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, enable_thinking=False
             )
         else:
-            asked = f"{self.processor.image_token}\n{prompt}"
-        given = self.processor(  # a template writes its special tokens itself
-            images=Image.fromarray(picture), text=asked, return_tensors="pt", add_special_tokens=not templated
+            text = f"{self.processor.image_token}\n{prompt}"
+        inputs = self.processor(  # a chat template already includes the special tokens
+            images=Image.fromarray(picture), text=text, return_tensors="pt", add_special_tokens=not templated
         ).to(self.model.device, self.model.dtype)
-        new = self.model.generate(**given, max_new_tokens=max_tokens, do_sample=False)
-        repeated = 0 if self.model.config.is_encoder_decoder else given["input_ids"].shape[1]  # of the prompt
-        return without_thoughts(self.processor.decode(new[0, repeated:], skip_special_tokens=True))
+        new = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+        # Decoder-only models return the prompt's tokens before the new ones.
+        prompt_length = 0 if self.model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        return without_thoughts(self.processor.decode(new[0, prompt_length:], skip_special_tokens=True))
 
     def answer(self, picture: UInt8[np.ndarray, "h w 3"], question: str) -> str:
-        """Its first word to a question that can be answered by yes or no, without punctuation."""
+        """Return the first word of the answer to a yes-or-no question, without punctuation."""
         words = self.generate_text(picture, f"{question} Answer yes or no.", ANSWER_TOKENS).split()
         return words[0].strip(".,:;!\"'") if words else ""
 
@@ -69,35 +70,35 @@ class PictureCaptioner:
     """Writes captions of pictures.
 
     Args:
-        vlm: writes them.
-        max_words: longer captions are cut; the prompt asks for no more.
+        vlm: model that writes the captions.
+        max_words: word limit that the prompt states; longer captions are truncated to it.
     """
 
     def __init__(self, vlm: VisionLanguageModel, max_words: int = 75) -> None:
         self.vlm, self.max_words = vlm, max_words
 
     def caption(self, picture: UInt8[np.ndarray, "h w 3"], label: str | None = None) -> str:
-        """One caption.
+        """Return one caption.
 
         Args:
-            picture: RGB.
-            label: its class, which the prompt then names.
+            picture: RGB picture.
+            label: class of the picture, which the prompt then names.
         """
         words = self.vlm.generate_text(picture, self.prompt(label), TOKENS_PER_WORD * self.max_words).split()
         return " ".join(words[: self.max_words])
 
     def prompt(self, label: str | None) -> str:
-        """What the model is asked."""
+        """Return the prompt for a picture of class `label`, or of unknown class."""
         name = None if label is None else label.replace("_", " ")
         of_class, the_class = ("", "it") if name is None else (f" of a {name}", f"the {name}")
         return PROMPT.format(of_class=of_class, the_class=the_class, word_count=self.max_words)
 
 
 def load_captioner(folder: Path, max_words: int = 75) -> PictureCaptioner:
-    """A captioner from a folder, as `load_vlm` wants it.
+    """Load a captioner from a model folder (see `load_vlm`).
 
     Raises:
-        ConfigError: the folder holds something else; one line.
+        ConfigError: the folder does not hold such a model (one-line message).
     """
     vlm = load_vlm(folder)
     vlm.freeze().to(best_device())
@@ -105,10 +106,10 @@ def load_captioner(folder: Path, max_words: int = 75) -> PictureCaptioner:
 
 
 def load_vlm(folder: Path) -> VisionLanguageModel:
-    """A model from a folder with config.json, the processor's files and *.safetensors; nothing in it is executed.
+    """Load a model from a folder with config.json, the processor's files and *.safetensors; no code in it is executed.
 
     Raises:
-        ConfigError: the folder holds something else; one line.
+        ConfigError: the folder does not hold such a model (one-line message).
     """
     what = "model that writes about pictures"
     model, processor = open_model(folder, "AutoModelForImageTextToText", "AutoProcessor", what)

@@ -1,4 +1,4 @@
-"""A whole CLIP of the transformers library: how well a picture fits a text."""
+"""CLIP (both encoders) from the transformers library, for the similarity of pictures and texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ from imtok.pretrained.transformers_folder import open_model
 
 
 class CLIP(FrozenNetwork):
-    """Pictures and texts in one space, in fp32.
+    """CLIP, which embeds pictures and texts into a joint space, in fp32.
 
     Args:
-        model: a CLIPModel.
-        processor: its CLIPProcessor.
+        model: a `CLIPModel`.
+        processor: the model's `CLIPProcessor`.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -29,47 +29,47 @@ class CLIP(FrozenNetwork):
 
     @property
     def size(self) -> str:
-        """What kind of CLIP it is."""
+        """Description of the vision encoder: width, patch size and resolution."""
         vision = self.model.config.vision_config
         return f"ViT of {vision.hidden_size} channels, patches of {vision.patch_size} at {vision.image_size} px"
 
     def is_cut(self, text: str) -> bool:
-        """Whether a text is longer than what the model reads."""
+        """Return whether a text exceeds the model's maximum length and would be truncated."""
         return len(self.processor.tokenizer(text)["input_ids"]) > self.max_tokens
 
     def similarity(
         self, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], texts: Sequence[str]
     ) -> Float[Tensor, " pairs"]:
-        """The cosine between each picture and its text; longer texts are cut.
+        """Return the cosine similarity of each picture and its text; texts beyond the maximum length are truncated.
 
         Args:
-            pictures: RGB; the processor resizes and crops them as the model wants.
-            texts: one a picture.
+            pictures: RGB pictures; the processor resizes and crops them for the model.
+            texts: one text per picture.
         """
-        seen, read = self.embed(pictures, texts)
-        return F.cosine_similarity(seen, read).cpu()
+        picture_embeddings, text_embeddings = self.embed(pictures, texts)
+        return F.cosine_similarity(picture_embeddings, text_embeddings).cpu()
 
     def embed(
         self, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], texts: Sequence[str]
     ) -> tuple[Float[Tensor, "pictures dim"], Float[Tensor, "texts dim"]]:
-        """Vectors of length 1 of pictures and of texts, as many as there are of each."""
+        """Return L2-normalized embeddings of pictures and of texts; their numbers may differ."""
         inputs = self.processor(
             text=list(texts),
-            images=[Image.fromarray(picture) for picture in pictures],  # of arrays it would guess where the colours are
+            images=[Image.fromarray(picture) for picture in pictures],  # for arrays it would guess the channel axis
             return_tensors="pt",
             padding=True,
             truncation=True,
             max_length=self.max_tokens,
         ).to(self.model.device)
-        found = self.model(**inputs)
-        return found.image_embeds, found.text_embeds
+        outputs = self.model(**inputs)
+        return outputs.image_embeds, outputs.text_embeds
 
 
 def load_clip(folder: Path) -> CLIP:
-    """A CLIPModel from a folder in the transformers library's layout; nothing in it is run.
+    """Load a CLIPModel from a folder in the transformers library's layout; no code in it is executed.
 
     Raises:
-        ConfigError: something else is there; one line.
+        ConfigError: the folder does not hold such a model (one-line message).
     """
     model, processor = open_model(folder, "CLIPModel", "CLIPProcessor", "CLIP with its tokenizer and processor")
     return CLIP(model, processor)

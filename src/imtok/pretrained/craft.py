@@ -1,4 +1,4 @@
-"""CRAFT's backbone: features of a text detector over the whole picture, as OCR-VQGAN's global text loss uses them."""
+"""CRAFT's backbone: text detector features of the whole picture, used by OCR-VQGAN's global text loss."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from imtok.pretrained.networks import FeatureNetwork, fold_batch_norms
 
 
 class CRAFTFeatures(FeatureNetwork):
-    """Five maps of CRAFT's VGG16 with batch norm, at 1/2, 1/4, 1/8, 1/16 and 1/16 of the picture's size.
+    """Five feature maps of CRAFT's VGG16 with batch norm, at 1/2, 1/4, 1/8, 1/16 and 1/16 of the picture's size.
 
-    (128, 256, 512, 512 and 1024 channels.) The decoder that makes text maps of them is left out.
+    They have 128, 256, 512, 512 and 1024 channels. The decoder, which predicts text maps from them, is left out.
     """
 
     mean: Tensor
@@ -23,7 +23,7 @@ class CRAFTFeatures(FeatureNetwork):
     def __init__(self) -> None:
         super().__init__()
         vgg = make_layers(cfgs["D"], batch_norm=True)
-        # The last of the four ends before its ReLU, as in the original.
+        # The fourth slice ends before its ReLU, as in the original.
         self.slices = nn.ModuleList([vgg[:13], vgg[13:20], vgg[20:30], vgg[30:39]])
         self.slices.append(
             nn.Sequential(
@@ -36,7 +36,7 @@ class CRAFTFeatures(FeatureNetwork):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """See `FeatureNetwork`; any size from 16 pixels up."""
+        """Return the feature maps of pictures of at least 16 pixels a side, as specified by `FeatureNetwork`."""
         x = ((images + 1) / 2 - self.mean) / self.std
         maps = []
         for part in self.slices:
@@ -46,7 +46,7 @@ class CRAFTFeatures(FeatureNetwork):
 
 
 def load_craft(detector: Path) -> CRAFTFeatures:
-    """The backbone with the weights of the whole detector's file, whose tensors stand in the order of our layers."""
+    """Load the backbone from the file of the whole detector; its tensors are in the order of our layers."""
     network = CRAFTFeatures()
     names = network.slices.state_dict().keys()
     backbone = [value for name, value in load_tensors(detector).items() if ".basenet." in name]

@@ -1,4 +1,4 @@
-"""The table in the registry: every third-party network, where its weights come from, and under which licence."""
+"""Registry entries: every third-party network with the source and the licence of its weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ class NetworkEntry:
     """One network in the registry.
 
     Attributes:
-        what: the network in a few words.
-        licence: of the weights as far as it is stated, with what is known of the training data where that matters.
-        load: builds the network from the paths of its files, given in order.
-        package: carries the files; None for a file of the user's own, or for a program.
-        files: inside the package.
-        program: an executable that must be on the PATH instead.
-        folder: the user's own is no file but a folder.
-        suffix: of the user's own file, unless it is a .safetensors.
-        hub: the address of the user's own file, which `fetch` gets by the network's name.
-        hint: where to get what no package carries.
+        what: short description of the network.
+        licence: licence of the weights as far as it is stated, with restrictions of the training data if relevant.
+        load: function that builds the network from the paths of its files, given in order.
+        package: package that contains the files; None for a user-supplied file or a program.
+        files: the network's files inside the package.
+        program: executable that must be on the PATH, for a network without files.
+        folder: whether the user supplies a folder instead of a file.
+        suffix: suffix of the user-supplied file; .safetensors is always accepted, too.
+        hub: Hugging Face Hub address of the user-supplied file, from which `fetch` downloads it.
+        hint: where to get a network that no package contains.
     """
 
     what: str

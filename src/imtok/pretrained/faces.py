@@ -1,4 +1,4 @@
-"""Face networks: MobileFaceNet for the loss, dlib's ResNet as the judge."""
+"""Face networks: MobileFaceNet for the face loss, and dlib's ResNet as the judge in evaluations."""
 
 from pathlib import Path
 
@@ -13,17 +13,17 @@ from imtok.pretrained.tfjs import read_weights
 from imtok.pretrained.tflite import read_constants
 
 ARCFACE_TEMPLATE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
-"""Where ArcFace-type networks want the five landmarks in a picture of 112 x 112 pixels (x, y)."""
+"""Positions (x, y) of the five landmarks in the 112 x 112 input of ArcFace-type networks."""
 
 DLIB_TEMPLATE = ((47.55, 46.60), (100.48, 46.60), (74.01, 76.56), (50.41, 103.02), (97.61, 103.02))
-"""The same for dlib's network at 150 x 150: its mean face with a margin of a quarter."""
+"""Positions (x, y) of the five landmarks in the 150 x 150 input of dlib's network: its mean face, margin 1/4."""
 
 
 class MobileFaceNet(FeatureNetwork):
     """MobileFaceNet (192-d), trained with the ArcFace loss on aligned faces of 112 x 112.
 
-    The maps are (64, 56, 56), (64, 28, 28), (128, 14, 14), (128, 7, 7) and (512, 7, 7). What follows them is computed
-    by `embed` only.
+    The feature maps are (64, 56, 56), (64, 28, 28), (128, 14, 14), (128, 7, 7) and (512, 7, 7). Only `embed` computes
+    the layers after them.
     """
 
     input_size = (112, 112)
@@ -52,8 +52,8 @@ class MobileFaceNet(FeatureNetwork):
         )
 
     def forward(self, images: Float[Tensor, "batch 3 112 112"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """See `FeatureNetwork`; faces aligned to `template`."""
-        x = images * (127.5 / 128)  # it was trained on (pixel - 127.5) / 128
+        """Return the feature maps of faces aligned to `template`, as specified by `FeatureNetwork`."""
+        x = images * (127.5 / 128)  # the network was trained on (pixel - 127.5) / 128
         maps = []
         for stage in self.stages:
             x = stage(x)
@@ -61,12 +61,12 @@ class MobileFaceNet(FeatureNetwork):
         return maps
 
     def embed(self, images: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch 192"]:
-        """Identity vectors, not normalized; people are compared by the cosine."""
+        """Return identity vectors, not normalized; faces are compared by cosine similarity."""
         return self.head(self.forward(images)[-1])
 
 
 def load_mobilefacenet(model: Path) -> MobileFaceNet:
-    """The network with the weights of the TFLite file, which hold 2 slopes of each PReLU halved."""
+    """Load the weights of the TFLite file, which stores the slopes of each PReLU halved."""
     network = MobileFaceNet()
     constants = iter(read_constants(model))
     with torch.no_grad():
@@ -78,13 +78,13 @@ def load_mobilefacenet(model: Path) -> MobileFaceNet:
                 assert module.bias is not None
                 module.bias.copy_(torch.tensor(next(constants)))
             elif isinstance(module, FrozenPReLU):
-                # The file spells a PReLU relu(x) + half_slope * (x - |x|).
+                # The file computes a PReLU as relu(x) + half_slope * (x - |x|).
                 module.weight.copy_(2 * torch.tensor(next(constants)))
     return network.to(memory_format=torch.channels_last)
 
 
 class FrozenPReLU(nn.Module):
-    """A PReLU whose slopes want no gradient; torch's own computes one all the same and is four times slower."""
+    """A PReLU without gradients of its slopes; torch's PReLU always computes them and is four times slower."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class FrozenPReLU(nn.Module):
 
 
 class EvenConv(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding on even sizes: at stride 2 only right and bottom are padded."""
+    """A convolution with TensorFlow's SAME padding for even sizes: at stride 2 only right and bottom are padded."""
 
     def __init__(self, channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(channels, out_channels, size, stride, padding=size // 2 if stride == 1 else 0, groups=groups)
@@ -106,7 +106,7 @@ class EvenConv(nn.Conv2d):
 
 
 class Bottleneck(nn.Module):
-    """Expand, depthwise, project; a skip where the shape stays."""
+    """Expansion, depthwise convolution, projection; with a skip connection if the shape is unchanged."""
 
     def __init__(self, channels: int, hidden: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -124,9 +124,9 @@ class Bottleneck(nn.Module):
 
 
 class DlibFaceNet(FrozenNetwork):
-    """dlib's face recognition ResNet (128-d): the judge, of another family and data than the ArcFace networks.
+    """dlib's face recognition ResNet (128-d), a judge whose architecture and training data differ from ArcFace's.
 
-    Two pictures show the same person when their vectors lie closer than 0.6.
+    Two pictures show the same person if the distance of their vectors is below 0.6.
     """
 
     input_size = (150, 150)
@@ -149,14 +149,14 @@ class DlibFaceNet(FrozenNetwork):
         self.head = nn.Linear(256, 128, bias=False)
 
     def embed(self, images: Float[Tensor, "batch 3 150 150"]) -> Float[Tensor, "batch 128"]:
-        """Identity vectors of RGB faces in [-1, 1] aligned to `template`; people are compared by the distance."""
+        """Return identity vectors of RGB faces in [-1, 1] aligned to `template`; faces are compared by distance."""
         x = (images * 127.5 + 127.5 - self.mean) / 255
         x = self.blocks(F.max_pool2d(F.relu(self.first(x)), 3, 2))
         return self.head(x.mean((2, 3)))
 
 
 def load_dlib(manifest: Path, binary: Path) -> DlibFaceNet:
-    """The network with face-api's weights; the scale behind each convolution is folded into it."""
+    """Load face-api's weights; the scale after each convolution is folded into the convolution."""
     network = DlibFaceNet()
     weights = iter(read_weights(manifest, binary).items())
     with torch.no_grad():
@@ -171,7 +171,7 @@ def load_dlib(manifest: Path, binary: Path) -> DlibFaceNet:
 
 
 class Residual(nn.Module):
-    """Two convolutions and a skip, which when shrinking is average-pooled and filled up with empty channels."""
+    """Two convolutions and a skip; if `shrink`, the skip is average-pooled and zero-padded to more channels."""
 
     def __init__(self, channels: int, out_channels: int, shrink: bool = False) -> None:
         super().__init__()

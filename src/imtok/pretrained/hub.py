@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub, for networks that no package carries."""
+"""Files from the Hugging Face Hub, for networks that no package contains."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ PREFIX = "hf://"
 
 
 def find_hub_file(address: str, download: bool = False) -> Path | None:
-    """The local copy of a hub file, or None when there is none.
+    """Return the local copy of a Hub file, or None if there is none.
 
     Args:
-        address: `hf://owner/repository/path/in/repository`, with `@revision` behind the repository if wished.
-        download: ask the hub when there is no copy.
+        address: `hf://owner/repository/path/in/repository`, optionally with `@revision` after the repository.
+        download: whether to download the file if there is no local copy.
 
     Raises:
-        ConfigError: the address cannot be read, or the hub's own library is not here.
+        ConfigError: the address is invalid, or huggingface_hub is not installed.
         OSError: the download failed.
     """
     try:

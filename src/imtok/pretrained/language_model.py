@@ -1,4 +1,4 @@
-"""Causal language models: their weights without the output layer, their tokenizer, and their shape as data."""
+"""Causal language models: weights without the output layer, tokenizer, and architecture settings."""
 
 import logging
 import shutil
@@ -10,8 +10,8 @@ from typing import Any
 from imtok.pretrained.packages import cache_folder, sha256_of
 from imtok.pretrained.transformers_folder import open_model
 
-_RUNTIME = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
-"""Settings of a config.json that say nothing of a model's shape."""
+_RUNTIME_SETTINGS = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
+"""Settings in config.json that do not define a model's architecture."""
 
 
 @dataclass
@@ -19,11 +19,11 @@ class LanguageModel:
     """A language model in the registry.
 
     Attributes:
-        model: of transformers' `AutoModel`, without the layer that predicts text.
-        tokenizer: of the same.
-        architecture: its config.json, as far as it says how the model is built.
-        name: in the registry.
-        sha256: of its files.
+        model: model loaded by transformers' `AutoModel`, without the output layer that predicts tokens.
+        tokenizer: tokenizer of the model.
+        architecture: the settings in config.json that define the model's architecture.
+        name: name in the registry.
+        sha256: digest of the model's files.
     """
 
     model: Any
@@ -34,19 +34,19 @@ class LanguageModel:
 
 
 def load_language_model(place: str | Path) -> LanguageModel:
-    """A language model from a folder in transformers' layout, or from the hub's local cache by its id.
+    """Load a language model from a folder in transformers' layout, or by its id from the Hub's local cache.
 
-    Nothing is downloaded and nothing in the folder is executed.
+    Nothing is downloaded and no code in the folder is executed.
 
     Raises:
-        ConfigError: something else is there, or nothing; one line.
+        ConfigError: the model is missing, or is not a language model (one-line message).
     """
     model, tokenizer = open_model(place, "AutoModel", "AutoTokenizer", "language model in transformers' layout")
     return LanguageModel(model, tokenizer, architecture_of(model.config))
 
 
 def load_smollm2(gguf: Path) -> LanguageModel:
-    """SmolLM2-135M-Instruct from its GGUF file; it is dequantized into the cache once, which takes a minute."""
+    """Load SmolLM2-135M-Instruct from its GGUF file; the first call dequantizes it into the cache (about a minute)."""
     folder = cache_folder() / "converted" / f"smollm2-{sha256_of(gguf)[:12]}"
     if not (folder / "config.json").exists():
         from transformers import AutoModel, AutoTokenizer
@@ -57,18 +57,18 @@ def load_smollm2(gguf: Path) -> LanguageModel:
         source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
         AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(partial)
         quantized = AutoModel.from_pretrained(gguf.parent, **source)
-        quantized.config.__dict__.pop("quantization_config", None)  # its tensors are plain numbers by now
+        quantized.config.__dict__.pop("quantization_config", None)  # its tensors are dequantized by now
         plain = AutoModel.from_config(quantized.config)
         plain.load_state_dict(quantized.state_dict())
         plain.half().save_pretrained(partial)
         try:
             partial.rename(folder)
-        except OSError:  # another process was quicker
+        except OSError:  # another process has created it first
             shutil.rmtree(partial)
     return load_language_model(folder)
 
 
 def architecture_of(config: Any) -> dict[str, Any]:
-    """What of a transformers config says how a model is built, as `model_type` and further settings."""
+    """Return the settings of a transformers config that define a model's architecture, including `model_type`."""
     settings = {"model_type": config.model_type, **config.to_diff_dict()}
-    return {name: value for name, value in settings.items() if name not in _RUNTIME}
+    return {name: value for name, value in settings.items() if name not in _RUNTIME_SETTINGS}

@@ -1,4 +1,4 @@
-"""LPIPS: torchvision's VGG16 and the learned weights of its channels, from two files of the user's own."""
+"""LPIPS: torchvision's VGG16 with learned channel weights, from two user-supplied files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +11,16 @@ from imtok.checkpoints import check_fit, load_tensors
 from imtok.pretrained.vision import VGG16
 
 TRUNK, HEADS = "vgg16-397923af.pth", "vgg.pth"
-"""As torchvision and the lpips package (weights/v0.1) call them."""
-_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-"""Of the convolutions in torchvision's `features`."""
+"""File names in torchvision and in the lpips package (weights/v0.1)."""
+_CONVOLUTION_INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+"""Indices of the convolutions in torchvision's `features`."""
 
 
 class LPIPS(VGG16):
-    """The `vgg` of Zhang et al. (2018), version 0.1: the distance through its maps and weights is called LPIPS.
+    """The `vgg` network of Zhang et al. (2018), version 0.1, whose feature maps and channel weights define LPIPS.
 
-    Unverified: agrees with the lpips package on random convolutions under the published weights of the channels;
-    torchvision's trained convolutions could not be had here.
+    Unverified: agrees with the lpips package for random convolutions with the published channel weights;
+    torchvision's pretrained convolutions were not available.
     """
 
     scale: Tensor
@@ -39,16 +39,16 @@ class LPIPS(VGG16):
 
 
 def load_lpips(folder: Path) -> LPIPS:
-    """The network with the two files, `TRUNK` and `HEADS`, in a folder; the trunk's classifier is left out.
+    """Load the network from the files `TRUNK` and `HEADS` in a folder; the trunk's classifier is left out.
 
     Raises:
-        ConfigError: one is missing, or another network's.
+        ConfigError: a file is missing, or belongs to another network.
     """
     network = LPIPS()
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     trunk = {
-        f"features.{place}.{name}": parameter
-        for place, convolution in zip(_PLACES, convolutions, strict=True)
+        f"features.{index}.{name}": parameter
+        for index, convolution in zip(_CONVOLUTION_INDICES, convolutions, strict=True)
         for name, parameter in convolution.named_parameters()
     }
     heads = {f"lin{index}.model.1.weight": weights[None, :, None, None] for index, weights in enumerate(network.heads)}
@@ -58,6 +58,6 @@ def load_lpips(folder: Path) -> LPIPS:
         }
         check_fit(found, wanted, f"{folder / file}: not the weights of {what}")
         with torch.no_grad():
-            for name, place in wanted.items():
-                place.copy_(found[name])
+            for name, parameter in wanted.items():
+                parameter.copy_(found[name])
     return network

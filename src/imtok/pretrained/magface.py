@@ -1,4 +1,4 @@
-"""MagFace's iresnet-100: the length of its vector says how well a face can be recognized."""
+"""MagFace's iresnet-100, the norm of whose output vector measures how well a face can be recognized."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from imtok.pretrained.arcface import R100, ArcFace
 class MagFace(ArcFace):
     """iresnet-100 in the layout of MagFace's repository, for aligned faces of 112 x 112 (Meng et al. 2021).
 
-    Unverified: trained weights could not be had here.
+    Unverified: pretrained weights were not available.
 
     Args:
-        depths: blocks of the four stages; the default is iresnet-100.
+        depths: number of blocks in each of the four stages; the default is iresnet-100.
     """
 
     def __init__(self, depths: tuple[int, int, int, int] = R100) -> None:
@@ -25,15 +25,15 @@ class MagFace(ArcFace):
                 module.eps = 2e-5
 
     def embed(self, images: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch 512"]:
-        """Vectors of RGB faces in [-1, 1], not normalized; their length is the quality (trained towards 10 to 110)."""
-        return super().embed((images.flip(1) + 1) / 2)  # it was trained on BGR in [0, 1]
+        """Return unnormalized vectors of RGB faces in [-1, 1]; their norm is the quality (trained to be 10 to 110)."""
+        return super().embed((images.flip(1) + 1) / 2)  # the network was trained on BGR in [0, 1]
 
 
 def load_magface(weights: Path) -> MagFace:
-    """The network with MagFace's checkpoint, of which the classifier that it was trained with is left out.
+    """Load MagFace's checkpoint, without the classifier used in training.
 
     Raises:
-        ConfigError: another network's.
+        ConfigError: the checkpoint belongs to another network.
     """
     network = MagFace()
     found = {}

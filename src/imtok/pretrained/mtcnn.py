@@ -1,4 +1,4 @@
-"""MTCNN: faces with five landmarks by a cascade of three small networks (Zhang et al. 2016)."""
+"""MTCNN: detection of faces and their five landmarks by a cascade of three small networks (Zhang et al. 2016)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from torchvision.ops import clip_boxes_to_image, nms, roi_align
 from imtok.checkpoints import load_tensors
 from imtok.pretrained.networks import FrozenNetwork
 
-_SHRINK = 0.709  # each picture of the pyramid has about half the area of the one before
-_CELL, _STRIDE = 12, 2  # pixels that the proposal network looks at, and how far its windows lie apart
-_CHUNK = 512  # crops per pass, so that a crowd does not need gigabytes
+_PYRAMID_SCALE = 0.709  # scale between pyramid levels: each has about half the area of the one before
+_WINDOW, _STRIDE = 12, 2  # size and stride of the proposal network's windows in pixels
+_CHUNK = 512  # crops per forward pass, which bounds the memory for pictures with many faces
 
 
 @dataclass(frozen=True)
 class DetectedFaces:
-    """Faces of one picture, the surest first.
+    """Faces of one picture, by descending score.
 
     Attributes:
         boxes: x0, y0, x1, y1 in pixels, inside the picture.
         landmarks: (x, y) of left eye, right eye, nose, left and right mouth corner, as seen in the picture.
-        scores: in [0, 1].
+        scores: confidences in [0, 1].
     """
 
     boxes: Float[np.ndarray, "faces 4"]
@@ -39,11 +39,11 @@ class DetectedFaces:
 
 
 class MTCNN(FrozenNetwork):
-    """The cascade: windows proposed over a pyramid, then sorted out twice; the last network sets the landmarks.
+    """The cascade: windows are proposed over an image pyramid and refined twice; the last network adds landmarks.
 
     Attributes:
-        min_size: of a face that is looked for, in pixels.
-        thresholds: what a window must score to pass each of the three networks.
+        min_size: size in pixels of the smallest faces to detect.
+        thresholds: minimum score of a window to pass each of the three networks.
     """
 
     def __init__(self, min_size: int = 20, thresholds: tuple[float, float, float] = (0.6, 0.7, 0.95)) -> None:
@@ -58,7 +58,7 @@ class MTCNN(FrozenNetwork):
 
     @torch.inference_mode()
     def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> DetectedFaces:
-        """Find the faces in an RGB picture."""
+        """Detect the faces in an RGB picture."""
         height, width = image.shape[:2]
         pixels = torch.tensor(image, device=self.propose.score.weight.device)
         picture = (pixels.permute(2, 0, 1)[None].float() - 127.5) / 128  # (1, 3, height, width)
@@ -68,13 +68,13 @@ class MTCNN(FrozenNetwork):
         passed = scores > self.thresholds[1]
         boxes, scores, moves = boxes[passed], scores[passed], moves[passed]
         best = nms(boxes, scores, 0.7)
-        boxes = _square(_moved(boxes, moves)[best])
+        boxes = _square(_shifted(boxes, moves)[best])
 
         scores, moves, points = self.output(picture, boxes)
         passed = scores > self.thresholds[2]
         boxes, scores, moves, points = boxes[passed], scores[passed], moves[passed], points[passed]
         landmarks = boxes[:, None, :2] + points * (boxes[:, 2:] - boxes[:, :2])[:, None]  # (n, 5, 2)
-        boxes = _moved(boxes, moves)
+        boxes = _shifted(boxes, moves)
         best = _suppress_nested(boxes, scores)
         return DetectedFaces(
             boxes=clip_boxes_to_image(boxes[best], (height, width)).cpu().numpy(),
@@ -83,27 +83,27 @@ class MTCNN(FrozenNetwork):
         )
 
     def _windows(self, picture: Tensor) -> Tensor:
-        """Square windows (n, 4) that may hold a face."""
+        """Return square windows (n, 4) that may contain a face."""
         height, width = picture.shape[2:]
-        scale = _CELL / self.min_size
+        scale = _WINDOW / self.min_size
         found_boxes, found_scores = [picture.new_zeros(0, 4)], [picture.new_zeros(0)]
-        while min(height, width) * scale >= _CELL:
+        while min(height, width) * scale >= _WINDOW:
             level = F.interpolate(picture, (int(height * scale + 1), int(width * scale + 1)), mode="area")
             scores, moves = self.propose(level)  # (rows, columns), (4, ...)
             row, column = (scores > self.thresholds[0]).nonzero(as_tuple=True)
             corner = torch.stack([column, row], dim=1) * _STRIDE
-            boxes = torch.cat([corner, corner + _CELL], dim=1) / scale
+            boxes = torch.cat([corner, corner + _WINDOW], dim=1) / scale
             scores, moves = scores[row, column], moves[:, row, column].T
             best = nms(boxes, scores, 0.5)
-            found_boxes.append(_moved(boxes, moves)[best])
+            found_boxes.append(_shifted(boxes, moves)[best])
             found_scores.append(scores[best])
-            scale *= _SHRINK
+            scale *= _PYRAMID_SCALE
         boxes, scores = torch.cat(found_boxes), torch.cat(found_scores)
         return _square(boxes[nms(boxes, scores, 0.7)])
 
 
 class ProposalNetwork(nn.Module):
-    """Fully convolutional; says for every window of 12 x 12 whether a face is in it and where it lies."""
+    """Fully convolutional network that predicts for every 12 x 12 window a face score and the face's box."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class ProposalNetwork(nn.Module):
 
 
 class WindowNetwork(nn.Module):
-    """Judges one window at a time: score, shift of its four edges and, in the last network, landmarks."""
+    """Network that scores single windows and predicts the shifts of their four edges and, if last, the landmarks."""
 
     def __init__(
         self,
@@ -138,12 +138,12 @@ class WindowNetwork(nn.Module):
         self.points = nn.Linear(dim, 2 * num_points) if num_points else None
 
     def forward(self, picture: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (n,), moves (n, 4) and points (n, 5, 2), the last two in units of the window."""
+        """Return scores (n,), moves (n, 4) and points (n, 5, 2), the last two in units of the window's size."""
         scores, moves = [picture.new_zeros(0)], [picture.new_zeros(0, 4)]
         points = [picture.new_zeros(0, self.num_points, 2)]
-        for some in boxes.split(_CHUNK):
-            crops = roi_align(picture, [some], self.size, aligned=True)  # outside the picture lie zeros
-            x = self.dense(self.trunk(crops).permute(0, 3, 2, 1).flatten(1))  # the weights want columns first
+        for chunk in boxes.split(_CHUNK):
+            crops = roi_align(picture, [chunk], self.size, aligned=True)  # zeros outside the picture
+            x = self.dense(self.trunk(crops).permute(0, 3, 2, 1).flatten(1))  # the weights expect columns before rows
             scores.append(self.score(x).softmax(1)[:, 1])
             moves.append(self.move(x))
             if (head := self.points) is not None:
@@ -152,7 +152,7 @@ class WindowNetwork(nn.Module):
 
 
 def load_mtcnn(proposal: Path, refinement: Path, output: Path) -> MTCNN:
-    """The cascade with the weights of its three files, whose tensors stand in the order of our layers."""
+    """Load the cascade from its three files, whose tensors are in the order of our layers."""
     network = MTCNN()
     for part, path in ((network.propose, proposal), (network.refine, refinement), (network.output, output)):
         names = part.state_dict().keys()
@@ -169,7 +169,7 @@ def _trunk(channels: Sequence[int], kernels: Sequence[int], pools: Sequence[int]
     return nn.Sequential(*layers)
 
 
-def _moved(boxes: Tensor, moves: Tensor) -> Tensor:
+def _shifted(boxes: Tensor, moves: Tensor) -> Tensor:
     size = boxes[:, 2:] - boxes[:, :2]
     return boxes + moves * size.repeat(1, 2)
 
@@ -181,7 +181,7 @@ def _square(boxes: Tensor) -> Tensor:
 
 
 def _suppress_nested(boxes: Tensor, scores: Tensor, overlap: float = 0.7) -> Tensor:
-    """Non-maximum suppression by the share of the smaller box, so that a face inside a face goes too."""
+    """Non-maximum suppression by overlap relative to the smaller box, which also removes boxes nested in others."""
     left_top = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
     right_bottom = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     common = (right_bottom - left_top).clamp(min=0).prod(2)

@@ -1,4 +1,4 @@
-"""What every frozen network has in common."""
+"""Base classes of frozen third-party networks, and helpers for loading them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,14 +15,15 @@ from imtok.checkpoints import check_fit, load_tensors
 
 
 class FrozenNetwork(nn.Module):
-    """A third-party network: eval mode and without weight gradients, whatever the module around it does.
+    """A third-party network that stays in eval mode, even if `train` is called on it or on a parent module.
 
-    Gradients still flow through it to its input. The registry fills in `name` and `sha256`.
+    After `freeze` its weights have no gradients; gradients still flow through it to its input. The registry sets `name`
+    and `sha256`.
 
     Attributes:
         name: role/name in the registry, such as `text_features/ppocrv6`.
-        sha256: of the file (or of the list of files) that the weights were read from; reported beside every number.
-        input_size: height and width that it wants, or None when it takes any.
+        sha256: digest of the weight file, or of the list of digests of several files; reported with every result.
+        input_size: required height and width of the input; None: any size.
     """
 
     name: str = ""
@@ -37,32 +38,32 @@ class FrozenNetwork(nn.Module):
 
 
 class FeatureNetwork(FrozenNetwork, ABC):
-    """A frozen network that answers with feature maps: what a perceptual loss is made of."""
+    """A frozen network that returns feature maps, for perceptual losses."""
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """Feature maps from shallow to deep.
+        """Return feature maps from shallow to deep.
 
         Args:
-            images: RGB in [-1, 1], of `input_size` if that is set.
+            images: RGB images in [-1, 1], of size `input_size` if that is set.
 
         Returns:
-            One map (batch, channels, rows, columns) per layer; a sequence comes as one row.
+            One map (batch, channels, rows, columns) per layer; a sequence is a map with one row.
         """
 
     def channel_weights(self) -> Sequence[Float[Tensor, " channels"]] | None:
-        """How much each channel of each map counts in a perceptual distance; None where all count alike."""
+        """Return the weight of each channel of each map in a perceptual distance; None: equal weights."""
         return None
 
 
 @dataclass(frozen=True)
 class ExtractedFeatures:
-    """What metrics of whole sets want to know of pictures.
+    """Features of a batch of pictures for metrics of whole sets, such as the Fréchet distance.
 
     Attributes:
-        pooled: one vector a picture.
-        spatial: a few channels of a map half way, row by row in one vector.
-        logits: of the classes.
+        pooled: one pooled feature vector per picture.
+        spatial: a few channels of an intermediate feature map, flattened to one vector per picture.
+        logits: class logits.
     """
 
     pooled: Float[Tensor, "batch dim"]
@@ -71,18 +72,18 @@ class ExtractedFeatures:
 
 
 class FeatureExtractor(FrozenNetwork, ABC):
-    """A frozen classifier through whose eyes sets of pictures are compared."""
+    """A frozen classifier whose features are used to compare sets of pictures."""
 
     @abstractmethod
     def extract_features(self, images: Float[Tensor, "batch 3 height width"]) -> ExtractedFeatures:
-        """Features and logits of RGB pictures in [-1, 1], of any size from 16 pixels up."""
+        """Return features and logits of RGB pictures in [-1, 1] of at least 16 pixels a side."""
 
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def fold_batch_norms(network: Network) -> Network:
-    """Fold every batch norm that follows a convolution in an `nn.Sequential` into it; for eval mode only."""
+    """Fold batch norms that follow a convolution in an `nn.Sequential` into the convolution; for eval mode only."""
     for sequence in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for index, (before, after) in enumerate(pairwise(sequence)):
             if isinstance(before, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
@@ -92,16 +93,16 @@ def fold_batch_norms(network: Network) -> Network:
 
 
 def load_named(network: nn.Module, path: Path, ignored: tuple[str, ...] = (), prefix: str = "") -> None:
-    """Load a user's state dict by its tensors' names, those that begin with `ignored` left out.
+    """Load a user-supplied state dict into a network by tensor names.
 
     Args:
-        network: takes them.
-        path: the file.
-        ignored: what the network does not need.
-        prefix: that all names have in the file and none in the network.
+        network: network whose weights are set.
+        path: file with the state dict; a `module.` prefix of its names is removed.
+        ignored: prefixes of the names of tensors to leave out.
+        prefix: prefix of all names in the file that the network's own names lack.
 
     Raises:
-        ConfigError: it belongs to another network; one line with the first name or shape that does not fit.
+        ConfigError: the state dict belongs to another network; the one-line message names the first mismatch.
     """
     tensors = {name.removeprefix("module."): value for name, value in load_tensors(path).items()}
     tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if not name.startswith(ignored)}

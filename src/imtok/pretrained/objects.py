@@ -1,4 +1,4 @@
-"""Objects in pictures: an instance segmenter of the transformers library, as GenEval wants one."""
+"""Object detection with an instance segmenter of the transformers library, as required by GenEval."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +25,14 @@ COCO = (
     "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )
 # fmt: on
-"""COCO's 80 classes in their order, in GenEval's words: checkpoints spell some of them in other ways."""
+"""COCO's 80 classes in order, under GenEval's names, from which those in checkpoints differ in places."""
 LEAST = 0.05
-"""Objects that are less certain are not even listed."""
+"""Minimum score of the objects that are returned."""
 
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """An object: what it is, where (x0, y0, x1, y1 in pixels), how certainly, and its pixels if they are known."""
+    """A detected object: class name, box (x0, y0, x1, y1 in pixels), score, and mask if available."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -41,11 +41,11 @@ class DetectedObject:
 
 
 class InstanceSegmenter(FrozenNetwork):
-    """A Mask2Former for COCO's instances; boxes are those of the masks.
+    """A Mask2Former for COCO instances; boxes are the bounding boxes of the masks.
 
     Args:
-        model: a Mask2FormerForUniversalSegmentation.
-        processor: its image processor.
+        model: a `Mask2FormerForUniversalSegmentation`.
+        processor: image processor of the model.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -54,25 +54,26 @@ class InstanceSegmenter(FrozenNetwork):
 
     @torch.no_grad()
     def detect(self, picture: UInt8[np.ndarray, "h w 3"]) -> list[DetectedObject]:
-        """All objects that it is a little certain of, overlapping ones included."""
+        """Return all objects with a score of at least `LEAST`, including overlapping ones."""
         inputs = self.processor(images=[Image.fromarray(picture)], return_tensors="pt").to(self.model.device)
         (found,) = self.processor.post_process_instance_segmentation(
             self.model(**inputs), threshold=LEAST, target_sizes=[picture.shape[:2]], return_binary_maps=True
         )
         objects = []
-        for about, mask in zip(found["segments_info"], found["segmentation"], strict=False):  # none: an empty map
+        # Without segments the segmentation is a single empty map, hence not strict.
+        for segment, mask in zip(found["segments_info"], found["segmentation"], strict=False):
             pixels = mask.cpu().numpy() > 0
             rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
             box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-            objects.append(DetectedObject(COCO[about["label_id"]], box, about["score"], pixels))
+            objects.append(DetectedObject(COCO[segment["label_id"]], box, segment["score"], pixels))
         return objects
 
 
 def load_segmenter(folder: Path) -> InstanceSegmenter:
-    """From a folder in the transformers library's layout; nothing in it is run.
+    """Load a segmenter from a folder in the transformers library's layout; no code in it is executed.
 
     Raises:
-        ConfigError: something else is there, or it knows other classes than COCO's 80; one line.
+        ConfigError: the folder does not hold such a model, or its number of classes is not 80 (one-line message).
     """
     what = "Mask2Former with its image processor"
     model, processor = open_model(folder, "Mask2FormerForUniversalSegmentation", "AutoImageProcessor", what)

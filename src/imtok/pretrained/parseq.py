@@ -1,4 +1,4 @@
-"""docTR's PARSeq, the text judge of InsightTok and TokBench, from a file of the user's own."""
+"""docTR's PARSeq, the text judge of InsightTok and TokBench, from a user-supplied file."""
 
 import math
 import string
@@ -15,19 +15,20 @@ from imtok.pretrained.networks import FrozenNetwork, load_named
 from imtok.pretrained.readers import Reading
 
 VOCABULARY = string.digits + string.ascii_letters + string.punctuation + "°£€¥¢฿" + "àâéèêëîïôùûüçÀÂÉÈÊËÎÏÔÙÛÜÇ"
-"""docTR's "french", which its published recognizers use."""
+"""docTR's "french" vocabulary, which its published recognizers use."""
 
-_END, _START = len(VOCABULARY), len(VOCABULARY) + 1  # tokens behind the characters; one for padding follows
-_MAX_LENGTH = 32  # characters in a word
+_END, _START = len(VOCABULARY), len(VOCABULARY) + 1  # token ids after those of the characters; the padding id follows
+_MAX_LENGTH = 32  # maximum number of characters per word
 _BATCH = 32
 
 
 class PARSeq(FrozenNetwork):
-    """PARSeq (Bautista and Atienza 2022) in docTR's layout: a small ViT, and one decoder layer that reads twice.
+    """PARSeq (Bautista and Atienza 2022) in docTR's layout: a small ViT encoder and a decoder of one layer.
 
-    It writes the word character by character, then reads each character again with all others in view.
+    The decoder first predicts the characters autoregressively, then refines each one in a second pass that is
+    conditioned on all other characters.
 
-    Unverified: agrees with docTR's own code on random weights; trained ones could not be had here.
+    Unverified: agrees with docTR's own code on random weights; pretrained weights were not available.
     """
 
     reads_lines = False
@@ -42,19 +43,19 @@ class PARSeq(FrozenNetwork):
         self.dim = dim
 
     def forward(self, images: Float[Tensor, "batch 3 32 128"]) -> Float[Tensor, "batch 33 classes"]:
-        """Logits over the vocabulary and the end token for each place, from normalized crops."""
+        """Return logits over the vocabulary and the end token for each position, from normalized crops."""
         memory = self.feat_extractor(images)[:, 1:]  # without the class token: (batch, 128, dim)
-        written = torch.full((len(images), 1), _START, device=images.device)
+        tokens = torch.full((len(images), 1), _START, device=images.device)
         for step in range(_MAX_LENGTH + 1):
-            logits = self.head(self._decode(written, memory, query=slice(step, step + 1)))
-            written = torch.cat([written, logits.argmax(2)], dim=1)
-            if (written == _END).any(1).all():
+            logits = self.head(self._decode(tokens, memory, query=slice(step, step + 1)))
+            tokens = torch.cat([tokens, logits.argmax(2)], dim=1)
+            if (tokens == _END).any(1).all():
                 break
-        context = written[:, :-1]
-        others = torch.ones(_MAX_LENGTH + 1, context.shape[1], dtype=torch.bool, device=images.device)
-        others.diagonal(1).fill_(False)  # a character sees all others, but not what was written in its own place
-        unended = (context == _END).cumsum(1) == 0
-        return self.head(self._decode(context, memory, slice(None), others & unended[:, None, None]))
+        context = tokens[:, :-1]
+        visible = torch.ones(_MAX_LENGTH + 1, context.shape[1], dtype=torch.bool, device=images.device)
+        visible.diagonal(1).fill_(False)  # mask the first pass's prediction at the same position
+        before_end = (context == _END).cumsum(1) == 0
+        return self.head(self._decode(context, memory, slice(None), visible & before_end[:, None, None]))
 
     def _decode(
         self,
@@ -64,9 +65,9 @@ class PARSeq(FrozenNetwork):
         mask: Bool[Tensor, "batch 1 queries length"] | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         content = math.sqrt(self.dim) * self.embed["embedding"](context)
-        places = F.pad(self.pos_queries[:, : context.shape[1] - 1], (0, 0, 1, 0))  # the start token has no place
+        positions = F.pad(self.pos_queries[:, : context.shape[1] - 1], (0, 0, 1, 0))  # none for the start token
         queries = self.pos_queries[:, query].expand(len(context), -1, -1)
-        return self.decoder(queries, content + places, memory, mask)
+        return self.decoder(queries, content + positions, memory, mask)
 
     @torch.inference_mode()
     def read(self, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Reading]:
@@ -83,14 +84,14 @@ class PARSeq(FrozenNetwork):
 
 
 def load_parseq(weights: Path) -> PARSeq:
-    """The reader with a state dict of docTR's `parseq`; two norms that older files hold were never used."""
+    """Load a state dict of docTR's `parseq`, without two norms in older files that were never used."""
     network = PARSeq()
     load_named(network, weights, ignored=("decoder.attention_norm.", "decoder.cross_attention_norm."))
     return network
 
 
 class Patches(nn.Module):
-    """Patches of 4 x 8 pixels behind a class token, with learned places."""
+    """Embedding of patches of 4 x 8 pixels, preceded by a class token, with learned positions."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class Patches(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pre-norm transformer whose blocks share their norms, as docTR has it."""
+    """Pre-norm transformer whose blocks share their norms, as in docTR."""
 
     def __init__(self, dim: int, depth: int, num_heads: int) -> None:
         super().__init__()
@@ -122,7 +123,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One layer: places ask what was written so far, then the picture."""
+    """One decoder layer: position queries attend to the decoded characters, then to the picture."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -139,7 +140,7 @@ class Decoder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; the three linear layers make query, key and value."""
+    """Multi-head attention; the three linear layers project to query, key and value."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -157,12 +158,12 @@ class Attention(nn.Module):
 
 
 def _perceptron(dim: int) -> nn.Sequential:
-    # The two empty places are docTR's dropouts; they keep the numbers in the names of the weights.
+    # The two identities stand in for docTR's dropouts, so that the indices in the state dict's keys agree.
     return nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Identity(), nn.Linear(4 * dim, dim), nn.Identity())
 
 
 def _prepare(crop: np.ndarray) -> Float[Tensor, "3 32 128"]:
-    """Resize into 32 x 128 keeping the shape, fill up with black to the right or below, normalize."""
+    """Resize a crop to fit 32 x 128 at its aspect ratio, pad right and bottom with black, and normalize."""
     picture = torch.tensor(crop).permute(2, 0, 1).float() / 255
     height, width = picture.shape[1:]
     scale = min(32 / height, 128 / width)

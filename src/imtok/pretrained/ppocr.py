@@ -12,11 +12,12 @@ from imtok.pretrained.onnx import assign_layers, read_layers
 
 
 class PPOCRFeatures(FeatureNetwork):
-    """Five feature maps of the recognizer in rapidocr's PP-OCRv6_rec_small.onnx, up to what its classifier reads.
+    """Five feature maps of the recognizer in rapidocr's PP-OCRv6_rec_small.onnx, up to the input of its classifier.
 
-    A convolutional backbone that halves the width twice and the height four times, then two attention blocks along
-    the line. The classifier over 18,710 characters is left out: a loss has no use for it and it would cost the most.
-    At 48 x 160 the maps are (96, 12, 40), (96, 12, 40), (192, 6, 40), (384, 3, 40) and (120, 1, 20).
+    The network is a convolutional backbone that halves the width twice and the height four times, followed by two
+    attention blocks along the line. The classifier over 18,710 characters is left out: losses do not need it, and it
+    would be the most expensive part. At 48 x 160 the maps are (96, 12, 40), (96, 12, 40), (192, 6, 40), (384, 3, 40)
+    and (120, 1, 20).
     """
 
     input_size = (48, 160)
@@ -30,7 +31,7 @@ class PPOCRFeatures(FeatureNetwork):
         self.neck = Neck()
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """See `FeatureNetwork`; the height must be 48, the width any multiple of 8."""
+        """Return the feature maps, as specified by `FeatureNetwork`; height must be 48, width a multiple of 8."""
         maps = []
         for part in (self.stem, self.stage1, self.stage2, self.stage3, self.neck):
             images = part(images)
@@ -39,17 +40,17 @@ class PPOCRFeatures(FeatureNetwork):
 
 
 def load_ppocr_features(recognizer: Path) -> PPOCRFeatures:
-    """The network with the weights of the ONNX file."""
+    """Load the network from the recognizer's ONNX file."""
     network = PPOCRFeatures()
     layers = read_layers(recognizer)
-    layers[0].weight = layers[0].weight[:, ::-1].copy()  # the file wants BGR, our pictures are RGB
+    layers[0].weight = layers[0].weight[:, ::-1].copy()  # the file's network expects BGR, ours RGB
     assign_layers(network, layers)
-    # Channels last is the faster layout for its depthwise convolutions.
+    # Channels last is the faster memory format for depthwise convolutions.
     return network.to(memory_format=torch.channels_last)
 
 
 class Stem(nn.Module):
-    """Two strided convolutions with a small inception-like detour in between."""
+    """Two strided convolutions with a small inception-like branch in between."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,16 +61,16 @@ class Stem(nn.Module):
         self.last = nn.Conv2d(48, 96, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Padding to the right and bottom with 0 serves the maximum too, since nothing is below 0 after a ReLU.
+        # Zero padding to the right and bottom also suits the max pooling, since values after a ReLU are not negative.
         x = F.pad(F.relu(self.first(x)), (0, 1, 0, 1))
-        detour = F.relu(self.narrow(x))
-        detour = F.relu(self.widen(F.pad(detour, (0, 1, 0, 1))))
-        x = torch.cat([F.max_pool2d(x, 2, stride=1), detour], dim=1)
+        branch = F.relu(self.narrow(x))
+        branch = F.relu(self.widen(F.pad(branch, (0, 1, 0, 1))))
+        x = torch.cat([F.max_pool2d(x, 2, stride=1), branch], dim=1)
         return F.relu(self.last(F.relu(self.merge(x))))
 
 
 class Block(nn.Module):
-    """Depthwise convolution, optional squeeze-and-excitation, and a pointwise perceptron on a skip."""
+    """Depthwise convolution, optional squeeze-and-excitation, and a pointwise MLP with a skip connection."""
 
     def __init__(self, channels: int, attention: bool = False) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class Block(nn.Module):
 
 
 class Shrink(nn.Module):
-    """Halves the height and doubles the channels; no skip."""
+    """Downsampling block that halves the height and doubles the channels, without a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -100,7 +101,7 @@ class Shrink(nn.Module):
 
 
 class Neck(nn.Module):
-    """Pools the line to one row and lets its positions see each other."""
+    """Pooling of the feature map to one row, then self-attention among its positions."""
 
     def __init__(self, channels: int = 384, dim: int = 120) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Judges that read words: EasyOCR's CRNN and Tesseract. Neither shares a family or training data with PP-OCR."""
+"""Text judges: EasyOCR's CRNN and Tesseract. Neither shares architecture or training data with PP-OCR."""
 
 import hashlib
 import io
@@ -23,14 +23,14 @@ from imtok.pretrained.networks import FrozenNetwork
 from imtok.pretrained.packages import sha256_of
 
 _CHARACTERS = "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ €ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_BUCKET = 32  # widths are rounded up to multiples of this, so that a batch does not change what a crop reads as
+_BUCKET = 32  # widths are rounded up to multiples of this, so that readings do not depend on the rest of the batch
 _BATCH = 32
-_MAX_RATIO = 40  # of width to height; longer crops are squeezed, since no line is that long
+_MAX_RATIO = 40  # maximum aspect ratio (width to height); wider crops are squeezed, since no text line is that long
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a judge makes of a crop; the score is its own confidence in [0, 1] and 0 for an empty text."""
+    """The text that a judge reads in a crop, and its confidence in [0, 1], which is 0 for an empty text."""
 
     text: str
     score: float
@@ -62,7 +62,7 @@ class EasyOCRReader(FrozenNetwork):
         self.prediction = nn.Linear(256, len(_CHARACTERS) + 1)
 
     def forward(self, lines: Float[Tensor, "batch 1 64 width"]) -> Float[Tensor, "batch steps 97"]:
-        """Class logits per step from grey lines in [-1, 1]; class 0 is CTC's blank."""
+        """Return class logits per step from grey lines in [-1, 1]; class 0 is CTC's blank."""
         columns = self.features(lines).mean(2).transpose(1, 2)  # (batch, width / 4 - 1, 256)
         return self.prediction(self.sequence(columns))
 
@@ -77,15 +77,15 @@ class EasyOCRReader(FrozenNetwork):
         device = self.prediction.weight.device
         for indices in buckets.values():
             for start in range(0, len(indices), _BATCH):
-                some = indices[start : start + _BATCH]
-                batch = torch.tensor(np.stack([lines[index] for index in some]), device=device)[:, None] / 127.5 - 1
-                for index, probabilities in zip(some, self(batch).softmax(2), strict=True):
+                chunk = indices[start : start + _BATCH]
+                batch = torch.tensor(np.stack([lines[index] for index in chunk]), device=device)[:, None] / 127.5 - 1
+                for index, probabilities in zip(chunk, self(batch).softmax(2), strict=True):
                     readings[index] = _decode(probabilities)
         return [readings[index] for index in range(len(crops))]
 
 
 def load_easyocr(weights: Path) -> EasyOCRReader:
-    """The reader with EasyOCR's weights, whose tensors stand in the order of our layers."""
+    """Load EasyOCR's weights, whose tensors are in the order of our layers."""
     network = EasyOCRReader()
     names = network.state_dict().keys()
     network.load_state_dict(dict(zip(names, load_tensors(weights).values(), strict=True)))
@@ -93,7 +93,7 @@ def load_easyocr(weights: Path) -> EasyOCRReader:
 
 
 class Recurrent(nn.Module):
-    """A bidirectional LSTM and a linear map back to its input's size."""
+    """A bidirectional LSTM and a linear projection back to the input's size."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -105,11 +105,11 @@ class Recurrent(nn.Module):
 
 
 class TesseractReader:
-    """Tesseract's English model by its command line, one crop at a time.
+    """Tesseract's English model, run through its command line on one crop at a time.
 
     Attributes:
         name: role/name, set by the registry.
-        sha256: of what the program says of its version and of eng.traineddata; "" where that cannot be found.
+        sha256: digest of the program's version output and of eng.traineddata; "" if that file cannot be found.
 
     Raises:
         ConfigError: the program fails, or has no English model.
@@ -127,19 +127,19 @@ class TesseractReader:
         folder = listing.partition('"')[2].partition('"')[0]
         data = Path(folder) / "eng.traineddata"
         if folder and data.is_file():
-            both = self._run(["--version"], b"") + sha256_of(data)
-            self.sha256 = hashlib.sha256(both.encode()).hexdigest()
+            identity = self._run(["--version"], b"") + sha256_of(data)
+            self.sha256 = hashlib.sha256(identity.encode()).hexdigest()
 
     def read(self, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Reading]:
         """Read RGB crops of one word or line each."""
-        with ThreadPoolExecutor() as pool:  # each waits for a process of its own
+        with ThreadPoolExecutor() as pool:  # each thread waits for its own process
             return list(pool.map(self._read_one, crops))
 
     def _read_one(self, crop: np.ndarray) -> Reading:
-        line = np.pad(_grey_line(crop, 48), 10, mode="edge")  # it misses letters that touch the border
+        line = np.pad(_grey_line(crop, 48), 10, mode="edge")  # Tesseract misses letters that touch the border
         with io.BytesIO() as png:
             Image.fromarray(line).save(png, "PNG")
-            # Mode 7, a line: mode 8, a word, puts quotation marks around what it reads.
+            # Page segmentation mode 7 (a line): mode 8 (a word) adds quotation marks to the text.
             table = self._run(["stdin", "stdout", "-l", "eng", "--psm", "7", "tsv"], png.getvalue())
         rows = [row.split("\t") for row in table.splitlines()[1:]]  # level, …, confidence in percent, text
         words = [row for row in rows if len(row) == 12 and row[0] == "5" and row[11].strip()]
@@ -149,7 +149,7 @@ class TesseractReader:
         return Reading(" ".join(row[11] for row in words), max(0.0, score))
 
     def _run(self, arguments: list[str], data: bytes) -> str:
-        environment = os.environ | {"OMP_THREAD_LIMIT": "1"}  # its threads only get into each other's way on one word
+        environment = os.environ | {"OMP_THREAD_LIMIT": "1"}  # multi-threading only slows it down on single words
         result = subprocess.run([str(self.program), *arguments], input=data, capture_output=True, env=environment)
         if result.returncode:
             reason = (result.stderr.decode(errors="replace").strip().splitlines() or ["no reason is given"])[0]
@@ -163,7 +163,7 @@ def _convolution(channels: int, out_channels: int, norm: bool = False) -> list[n
 
 
 def _grey_line(crop: np.ndarray, height: int) -> np.ndarray:
-    """The crop in grey at the given height, filled up to the right with its last column; uint8 (height, width)."""
+    """Convert a crop to grey at the given height, padded right with its last column; uint8 (height, width)."""
     picture = Image.fromarray(crop).convert("L")
     width = max(1, math.ceil(height * min(_MAX_RATIO, picture.width / picture.height)))
     line = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
@@ -171,7 +171,7 @@ def _grey_line(crop: np.ndarray, height: int) -> np.ndarray:
 
 
 def _decode(probabilities: Tensor) -> Reading:
-    """Greedy CTC; the score is the mean over the steps that were kept."""
+    """Decode greedily with CTC; the score is the mean probability of the steps that yield characters."""
     scores, classes = (values.tolist() for values in probabilities.max(1))
     before = [0, *classes]
     kept = [step for step, best in enumerate(classes) if best not in (0, before[step])]

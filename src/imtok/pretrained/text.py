@@ -1,4 +1,4 @@
-"""The text detector: lines by PP-OCRv6's detector, read and split into words by its recognizer's own alignment."""
+"""Text detection: PP-OCRv6 finds and reads lines, which are split into words by the recognizer's CTC alignment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-_LINE_HEIGHT = 48  # pixels that the recognizer wants
+_LINE_HEIGHT = 48  # input height of the recognizer in pixels
 _MIN_WIDTH = 320  # narrower lines are padded, as in training
-_MIN_SIDE, _MAX_SIDE = 16, 2000  # larger pictures are shrunk; what is then narrower than that holds no text
-_TALL = 1.5  # times as high as wide: may be a line that runs up or down
-_DOUBTFUL = 0.85  # a line that reads worse than this is tried upside down
-_MARGIN = 3.0  # pixels by which the detector's boxes exceed the type, at the size that it works on
-_LAG = 0.1  # of a character, by which CTC spikes come late
+# Pictures are shrunk to the maximum; if their short side is then below the minimum, they are taken to hold no text.
+_MIN_SIDE, _MAX_SIDE = 16, 2000
+_TALL_RATIO = 1.5  # ratio of height to width from which a line may be vertical
+_UNCERTAIN_SCORE = 0.85  # lines with a lower score are also read upside down
+_MARGIN = 3.0  # pixels by which detected boxes exceed the glyphs, at the detector's input size
+_DELAY = 0.1  # delay of CTC spikes, as a share of a character's width
 
 
 @dataclass(frozen=True)
 class DetectedWord:
-    """A word: its corners clockwise from the text's own top left, what it says, and a confidence in [0, 1]."""
+    """A word: its corners clockwise from the text's own top left, its text, and a confidence in [0, 1]."""
 
     quad: Float[np.ndarray, "4 2"]
     text: str
@@ -29,7 +30,7 @@ class DetectedWord:
 
 @dataclass(frozen=True)
 class DetectedLine:
-    """A line of text and the words in it, at least one."""
+    """A line of text and its words, of which `PPOCRDetector` returns at least one."""
 
     quad: Float[np.ndarray, "4 2"]
     text: str
@@ -39,7 +40,7 @@ class DetectedLine:
 
 @dataclass(frozen=True)
 class Glyph:
-    """A character that the recognizer has seen, with its centre as a share of the line's width."""
+    """A recognized character, with its centre as a share of the line's width."""
 
     character: str
     centre: float
@@ -47,16 +48,16 @@ class Glyph:
 
 
 ReadLine = tuple[np.ndarray, list[Glyph]]
-"""A line's corners, turned so that it reads from left to right, and its characters."""
+"""A line's corners, ordered so that the text runs from left to right, and its characters."""
 
 
 class PPOCRDetector:
-    """Finds and reads text in a picture. The detector runs in rapidocr, the recognizer in onnxruntime.
+    """Text detector and recognizer; the detector runs in rapidocr, the recognizer in onnxruntime.
 
     Attributes:
         name: role/name, set by the registry.
-        sha256: of the two files, set by the registry.
-        min_score: mean confidence of its characters that a line must reach.
+        sha256: digest of the two files, set by the registry.
+        min_score: minimum mean character confidence of the returned lines.
     """
 
     name: str = ""
@@ -72,38 +73,38 @@ class PPOCRDetector:
         self._reader = LineReader(recognizer)
 
     def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> list[DetectedLine]:
-        """The lines in an RGB picture, from top to bottom."""
+        """Return the lines in an RGB picture, from top to bottom."""
         short, long = sorted(image.shape[:2])
         if short * min(1.0, _MAX_SIDE / long) < _MIN_SIDE:
             return []
         found: Any = self._detector(image[:, :, ::-1], use_det=True, use_cls=False, use_rec=False)
         if found.boxes is None:
             return []
-        margin = _MARGIN * min(1.0, short / self._side)  # small pictures are enlarged before they are searched
+        margin = _MARGIN * min(1.0, short / self._side)  # the detector enlarges small pictures
         readings = self._read(image, [np.asarray(box, np.float64) for box in found.boxes])
         lines = [_line(_trim(quad, margin), glyphs) for quad, glyphs in readings]
         return [line for line in lines if line.words and line.score >= self.min_score]
 
     def _read(self, image: np.ndarray, quads: list[np.ndarray]) -> list[ReadLine]:
-        """Each quad turned so that it reads best, with its characters."""
+        """Return each quad in the orientation with the best score, with its characters."""
         candidates = [[quad, *_turned(quad, (1, 3))] if _is_tall(quad) else [quad] for quad in quads]
         best = self._best(image, candidates)
-        certain = {index for index, (_, glyphs) in enumerate(best) if _score(glyphs) >= _DOUBTFUL}
-        if self._turn_over(image, best, set(range(len(best))) - certain):
-            self._turn_over(image, best, certain)  # where one line stands on its head the others may do so too
+        certain = {index for index, (_, glyphs) in enumerate(best) if _score(glyphs) >= _UNCERTAIN_SCORE}
+        if self._try_upside_down(image, best, set(range(len(best))) - certain):
+            self._try_upside_down(image, best, certain)  # if one line is upside down, the others may be, too
         return best
 
-    def _turn_over(self, image: np.ndarray, best: list[ReadLine], indices: set[int]) -> bool:
-        """Replace the readings that are better upside down; whether there were any."""
+    def _try_upside_down(self, image: np.ndarray, best: list[ReadLine], indices: set[int]) -> bool:
+        """Replace in place the readings that score higher upside down; return whether there were any."""
         order = sorted(indices)
         turned = self._best(image, [_turned(best[index][0], (2,)) for index in order])
         better = [
-            (index, other)
-            for index, other in zip(order, turned, strict=True)
-            if _quality(other) > _quality(best[index])
+            (index, reading)
+            for index, reading in zip(order, turned, strict=True)
+            if _quality(reading) > _quality(best[index])
         ]
-        for index, other in better:
-            best[index] = other
+        for index, reading in better:
+            best[index] = reading
         return bool(better)
 
     def _best(self, image: np.ndarray, candidates: list[list[np.ndarray]]) -> list[ReadLine]:
@@ -113,7 +114,7 @@ class PPOCRDetector:
 
 
 class LineReader:
-    """PP-OCRv6's recognizer on straightened lines, with the place of every character."""
+    """PP-OCRv6's recognizer for rectified lines, which also returns the position of every character."""
 
     def __init__(self, recognizer: Path, batch_size: int = 6) -> None:
         import onnxruntime
@@ -124,8 +125,8 @@ class LineReader:
         self._batch_size = batch_size
 
     def read(self, lines: Sequence[UInt8[np.ndarray, "48 _ 3"]]) -> list[list[Glyph]]:
-        """The characters of each line, an RGB crop of 48 pixels in height."""
-        read: list[list[Glyph]] = [[] for _ in lines]
+        """Return the characters of each line, an RGB crop of 48 pixels in height."""
+        glyphs: list[list[Glyph]] = [[] for _ in lines]
         order = sorted(range(len(lines)), key=lambda index: lines[index].shape[1])  # little padding within a batch
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
@@ -137,19 +138,19 @@ class LineReader:
             (probabilities,) = self._session.run(None, {"x": inputs})
             for row, index in enumerate(batch):
                 stretch = width / lines[index].shape[1]
-                read[index] = decode_glyphs(np.asarray(probabilities)[row], self._characters, stretch)
-        return read
+                glyphs[index] = decode_glyphs(np.asarray(probabilities)[row], self._characters, stretch)
+        return glyphs
 
 
 def decode_glyphs(
     probabilities: Float32[np.ndarray, "steps classes"], characters: Sequence[str], stretch: float = 1.0
 ) -> list[Glyph]:
-    """Greedy CTC decoding that keeps where each character stood.
+    """Decode greedily with CTC and return the characters with their positions.
 
     Args:
-        probabilities: per step; class 0 is the blank.
-        characters: what each class means.
-        stretch: width of the padded input over that of the line in it.
+        probabilities: class probabilities per step; class 0 is the blank.
+        characters: character of each class.
+        stretch: ratio of the padded input's width to the line's width.
     """
     best = probabilities.argmax(1)
     starts = np.flatnonzero(np.r_[True, best[1:] != best[:-1]])
@@ -166,10 +167,10 @@ def decode_glyphs(
 
 
 def split_words(glyphs: Sequence[Glyph]) -> list[tuple[float, float, str, float]]:
-    """Words of a line as (left, right, text, score), the edges as shares of the line's width.
+    """Split a line into words (left, right, text, score), with the edges as shares of the line's width.
 
-    Spaces separate words. A word reaches half a character beyond the centres of its first and last one, a character
-    being as wide as on average in this line; neighbours that would overlap meet half way.
+    Words are separated by spaces. A word extends half a character beyond the centres of its first and last character,
+    where a character has the average width of the line; neighbours that would overlap meet halfway.
     """
     groups: list[list[Glyph]] = [[]]
     for glyph in glyphs:
@@ -180,7 +181,7 @@ def split_words(glyphs: Sequence[Glyph]) -> list[tuple[float, float, str, float]
     groups = [group for group in groups if group]
     steps = [after.centre - before.centre for group in groups for before, after in pairwise(group)]
     width = float(np.mean(steps)) if steps else 1 / max(1, len(glyphs))
-    edges = [[group[0].centre - (0.5 + _LAG) * width, group[-1].centre + (0.5 - _LAG) * width] for group in groups]
+    edges = [[group[0].centre - (0.5 + _DELAY) * width, group[-1].centre + (0.5 - _DELAY) * width] for group in groups]
     for before, after in pairwise(edges):
         if before[1] > after[0]:
             before[1] = after[0] = (before[1] + after[0]) / 2
@@ -209,30 +210,30 @@ def _score(glyphs: Sequence[Glyph]) -> float:
 
 
 def _size(quad: np.ndarray) -> tuple[float, float]:
-    """Width and height of a quad, the longer of opposite sides each."""
+    """Return width and height of a quad, each from the longer of two opposite sides."""
     sides = np.linalg.norm(quad - np.roll(quad, -1, axis=0), axis=1)
     return float(max(sides[0], sides[2])), float(max(sides[1], sides[3]))
 
 
 def _is_tall(quad: np.ndarray) -> bool:
     width, height = _size(quad)
-    return height >= _TALL * width
+    return height >= _TALL_RATIO * width
 
 
 def _turned(quad: np.ndarray, quarters: Sequence[int]) -> list[np.ndarray]:
-    """The same place, with the text's top left at another corner."""
+    """Return the quad turned by each of the numbers of quarter turns: the same area with another corner as top left."""
     return [np.roll(quad, -quarter, axis=0) for quarter in quarters]
 
 
 def _trim(quad: np.ndarray, margin: float) -> np.ndarray:
-    """Take the detector's margin off top and bottom, but never more than a fifth each."""
+    """Remove the detector's margin at top and bottom, but at most a fifth of the height each."""
     left, right = quad[3] - quad[0], quad[2] - quad[1]
     share = min(0.2, margin / max(_size(quad)[1], 1e-6))
     return np.stack([quad[0] + share * left, quad[1] + share * right, quad[2] - share * right, quad[3] - share * left])
 
 
 def _rectify(image: np.ndarray, quad: np.ndarray) -> np.ndarray:
-    """The quad as a straight line of text, 48 pixels high."""
+    """Warp a quad to a horizontal line of text, 48 pixels high."""
     import cv2
 
     width, height = _size(quad)

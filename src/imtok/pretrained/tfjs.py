@@ -1,4 +1,4 @@
-"""Read the weights of a TensorFlow.js model: a manifest in JSON and one binary file of quantized values."""
+"""Reading of TensorFlow.js weights: a JSON manifest and one binary file of quantized values."""
 
 import json
 import math
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def read_weights(manifest: Path, binary: Path) -> dict[str, np.ndarray]:
-    """All weights by name in the manifest's order, dequantized to float32.
+    """Read all weights, dequantized to float32, by name in the manifest's order.
 
     Raises:
-        ValueError: the manifest does not describe the binary file to its last byte.
+        ValueError: the size of the binary file does not match the manifest.
     """
     data, start = binary.read_bytes(), 0
     weights = {}

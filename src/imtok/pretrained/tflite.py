@@ -1,16 +1,16 @@
-"""Read the trained constants out of a TensorFlow Lite file, for networks that we write down ourselves as modules."""
+"""Reading of trained constants from a TensorFlow Lite file, for networks that are reimplemented here as modules."""
 
 from pathlib import Path
 
 import numpy as np
 
-_FLOAT32 = 0  # of TFLite's TensorType
+_FLOAT32 = 0  # value in TFLite's TensorType
 
 
 def read_constants(path: Path) -> list[np.ndarray]:
-    """The float constants of a TFLite file in the order in which its operators use them.
+    """Read the float constants of a TFLite file in the order in which its operators use them.
 
-    Only the few fields of TFLite's schema that lead there are read, by their number in the schema.
+    Only the few necessary fields of TFLite's schema are read, by their numbers in the schema.
     """
     model = _root(path.read_bytes())
     subgraph = _tables(model, 2)[0]
@@ -18,7 +18,7 @@ def read_constants(path: Path) -> list[np.ndarray]:
     constants = []
     for operator in operators:
         for index in _integers(operator, 1):
-            if index < 0:  # an optional input that is not given
+            if index < 0:  # an omitted optional input
                 continue
             tensor = tensors[index]
             data = _bytes(buffers[_integer(tensor, 2)], 0)
@@ -27,7 +27,7 @@ def read_constants(path: Path) -> list[np.ndarray]:
     return constants
 
 
-def _root(data: bytes):  # a flatbuffers Table; the package carries no types
+def _root(data: bytes):  # a flatbuffers Table; the package has no type annotations
     from flatbuffers import encode, number_types
     from flatbuffers.table import Table
 

@@ -1,4 +1,4 @@
-"""A model of the transformers library from a folder; nothing in the folder is executed and nothing is downloaded."""
+"""Loading of transformers models from folders, without executing code in them and without downloads."""
 
 from pathlib import Path
 from typing import Any
@@ -7,29 +7,29 @@ from imtok.config import ConfigError, first_line, is_out_of_memory
 
 
 def open_model(place: str | Path, model: str, reader: str, what: str) -> tuple[Any, Any]:
-    """A model and what reads its inputs.
+    """Load a model and its tokenizer or processor.
 
     Args:
-        place: a folder with config.json and *.safetensors, or an id in the hub's local cache.
-        model: the library's class that opens it, such as "AutoModelForCausalLM".
-        reader: likewise, such as "AutoTokenizer".
-        what: should be there, for the error.
+        place: a folder with config.json and *.safetensors, or a model id in the Hub's local cache.
+        model: name of the transformers class of the model, such as "AutoModelForCausalLM".
+        reader: name of the transformers class of the tokenizer or processor, such as "AutoTokenizer".
+        what: description of the expected model for error messages.
 
     Raises:
-        ConfigError: something else is there, or nothing; one line.
+        ConfigError: the model is missing, or is of another kind (one-line message).
     """
-    found = open_part(reader, place, what)
-    return open_part(model, place, what, dtype="auto", use_safetensors=True), found
+    processor = open_part(reader, place, what)
+    return open_part(model, place, what, dtype="auto", use_safetensors=True), processor
 
 
 def open_part(part: str, place: str | Path, what: str, **options: Any) -> Any:
-    """What one class of the library makes of a folder.
+    """Load one part of a model, such as its config or its tokenizer.
 
     Args:
-        part: the class.
-        place: see `open_model`.
-        what: likewise.
-        options: for its `from_pretrained`.
+        part: name of the transformers class.
+        place: folder or model id; see `open_model`.
+        what: description of the expected model for error messages.
+        options: further arguments of the class's `from_pretrained`.
 
     Raises:
         ConfigError: see `open_model`.
@@ -38,12 +38,12 @@ def open_part(part: str, place: str | Path, what: str, **options: Any) -> Any:
         import transformers
     except ImportError:
         raise ConfigError(f"{place}: to open it, `pip install 'imtok[networks]'`") from None
-    if (Path(place) / "adapter_config.json").exists():  # it could name further files to load
+    if (Path(place) / "adapter_config.json").exists():  # it could refer to further files to load
         raise ConfigError(f"{place}: holds an adapter; give a folder with the whole model")
     try:
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         return getattr(transformers, part).from_pretrained(place, **local, **options)
-    except Exception as error:  # whatever the library and those below it think of the files
+    except Exception as error:  # transformers and its dependencies may raise any exception
         if is_out_of_memory(error):
             raise
         raise ConfigError(f"{place}: no {what} ({first_line(error)})") from None

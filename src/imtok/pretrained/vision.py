@@ -1,4 +1,4 @@
-"""Networks for pictures in general: VGG16 for perceptual distances, EfficientNet-Lite0 for Fréchet features."""
+"""General image networks: VGG16 for perceptual distances, EfficientNet-Lite0 for Fréchet distances."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from imtok.pretrained.onnx import assign_layers, read_layers
 
 
 class VGG16(FeatureNetwork):
-    """The 13 convolutions of Oxford's VGG16 (ImageNet, caffe preprocessing): relu1_2, 2_2, 3_3, 4_3, 5_3.
+    """The 13 convolutions of Oxford's VGG16 (ImageNet, caffe preprocessing); maps relu1_2, 2_2, 3_3, 4_3 and 5_3.
 
-    These are not torchvision's weights, so the channels' weights of LPIPS do not fit them: a distance computed here is
-    an unweighted VGG16 distance, never "LPIPS".
+    These are not torchvision's weights, so the channel weights of LPIPS do not fit them: a distance computed with them
+    is an unweighted VGG16 distance, not LPIPS.
     """
 
     shift: Tensor
@@ -28,11 +28,11 @@ class VGG16(FeatureNetwork):
             nn.ModuleList(nn.Conv2d(before if index == 0 else after, after, 3, padding=1) for index in range(depth))
             for before, after, depth in sizes
         )
-        mean = torch.tensor([123.68, 116.779, 103.939])  # of ImageNet, RGB in 0..255
+        mean = torch.tensor([123.68, 116.779, 103.939])  # ImageNet mean, RGB in 0..255
         self.register_buffer("shift", (127.5 - mean)[:, None, None], persistent=False)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """See `FeatureNetwork`; any size from 16 pixels up."""
+        """Return the feature maps of pictures of at least 16 pixels a side, as specified by `FeatureNetwork`."""
         x = self.normalize(images)
         maps = []
         for block in self.blocks:
@@ -43,28 +43,28 @@ class VGG16(FeatureNetwork):
         return maps
 
     def normalize(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-        """Pictures in [-1, 1] as the first convolution wants them."""
+        """Convert pictures in [-1, 1] to the input range of the first convolution."""
         return images * 127.5 + self.shift
 
 
 def load_vgg16(classifier: Path) -> VGG16:
-    """The convolutions of the Keras VGG16 in an ONNX classifier that was built on them, frozen."""
+    """Load the convolutions of the Keras VGG16 from an ONNX classifier that was built on top of them, frozen."""
     network = VGG16()
     layers = read_layers(classifier)
-    layers[0].weight = layers[0].weight[:, ::-1].copy()  # the file wants BGR, our pictures are RGB
+    layers[0].weight = layers[0].weight[:, ::-1].copy()  # the file's network expects BGR, ours RGB
     assign_layers(network, layers)
     return network
 
 
 class EfficientNetLite0(FeatureExtractor):
-    """EfficientNet-Lite0 (ImageNet): 1280 pooled features, for metrics that are named after it.
+    """EfficientNet-Lite0 (ImageNet) with 1280 pooled features, for metrics that are named after it.
 
-    Our own definition in 50 lines; timm would be a large dependency for one network.
+    It is reimplemented here, because timm would be a large dependency for one network.
     """
 
     embed_dim = 1280
     _MIDDLE = 14
-    """Layers up to the map of 112 channels and 14 x 14 places."""
+    """Number of layers up to the feature map of 112 channels at 14 x 14 positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,33 +86,33 @@ class EfficientNetLite0(FeatureExtractor):
         self.classifier = nn.Linear(1280, 1000)
 
     def embed(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1280"]:
-        """Pooled features of RGB pictures in [-1, 1], which are resized to 224 x 224 (bilinear, antialiased)."""
-        return self.layers(_fitted(images)).mean((2, 3))
+        """Return pooled features of RGB pictures in [-1, 1], which are resized to 224 x 224 (bilinear, antialiased)."""
+        return self.layers(_preprocess(images)).mean((2, 3))
 
     def extract_features(self, images: Float[Tensor, "batch 3 height width"]) -> ExtractedFeatures:
-        """See `FeatureExtractor`; spatial are 10 of 112 channels at 14 x 14 places, 1,960 numbers."""
-        middle = self.layers[: self._MIDDLE](_fitted(images))
+        """Return features and logits; `spatial` is 10 of 112 channels at 14 x 14 positions, 1,960 values."""
+        middle = self.layers[: self._MIDDLE](_preprocess(images))
         pooled = self.layers[self._MIDDLE :](middle).mean((2, 3))
         return ExtractedFeatures(pooled, middle[:, :10].flatten(1), self.classifier(pooled))
 
 
 def load_efficientnet_lite0(weights: Path) -> EfficientNetLite0:
-    """The network; the file's tensors stand in the order of our layers."""
+    """Load the network from a file whose tensors are in the order of our layers."""
     network = EfficientNetLite0()
     names = network.state_dict().keys()
     network.load_state_dict(dict(zip(names, load_tensors(weights).values(), strict=True)))
     return fold_batch_norms(network).to(memory_format=torch.channels_last)
 
 
-def _fitted(images: Tensor) -> Tensor:
-    """Pictures as EfficientNet-Lite0 was trained on them: (pixel - 127) / 128 at 224 x 224."""
+def _preprocess(images: Tensor) -> Tensor:
+    """Resize and normalize pictures as in EfficientNet-Lite0's training: (pixel - 127) / 128 at 224 x 224."""
     if images.shape[2:] != (224, 224):
         images = F.interpolate(images, (224, 224), mode="bilinear", antialias=True)
     return (images * 127.5 + 0.5) / 128
 
 
 class InvertedResidual(nn.Module):
-    """Expand, depthwise, project; a skip where the shape stays."""
+    """Expansion, depthwise convolution, projection; with a skip connection if the shape is unchanged."""
 
     def __init__(self, channels: int, out_channels: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class InvertedResidual(nn.Module):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding, which at stride 2 and even sizes is larger to the right."""
+    """A convolution with TensorFlow's SAME padding: at stride 2 and even sizes, more to the right and bottom."""
 
     def __init__(self, channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(channels, out_channels, kernel, stride, groups=groups, bias=False)

@@ -1,4 +1,4 @@
-"""CLIP's and DINOv2's vision transformers, from a user's file: what FQGAN's branches learn to predict."""
+"""Vision transformers of CLIP and DINOv2 from user-supplied files, whose features FQGAN's branches predict."""
 
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,19 @@ from torch import Tensor
 from imtok.pretrained.networks import FrozenNetwork, load_named
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_OLD_BUFFER = "vision_model.embeddings.position_ids"  # in files of older versions of the library
+_OBSOLETE_BUFFER = "vision_model.embeddings.position_ids"  # stored by older versions of transformers
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class VisionTransformer(FrozenNetwork):
-    """A vision transformer of the transformers library; its answer is the class token of the last layer.
+    """A vision transformer of the transformers library that embeds a picture as the last layer's class token.
 
     Args:
-        model: takes normalized pictures of `resolution` and answers with `last_hidden_state`.
-        dim: of the class token.
-        mean: of the colours, in [0, 1], that the model was trained with.
-        std: likewise.
-        resolution: that the model wants.
+        model: model that takes normalized pictures of size `resolution` and returns `last_hidden_state`.
+        dim: dimension of the class token.
+        mean: channel means of the model's input normalization, for pixels in [0, 1].
+        std: channel standard deviations of the model's input normalization, for pixels in [0, 1].
+        resolution: side of the model's square input in pixels.
     """
 
     mean: Tensor
@@ -45,7 +45,7 @@ class VisionTransformer(FrozenNetwork):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def embed(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Class tokens of RGB pictures in [-1, 1], which are resized to a square (bicubic, antialiased)."""
+        """Return class tokens of RGB pictures in [-1, 1], which are resized to `resolution` (bicubic, antialiased)."""
         if images.shape[2:] != (self.resolution, self.resolution):
             images = F.interpolate(images, (self.resolution, self.resolution), mode="bicubic", antialias=True)
         pixels = (images + 1) / 2
@@ -53,7 +53,7 @@ class VisionTransformer(FrozenNetwork):
 
 
 def load_clip_l14(weights: Path) -> VisionTransformer:
-    """CLIP ViT-L/14: the class token before the last LayerNorm and the projection, 1024 channels (FQGAN-Dual)."""
+    """Load CLIP ViT-L/14: the class token before the last LayerNorm and the projection, 1024 channels (FQGAN-Dual)."""
     size: dict[str, Any] = {
         "hidden_size": 1024,
         "intermediate_size": 4096,
@@ -64,37 +64,37 @@ def load_clip_l14(weights: Path) -> VisionTransformer:
 
 
 def load_clip_b16(weights: Path) -> VisionTransformer:
-    """CLIP ViT-B/16, likewise, 768 channels (FQGAN-Triple's high level)."""
+    """Load CLIP ViT-B/16: the class token as in `load_clip_l14`, 768 channels (FQGAN-Triple's high level)."""
     return load_clip(weights, patch_size=16)
 
 
 def load_clip(weights: Path, **settings: Any) -> VisionTransformer:
-    """CLIP's vision half out of a whole CLIP's state dict, in the transformers library's names.
+    """Load CLIP's vision encoder from the state dict of a whole CLIP with the transformers library's names.
 
     Args:
-        weights: the file.
-        settings: of CLIPVisionConfig, where they differ from its defaults (ViT-B/32).
+        weights: file with the state dict.
+        settings: settings of `CLIPVisionConfig` that differ from its defaults (ViT-B/32).
     """
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(**settings)
     model = CLIPVisionModel(config)
-    other_half = ("text_model.", "text_projection", "visual_projection", "logit_scale", _OLD_BUFFER)
-    load_named(getattr(model, "vision_model", model), weights, other_half, prefix="vision_model.")
+    ignored = ("text_model.", "text_projection", "visual_projection", "logit_scale", _OBSOLETE_BUFFER)
+    load_named(getattr(model, "vision_model", model), weights, ignored, prefix="vision_model.")
     return VisionTransformer(model, config.hidden_size, _CLIP_MEAN, _CLIP_STD)
 
 
 def load_dinov2_small(weights: Path) -> VisionTransformer:
-    """DINOv2 ViT-S/14: the class token after the last LayerNorm, 384 channels (FQGAN-Triple's middle level)."""
+    """Load DINOv2 ViT-S/14: the class token after the last LayerNorm, 384 channels (FQGAN-Triple's middle level)."""
     return load_dinov2(weights, hidden_size=384, num_attention_heads=6, patch_size=14, image_size=518)
 
 
 def load_dinov2(weights: Path, **settings: Any) -> VisionTransformer:
-    """A DINOv2 from a state dict in the transformers library's names.
+    """Load a DINOv2 from a state dict with the transformers library's names.
 
     Args:
-        weights: the file.
-        settings: of Dinov2Config, where they differ from its defaults.
+        weights: file with the state dict.
+        settings: settings of `Dinov2Config` that differ from its defaults.
     """
     from transformers import Dinov2Config, Dinov2Model
 

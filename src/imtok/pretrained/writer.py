@@ -1,4 +1,4 @@
-"""New captions of a class by a causal language model: a folder in transformers' layout and a prompt."""
+"""Generation of new captions of a class with a prompted causal language model of the transformers library."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +15,16 @@ PROMPT = (
     "Write the caption of one more image of {label}, in the same style, using no more than {word_count} words. "
     "It must differ from all of the above. Output only the caption."
 )
-"""Ours; TexTok (section 4.1) says that such captions were written with a sampled list as reference, not how."""
+"""Our prompt; TexTok (section 4.1) states that a sampled list of captions served as reference, but gives no prompt."""
 
 
 class CaptionWriter:
-    """Invents captions.
+    """A language model that writes new captions of a class.
 
     Args:
-        model: of transformers' `AutoModelForCausalLM`.
-        tokenizer: of the same model.
-        max_words: longer captions are cut; the prompt asks for no more.
+        model: model loaded by transformers' `AutoModelForCausalLM`.
+        tokenizer: tokenizer of that model.
+        max_words: word limit that the prompt states; longer captions are truncated to it.
     """
 
     def __init__(self, model: Any, tokenizer: Any, max_words: int = 75) -> None:
@@ -32,48 +32,48 @@ class CaptionWriter:
 
     @torch.no_grad()
     def write(self, label: str, references: Sequence[str], seed: int) -> str:
-        """One caption, the same for the same arguments; empty if the model has not come to it.
+        """Return one caption, the same for the same arguments; empty if the model does not finish its reasoning.
 
         Args:
-            label: the class.
+            label: name of the class.
             references: captions of pictures of the class.
-            seed: another seed, another caption.
+            seed: random seed of the sampling.
         """
-        asked = self.prompt(label, references)
+        prompt = self.prompt(label, references)
         if getattr(self.tokenizer, "chat_template", None):
-            given = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": asked}],
+            inputs = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}],
                 add_generation_prompt=True,
                 enable_thinking=False,
                 return_dict=True,
                 return_tensors="pt",
             )
         else:
-            given = self.tokenizer(f"{asked}\n\n", return_tensors="pt")
-        given = given.to(self.model.device)
+            inputs = self.tokenizer(f"{prompt}\n\n", return_tensors="pt")
+        inputs = inputs.to(self.model.device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             new = self.model.generate(
-                input_ids=given["input_ids"],
-                attention_mask=given["attention_mask"],
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
                 max_new_tokens=TOKENS_PER_WORD * self.max_words,
                 do_sample=True,
                 top_p=0.95,
             )
-        said = self.tokenizer.decode(new[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
-        return " ".join(without_thoughts(said).split()[: self.max_words])
+        text = self.tokenizer.decode(new[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return " ".join(without_thoughts(text).split()[: self.max_words])
 
     def prompt(self, label: str, references: Sequence[str]) -> str:
-        """What the model is asked."""
+        """Return the prompt for a new caption of class `label`."""
         listed = "\n".join(f"- {reference}" for reference in references)
         return PROMPT.format(label=label.replace("_", " "), references=listed, word_count=self.max_words)
 
 
 def load_writer(folder: Path, max_words: int = 75) -> CaptionWriter:
-    """A writer from a folder with config.json, the tokenizer's files and *.safetensors; nothing in it is executed.
+    """Load a writer from a folder with config.json, the tokenizer's files and *.safetensors; no code in it is executed.
 
     Raises:
-        ConfigError: the folder holds something else; one line.
+        ConfigError: the folder does not hold such a model (one-line message).
     """
     model, tokenizer = open_model(folder, "AutoModelForCausalLM", "AutoTokenizer", "model that writes text")
     return CaptionWriter(model.to(best_device()), tokenizer, max_words)

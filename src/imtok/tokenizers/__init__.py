@@ -1,4 +1,4 @@
-"""Pictures to latents and codes, and back."""
+"""Tokenizers: models that encode pictures to latents or codes, and decode them."""
 
 from imtok.tokenizers.base import Encoding, Tokenizer
 from imtok.tokenizers.catalog import TokenizerConfig, build, load, shipped

@@ -1,4 +1,4 @@
-"""What every tokenizer is: pictures to latents and codes, and back."""
+"""Base class of tokenizers, which encode pictures to latents and codes, and decode them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,14 +18,14 @@ from imtok.tokenizers.text import Text, TextConfig
 
 @dataclass(frozen=True)
 class Encoding:
-    """What `Tokenizer.encode` returns.
+    """Output of `Tokenizer.encode`.
 
     Attributes:
-        latents: after quantization; in training with the straight-through gradient.
+        latents: latents after quantization; in training mode with the straight-through gradient.
         codes: one index per token and codebook, or None for a continuous tokenizer.
-        losses: what the quantizer itself owes (`commitment`, ...), unweighted scalars; empty in eval mode.
-        grid_size: rows and columns of the patches of `downsample_factor` pixels that `decode` draws; the tokens' own
-            grid where they lie on one.
+        losses: unweighted scalar losses of the quantizer (`commitment`, ...); empty in eval mode.
+        grid_size: rows and columns of the padded pictures in patches of `downsample_factor` pixels, as `decode` takes
+            them; also the grid of the tokens if they lie on one.
         image_size: height and width of the pictures before padding.
     """
 
@@ -40,10 +40,10 @@ class Tokenizer(Model, ABC):
     """Base class of all tokenizers: an encoder, a bottleneck, a decoder.
 
     Attributes:
-        config: what it was built from; has `downsample_factor` and `quantizer`.
+        config: the config that the tokenizer was built from; has `downsample_factor` and `quantizer`.
         quantizer: the bottleneck.
-        tokens_on_grid: whether every token belongs to a patch of the picture.
-        text_config: how it is conditioned on captions or classes; None: it is not.
+        tokens_on_grid: whether each token corresponds to one patch of the picture.
+        text_config: how the tokenizer is conditioned on captions or classes; None: it is unconditional.
     """
 
     config: Any
@@ -53,22 +53,22 @@ class Tokenizer(Model, ABC):
 
     @property
     def downsample_factor(self) -> int:
-        """Pictures are padded to multiples of this."""
+        """Pixels per side of a patch; pictures are padded to multiples of it."""
         return self.config.downsample_factor
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """Entries of each codebook; empty for a continuous tokenizer."""
+        """Number of entries of each codebook; empty for a continuous tokenizer."""
         return self.quantizer.codebook_sizes
 
     @property
     def branch_dims(self) -> tuple[int, ...]:
-        """Channels of the latents that belong to each codebook, or of all."""
+        """Number of latent channels per codebook; a single entry, all channels, for a continuous tokenizer."""
         branches = max(1, len(self.codebook_sizes))
         return (self.config.quantizer.codebook_dim // branches,) * branches
 
     def encode(self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None) -> Encoding:
-        """Pictures in [-1, 1] to latents and codes; sizes that do not fit are padded (`pad_to_multiple`)."""
+        """Encode pictures in [-1, 1]; they are padded to multiples of `downsample_factor` (`pad_to_multiple`)."""
         padded = pad_to_multiple(images, self.downsample_factor)
         quantized = self.quantizer(self.encode_unquantized(padded, text))
         return Encoding(
@@ -83,7 +83,7 @@ class Tokenizer(Model, ABC):
     def encode_unquantized(
         self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
     ) -> Float[Tensor, "batch tokens channels"]:
-        """What goes into the bottleneck; the pictures are padded already."""
+        """Return the input of the bottleneck for pictures that are already padded."""
 
     @abstractmethod
     def decode(
@@ -92,20 +92,20 @@ class Tokenizer(Model, ABC):
         text: Text | None = None,
         grid_size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Latents to pictures, not clamped.
+        """Decode latents to pictures; the values are not clamped.
 
         Args:
-            latents: as `encode` gave them.
-            text: likewise, for a tokenizer that hears of captions.
-            grid_size: of the picture, in patches; None: square, as large as the tokens say or the tokenizer was
-                trained for.
+            latents: latents as returned by `encode`.
+            text: text states and their mask, for a tokenizer that is conditioned on text.
+            grid_size: rows and columns of the picture in patches; None: a square grid whose size follows from the
+                number of tokens or, for tokens that lie on no grid, is that of the training pictures.
 
         Raises:
-            ValueError: the number of tokens does not fit the grid.
+            ValueError: the number of tokens does not fit the grid or the tokenizer.
         """
 
     def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens channels"]:
-        """The latents that codes stand for.
+        """Return the latents of the given codes.
 
         Raises:
             TypeError: the tokenizer is continuous.
@@ -113,13 +113,13 @@ class Tokenizer(Model, ABC):
         return self.quantizer.lookup(codes)
 
     def split(self, latents: Float[Tensor, "batch tokens channels"]) -> tuple[Float[Tensor, "batch tokens _"], ...]:
-        """Each codebook's share of the latents; all of them where there is one or none."""
+        """Split latents into the channels of each codebook; a single part for one codebook or none."""
         return self.quantizer.split(latents)
 
     def keep_codebook(
         self, latents: Float[Tensor, "batch tokens channels"], codebook: int
     ) -> Float[Tensor, "batch tokens channels"]:
-        """The latents with the share of every other codebook set to zero: what one has learned (FQGAN, Figure 3).
+        """Set the channels of all other codebooks to zero, to show what one codebook has learned (FQGAN, Figure 3).
 
         Raises:
             ValueError: there is no such codebook.
@@ -137,14 +137,14 @@ class Tokenizer(Model, ABC):
         text: Text | None = None,
         grid_size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Codes to pictures; in eval mode exactly `decode(encode(images).latents)`."""
+        """Decode codes to pictures; in eval mode identical to `decode(encode(images).latents)`."""
         return self.decode(self.lookup(codes), text, grid_size)
 
     @torch.no_grad()
     def reconstruct(
         self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Pictures through the bottleneck and back, at their own size, clamped to [-1, 1]."""
+        """Encode and decode pictures; return them at their original size, clamped to [-1, 1]."""
         encoding = self.encode(images, text)
         height, width = encoding.image_size
         decoded = self.decode(encoding.latents, text, encoding.grid_size)
@@ -152,9 +152,9 @@ class Tokenizer(Model, ABC):
 
     @property
     def bits_per_token(self) -> float:
-        """Information in one token: the sum of log2 of the codebook sizes (InsightTok eq. 16).
+        """Information in one token, in bits: the sum of log2 of the codebook sizes (InsightTok eq. 16).
 
-        32 for each channel of a continuous tokenizer, by convention (InsightTok, Table 10).
+        For a continuous tokenizer 32 bits per channel, by convention (InsightTok, Table 10).
         """
         if not self.codebook_sizes:
             return 32.0 * sum(self.branch_dims)
@@ -164,10 +164,10 @@ class Tokenizer(Model, ABC):
 def pad_to_multiple(
     images: Float[Tensor, "batch 3 height width"], multiple: int
 ) -> Float[Tensor, "batch 3 padded_height padded_width"]:
-    """Repeat the last row and column until both sides are multiples.
+    """Repeat the last row and column until height and width are multiples of `multiple`.
 
     Raises:
-        ValueError: an empty picture.
+        ValueError: height or width is 0.
     """
     height, width = images.shape[-2:]
     if height == 0 or width == 0:
@@ -177,10 +177,10 @@ def pad_to_multiple(
 
 
 def grid_from_tokens(tokens: int, grid_size: tuple[int, int] | None) -> tuple[int, int]:
-    """The grid that so many tokens fill: as given, or square.
+    """Return the grid of the given number of tokens: `grid_size`, or a square grid if it is None.
 
     Raises:
-        ValueError: the tokens do not fill it.
+        ValueError: the number of tokens does not match the grid.
     """
     height, width = grid_size or (int(tokens**0.5),) * 2
     if height * width != tokens:

@@ -1,4 +1,4 @@
-"""From a name, a folder, a file or a config to a tokenizer."""
+"""Build tokenizers from a config, and load them by name, folder or file."""
 
 import os
 from os import PathLike
@@ -18,51 +18,53 @@ from imtok.tokenizers.textok import TexTok, TexTokConfig
 from imtok.tokenizers.vqgan import VQGAN, VQGANConfig
 
 TokenizerConfig = Annotated[VQGANConfig | TexTokConfig, pydantic.Discriminator("kind")]
-"""Any tokenizer's config; `kind` says which."""
+"""Config of any tokenizer, discriminated by `kind`."""
 _KINDS = {"vqgan": VQGANConfig, "textok": TexTokConfig}
 _SECTION = "discriminator"
-"""Of a tokenizer's run and of no other."""
+"""Section of a run's config that only tokenizers' runs have."""
 
 
 def build(config: VQGANConfig | TexTokConfig) -> Tokenizer:
-    """A fresh, untrained tokenizer."""
+    """Build an untrained tokenizer."""
     return VQGAN(config) if isinstance(config, VQGANConfig) else TexTok(config)
 
 
 def read_config(values: dict[str, Any], where: str) -> VQGANConfig | TexTokConfig:
-    """A tokenizer's config from its JSON form.
+    """Parse a tokenizer's config from its JSON form.
 
     Raises:
-        ConfigError: it is of no kind that there is, or has other settings; one line.
+        ConfigError: the kind is unknown or the settings are invalid; one line.
     """
     return from_kinds(_KINDS, values, where)
 
 
 def shipped() -> list[str]:
-    """Names of the tokenizers that come with imtok."""
+    """Return the names of the tokenizers that come with imtok."""
     return list(shipped_runs(_SECTION))
 
 
 def locate(source: str) -> Path:
-    """Where a run folder, shipped tokenizer, checkpoint file or model of diffusers lies (in a pipeline, its part).
+    """Return the path of a run folder, shipped tokenizer, checkpoint file or diffusers model.
+
+    For a diffusers pipeline this is the subfolder of its autoencoder.
 
     Raises:
         ConfigError: nothing has this name; the shipped names are listed.
     """
-    ours = shipped_runs(_SECTION)
-    if source in ours:
-        return ours[source]
+    runs = shipped_runs(_SECTION)
+    if source in runs:
+        return runs[source]
     path = Path(source)
     if not path.exists():
         raise ConfigError(
             f"{source}: no such run folder or checkpoint file, and no tokenizer that comes with imtok "
-            f"({', '.join(ours) or 'none yet'})"
+            f"({', '.join(runs) or 'none yet'})"
         )
     return find_model(path) or path
 
 
 def files_of(source: str) -> list[Path]:
-    """What a tokenizer consists of; the last file holds its weights, and need not be there yet.
+    """Return the files of a tokenizer; the last one is its weights file, which may not exist yet.
 
     Raises:
         ConfigError: nothing has this name.
@@ -75,10 +77,10 @@ def files_of(source: str) -> list[Path]:
 
 
 def hash_of(source: str) -> str:
-    """The sha256 of a tokenizer's weights file: whether a generator fits it.
+    """Return the sha256 of a tokenizer's weights file, by which a generator recognizes its tokenizer.
 
     Raises:
-        ConfigError: no such tokenizer, or one without weights.
+        ConfigError: the tokenizer does not exist or has no weights.
     """
     file = files_of(source)[-1]
     if not file.is_file():
@@ -87,7 +89,7 @@ def hash_of(source: str) -> str:
 
 
 def trained_resolution(source: str) -> int | None:
-    """Side of the crops in pixels that a tokenizer was trained on; None for what is no run of imtok's.
+    """Return the side in pixels of the crops that a tokenizer was trained on; None if it is not an imtok run.
 
     Raises:
         ConfigError: nothing has this name.
@@ -99,15 +101,15 @@ def trained_resolution(source: str) -> int | None:
 
 
 def load(source: str | PathLike[str], device: str | torch.device = "cpu") -> Tokenizer:
-    """A trained tokenizer in eval mode.
+    """Load a trained tokenizer in eval mode.
 
     Args:
-        source: a shipped name (`insighttok-nano`), a run folder, another project's checkpoint file, or a folder of
-            diffusers.
-        device: where to put it.
+        source: a shipped name (`insighttok-nano`), a run folder, another project's checkpoint file, or the folder of
+            a diffusers model or pipeline.
+        device: device to load the tokenizer to.
 
     Raises:
-        ConfigError: not found, broken, or of an unknown kind; one line.
+        ConfigError: the source is not found, broken, or of an unknown kind; one line.
     """
     source = os.fspath(source)
     path = locate(source)

@@ -1,4 +1,4 @@
-"""The bottleneck of a continuous tokenizer: few channels, and where wanted a Gaussian in place of a point."""
+"""Bottleneck of a continuous tokenizer: few channels, and optionally a Gaussian per latent (KL autoencoder)."""
 
 from typing import Literal
 
@@ -12,13 +12,13 @@ from imtok.tokenizers.quantization import Quantized, Quantizer
 
 @config
 class ContinuousConfig:
-    """No codebook: latents are numbers (TexTok; LDM's KL autoencoder)."""
+    """A bottleneck without codebook: latents are real numbers (TexTok; LDM's KL autoencoder)."""
 
     kind: Literal["continuous"] = "continuous"
     codebook_dim: int = 8
-    """Channels of a token, by the name that all bottlenecks have for them."""
+    """Channels of a token; the field has the same name in all bottlenecks' configs."""
     kl: bool = False
-    """Latents are drawn from a Gaussian in training, whose distance to the standard normal one is the loss `kl`."""
+    """Sample latents from a Gaussian in training; its divergence from the standard normal is the loss `kl`."""
 
     def __post_init__(self) -> None:
         if self.codebook_dim < 1:
@@ -26,10 +26,10 @@ class ContinuousConfig:
 
 
 class Continuous(Quantizer):
-    """Lets vectors pass, or in training draws from the Gaussians that they describe; outside training, the mean.
+    """The identity or, with `kl`, a Gaussian that is sampled in training and replaced by its mean otherwise.
 
-    Deviation: latent diffusion's encoder has channels of their own for the variances; here means and log-variances are
-    both linear in the same few numbers, so that every bottleneck is fed alike.
+    Deviation: latent diffusion's encoder outputs the variances in channels of their own; here means and log-variances
+    are both linear functions of the same `codebook_dim` channels, so that all bottlenecks have the same input.
 
     Losses: with `kl`, the divergence from the standard normal distribution, summed over a picture's latents and
     averaged over pictures, in nats.
@@ -49,9 +49,9 @@ class Continuous(Quantizer):
         if not self.training or self.bypass:
             return Quantized(mean, None)
         mean, log_variance = mean.float(), log_variance.float().clamp(-30, 20)
-        drawn = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+        sampled = mean + torch.randn_like(mean) * (log_variance / 2).exp()
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance) / 2
-        return Quantized(drawn, None, {"kl": divergence.sum((1, 2)).mean()})
+        return Quantized(sampled, None, {"kl": divergence.sum((1, 2)).mean()})
 
     def lookup(self, codes: Int[Tensor, "batch tokens codebooks"]) -> Float[Tensor, "batch tokens dim"]:
         raise TypeError("a continuous tokenizer has no codes")

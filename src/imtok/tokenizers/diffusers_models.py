@@ -1,4 +1,4 @@
-"""Image autoencoders of the diffusers library, from a local folder; nothing in it is executed, nothing downloaded."""
+"""Image autoencoders of the diffusers library, from a local folder; no code in it is run, nothing is downloaded."""
 
 import re
 from pathlib import Path
@@ -17,30 +17,30 @@ from imtok.tokenizers.vq import VectorQuantizer, VQConfig
 CLASSES = ("VQModel", "AutoencoderKL", "AutoencoderDC")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _PARTS = ("vae", "vqvae", "movq")
-"""Where a pipeline's folder has its autoencoder."""
+"""Subfolders of a pipeline that may hold its autoencoder."""
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Of an attention's layers, in files that old versions of diffusers have saved."""
+"""Current names of attention layers, by their names in files saved by old versions of diffusers."""
 
 
 @config
 class DiffusersConfig:
-    """What the rest of imtok asks of such a model; what it is built from lies in its own config.json."""
+    """The settings of such a model that imtok uses; the model itself is built from its own config.json."""
 
     kind: Literal["diffusers"] = "diffusers"
     model: str
-    """Its class."""
+    """Name of the diffusers class."""
     downsample_factor: int
     """Pixels per token side."""
     quantizer: VQConfig | ContinuousConfig
-    """What its latents are; a VQModel's codes are not normalized."""
+    """Config of the bottleneck; the codes of a VQModel are not normalized."""
 
 
 class DiffusersTokenizer(Tokenizer):
     """A `VQModel`, `AutoencoderKL` or `AutoencoderDC` in fp32.
 
-    Latents are the numbers that the model's own `encode` answers with: a VQModel's after the nearest code has taken
-    each vector's place, the mean of an AutoencoderKL's Gaussian, an AutoencoderDC's as they are. They are not scaled:
-    `scaling_factor` and `shift_factor` of its config.json belong to the diffusion models on top of it, which see
+    Latents are the output of the model's own `encode`: for a VQModel with each vector replaced by its nearest code,
+    for an AutoencoderKL the mean of the Gaussian, for an AutoencoderDC unchanged. They are not scaled: `scaling_factor`
+    and `shift_factor` in config.json are meant for the diffusion models trained on the latents, whose input is
     (latents - shift_factor) * scaling_factor.
     """
 
@@ -54,7 +54,7 @@ class DiffusersTokenizer(Tokenizer):
             size, dim = model.quantize.embedding.weight.shape
             bottleneck = VQConfig(codebook_size=size, codebook_dim=dim, normalize=False)
             self.quantizer = VectorQuantizer(bottleneck)
-            self.quantizer.codebook = model.quantize.embedding.weight  # one parameter, two names
+            self.quantizer.codebook = model.quantize.embedding.weight  # the same parameter under two names
         else:
             bottleneck = ContinuousConfig(codebook_dim=model.config.latent_channels)
             self.quantizer = Continuous(bottleneck)
@@ -78,13 +78,13 @@ class DiffusersTokenizer(Tokenizer):
         grid = latents.transpose(1, 2).unflatten(2, grid_from_tokens(latents.shape[1], grid_size))
         if self.config.model != "VQModel":
             return self.model.decode(grid).sample
-        # VQModel.decode would look for the nearest codes once more
+        # VQModel.decode would search for the nearest codes again
         codes = grid if self.model.config.norm_type == "spatial" else None
         return self.model.decoder(self.model.post_quant_conv(grid), codes)
 
 
 def find_model(folder: Path) -> Path | None:
-    """The folder itself or the part of a pipeline's folder that holds a model of diffusers, or None."""
+    """Return the folder of a diffusers model: the given folder, a pipeline's subfolder, or None."""
     for place in [folder, *(folder / part for part in _PARTS)]:
         if (place / "config.json").is_file():
             return place if "_class_name" in read_json(place / "config.json") else None
@@ -92,14 +92,14 @@ def find_model(folder: Path) -> Path | None:
 
 
 def load_model(folder: Path) -> DiffusersTokenizer:
-    """The tokenizer in a model's folder.
+    """Load the tokenizer in a model's folder.
 
     Args:
-        folder: has config.json and diffusion_pytorch_model.safetensors, as `save_pretrained` writes them.
+        folder: folder with config.json and diffusion_pytorch_model.safetensors, as written by `save_pretrained`.
 
     Raises:
-        ConfigError: another class, no weights or only pickled ones, weights of another model, or diffusers is not
-            installed; one line.
+        ConfigError: the class is not supported, the weights are missing, pickled or do not fit the config, input or
+            output do not have 3 channels, or diffusers is not installed; one line.
     """
     settings = read_json(folder / "config.json")
     name = settings["_class_name"]
@@ -107,7 +107,7 @@ def load_model(folder: Path) -> DiffusersTokenizer:
         raise ConfigError(f"{folder}: is a {name} of diffusers; imtok reads {', '.join(CLASSES)}")
     file = folder / WEIGHTS
     if not file.is_file():
-        raise ConfigError(f"{folder}: {_what_is_missing(folder, name)}")
+        raise ConfigError(f"{folder}: {_describe_missing_weights(folder, name)}")
     model = build_untrained(folder, name, settings)
     channels = model.config.in_channels, model.config.get("out_channels", model.config.in_channels)
     if channels != (3, 3):
@@ -118,7 +118,7 @@ def load_model(folder: Path) -> DiffusersTokenizer:
     return DiffusersTokenizer(model)
 
 
-def _what_is_missing(folder: Path, name: str) -> str:
+def _describe_missing_weights(folder: Path, name: str) -> str:
     pickled = next(folder.glob("*.bin"), None)
     if pickled is None:
         return f"has no {WEIGHTS}; save_pretrained of diffusers writes one"
@@ -129,20 +129,20 @@ def _what_is_missing(folder: Path, name: str) -> str:
 
 
 def build_untrained(folder: Path, name: str, settings: dict[str, Any]) -> Any:
-    """A model of one of diffusers' classes from its config.
+    """Build a model of a diffusers class from its config, with untrained weights.
 
     Raises:
-        ConfigError: diffusers is not installed or has no such class, or these are not its settings; one line.
+        ConfigError: diffusers is not installed or has no such class, or the settings are invalid; one line.
     """
     try:
         import diffusers
 
-        kind = getattr(diffusers, name)
+        model_class = getattr(diffusers, name)
     except (ImportError, AttributeError):
         raise ConfigError(f"{folder}: to open it, `pip install 'diffusers>=0.35'` (the extra imtok[peers])") from None
     try:
-        return kind.from_config(settings)
-    except Exception as error:  # the class may stumble over wrong settings in any way
+        return model_class.from_config(settings)
+    except Exception as error:  # the class may raise anything on invalid settings
         reason = first_line(error)
         raise ConfigError(f"{folder / 'config.json'}: describes no {name} ({reason})") from None
 

@@ -1,4 +1,4 @@
-"""Vector quantization with a codebook of running means (InsightTok, appendix B)."""
+"""Vector quantization with a codebook of exponential moving averages (InsightTok, appendix B)."""
 
 from typing import Any, Literal
 
@@ -13,9 +13,9 @@ from imtok.layers.precision import upcast
 from imtok.tokenizers.quantization import Quantized, Quantizer, nearest_codes
 
 _POOL_ROWS = 1 << 16
-"""Vectors of one step, per rank, from which dead codes are restarted."""
-_FORGOTTEN = 1e-12
-"""Running count below which a code's mean is lost to rounding: it stays where it is."""
+"""Maximum number of vectors kept per step and rank, from which dead codes are restarted."""
+_MIN_COUNT = 1e-12
+"""Running count up to which a code is not updated, as its mean is lost to rounding."""
 
 
 @config
@@ -24,15 +24,15 @@ class EMAVQConfig:
 
     kind: Literal["ema_vq"] = "ema_vq"
     codebook_size: int = 16_384
-    """K."""
+    """Number of codes, K."""
     codebook_dim: int = 256
-    """d."""
+    """Channels of a code, d."""
     normalize: bool = True
-    """Search on the unit sphere. The paper does not say so; the authors' released model does."""
+    """Search on the unit sphere. Not mentioned in the paper, but done by the authors' released model."""
     decay: float = 0.99
-    """1 - mu of eq. 13; the paper gives no value, the released model uses .99."""
+    """1 - mu of eq. 13; the paper gives no value, the released model uses 0.99."""
     restart_threshold: float = 0.125
-    """A code is dead when its running count falls below this share of the mean count; 0 never restarts."""
+    """A code is dead when its running count is below this share of the mean count; 0 disables restarts."""
 
     def __post_init__(self) -> None:
         if self.codebook_size < 1 or self.codebook_dim < 1 or not 0 <= self.decay < 1 or self.restart_threshold < 0:
@@ -42,15 +42,15 @@ class EMAVQConfig:
 
 
 class EMAVectorQuantizer(Quantizer):
-    """Codebook of running cluster means (InsightTok eq. 11 to 14), dead codes restarted from the batch.
+    """Codebook of running cluster means (InsightTok eq. 11 to 14); dead codes are restarted from vectors of the batch.
 
-    Deviation: the paper restarts a code when its running count N_k < 1, in raw counts. At its batch (512 pictures of
-    256 tokens for 16,384 codes: 8 vectors a code) that is an eighth of the mean count, which is the rule here, so that
-    a small batch does not redraw the whole codebook at every step. A restarted code gets the mean count, as a term of
-    probation.
+    Deviation: the paper restarts a code when its running count N_k < 1, an absolute count. At its batch size (512
+    pictures of 256 tokens for 16,384 codes: 8 vectors per code) that is an eighth of the mean count, which is the
+    criterion here, so that a small batch does not restart the whole codebook at every step. A restarted code is given
+    the mean count, so that it is not dead again at once.
 
-    The search runs in fp32 whatever autocast says. Statistics of all micro-batches and ranks are applied at once by
-    `update`, and every rank draws the same vectors.
+    The search runs in fp32 regardless of autocast. `update` applies the statistics of all micro-batches and ranks at
+    once, and all ranks restart codes from the same vectors.
     """
 
     codebook: Tensor
@@ -62,13 +62,13 @@ class EMAVectorQuantizer(Quantizer):
         codebook = torch.randn(config.codebook_size, config.codebook_dim)
         self.register_buffer("codebook", F.normalize(codebook, dim=-1) if config.normalize else codebook)
         self.statistics = CodebookStatistics(config.codebook_size, config.codebook_dim)
-        self.register_load_state_dict_post_hook(_start_missing_statistics)
+        self.register_load_state_dict_post_hook(_restart_missing_statistics)
         self.restart_statistics()
-        self._pending: tuple[Tensor, Tensor] | None = None  # counts and sums of the step's micro-batches so far
+        self._pending: tuple[Tensor, Tensor] | None = None  # counts and sums over the step's micro-batches so far
         self._pool: list[Tensor] = []
 
     def restart_statistics(self) -> None:
-        """Forget the running statistics: every code counts as used once a step."""
+        """Reset the running statistics, as if every code were used once per step."""
         self.statistics.count.fill_(1.0)
         self.statistics.sum.copy_(self.codebook)
 
@@ -83,7 +83,7 @@ class EMAVectorQuantizer(Quantizer):
             if not self.training:
                 return Quantized(quantized.to(self.codebook), codes.view(*z.shape[:2], 1))
             if torch.is_grad_enabled() and not self.frozen:
-                self._gather(flat, codes)
+                self._accumulate(flat, codes)
             losses = {} if self.bypass else {"commitment": F.mse_loss(z, quantized)}
             latents = z if self.bypass else z + (quantized - z).detach()
             return Quantized(latents, codes.view(*z.shape[:2], 1), losses)
@@ -91,7 +91,7 @@ class EMAVectorQuantizer(Quantizer):
     def lookup(self, codes: Int[Tensor, "batch tokens 1"]) -> Float[Tensor, "batch tokens dim"]:
         return F.embedding(codes.squeeze(-1), self.codebook)
 
-    def _gather(self, flat: Tensor, codes: Tensor) -> None:
+    def _accumulate(self, flat: Tensor, codes: Tensor) -> None:
         count = torch.bincount(codes, minlength=len(self.codebook)).to(flat.dtype)
         total = torch.zeros_like(self.codebook).index_add_(0, codes, flat)
         if self._pending is not None:
@@ -110,7 +110,7 @@ class EMAVectorQuantizer(Quantizer):
         sum_over_ranks([count, total])
         statistics, mu = self.statistics, 1 - self.config.decay
         statistics.updates += 1
-        if self.bypass:  # the codebook follows the encoder until quantization starts
+        if self.bypass:  # until quantization starts, resample the codebook from the encoder's outputs
             dead = torch.arange(len(self.codebook), device=count.device)
             statistics.count.fill_(count.mean().item())
         else:
@@ -119,17 +119,17 @@ class EMAVectorQuantizer(Quantizer):
             threshold = self.config.restart_threshold * statistics.count.mean()
             dead = (statistics.count < threshold).nonzero().squeeze(1)
         if len(dead):
-            drawn = self._draw(pool, len(dead))
+            sampled = self._sample(pool, len(dead))
             statistics.count[dead] = statistics.count.mean()
-            statistics.sum[dead] = drawn * statistics.count[dead, None]
-        means = statistics.sum / statistics.count.clamp_min(_FORGOTTEN)[:, None]
+            statistics.sum[dead] = sampled * statistics.count[dead, None]
+        means = statistics.sum / statistics.count.clamp_min(_MIN_COUNT)[:, None]
         means = F.normalize(means, dim=-1) if self.config.normalize else means
-        self.codebook.copy_(torch.where(statistics.count[:, None] > _FORGOTTEN, means, self.codebook))
+        self.codebook.copy_(torch.where(statistics.count[:, None] > _MIN_COUNT, means, self.codebook))
         used = torch.count_nonzero(count).item() / min(len(count), count.sum().item())
         return {"codebook_used": used, "codebook_restarts": 0.0 if self.bypass else float(len(dead))}
 
-    def _draw(self, pool: Float[Tensor, "rows dim"], number: int) -> Float[Tensor, "number dim"]:
-        """The same random vectors of the global batch on every rank; each rank contributes the rows that it holds."""
+    def _sample(self, pool: Float[Tensor, "rows dim"], number: int) -> Float[Tensor, "number dim"]:
+        """Sample vectors of the global batch, the same on every rank; each rank contributes the rows that it holds."""
         generator = torch.Generator().manual_seed(int(self.statistics.updates.item()))
         rows = torch.zeros(world_size(), dtype=torch.int64, device=pool.device)
         rows[rank()] = len(pool)
@@ -139,18 +139,18 @@ class EMAVectorQuantizer(Quantizer):
             chosen = torch.randperm(available, generator=generator)[:number]
         else:
             chosen = torch.randint(available, (number,), generator=generator)
-        mine = chosen.to(pool.device) - rows[: rank()].sum()
-        held = (mine >= 0) & (mine < len(pool))
-        drawn = torch.where(held[:, None], pool[mine.clamp(0, len(pool) - 1)], 0.0)
-        sum_over_ranks([drawn])
-        if available < number:  # the same vector serves several codes: set them apart
-            noise = torch.randn(drawn.shape, generator=generator).to(drawn)
-            drawn += noise * (0.01 / drawn.shape[1] ** 0.5)
-        return drawn
+        local = chosen.to(pool.device) - rows[: rank()].sum()
+        is_local = (local >= 0) & (local < len(pool))
+        sampled = torch.where(is_local[:, None], pool[local.clamp(0, len(pool) - 1)], 0.0)
+        sum_over_ranks([sampled])
+        if available < number:  # several codes get the same vector: noise makes them differ
+            noise = torch.randn(sampled.shape, generator=generator).to(sampled)
+            sampled += noise * (0.01 / sampled.shape[1] ** 0.5)
+        return sampled
 
 
 class CodebookStatistics(nn.Module):
-    """Running count N_k and sum S_k of each code (InsightTok eq. 13), and how often they were updated."""
+    """Running count N_k and sum S_k of each code (InsightTok eq. 13), and the number of updates."""
 
     count: Tensor
     sum: Tensor
@@ -163,8 +163,8 @@ class CodebookStatistics(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
 
-def _start_missing_statistics(module: EMAVectorQuantizer, incompatible: Any) -> None:
-    """Weights without statistics are complete: they are what inference needs, and training starts them anew."""
+def _restart_missing_statistics(module: EMAVectorQuantizer, incompatible: Any) -> None:
+    """Accept weights without statistics, which inference does not need; training restarts them."""
     absent = [key for key in incompatible.missing_keys if ".statistics." in f".{key}"]
     if absent:
         module.restart_statistics()

@@ -1,4 +1,4 @@
-"""Pictures to token shards: every crop through the tokenizer once, so that a generator never sees pixels."""
+"""Encode pictures to token shards: every crop is tokenized once, so that a generator trains without pixels."""
 
 import dataclasses
 import os
@@ -25,8 +25,8 @@ from imtok.tokenizers.catalog import hash_of, load, locate, shipped, trained_res
 from imtok.tokenizers.text import TextConditioner
 
 CropRule = Literal["centre", "ten"]
-"""The largest centred square; or five squares in it of 1 / 1.1 of its side (corners and centre), and their mirror
-images where the picture has no words (FAR's ten crops)."""
+"""`centre`: the largest centred square. `ten`: five squares inside it of 1 / 1.1 of its side (corners and centre), and
+their mirror images if the picture has no words (FAR's ten crops)."""
 TEN_CROP_MARGIN = 1.1
 PICTURES_PER_PART = 1024
 
@@ -39,25 +39,25 @@ def encode_pictures(
     crops: CropRule = "centre",
     batch_size: int = 32,
 ) -> TokenShards:
-    """Write the tokens of all pictures; killed at any moment and called again, it goes on after the last whole part.
+    """Write the tokens of all pictures; if interrupted and called again, resume after the last complete part.
 
-    Pictures that cannot be read get a row without crops; a line names them. A tokenizer that hears of captions is told
-    the first one of each picture, which is then the only one that is kept. Latents are measured at the end (see
-    `latent_statistics`).
+    Pictures that cannot be read get a row without crops and are named in the output. A tokenizer that is conditioned on
+    captions receives the first caption of each picture, and only this caption is stored. For a continuous tokenizer,
+    the statistics of the latents are computed at the end (see `latent_statistics`).
 
     Args:
         tokenizer: a shipped name, a run folder, or another project's checkpoint.
         source: anything that `open_dataset` reads.
-        out: folder for the shards.
-        resolution: of the crops in pixels; None: that of the crops which a run of imtok's was trained on.
-        crops: which crops.
-        batch_size: crops that are encoded together.
+        out: output folder for the shards.
+        resolution: side of the crops in pixels; None: that of the crops which an imtok run was trained on.
+        crops: which crops of a picture to encode.
+        batch_size: number of crops that are encoded together.
 
     Raises:
-        ConfigError: no such tokenizer, no size for one that is no run of imtok's, a size that it cannot cut into
-            patches, or batches of nothing.
-        DataError: several processes, `source` is not finished, none of the pictures can be read, `out` was begun with
-            something else, or the tokenizer is being trained.
+        ConfigError: the tokenizer does not exist, `resolution` is missing for a tokenizer that is not an imtok run or
+            is no multiple of the patch size, or `batch_size` is below 1.
+        DataError: there are several processes, `source` is not finished, none of the pictures can be read, `out` was
+            begun with other settings, or the tokenizer's weights changed because it is being trained.
     """
     check_alone(out)
     tokenizer = os.fspath(tokenizer)
@@ -74,8 +74,8 @@ def encode_pictures(
         raise ConfigError(f"{tokenizer}: {resolution} px is no multiple of its patches of {model.downsample_factor} px")
     check_finished(source)
     pictures = open_dataset(source)
-    place = os.path.abspath(source) if os.path.exists(source) else str(source)
-    manifest = describe(model, tokenizer, sha256, place, resolution, crops, len(pictures))
+    source_name = os.path.abspath(source) if os.path.exists(source) else str(source)
+    manifest = describe(model, tokenizer, sha256, source_name, resolution, crops, len(pictures))
     writer = TokenWriter(out, manifest)
     text_conditioner = (
         None if model.text_config is None else TextConditioner(model.text_config, [source], best_device())
@@ -89,12 +89,12 @@ def encode_pictures(
                 part += _encode(model, text_conditioner, batch)
                 if text_conditioner is not None:
                     missing_caption += sum(
-                        text_conditioner.config.text_of(one.sample) is None for one in batch if one.crops
+                        text_conditioner.config.text_of(item.sample) is None for item in batch if item.crops
                     )
                 progress.update(len(batch))
             writer.write(part)
     if missing_caption:
-        tqdm.write(f"{tokenizer} hears captions or classes, and {missing_caption} pictures have none")
+        tqdm.write(f"{tokenizer} is conditioned on captions or classes, and {missing_caption} pictures have none")
     shards = TokenShards(out)
     if not any(len(shards[row].values) for row in range(len(shards))):
         raise DataError(f"{source}: none of the pictures can be read")
@@ -106,7 +106,7 @@ def encode_pictures(
 def describe(
     model: Tokenizer, tokenizer: str, sha256: str, source: str, resolution: int, crops: CropRule, pictures: int
 ) -> TokenManifest:
-    """The manifest of pictures that are encoded like this."""
+    """Return the manifest of token shards that are encoded with these settings."""
     sizes, side = model.codebook_sizes, resolution // model.downsample_factor
     return TokenManifest(
         tokenizer=tokenizer if tokenizer in shipped() else str(locate(tokenizer).resolve()),
@@ -125,7 +125,7 @@ def describe(
 
 
 def crops_of(sample: Sample, rule: CropRule, resolution: int) -> list[Crop]:
-    """The crops of a picture; none is mirrored that has words."""
+    """Return the crops of a picture; a picture with words gets no mirrored crops."""
     middle = centre_crop(sample.width, sample.height, resolution)
     if rule == "centre":
         return [middle]
@@ -138,7 +138,7 @@ def crops_of(sample: Sample, rule: CropRule, resolution: int) -> list[Crop]:
 
 @dataclasses.dataclass(frozen=True)
 class _Cropped:
-    """A picture's crops; none where it could not be read."""
+    """The crops of a picture; empty if it could not be read."""
 
     sample: Sample
     crops: list[UInt8[np.ndarray, "resolution resolution 3"]]
@@ -147,18 +147,18 @@ class _Cropped:
 def _batches(
     pictures: Dataset, rows: Iterable[int], resolution: int, rule: CropRule, batch_size: int
 ) -> Iterator[list[_Cropped]]:
-    """Consecutive pictures with `batch_size` crops together, or few more."""
+    """Yield batches of consecutive pictures, with `batch_size` crops or slightly more; the last may have fewer."""
     batch: list[_Cropped] = []
     for row in rows:
-        sample, found = Sample(image=b"", path=f"row {row}", width=0, height=0), []
+        sample, cropped = Sample(image=b"", path=f"row {row}", width=0, height=0), []
         try:
             sample = pictures[row]
             picture = decode_sample(sample)
-            found = [crop.pixels(picture) for crop in crops_of(sample, rule, resolution)]
+            cropped = [crop.pixels(picture) for crop in crops_of(sample, rule, resolution)]
         except PictureError as error:
             tqdm.write(f"left out: {error}")
-        batch.append(_Cropped(sample, found))
-        if sum(len(one.crops) for one in batch) >= batch_size:
+        batch.append(_Cropped(sample, cropped))
+        if sum(len(item.crops) for item in batch) >= batch_size:
             yield batch
             batch = []
     if batch:
@@ -167,26 +167,26 @@ def _batches(
 
 @torch.no_grad()
 def _encode(model: Tokenizer, text_conditioner: TextConditioner | None, batch: list[_Cropped]) -> list[Tokens]:
-    crops = [crop for one in batch for crop in one.crops]
+    crops = [crop for item in batch for crop in item.crops]
     text = None
     if text_conditioner is not None:
         text = text_conditioner.encode(
-            [text_conditioner.config.text_of(one.sample) for one in batch for _ in one.crops]
+            [text_conditioner.config.text_of(item.sample) for item in batch for _ in item.crops]
         )
     values = np.zeros((0, 0, 0), np.int32)
     if crops:
         encoding = model.encode(from_uint8(np.stack(crops)).to(model.device), text)
-        found = encoding.latents.half() if encoding.codes is None else encoding.codes.int()
-        values = found.cpu().numpy()
-    ends = np.cumsum([len(one.crops) for one in batch])
+        tokens = encoding.latents.half() if encoding.codes is None else encoding.codes.int()
+        values = tokens.cpu().numpy()
+    ends = np.cumsum([len(item.crops) for item in batch])
     return [
         Tokens(
-            values=values[end - len(one.crops) : end],
-            path=one.sample.path,
-            label=one.sample.label,
-            captions=one.sample.captions[
+            values=values[end - len(item.crops) : end],
+            path=item.sample.path,
+            label=item.sample.label,
+            captions=item.sample.captions[
                 : 1 if text_conditioner is not None and text_conditioner.config.conditioned_on == "captions" else None
             ],
         )
-        for one, end in zip(batch, ends, strict=True)
+        for item, end in zip(batch, ends, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Factorized quantization: k small codebooks in place of a large one (FQGAN, section 3.2)."""
+"""Factorized quantization: k small codebooks instead of a large one (FQGAN, section 3.2)."""
 
 from itertools import combinations
 from typing import Any, Literal
@@ -20,14 +20,14 @@ class FactorizedVQConfig:
 
     kind: Literal["factorized"] = "factorized"
     codebook_sizes: tuple[int, ...] = (16_384, 16_384)
-    """Entries of each sub-codebook; any number of them, of any sizes."""
+    """Number of entries of each sub-codebook; there may be any number of sub-codebooks, of any sizes."""
     sub_dim: int = 8
     """Channels of each branch."""
     normalize: bool = True
     entropy_temperature: float = 0.01
-    """See `VQConfig`; only for codebooks that the gradient trains."""
+    """See `VQConfig`; only used with `update = "gradient"`."""
     update: Literal["gradient", "ema"] = "gradient"
-    """How the codebooks learn: by their own loss (FQGAN), or as running means with restart (InsightTok)."""
+    """How the codebooks are trained: by the codebook loss (FQGAN), or as running means with restart (InsightTok)."""
 
     def __post_init__(self) -> None:
         if not self.codebook_sizes:
@@ -41,7 +41,7 @@ class FactorizedVQConfig:
         return self.sub_dim * len(self.codebook_sizes)
 
     def branches(self) -> list[VQConfig | EMAVQConfig]:
-        """One quantizer's config for each branch."""
+        """Return the config of each branch's quantizer."""
         common: dict[str, Any] = {"codebook_dim": self.sub_dim, "normalize": self.normalize}
         if self.update == "ema":
             return [EMAVQConfig(codebook_size=size, **common) for size in self.codebook_sizes]
@@ -52,7 +52,7 @@ class FactorizedVQConfig:
 class FactorizedQuantizer(Quantizer):
     """Each branch looks up its own channels in its own codebook; the results are concatenated.
 
-    Losses of the branches' quantizers are averaged. `disentangle` (eq. 7) is there for two branches or more.
+    The losses of the branches' quantizers are averaged. `disentangle` (eq. 7) is added for two branches or more.
     """
 
     def __init__(self, config: FactorizedVQConfig) -> None:
@@ -67,14 +67,14 @@ class FactorizedQuantizer(Quantizer):
         self.loss_names = self.branches[0].loss_names | pairwise  # pyright: ignore[reportOperatorIssue]
 
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
-        found: list[Quantized] = [branch(part) for branch, part in zip(self.branches, self.split(z), strict=True)]
+        outputs: list[Quantized] = [branch(part) for branch, part in zip(self.branches, self.split(z), strict=True)]
         losses: dict[str, Tensor] = {}
-        for name in found[0].losses:
-            losses[name] = torch.stack([one.losses[name] for one in found]).mean()
-        if self.training and len(found) > 1 and not self.bypass and "disentangle" not in self.skipped_losses:
-            losses["disentangle"] = disentangle_loss([one.latents for one in found])
-        latents = torch.cat([one.latents for one in found], dim=2)
-        codes = torch.cat([one.codes for one in found if one.codes is not None], dim=2)
+        for name in outputs[0].losses:
+            losses[name] = torch.stack([output.losses[name] for output in outputs]).mean()
+        if self.training and len(outputs) > 1 and not self.bypass and "disentangle" not in self.skipped_losses:
+            losses["disentangle"] = disentangle_loss([output.latents for output in outputs])
+        latents = torch.cat([output.latents for output in outputs], dim=2)
+        codes = torch.cat([output.codes for output in outputs if output.codes is not None], dim=2)
         return Quantized(latents, codes, losses)
 
     def start_phase(self, **changes: Any) -> None:
@@ -90,21 +90,22 @@ class FactorizedQuantizer(Quantizer):
         return vectors.split(self.config.sub_dim, dim=2)
 
     def update(self) -> dict[str, float]:
-        """As `Quantizer.update`, for each branch by number; `codebook_used` is that of the least used one."""
+        """Update each branch (see `Quantizer.update`); names end in its number, and `codebook_used` is the minimum."""
         numbers = [branch.update() for branch in self.branches]  # pyright: ignore[reportCallIssue]
-        stats = {f"{name}_{index}": value for index, one in enumerate(numbers) for name, value in one.items()}
-        used = [one["codebook_used"] for one in numbers if "codebook_used" in one]
+        stats = {f"{name}_{index}": value for index, branch in enumerate(numbers) for name, value in branch.items()}
+        used = [branch["codebook_used"] for branch in numbers if "codebook_used" in branch]
         return stats | ({"codebook_used": min(used)} if used else {})
 
 
 def disentangle_loss(branches: list[Float[Tensor, "batch tokens sub_dim"]]) -> Float[Tensor, ""]:
-    """Mean squared cosine of the branches' quantized vectors at the same position, over all pairs (FQGAN eq. 7).
+    """Return the mean squared cosine similarity of the branches' quantized vectors over all pairs (FQGAN eq. 7).
 
-    Through the straight-through vectors the gradient reaches the branches' adapters; the codes follow by their own
-    loss. With more than two branches the pairs count alike; the paper writes two out.
+    Vectors at the same position are compared. Through the straight-through estimator the gradient reaches the branches'
+    adapters; the codes follow by their own loss. With more than two branches all pairs have equal weight; the paper
+    gives the formula for two.
 
     Args:
-        branches: quantized vectors of each branch, in one order of positions.
+        branches: quantized vectors of each branch, with the positions in the same order.
     """
     cosines = [F.cosine_similarity(a, b, dim=-1).square().mean() for a, b in combinations(branches, 2)]
     return torch.stack(cosines).mean()

@@ -1,6 +1,7 @@
-"""Other projects' tokenizer checkpoints, read into our classes: names are mapped, sizes are read off the shapes.
+"""Tokenizer checkpoints of other projects, converted to imtok's classes.
 
-Every reader is pure: tensors in, a config and renamed tensors out; whatever does not fit is refused by one line.
+Names are mapped, and sizes are inferred from the tensors' shapes. The readers are pure functions from tensors to a
+config and renamed tensors; a checkpoint that does not fit is rejected with a one-line error.
 """
 
 import math
@@ -22,27 +23,27 @@ _TRAINING_ONLY = re.compile(
     r"|model_ema\."  # a second, averaged copy of all weights
     r"|quantize\w*\.(embedding\.)?(codebook_used|cluster_size|embed_avg)$"  # statistics of a codebook
 )
-"""Names of what is no part of the tokenizer."""
+"""Names of tensors that are not part of the tokenizer."""
 _WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
-"""What DistributedDataParallel and torch.compile put before a name."""
+"""Prefixes that DistributedDataParallel and torch.compile add to a name."""
 
 
 def convert(tensors: Tensors, where: str) -> tuple[VQGANConfig, dict[str, Tensor]]:
-    """Recognize a VQGAN-family checkpoint and bring it into our form.
+    """Recognize a checkpoint of the VQGAN family and convert it.
 
-    Known: InsightTok's release and LlamaGen (checked against outputs of the original classes); FQGAN with any number of
-    codebooks (checked against the full lists of its tensors; no outputs were at hand); taming-transformers' VQGAN
-    (tested on a synthetic state dict only).
+    Supported: InsightTok's release and LlamaGen (checked against outputs of the original classes); FQGAN with any
+    number of codebooks (checked against the full lists of its tensors; no outputs were available); taming-transformers'
+    VQGAN (tested on a synthetic state dict only).
 
     Args:
-        tensors: the state dict as it lies in the file.
-        where: the file, for the error.
+        tensors: the state dict as stored in the file.
+        where: name of the file, for error messages.
 
     Returns:
         The config and the weights for `VQGAN.load_weights`.
 
     Raises:
-        ConfigError: not a checkpoint of a known kind.
+        ConfigError: not a complete checkpoint of a supported kind.
     """
     try:
         return _convert(tensors)
@@ -68,7 +69,7 @@ def _convert(tensors: Tensors) -> tuple[VQGANConfig, dict[str, Tensor]]:
     if "encoder.conv_blocks.0.res.0.conv1.weight" in kept:
         return _one_codebook(kept, _llamagen_name, normalize=True)
     if "encoder.down.0.block.0.conv1.weight" in kept:
-        # taming's VQGAN has the same names, but neither EMA statistics nor normalized codes
+        # InsightTok and taming's VQGAN have the same names; only InsightTok has EMA statistics and normalized codes
         if "quantize.embed_avg" not in tensors and any(name.startswith("model_ema.") for name in tensors):
             raise ConfigError(
                 "averaged weights (model_ema) beside taming's names: IBQ's checkpoints are like that, whose codes are "
@@ -90,13 +91,13 @@ def _one_codebook(
 
 
 def _fqgan(tensors: Tensors, branches: list[str]) -> tuple[VQGANConfig, dict[str, Tensor]]:
-    """FQGAN: LlamaGen's encoder and decoder, and in between an adapter, a head and a codebook for each branch.
+    """Convert FQGAN: LlamaGen's encoder and decoder, with an adapter, a head and a codebook for each branch in between.
 
-    What names and shapes do not say is as the authors' release is known to be: 8 heads, GELU, vectors on the unit
-    sphere, the visual branch first. Unverified, as no outputs of it were at hand: positions are added before `ln_pre`,
-    GELU is the exact one, LayerNorm's epsilon is 1e-5.
+    Settings that names and shapes do not determine are those of the authors' release: 8 heads, GELU, vectors on the
+    unit sphere, visual branch first. Unverified, as no outputs of it were available: position embeddings are added
+    before `ln_pre`, GELU is exact, and LayerNorm's epsilon is 1e-5.
     """
-    order = sorted(branches, key=_place)
+    order = sorted(branches, key=_branch_sort_key)
     weights = _renamed(tensors, lambda name, levels: _fqgan_name(name, levels, order))
     codebooks = [weights[f"quantizer.branches.{index}.codebook"].shape for index in range(len(order))]
     quantizer = FactorizedVQConfig(codebook_sizes=tuple(shape[0] for shape in codebooks), sub_dim=codebooks[0][1])
@@ -111,8 +112,8 @@ def _fqgan(tensors: Tensors, branches: list[str]) -> tuple[VQGANConfig, dict[str
     return _config_of(weights, quantizer, adapter), weights
 
 
-def _place(branch: str) -> tuple[int, int]:
-    """Where a branch of FQGAN stands among the others; more than the authors have would be numbered."""
+def _branch_sort_key(branch: str) -> tuple[int, int]:
+    """Sort key of an FQGAN branch by its channels; branches beyond those of the authors must be numbered (`sem_N`)."""
     if branch in _FQGAN_ORDER:
         return _FQGAN_ORDER.index(branch), 0
     if number := re.fullmatch(r"sem_(\d+)", branch):
@@ -134,7 +135,7 @@ def _renamed(tensors: Tensors, rename: Callable[[str, int], str | None]) -> dict
 def _config_of(
     weights: Tensors, quantizer: EMAVQConfig | FactorizedVQConfig, adapter: AdapterConfig | None = None
 ) -> VQGANConfig:
-    """Read the other sizes off the shapes."""
+    """Infer the remaining sizes from the tensors' shapes."""
     channels = weights["encoder.conv_in.weight"].shape[0]
     levels = _count(weights, r"encoder\.level_(\d+)\.")
     widths = [weights[f"encoder.level_{i}.blocks.0.conv1.weight"].shape[0] for i in range(levels)]
@@ -152,7 +153,7 @@ def _config_of(
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
-    """How many numbers stand where the pattern has its group."""
+    """Count the distinct values of the pattern's group among the names."""
     return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
@@ -176,7 +177,7 @@ def _end_name(name: str) -> str | None:
 
 
 def _taming_name(name: str, levels: int) -> str | None:
-    """taming-transformers and InsightTok: down.i.block.j, up.i.block.j, mid.block_1."""
+    """Map a name of taming-transformers and InsightTok: down.i.block.j, up.i.block.j, mid.block_1."""
     if match := re.fullmatch(r"(encoder|decoder)\.(?:down|up)\.(\d+)\.(block|attn)\.(\d+)\.(.+)", name):
         side, level, kind, index, rest = match.groups()
         return f"{side}.level_{level}.{_list_of(kind)}.{index}.{_inner(rest)}"
@@ -189,7 +190,7 @@ def _taming_name(name: str, levels: int) -> str | None:
 
 
 def _llamagen_name(name: str, levels: int) -> str | None:
-    """LlamaGen: conv_blocks.i.res.j, the decoder's levels counted from the lowest resolution up, mid.0 to mid.2."""
+    """Map a name of LlamaGen: conv_blocks.i.res.j, mid.0 to mid.2; decoder levels start at the lowest resolution."""
     if match := re.fullmatch(r"(encoder|decoder)\.conv_blocks\.(\d+)\.(.+)", name):
         side, level, rest = match[1], int(match[2]), match[3]
         level = level if side == "encoder" else levels - 1 - level
@@ -225,7 +226,7 @@ _BRANCH = {
 
 
 def _fqgan_name(name: str, levels: int, order: list[str]) -> str | None:
-    """FQGAN: LlamaGen's names; visual_head, semantic_head_x: adapters; norm_out_x, quant_conv_x, quantize_x."""
+    """Map a name of FQGAN: LlamaGen's; adapters visual_head, semantic_head_x; norm_out_x, quant_conv_x, quantize_x."""
     if match := re.fullmatch(r"encoder\.(visual|semantic)_head(\w*)\.0\.(.+)", name):
         branch, rest = match[1][:3] + match[2], match[3]
         for theirs, ours in _ADAPTER.items():
@@ -250,7 +251,7 @@ def _inner(rest: str) -> str:
 
 
 def _join_attention(weights: Tensors) -> dict[str, Tensor]:
-    """Three 1x1 convolutions q, k, v become one."""
+    """Concatenate the 1x1 convolutions q, k and v into one."""
     joined = {name: tensor for name, tensor in weights.items() if not re.search(r"\.[qkv]\.(weight|bias)$", name)}
     for name in weights:
         if match := re.fullmatch(r"(.+)\.q\.(weight|bias)", name):

@@ -1,4 +1,4 @@
-"""Every quantizer by its config."""
+"""Build any quantizer from its config."""
 
 from typing import Annotated
 
@@ -13,11 +13,11 @@ from imtok.tokenizers.vq import VectorQuantizer, VQConfig
 QuantizerConfig = Annotated[
     EMAVQConfig | VQConfig | FactorizedVQConfig | ContinuousConfig, pydantic.Discriminator("kind")
 ]
-"""Any bottleneck's config; `kind` says which."""
+"""Config of any bottleneck, discriminated by `kind`."""
 
 
 def build_quantizer(config: EMAVQConfig | VQConfig | FactorizedVQConfig | ContinuousConfig) -> Quantizer:
-    """A fresh quantizer."""
+    """Build an untrained quantizer."""
     match config:
         case EMAVQConfig():
             return EMAVectorQuantizer(config)

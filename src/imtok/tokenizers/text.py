@@ -1,4 +1,4 @@
-"""What a tokenizer is told of pictures: captions or classes, as the states of a frozen encoder."""
+"""Text conditioning of tokenizers and generators: captions or classes as states of a frozen text encoder."""
 
 import dataclasses
 import logging
@@ -23,30 +23,30 @@ _logger = logging.getLogger(__name__)
 Text = tuple[Float[Tensor, "batch text_tokens text_channels"], Bool[Tensor, "batch text_tokens"]]
 """Text states and their mask (True where there is a token)."""
 LABELS = "labels"
-"""In place of an encoder: pictures are told by their class alone."""
+"""Value of `TextConfig.encoder` for conditioning on the class alone, without a text encoder."""
 
 
 @config
 class TextConfig:
-    """How a tokenizer hears of a picture's caption (TexTok, section 3.2)."""
+    """How a model is conditioned on a picture's caption or class (TexTok, section 3.2)."""
 
     encoder: str = "text_encoder/t5_xl"
-    """The frozen network that reads captions, by its name in the registry. "labels": each class is a word of its own,
-    without any network (TexTok, Table 4a)."""
+    """Registry name of the frozen text encoder. "labels": each class is one one-hot text token, without any network
+    (TexTok, Table 4a)."""
     dim: int = 2048
-    """Channels of its states; for "labels", the number of classes."""
+    """Channels of the text states; for "labels", the number of classes."""
     classes: tuple[str, ...] = ()
-    """For "labels", as the data spell them."""
+    """For "labels": the class names, as spelled in the data."""
     template: str | None = None
-    """A picture's class in these words, such as "a photo of a {label}", in place of its caption (TexTok, Table 4a)."""
+    """Text with the picture's class, such as "a photo of a {label}", in place of its caption (TexTok, Table 4a)."""
     max_tokens: int = 128
-    """Longer captions are cut."""
+    """Maximum number of text tokens; longer captions are truncated."""
     sha256: str = ""
-    """Of the encoder's weights; training fills it in, so that no other weights of that name are read later."""
+    """Hash of the encoder's weights; set in training, so that other weights of the same name are rejected later."""
     where: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
-    """Which halves hear it."""
+    """Which halves of the tokenizer are conditioned on the text."""
     how: Literal["in_context", "cross_attention"] = "in_context"
-    """As further tokens among the others, or through a cross-attention layer in each block (TexTok, Table 4c)."""
+    """As additional tokens of the sequence, or through a cross-attention layer in each block (TexTok, Table 4c)."""
 
     def __post_init__(self) -> None:
         if self.dim < 1 or self.max_tokens < 1 or not self.where:
@@ -60,39 +60,41 @@ class TextConfig:
 
     @property
     def conditioned_on(self) -> Literal["captions", "labels"]:
-        """What it is told of pictures."""
+        """Whether the model is conditioned on captions or on classes."""
         return "labels" if self.encoder == LABELS or self.template is not None else "captions"
 
     def text_of(self, sample: Sample) -> str | None:
-        """A picture's class or first caption, whichever it is told; None where the picture has none."""
+        """Return a picture's class or first caption, depending on `conditioned_on`; None if it has none."""
         return sample.label if self.conditioned_on == "labels" else next(iter(sample.captions), None)
 
     def with_weights_of(self, other: "TextConfig | None") -> "TextConfig":
-        """With the weights that another names of the same encoder, if it names none itself."""
+        """Return this config with the weights' hash of another config of the same encoder, if it has none itself."""
         if self.sha256 or other is None or other.encoder != self.encoder:
             return self
         return dataclasses.replace(self, sha256=other.sha256)
 
     def same_features_as(self, other: "TextConfig") -> bool:
-        """Whether both hear the same states; they may do other things with them."""
+        """Return whether both configs use the same text states; `where` and `how` may differ."""
         return dataclasses.replace(self, where=other.where, how=other.how) == other
 
 
 class TextConditioner:
-    """Captions to states: from what `imtok embed` has stored, or else from the encoder itself, which is then loaded.
+    """Text states of captions: read from the features that `imtok embed` has stored, or else computed by the encoder.
+
+    The encoder is loaded only when it is needed.
 
     Args:
-        config: of the tokenizer.
-        data: folders of shards, with stored features or without.
-        device: where the states go, and where the encoder computes.
+        config: text config of the tokenizer or generator.
+        data: folders of shards, with or without stored features.
+        device: device of the encoder and of the returned states.
 
     Attributes:
-        config: of the tokenizer; once it is prepared, with the hash of the encoder's weights.
+        config: text config of the model, with the hash of the encoder's weights as soon as it is known.
 
     Raises:
-        ConfigError: stored features are of another width.
-        MissingWeights: features of several weights are stored, the config names none of these, and the encoder, whose
-            own would be taken, is not here.
+        ConfigError: stored features have another number of channels.
+        MissingWeights: features of several weights are stored, the config has the hash of none of them, and the
+            encoder, whose weights would then be used, is not available.
     """
 
     def __init__(
@@ -100,19 +102,20 @@ class TextConditioner:
     ) -> None:
         self.config, self.device = config, torch.device(device)
         self._encoder: TextEncoder | None = None
-        # Those that are not stored and were read last: a generator and its tokenizer hear the same, and so do crops. No
-        # more than these, since a caption's bits depend on what is read beside it, and that is then the batch alone.
+        # States of the captions encoded last, as far as they are not stored: a generator and its tokenizer, or several
+        # crops, use the same captions. Older states are not cached: their rounding depends on the other captions in the
+        # encoder's batch, and the result must depend on the current batch alone.
         self._last: dict[str, Float[Tensor, "tokens dim"]] = {}
-        self._of_classes: dict[str, Float[Tensor, "tokens dim"]] = {}  # a template's few texts, read once
-        self._told_of_cuts = False
+        self._template_states: dict[str, Float[Tensor, "tokens dim"]] = {}  # by class, encoded once
+        self._warned_of_truncation = False
         self._data = tuple(data)
-        found = [one for folder in self._data for one in stored_features(folder, config.encoder, config.max_tokens)]
-        weights = {one.manifest["sha256"] for one in found}
+        found = [each for folder in self._data for each in stored_features(folder, config.encoder, config.max_tokens)]
+        weights = {stored.manifest["sha256"] for stored in found}
         if config.sha256 == "" and len(weights) == 1:
-            self._trust(*weights)
+            self._pin_weights(*weights)
         elif config.sha256 == "" and weights:
             self._load()
-        self._stored = [one for one in found if one.manifest["sha256"] == self.config.sha256]
+        self._stored = [stored for stored in found if stored.manifest["sha256"] == self.config.sha256]
         for stored in self._stored:
             if stored.manifest["dim"] != config.dim:
                 raise ConfigError(
@@ -120,54 +123,54 @@ class TextConditioner:
                 )
 
     def __deepcopy__(self, memo: object) -> "TextConditioner":
-        """Copies of a model share it: what it says never changes."""
+        """Return itself: copies of a model share the conditioner, whose output never changes."""
         return self
 
     def require_text(self) -> None:
-        """Make sure that there is something to learn from: a run without would be one without text, and not say so.
+        """Check that the training data has text, since a run without any would silently train without conditioning.
 
         Raises:
-            ConfigError: not one picture of the first folder has a caption, or a class where classes are told.
+            ConfigError: no picture of the first folder has a caption, or a class if the model is conditioned on these.
         """
         training = self._data[0]
         pictures = open_dataset(training).annotations()
         if any(self.config.text_of(sample) is not None for sample in pictures):
             return
         if self.config.conditioned_on == "labels":
-            raise ConfigError(f"{training}: the tokenizer hears of classes, and no picture has one")
+            raise ConfigError(f"{training}: the tokenizer is conditioned on classes, and no picture has one")
         raise ConfigError(
-            f"{training}: the tokenizer hears of captions, and no picture has one; imtok annotate --captions gives "
-            "them some"
+            f"{training}: the tokenizer is conditioned on captions, and no picture has one; imtok annotate --captions "
+            "gives them some"
         )
 
     def prepare(self, captions: Iterable[str] | None = None) -> None:
-        """Open the encoder now if any caption will need it, so that nothing is found missing later.
+        """Load the encoder now if any caption will need it, so that missing weights are found before they are needed.
 
         Args:
-            captions: that it will be asked for; None: all of the data's.
+            captions: the captions that will be encoded; None: all captions of the data.
 
         Raises:
-            ConfigError: an encoder of another width or of other weights, or pictures of a class that is not known.
-            MissingWeights: it is not here.
+            ConfigError: the encoder has another number of channels or other weights, or a picture's class is unknown.
+            MissingWeights: the encoder is needed and not available.
         """
         if self.config.encoder == LABELS:
-            if captions is not None:  # of classes they say nothing, and whoever wrote the tokens down knew those
+            if captions is not None:  # they do not contain classes, which `imtok encode` has checked
                 return
             for label in {sample.label for folder in self._data for sample in open_dataset(folder).annotations()}:
                 if label is not None:
-                    self._class(label)
+                    self._one_hot(label)
             return
         if self.config.template is not None:
             self._load()
             return
         if captions is None:
             captions = (caption for folder in self._data for caption in distinct_captions(folder))
-        unread = next((caption for caption in captions if not any(caption in one for one in self._stored)), None)
+        unread = next((caption for caption in captions if not any(caption in stored for stored in self._stored)), None)
         if unread is not None:
             try:
                 self._load()
             except pretrained.MissingWeights as error:
-                where = self._places or "text features"
+                where = self._folders or "text features"
                 raise pretrained.MissingWeights(
                     f"the caption {unread[:40]!r} is not stored beside {where} (imtok embed), and {error}"
                 ) from None
@@ -181,51 +184,52 @@ class TextConditioner:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str | None]) -> Text:
-        """States of each picture's text; a picture without one gets a mask of False.
+        """Return the states and mask of each picture's text; the mask of a picture without text is False.
 
         Args:
             texts: captions, or classes for "labels" and for a template.
 
         Raises:
-            ConfigError: a class that is not among the config's, or an encoder of another width.
-            MissingWeights: a caption that is not stored, and an encoder that is not here.
+            ConfigError: a class is not among those of the config, or the encoder has another number of channels.
+            MissingWeights: a caption is not stored, and the encoder is not available.
         """
         if self.config.encoder == LABELS:
-            told = [None if label is None else self._class(label) for label in texts]
+            encoded = [None if label is None else self._one_hot(label) for label in texts]
         elif self.config.template is not None:
-            told = [None if label is None else self._in_words(label, self.config.template) for label in texts]
+            encoded = [None if label is None else self._from_template(label, self.config.template) for label in texts]
         else:
-            told = self._captions(texts)
-        length = max([1, *(len(states) for states in told if states is not None)])
-        states = torch.zeros(len(told), length, self.config.dim)
-        mask = torch.zeros(len(told), length, dtype=torch.bool)
-        for row, of_it in enumerate(told):
-            if of_it is not None:
-                states[row, : len(of_it)] = of_it
-                mask[row, : len(of_it)] = True
+            encoded = self._captions(texts)
+        length = max([1, *(len(states) for states in encoded if states is not None)])
+        states = torch.zeros(len(encoded), length, self.config.dim)
+        mask = torch.zeros(len(encoded), length, dtype=torch.bool)
+        for row, text_states in enumerate(encoded):
+            if text_states is not None:
+                states[row, : len(text_states)] = text_states
+                mask[row, : len(text_states)] = True
         return states.to(self.device), mask.to(self.device)
 
     def check(self, caption: str | None) -> None:
-        """Whether a caption that nobody has stored is read to its end.
+        """Check that a caption without stored features will not be truncated.
 
         Raises:
-            ConfigError: it is too long.
-            MissingWeights: the encoder is not here.
+            ConfigError: the caption is too long.
+            MissingWeights: the encoder is not available.
         """
-        if caption is not None and self._is_cut(caption):
+        if caption is not None and self._is_truncated(caption):
             length = self._load().length(caption)
             raise ConfigError(
-                f"text {caption[:40]!r}…: {length} tokens, the model hears {self.config.max_tokens}; shorten it"
+                f"text {caption[:40]!r}…: {length} tokens, the model reads {self.config.max_tokens}; shorten it"
             )
 
     def encode_batch(self, captions: Sequence[str | None], labels: Sequence[str | None]) -> Text:
-        """`encode` of whichever of a batch's captions and classes it is told."""
+        """Encode a batch's captions or classes, depending on `conditioned_on`."""
         return self.encode(labels if self.config.conditioned_on == "labels" else captions)
 
     def bits(self, texts: Sequence[str | None]) -> Iterator[float]:
-        """Information in what the decoder is told of each picture: 8 bits a byte of UTF-8, or log2 of the classes.
+        """Yield the information in each text that the decoder receives, in bits.
 
-        An upper bound: nobody has compressed the captions. It stands beside the tokens' bits, never in them.
+        This is 8 bits per byte of UTF-8, or log2 of the number of classes. It is an upper bound, as captions are not
+        compressed, and is reported separately from the bits of the tokens, never added to them.
         """
         for text in texts:
             if text is None or "decoder" not in self.config.where:
@@ -236,11 +240,11 @@ class TextConditioner:
                 yield 8.0 * len(text.encode())
 
     @property
-    def _places(self) -> str:
+    def _folders(self) -> str:
         return ", ".join(str(folder) for folder in self._data)
 
-    def _trust(self, sha256: str) -> None:
-        """One encoder's weights and no others: those of the config, or else the first that are met."""
+    def _pin_weights(self, sha256: str) -> None:
+        """Check the encoder's weights against the hash in the config, or store their hash if it has none."""
         if self.config.sha256 not in ("", sha256):
             raise ConfigError(
                 f"text: these weights of {self.config.encoder} are not those that the model or its features were made "
@@ -248,50 +252,50 @@ class TextConditioner:
             )
         self.config = dataclasses.replace(self.config, sha256=sha256)
 
-    def _class(self, label: str) -> Float[Tensor, "1 dim"]:
+    def _one_hot(self, label: str) -> Float[Tensor, "1 dim"]:
         if label not in self.config.classes:
             raise ConfigError(f"text: {label!r} is none of the tokenizer's {len(self.config.classes)} classes")
         states = torch.zeros(1, self.config.dim)
         states[0, self.config.classes.index(label)] = 1.0
         return states
 
-    def _in_words(self, label: str, template: str) -> Float[Tensor, "tokens dim"]:
-        if label not in self._of_classes:
+    def _from_template(self, label: str, template: str) -> Float[Tensor, "tokens dim"]:
+        if label not in self._template_states:
             (states,) = self._captions([template.replace("{label}", label.replace("_", " "))])
             assert states is not None
-            self._of_classes[label] = states
-        return self._of_classes[label]
+            self._template_states[label] = states
+        return self._template_states[label]
 
     def _captions(self, captions: Sequence[str | None]) -> list[Float[Tensor, "tokens dim"] | None]:
-        known = {caption: self._look_up(caption) for caption in dict.fromkeys(captions)}
+        known = {caption: self._stored_states(caption) for caption in dict.fromkeys(captions)}
         unread = [caption for caption, states in known.items() if caption is not None and states is None]
         if unread and unread != list(self._last):
-            self._tell_of_cuts(unread)
+            self._warn_of_truncation(unread)
             states, mask = self._load().encode(unread, self.config.max_tokens)
-            of_each = zip(unread, states.cpu(), mask.cpu(), strict=True)
-            self._last = {caption: of_it[there] for caption, of_it, there in of_each}
+            encoded = zip(unread, states.cpu(), mask.cpu(), strict=True)
+            self._last = {caption: padded[valid] for caption, padded, valid in encoded}
         known |= {caption: self._last[caption] for caption in unread}
         return [known[caption] for caption in captions]
 
-    def _tell_of_cuts(self, captions: Sequence[str]) -> None:
-        """One line about the first that is too long, whatever comes later; of stored ones `embed` has told."""
-        long = None if self._told_of_cuts else next(filter(self._is_cut, captions), None)
+    def _warn_of_truncation(self, captions: Sequence[str]) -> None:
+        """Warn once, of the first caption that is too long; for stored captions `embed` has already warned."""
+        long = None if self._warned_of_truncation else next(filter(self._is_truncated, captions), None)
         if long is not None:
-            self._told_of_cuts = True
+            self._warned_of_truncation = True
             _logger.warning(
-                "the caption %r… has %d tokens, of which the model hears %d; it and others that are too long are cut",
+                "the caption %r… has %d tokens, of which the model reads %d; it and others that are too long are cut",
                 long[:40],
                 self._load().length(long),
                 self.config.max_tokens,
             )
 
-    def _is_cut(self, caption: str) -> bool:
-        """Whether a caption that nobody has stored is longer than what is heard of it."""
-        if self.config.conditioned_on == "labels" or self._look_up(caption) is not None:
+    def _is_truncated(self, caption: str) -> bool:
+        """Return whether a caption without stored features has more than `max_tokens` tokens."""
+        if self.config.conditioned_on == "labels" or self._stored_states(caption) is not None:
             return False
         return self._load().length(caption) > self.config.max_tokens
 
-    def _look_up(self, caption: str | None) -> Float[Tensor, "tokens dim"] | None:
+    def _stored_states(self, caption: str | None) -> Float[Tensor, "tokens dim"] | None:
         found = (stored for stored in self._stored if caption is not None and caption in stored)
         return next((torch.from_numpy(stored.states(caption or "")) for stored in found), None)
 
@@ -302,10 +306,10 @@ class TextConditioner:
                 raise ConfigError(f"text: {self.config.encoder} reads no text; imtok weights lists the text encoders")
             if encoder.embed_dim != self.config.dim:
                 raise ConfigError(
-                    f"text: {self.config.encoder} answers in {encoder.embed_dim} channels, not {self.config.dim}"
+                    f"text: {self.config.encoder} has {encoder.embed_dim} channels, not {self.config.dim}"
                 )
             encoder.check_length(self.config.max_tokens)
-            self._trust(encoder.sha256)
+            self._pin_weights(encoder.sha256)
             self._encoder = encoder.to(self.device)
             return encoder
         return self._encoder

@@ -1,4 +1,4 @@
-"""TexTok: a one-dimensional tokenizer of two vision transformers that both hear the caption (TexTok, section 3.2)."""
+"""TexTok: a one-dimensional tokenizer of two vision transformers conditioned on captions (TexTok, section 3.2)."""
 
 import math
 from typing import Literal
@@ -16,8 +16,8 @@ from imtok.tokenizers.continuous import ContinuousConfig
 from imtok.tokenizers.quantizers import QuantizerConfig, build_quantizer
 from imtok.tokenizers.text import Text, TextConfig
 
-_NEAR = 2.0
-"""Distance, in patches, at which the likeness of two places has fallen to a half."""
+_HALF_DISTANCE = 2.0
+"""Distance, in patches, at which the similarity of two position embeddings has fallen to one half."""
 
 
 @config
@@ -26,13 +26,13 @@ class TexTokConfig:
 
     kind: Literal["textok"] = "textok"
     num_latent_tokens: int = 128
-    """N. With 0, which only a continuous bottleneck can have, the caption alone makes the picture: a control."""
+    """N. 0 is allowed for a continuous bottleneck only: the picture is decoded from the caption alone, as a control."""
     patch_size: int = 8
     grid_size: int = 32
-    """Patches a side of the pictures that it is trained on; other grids get its positions resized."""
+    """Patches per side of the training pictures; for other grids the position embeddings are resized."""
     dim: int = 768
     depth: int = 12
-    """Blocks of each half."""
+    """Number of blocks of the encoder, and of the decoder."""
     num_heads: int = 12
     mlp_ratio: float = 4.0
     quantizer: QuantizerConfig = ContinuousConfig()
@@ -40,10 +40,10 @@ class TexTokConfig:
     text: TextConfig | None = TextConfig()
     """None: the paper's Baseline (w/o text)."""
     start: Literal["random", "places"] = "random"
-    """What it begins with. `random`: image tokens and positions are small random numbers, as in the paper. `places`:
-    image tokens are the places of a coarse grid, patches the sines and cosines of theirs, and in the first half of the
-    heads queries and keys are alike (Trockman & Kolter 2023), so that these look first at what is near, the others at
-    everything, the caption too. All of it is learned from there on."""
+    """Initialization. `random`: image tokens and position embeddings are small random numbers, as in the paper.
+    `places`: patches start with sine-cosine embeddings of their positions, image tokens with those of a coarse grid,
+    and in the first half of the heads queries and keys have equal weights (Trockman & Kolter 2023), so that these heads
+    initially attend to nearby positions, the others to everything including the caption. All of this is trained."""
 
     def __post_init__(self) -> None:
         if min(self.patch_size, self.grid_size, self.dim, self.depth, self.num_heads) < 1:
@@ -54,7 +54,7 @@ class TexTokConfig:
         if self.num_latent_tokens < (0 if alone else 1):
             raise ConfigError(
                 f"textok: num_latent_tokens = {self.num_latent_tokens}; at least 1, or 0 for continuous tokens and "
-                "a decoder that hears text"
+                "a decoder that is conditioned on text"
             )
         if self.dim % self.num_heads:
             raise ConfigError(f"textok: {self.num_heads} heads do not divide {self.dim} channels")
@@ -66,13 +66,13 @@ class TexTokConfig:
 
 
 class TexTok(Tokenizer):
-    """A ViT that keeps N tokens of a picture, and one that draws it from them; both hear the caption.
+    """A ViT encoder that outputs N tokens of a picture and a ViT decoder, both conditioned on the caption.
 
-    `text` is what the frozen encoder says of the captions. Without it, or where a picture's mask is False throughout,
-    a picture is encoded and decoded as by a tokenizer that knows no text.
+    `text` holds the frozen text encoder's states of the captions. Without it, or for a picture whose mask is False
+    throughout, encoding and decoding are unconditional.
 
-    Deviation: the small presets `start` at places, not at random as the paper's tokens do: a small tokenizer would
-    spend thousands of steps on finding out where things are.
+    Deviation: the small presets use `start` = `places`, not `random` as in the paper: a small tokenizer would spend
+    thousands of steps on learning positions.
     """
 
     tokens_on_grid = False
@@ -90,12 +90,12 @@ class TexTok(Tokenizer):
                 nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, Attention):
-                queries, keys, values = module.qkv.weight.data.chunk(3)  # each a map of its own
+                queries, keys, values = module.qkv.weight.data.chunk(3)  # initialized separately, as three projections
                 for part in (queries, keys, values):
                     nn.init.xavier_uniform_(part)
                 if config.start == "places":
-                    near = (module.num_heads + 1) // 2 * (config.dim // module.num_heads)
-                    keys[:near] = queries[:near]
+                    local_channels = (module.num_heads + 1) // 2 * (config.dim // module.num_heads)
+                    keys[:local_channels] = queries[:local_channels]
 
     def encode_unquantized(
         self, images: Float[Tensor, "batch 3 height width"], text: Text | None = None
@@ -113,48 +113,48 @@ class TexTok(Tokenizer):
         return self.decoder(latents, text, grid_size or (self.config.grid_size,) * 2)
 
     def stages(self) -> list[nn.Module]:
-        """The blocks of both transformers."""
+        """Return the blocks of both transformers."""
         return [part for part in self.modules() if isinstance(part, Block)]
 
     def compile_parts(self) -> None:
-        """torch.compile for both transformers; batches differ in their longest caption, so sizes are left open."""
+        """Compile both transformers (torch.compile); sizes stay dynamic, as batches differ in their longest caption."""
         self.encoder.transformer.compile()
         self.decoder.transformer.compile()
 
 
 class Half(nn.Module):
-    """What both halves are: a transformer over their own tokens, which hears the caption where the config says so."""
+    """Common part of encoder and decoder: a transformer, conditioned on the caption if the config names this half."""
 
     def __init__(self, config: TexTokConfig, name: Literal["encoder", "decoder"]) -> None:
         super().__init__()
         text = config.text if config.text is not None and name in config.text.where else None
-        across = text is not None and text.how == "cross_attention"
-        self.transformer = Transformer(config.dim, config.depth, config.num_heads, config.mlp_ratio, across)
+        cross_attention = text is not None and text.how == "cross_attention"
+        self.transformer = Transformer(config.dim, config.depth, config.num_heads, config.mlp_ratio, cross_attention)
         self.text_in = nn.Linear(text.dim, config.dim) if text is not None else None
-        self.in_context = not across
+        self.in_context = not cross_attention
 
     def transform(
         self, tokens: Float[Tensor, "batch tokens dim"], text: Text | None
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Its own tokens after all blocks.
+        """Return the given tokens after all blocks, without the text tokens.
 
         Raises:
-            ValueError: the text's states are not of the width that it was built for.
+            ValueError: the text states do not have the configured number of channels.
         """
         if self.text_in is None or text is None:
             return self.transformer(tokens)
         states, mask = text
         if states.shape[2] != self.text_in.in_features:
             raise ValueError(f"text states of {states.shape[2]} channels, expected {self.text_in.in_features}")
-        words = self.text_in(states.to(self.text_in.weight))
+        text_tokens = self.text_in(states.to(self.text_in.weight))
         if not self.in_context:
-            return self.transformer(tokens, context=(words, mask))
-        there = torch.cat([mask.new_ones(tokens.shape[:2]), mask], dim=1)
-        return self.transformer(torch.cat([tokens, words], dim=1), there)[:, : tokens.shape[1]]
+            return self.transformer(tokens, context=(text_tokens, mask))
+        joint_mask = torch.cat([mask.new_ones(tokens.shape[:2]), mask], dim=1)
+        return self.transformer(torch.cat([tokens, text_tokens], dim=1), joint_mask)[:, : tokens.shape[1]]
 
 
 class Encoder(Half):
-    """Patches, learned image tokens and text; of the answer only the image tokens are kept."""
+    """Transformer over patches, learned image tokens and text; of its output only the image tokens are kept."""
 
     def __init__(self, config: TexTokConfig) -> None:
         super().__init__(config, "encoder")
@@ -169,13 +169,13 @@ class Encoder(Half):
         patches = self.patches_in(images)  # batch, dim, rows, columns
         grid = (patches.shape[2], patches.shape[3])
         patches = patches.flatten(2).transpose(1, 2) + self.positions(grid)
-        kept = self.image_tokens.expand(len(images), -1, -1)
-        answer = self.transform(torch.cat([patches, kept], dim=1), text)
-        return self.to_latents(answer[:, patches.shape[1] :])
+        image_tokens = self.image_tokens.expand(len(images), -1, -1)
+        output = self.transform(torch.cat([patches, image_tokens], dim=1), text)
+        return self.to_latents(output[:, patches.shape[1] :])
 
 
 class Decoder(Half):
-    """Learned patch tokens, projected image tokens and text; of the answer only the patches are kept."""
+    """Transformer over learned patch tokens, projected latents and text; of its output only the patches are kept."""
 
     def __init__(self, config: TexTokConfig) -> None:
         super().__init__(config, "decoder")
@@ -189,39 +189,42 @@ class Decoder(Half):
         self, latents: Float[Tensor, "batch tokens codebook_dim"], text: Text | None, grid_size: tuple[int, int]
     ) -> Float[Tensor, "batch 3 height width"]:
         patches = self.patch_tokens(grid_size).expand(len(latents), -1, -1)
-        told = self.from_latents(latents) + self.positions
-        answer = self.transform(torch.cat([patches, told], dim=1), text)
-        pixels = self.patches_out(answer[:, : patches.shape[1]])  # batch, patches, 3 * patch_size ** 2
+        image_tokens = self.from_latents(latents) + self.positions
+        output = self.transform(torch.cat([patches, image_tokens], dim=1), text)
+        pixels = self.patches_out(output[:, : patches.shape[1]])  # batch, patches, 3 * patch_size ** 2
         return self.unpatchify(pixels.transpose(1, 2).unflatten(2, grid_size))
 
 
 def start_of_patches(config: TexTokConfig) -> Float[Tensor, "patches dim"] | None:
-    """What a square grid's patches begin with, row by row; None: random numbers."""
-    return _waves(config.grid_size, config.grid_size, config) if config.start == "places" else None
+    """Return the initial position embeddings of a square grid's patches, row by row; None: random numbers."""
+    return _sine_cosine_embeddings(config.grid_size, config.grid_size, config) if config.start == "places" else None
 
 
 def start_of_tokens(config: TexTokConfig) -> Float[Tensor, "tokens dim"]:
-    """What image tokens begin with; as places, the middles of as many parts of the picture, as square as can be."""
+    """Return the initial values of the image tokens.
+
+    With `places` they are embeddings of the centres of `num_latent_tokens` cells in a grid as square as possible.
+    """
     tokens = config.num_latent_tokens
     if config.start == "random":
         return INIT_STD * torch.randn(tokens, config.dim)
     rows = max((n for n in range(1, math.isqrt(tokens) + 1) if tokens % n == 0), default=0)
-    return _waves(rows, tokens // max(rows, 1), config)
+    return _sine_cosine_embeddings(rows, tokens // max(rows, 1), config)
 
 
-def _waves(rows: int, columns: int, config: TexTokConfig) -> Float[Tensor, "places dim"]:
-    """Sines and cosines of places spread evenly over the grid.
+def _sine_cosine_embeddings(rows: int, columns: int, config: TexTokConfig) -> Float[Tensor, "places dim"]:
+    """Return sine-cosine embeddings of positions spread evenly over the grid.
 
-    With frequencies of an exponential distribution the likeness of two places, their dot product, falls along each axis
-    as 1 / (1 + (distance / `_NEAR`)^2): it never rises again, as it would with DiT's.
+    The frequencies follow an exponential distribution, so that the similarity of two positions, their dot product,
+    falls along each axis as 1 / (1 + (distance / `_HALF_DISTANCE`)^2): monotonically, unlike with DiT's frequencies.
     """
-    side, each = config.grid_size, config.dim // 4
-    frequencies = -torch.log1p(-(torch.arange(each) + 0.5) / max(each, 1)) / _NEAR
+    side, quarter = config.grid_size, config.dim // 4
+    frequencies = -torch.log1p(-(torch.arange(quarter) + 0.5) / max(quarter, 1)) / _HALF_DISTANCE
     axes = []
     for count in (rows, columns):
-        places = (torch.arange(count) + 0.5) * side / max(count, 1) - 0.5  # in patches
-        angles = places[:, None] * frequencies
+        positions = (torch.arange(count) + 0.5) * side / max(count, 1) - 0.5  # in patches
+        angles = positions[:, None] * frequencies
         axes.append(torch.cat([angles.sin(), angles.cos()], dim=1))
-    down, across = axes
-    both = torch.cat([down[:, None].expand(-1, columns, -1), across[None].expand(rows, -1, -1)], dim=2)
-    return F.pad(both.flatten(0, 1), (0, config.dim - 4 * each))
+    vertical, horizontal = axes
+    both = torch.cat([vertical[:, None].expand(-1, columns, -1), horizontal[None].expand(rows, -1, -1)], dim=2)
+    return F.pad(both.flatten(0, 1), (0, config.dim - 4 * quarter))

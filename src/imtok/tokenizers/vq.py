@@ -1,4 +1,4 @@
-"""Vector quantization whose codebook is trained by the gradient (VQGAN, LlamaGen, and FQGAN's sub-codebooks)."""
+"""Vector quantization with a codebook trained by gradient descent (VQGAN, LlamaGen, FQGAN's sub-codebooks)."""
 
 from typing import Literal
 
@@ -14,14 +14,14 @@ from imtok.layers.precision import upcast
 from imtok.tokenizers.quantization import Quantized, Quantizer, nearest_codes
 
 _TINY_SHARE = 1e-20
-"""Below it the entropy's gradient would be infinite."""
+"""Lower bound of a code's mean assignment in the entropy loss, as the gradient at 0 would be infinite."""
 _ENTROPY_ELEMENTS = 1 << 24
-"""Probabilities held at once for the entropy loss (64 MiB in fp32)."""
+"""Maximum number of probabilities in memory during the entropy loss (64 MiB in fp32)."""
 
 
 @config
 class VQConfig:
-    """A codebook that the optimizer trains, like any other weight."""
+    """Vector quantization with a codebook that the optimizer trains like any other weight."""
 
     kind: Literal["vq"] = "vq"
     codebook_size: int = 16_384
@@ -29,7 +29,7 @@ class VQConfig:
     normalize: bool = True
     """Vectors and codes lie on the unit sphere (LlamaGen, FQGAN)."""
     entropy_temperature: float = 0.01
-    """Of the softmax over minus the squared distances that the entropy loss looks at."""
+    """Temperature of the softmax over negative squared distances in the entropy loss."""
 
     def __post_init__(self) -> None:
         if self.codebook_size < 1 or self.codebook_dim < 1 or self.entropy_temperature <= 0:
@@ -37,12 +37,12 @@ class VQConfig:
 
 
 class VectorQuantizer(Quantizer):
-    """Nearest code; the codebook follows the vectors by its own loss.
+    """Nearest-code quantizer whose codebook follows the vectors by a loss of its own.
 
-    Losses: `codebook`, the mean squared distance of the codes to the vectors held fixed; `commitment`, that of the
-    vectors to the codes held fixed; `entropy`, the mean entropy of a vector's soft assignment minus the entropy of the
-    mean assignment: low when each vector is sure of its code and all codes are used alike. The search runs in fp32
-    whatever autocast says.
+    Losses: `codebook`, the mean squared distance of the codes to the vectors (gradient to the codes only);
+    `commitment`, the same distance with the gradient to the vectors only; `entropy`, the mean entropy of a vector's
+    soft assignment minus the entropy of the mean assignment: low when each vector is assigned with confidence and all
+    codes are used equally. The search runs in fp32 regardless of autocast.
     """
 
     def __init__(self, config: VQConfig) -> None:
@@ -52,7 +52,7 @@ class VectorQuantizer(Quantizer):
         self.loss_names = frozenset({"codebook", "commitment", "entropy"})
         codebook = torch.randn(config.codebook_size, config.codebook_dim)
         self.codebook = nn.Parameter(F.normalize(codebook, dim=-1) if config.normalize else codebook)
-        self._used: Tensor | None = None  # by the step's micro-batches so far
+        self._used: Tensor | None = None  # uses of each code in the step's micro-batches so far
 
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
@@ -95,20 +95,20 @@ class VectorQuantizer(Quantizer):
 def entropy_loss(
     vectors: Float[Tensor, "vectors dim"], codebook: Float[Tensor, "codes dim"], temperature: float
 ) -> Float[Tensor, ""]:
-    """Mean entropy of the vectors' soft assignments minus the entropy of the mean assignment, in nats.
+    """Return the mean entropy of the vectors' soft assignments minus the entropy of the mean assignment, in nats.
 
-    A vector's assignment is the softmax of minus its squared distances to the codes over the temperature. Computed in
-    blocks whose probabilities are not kept for the backward pass. The mean assignment is that of one pass on one rank,
-    so micro-batches change it.
+    A vector's assignment is the softmax of its negative squared distances to the codes, divided by the temperature.
+    Computed in blocks whose probabilities are recomputed in the backward pass. The mean assignment is that of one
+    forward pass on one rank, so it depends on the size of micro-batches.
 
     Args:
-        vectors: fp32.
-        codebook: fp32.
-        temperature: the lower, the surer every assignment.
+        vectors: vectors in fp32.
+        codebook: codes in fp32.
+        temperature: temperature of the softmax; the lower, the sharper the assignments.
     """
 
     def of_block(block: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-        distance = codebook.square().sum(1) - 2 * block @ codebook.T  # up to the vector's own norm, which cancels
+        distance = codebook.square().sum(1) - 2 * block @ codebook.T  # less the vector's norm, which softmax cancels
         logits = -distance / temperature
         probabilities = logits.softmax(1)
         return F.cross_entropy(logits, probabilities, reduction="sum"), probabilities.sum(0)

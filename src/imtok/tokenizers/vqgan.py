@@ -25,7 +25,7 @@ class AdapterConfig:
     num_heads: int = 8
     mlp_ratio: float = 4.0
     grid_size: int = 16
-    """Side of the grid whose positions are learned; other grids get them resized."""
+    """Side of the grid with learned position embeddings; for other grids these are resized."""
 
     def __post_init__(self) -> None:
         if min(self.depth, self.num_heads, self.grid_size) < 1 or self.mlp_ratio <= 0:
@@ -38,23 +38,23 @@ class VQGANConfig:
 
     kind: Literal["vqgan"] = "vqgan"
     channels: int = 256
-    """Base width."""
+    """Base width in channels."""
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    """Width of each level in base widths; every level but the last halves the resolution."""
+    """Width of each level as a multiple of `channels`; every level but the last halves the resolution."""
     residual_blocks: int = 4
-    """Per level in the encoder; the decoder has one more."""
+    """Residual blocks per level of the encoder; the decoder has one more per level."""
     attention: bool = True
-    """Self-attention after each residual block of the last level, and in the middle."""
+    """Self-attention after each residual block of the last level, and between the two middle blocks."""
     latent_channels: int = 256
     """Channels between encoder and quantizer, and between quantizer and decoder."""
     patch_size: int = 1
-    """Pixels are folded into channels in squares of this size before the first convolution (pixel unshuffle)."""
+    """Side of the squares of pixels that are folded into channels before the first convolution (pixel unshuffle)."""
     groups: int = 32
-    """Groups of every GroupNorm. Keep 8 channels a group or more: 32 groups on 32 channels are an instance norm, which
+    """Groups of every GroupNorm. Use 8 channels per group or more: 32 groups on 32 channels are an instance norm, which
     removes the picture's mean colour, and training stalls."""
     quantizer: QuantizerConfig = EMAVQConfig()
     adapter: AdapterConfig | None = None
-    """Gives every branch of a factorized quantizer features of its own; None: all branches share the encoder's."""
+    """Feature adapter for each branch of a factorized quantizer; None: all branches share the encoder's features."""
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.residual_blocks, self.latent_channels, self.patch_size, self.groups)
@@ -107,13 +107,13 @@ class VQGAN(Tokenizer):
         return self.decoder(latents.transpose(1, 2).unflatten(2, grid))
 
     def compile_parts(self) -> None:
-        """torch.compile for encoder and decoder, one program per picture size."""
+        """Compile encoder and decoder with torch.compile, once for each picture size."""
         self.encoder.compile(dynamic=False)
         self.decoder.compile(dynamic=False)
 
 
 def build_encoder(config: VQGANConfig) -> CheckpointedSequential:
-    """Pictures to unquantized vectors: `batch 3 height width` to `batch codebook_dim h w`."""
+    """Build the encoder: pictures `batch 3 height width` to unquantized vectors `batch codebook_dim h w`."""
     widths = [config.channels * m for m in config.channel_multipliers]
     last = len(widths) - 1
     parts: dict[str, nn.Module] = {}
@@ -144,7 +144,7 @@ def build_encoder(config: VQGANConfig) -> CheckpointedSequential:
 
 
 def head(channels: int, dim: int, config: VQGANConfig) -> dict[str, nn.Module]:
-    """From features to what a codebook looks up: norm, swish, 3x3, 1x1."""
+    """Build the layers from features to the quantizer's input: norm, swish, 3x3 and 1x1 convolutions."""
     return {
         "norm_out": NormSwish(channels, config.groups),
         "conv_out": nn.Conv2d(channels, config.latent_channels, 3, padding=1),
@@ -153,7 +153,7 @@ def head(channels: int, dim: int, config: VQGANConfig) -> dict[str, nn.Module]:
 
 
 class Adapter(nn.Module):
-    """Transformer blocks over the encoder's grid, with learned positions: one branch's own view of the picture."""
+    """Transformer blocks over the encoder's grid, with learned position embeddings: the features of one branch."""
 
     def __init__(self, channels: int, config: AdapterConfig) -> None:
         super().__init__()
@@ -170,14 +170,14 @@ class Adapter(nn.Module):
 
 
 class Parallel(nn.ModuleList):
-    """Every module's answer to the same input, side by side in the channels."""
+    """Apply every module to the same input and concatenate the outputs along the channels."""
 
     def forward(self, x: Float[Tensor, "batch c height width"]) -> Float[Tensor, "batch dim height width"]:
         return torch.cat([module(x) for module in self], dim=1)
 
 
 def build_decoder(config: VQGANConfig) -> CheckpointedSequential:
-    """Quantized vectors to pictures: `batch codebook_dim h w` to `batch 3 height width`."""
+    """Build the decoder: quantized vectors `batch codebook_dim h w` to pictures `batch 3 height width`."""
     widths = [config.channels * m for m in config.channel_multipliers]
     last = len(widths) - 1
     parts: dict[str, nn.Module] = {}
@@ -196,7 +196,7 @@ def build_decoder(config: VQGANConfig) -> CheckpointedSequential:
 
 
 def middle(channels: int, config: VQGANConfig) -> nn.Sequential:
-    """The blocks at the lowest resolution between the encoder's last level and its output, or input and decoder."""
+    """Build the blocks at the lowest resolution: after the encoder's last level, or before the decoder's first."""
     attention = [AttentionBlock(channels, config.groups)] if config.attention else []
     return nn.Sequential(
         ResidualBlock(channels, channels, config.groups), *attention, ResidualBlock(channels, channels, config.groups)

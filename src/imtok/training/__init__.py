@@ -1,1 +1,1 @@
-"""From a RunConfig and pictures to a trained run folder."""
+"""Training of tokenizers and generators, from a run's config and data to its folder."""

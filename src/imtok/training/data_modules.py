@@ -1,4 +1,4 @@
-"""What a run trains on: pictures for a tokenizer, tokens for a generator."""
+"""Training data of a run: pictures for a tokenizer, tokens for a generator."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -11,41 +11,41 @@ from imtok.data.token_shards import TokenShards
 from imtok.layers.collective import rank, world_size
 from imtok.training.run import Phase, TrainingConfig
 
-_LOOKED_AT = 32
+_MAX_EVALUATION_BATCH = 32
 
 
 @runtime_checkable
 class BatchLoader(Protocol):
-    """BatchLoader by step; a batch knows `to(device)` and `part(start, stop)`."""
+    """Batches by step; a batch has the methods `to(device)` and `part(start, stop)`."""
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
-        """Steps start <= step < stop with this rank's part of their batches."""
+        """Yield each step of start <= step < stop with this rank's part of its batch."""
         ...
 
 
 @runtime_checkable
 class DataModule(Protocol):
-    """Something to train on."""
+    """A source of training batches."""
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Return the number of pictures."""
         ...
 
     def loader(self, phase: Phase, batch_size: int, seed: int) -> BatchLoader:
-        """The batches of a phase.
+        """Return the loader of a phase's batches.
 
         Raises:
-            ConfigError: a batch that cannot be cut among the ranks, or pictures without what the phase wants.
+            ConfigError: a batch cannot be divided among the ranks, or no picture has the regions that the phase needs.
         """
         ...
 
 
 class ImageDataModule:
-    """Pictures, cropped.
+    """Crops of pictures.
 
     Args:
-        source: of the pictures.
-        config: crops and regions.
+        source: dataset of pictures.
+        config: settings of crops and regions.
     """
 
     def __init__(self, source: Dataset, config: DataConfig) -> None:
@@ -70,7 +70,7 @@ class TokenDataModule:
     """Tokens of pictures.
 
     Args:
-        shards: where they lie.
+        shards: token shards with the tokens.
     """
 
     def __init__(self, shards: TokenShards) -> None:
@@ -84,19 +84,19 @@ class TokenDataModule:
 
 
 def evaluation_batch_size(training: TrainingConfig) -> int:
-    """How many held-out pictures go through the model at once: no more than a device has room for in training."""
+    """Return the batch size of the evaluation: at most that of a training pass, which fits on the device."""
     size, _ = share_of_batch(training.global_batch_size, world_size(), training.micro_batch_size)
-    return min(size, _LOOKED_AT)
+    return min(size, _MAX_EVALUATION_BATCH)
 
 
 def share_of_batch(global_batch_size: int, world_size: int, micro_batch_size: int | None) -> tuple[int, int]:
-    """Pictures per rank, and in how many passes.
+    """Divide the global batch into the passes of each rank.
 
     Returns:
-        Size of a pass and number of passes.
+        Pictures per pass and number of passes per rank.
 
     Raises:
-        ConfigError: the sizes do not divide.
+        ConfigError: the sizes do not divide evenly.
     """
     share, rest = divmod(global_batch_size, world_size)
     if rest or not share:

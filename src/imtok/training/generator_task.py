@@ -1,4 +1,4 @@
-"""A generator against the codes or latents of pictures, and looks at what it draws while it trains."""
+"""Task and validation of a generator: its losses on codes or latents, and its samples during training."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from imtok.training.tasks import Losses, Task
 
 
 class GeneratorTask(Task):
-    """A generator and its losses, averaged.
+    """A generator that is trained with the mean of its losses.
 
     Args:
-        config: of the run.
-        run: its folder, for a generator that finds a language model's tokenizer there.
-        text_conditioner: of prompts, for a generator that hears them through a text encoder.
+        config: config of the run.
+        run: folder of the run, for a generator that loads a language model's tokenizer from it.
+        text_conditioner: encodes the prompts, for a generator that receives them through a text encoder.
     """
 
     players = ("generator",)
@@ -68,14 +68,14 @@ class GeneratorTask(Task):
 
 
 class GeneratorValidation:
-    """How well held-out codes or latents are known, and what the generator draws for their labels or prompts.
+    """Scores of a generator on held-out codes or latents, and samples for their labels or prompts.
 
     Args:
-        config: of the run.
-        shards: held-out pictures, or the training pictures when there are none.
-        held_out: whether scores on them mean anything.
-        tokenizer: draws the pictures.
-        decoder_conditioner: of a tokenizer that draws from captions too.
+        config: config of the run.
+        shards: tokens of held-out pictures, or of the training pictures if there are none.
+        held_out: whether the pictures are held out, so that scores on them are meaningful.
+        tokenizer: decodes the tokens.
+        decoder_conditioner: for a tokenizer whose decoder is conditioned on text.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class GeneratorValidation:
 
     @torch.no_grad()
     def evaluate(self, generator: Generator, device: torch.device) -> dict[str, float]:
-        """The generator's own scores, averaged over pictures; `…_untold` without their labels or prompts.
+        """Return the generator's scores, averaged over pictures; names with `_untold` are without labels or prompts.
 
-        What is no better than without its condition has not learned to listen.
+        A generator whose scores are no better with the conditions than without has not learned to use them.
         """
         settings = self.config.training
         size = evaluation_batch_size(settings)
@@ -101,17 +101,17 @@ class GeneratorValidation:
         with in_eval_mode(generator):
             for batch in fixed_token_batches(self.shards, count=settings.evaluation_pictures, batch_size=size):
                 tokens, seeds = batch.tokens.to(device), range(count, count + len(batch))
-                for suffix, told in (("", conditions(generator, batch)), ("_untold", [None] * len(batch))):
-                    for name, scores in generator.scores(tokens, told, seeds).items():
+                for suffix, batch_conditions in (("", conditions(generator, batch)), ("_untold", [None] * len(batch))):
+                    for name, scores in generator.scores(tokens, batch_conditions, seeds).items():
                         sums[name + suffix] += scores.cpu().double().sum().item()
                 count += len(batch)
         return {name: total / count for name, total in sums.items()}
 
     @torch.no_grad()
     def preview(self, generator: Generator, folder: Path, step: int, device: torch.device) -> Path:
-        """Pictures drawn for some labels or prompts of the data, as RUN/previews/step-00001234.png.
+        """Write some decoded originals, and samples for their labels or prompts, as RUN/previews/step-00001234.png.
 
-        Ranks that share the weights all draw; the first one writes.
+        With sharded weights all ranks must call this; the first one writes.
         """
         batch = next(fixed_token_batches(self.shards, count=PREVIEW_PICTURES, batch_size=PREVIEW_PICTURES))
         reference = self.config.tokenizer
@@ -124,19 +124,19 @@ class GeneratorValidation:
             grid_size=reference.grid_size,
             decoder_conditioner=self.decoder_conditioner,
         )
-        told, seeds = conditions(generator, batch), range(len(batch))
+        batch_conditions, seeds = conditions(generator, batch), range(len(batch))
         with in_eval_mode(generator):
-            tokens = generator.sample(told, seeds, self.config.sampling)
-        known = (
+            tokens = generator.sample(batch_conditions, seeds, self.config.sampling)
+        originals_text = (
             None
             if self.decoder_conditioner is None
             else self.decoder_conditioner.text_conditioner.encode_batch(batch.captions, batch.labels)
         )
-        originals = pipeline.decode(batch.tokens.to(device), known)
-        drawn = pipeline.decode(tokens, pipeline.decoder_text(told, seeds))
-        return write_preview([originals, drawn], folder, step)
+        originals = pipeline.decode(batch.tokens.to(device), originals_text)
+        samples = pipeline.decode(tokens, pipeline.decoder_text(batch_conditions, seeds))
+        return write_preview([originals, samples], folder, step)
 
 
 def conditions(generator: Generator, batch: TokenBatch) -> list[str | None]:
-    """What a generator is told of a batch's pictures."""
+    """Return the labels or captions of a batch, whichever the generator is conditioned on."""
     return batch.labels if generator.conditioned_on == "labels" else batch.captions

@@ -1,4 +1,4 @@
-"""From a RunConfig, pictures and a folder to a started or resumed training."""
+"""Start or resume a training run."""
 
 import dataclasses
 import os
@@ -38,35 +38,36 @@ def train(
 ) -> Path:
     """Train a tokenizer or a generator through all its phases.
 
-    Ctrl-C or SIGTERM ends after the current step, saved, with KeyboardInterrupt. Under torchrun, all processes call
-    this alike; it kills them 30 seconds after a signal, saved or not.
+    Ctrl-C or SIGTERM stops the training after the current step: the state is saved and KeyboardInterrupt is raised.
+    Under torchrun, all processes call this function alike; torchrun kills them 30 seconds after a signal, even if the
+    state is not saved yet.
 
     Args:
-        config: the run; a preset or a changed one.
+        config: config of the run: a preset, as it is or changed.
         data: Parquet shards (see `imtok annotate` and `imtok synthesize`) or whatever else `open_dataset` reads; for a
             generator token shards (see `imtok encode`).
         out: run folder.
         validation: held-out pictures for previews and the evaluation; without them previews show training pictures.
-        resume: go on with the run in `out`, which must have the same settings and as many pictures; where there is none
-            yet, begin it.
-        init_from: start from this run, shipped tokenizer or other project's checkpoint instead of from scratch.
+        resume: resume the run in `out`, which must have the same settings and number of pictures; if there is no run
+            yet, start it.
+        init_from: initialize the weights from this run, shipped tokenizer or other project's checkpoint.
 
     Returns:
         The run folder.
 
     Raises:
-        ConfigError: something does not fit, `out` holds something else, or another process trains there; one line.
-        DataError: the data cannot be read, or `imtok annotate` has not finished them.
-        MissingWeights: a network that a later phase needs is not here.
-        TrainingStopped: the run has gone wrong.
+        ConfigError: settings or data do not fit, `out` holds something else, or another process trains there; one line.
+        DataError: the data cannot be read, or `imtok annotate` has not finished.
+        MissingWeights: a network that some phase needs is not available.
+        TrainingStopped: the watchdog stopped the run.
     """
     folder, data = RunFolder(out), os.fspath(data)
-    validation, init_from = (None if one is None else os.fspath(one) for one in (validation, init_from))
+    validation, init_from = (None if path is None else os.fspath(path) for path in (validation, init_from))
     with process_group() as device:
         started = _has_begun(folder, device)
         if not started:
             folder.check_vacant()
-        barrier()  # the first rank creates it
+        barrier()  # all ranks have checked before the first one creates the folder
         if started and not resume:
             raise ConfigError(f"{out}: already holds a run; give --resume to go on with it, or another folder")
         if config.training.shard_weights:
@@ -84,10 +85,10 @@ def train(
 
 
 def _has_begun(folder: RunFolder, device: torch.device) -> bool:
-    """Whether there is a run to go on with, as all ranks see it.
+    """Return whether there is a run to resume, which all ranks must agree on.
 
     Raises:
-        ConfigError: some see one, others do not.
+        ConfigError: only some ranks find a run.
     """
     share = torch.tensor(float(folder.exists()), device=device)
     mean_over_ranks([share])
@@ -114,7 +115,7 @@ def _tokenizer_trainer(
     if saved is not None:
         config = dataclasses.replace(config, earlier_teachers=saved.earlier_teachers)
         check_same_run(config, saved, folder)
-    torch.manual_seed(config.training.seed)  # whatever has been drawn so far, such as an encoder's weights
+    torch.manual_seed(config.training.seed)  # independent of random numbers drawn so far, as for an encoder
     task = TokenizerTask(config, text_conditioner)
     if begin:
         start_from(task, begin)
@@ -124,15 +125,15 @@ def _tokenizer_trainer(
     check_pictures(config, source)
     check_scales(config)
     shown = source if validation is None else open_dataset(validation)
-    looks = Validation(config, shown, held_out=validation is not None, text_conditioner=text_conditioner)
-    return Trainer(config, task, ImageDataModule(source, config.data), looks, folder, device)
+    evaluator = Validation(config, shown, held_out=validation is not None, text_conditioner=text_conditioner)
+    return Trainer(config, task, ImageDataModule(source, config.data), evaluator, folder, device)
 
 
 def check_can_shard(config: AnyRunConfig) -> None:
-    """Whether a run's weights can be cut up among the processes; asked before any are made.
+    """Check that a run's weights can be sharded across the processes; to be called before any weights are created.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: the run is a tokenizer's, or there is no process group.
     """
     if not isinstance(config, GeneratorRunConfig):
         raise ConfigError("training: shard_weights is for generators; a tokenizer fits on every device")

@@ -1,4 +1,4 @@
-"""From a generator's settings, token shards and a folder to its trainer."""
+"""Create the trainer of a generator's run from its settings, token shards and run folder."""
 
 import dataclasses
 import itertools
@@ -46,20 +46,23 @@ def generator_trainer(
     begin: str | None,
     device: torch.device,
 ) -> Trainer:
-    """Everything that a generator's run needs, checked; a new run's folder gets its tokenizer and what else it carries.
+    """Check a generator's run and create its trainer.
+
+    The image tokenizer, the language model's tokenizer and the captions that a generator needs are copied into the
+    folder of a new run.
 
     Args:
-        config: as the user gave it; codebooks or channels, tokens and classes come from the shards.
-        data: token shards.
-        folder: of the run, new or to go on with.
-        validation: held-out token shards.
-        begin: a run or shipped generator whose weights it begins with, if it is new.
-        device: to train on.
+        config: config as given by the user; codebooks or channels, tokens and classes are taken from the shards.
+        data: folder of the token shards.
+        folder: run folder, new or to be resumed.
+        validation: folder of held-out token shards.
+        begin: a run or shipped generator from which a new run takes its initial weights.
+        device: device to train on.
 
     Raises:
-        ConfigError: something does not fit; one line.
+        ConfigError: settings, shards, tokenizer and initial weights do not fit together; one line.
         DataError: the shards cannot be read.
-        MissingWeights: a text encoder is not here.
+        MissingWeights: a text encoder is not available.
     """
     shards = complete_shards(data)
     shown = shards if validation is None else complete_shards(validation)
@@ -69,7 +72,7 @@ def generator_trainer(
     check_validation_shards(shards, shown, config)
     assert config.tokenizer is not None
     tokenizer = load(shards.manifest.tokenizer if origin.saved is None else locate_tokenizer(config.tokenizer, folder))
-    pictures, text_conditioner = [one.manifest.source for one in (shards, shown)], None
+    pictures, text_conditioner = [split.manifest.source for split in (shards, shown)], None
     if isinstance(config.generator, DiTConfig) and config.generator.text is not None:
         text = config.generator.text.with_weights_of(getattr(origin.earlier, "text", None))
         text_conditioner = TextConditioner(text.with_weights_of(tokenizer.text_config), pictures, device)
@@ -86,7 +89,7 @@ def generator_trainer(
         elif origin.run is not None:
             copy_prompt_tokenizer_from_run(origin.run, folder)
     barrier()
-    torch.manual_seed(config.training.seed)  # whatever has been drawn so far, all ranks begin alike
+    torch.manual_seed(config.training.seed)  # independent of random numbers drawn so far: all ranks start alike
     task = GeneratorTask(config, folder, text_conditioner)
     task.generator.check_sampling(config.sampling)
     if origin.language_model is not None:
@@ -101,19 +104,19 @@ def generator_trainer(
     decoder_conditioner = open_decoder_conditioner(task.generator, tokenizer, folder, pictures, device)
     if decoder_conditioner is not None:
         decoder_conditioner.prepare(shown.captions())
-    looks = GeneratorValidation(config, shown, validation is not None, tokenizer, decoder_conditioner)
-    return Trainer(config, task, TokenDataModule(shards), looks, folder, device)
+    evaluator = GeneratorValidation(config, shown, validation is not None, tokenizer, decoder_conditioner)
+    return Trainer(config, task, TokenDataModule(shards), evaluator, folder, device)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunStart:
-    """What a generator's run goes on with, or begins with: nothing, or one of these.
+    """What a generator's run starts from: `saved`, `run`, `language_model`, or none of these.
 
     Attributes:
-        saved: its own settings, of a run that goes on.
-        run: another one, whose weights it begins with.
-        earlier: the generator of either.
-        language_model: that it begins with.
+        saved: the settings of this run, if it is resumed.
+        run: another run that provides the initial weights.
+        earlier: the generator's config in `saved` or in `run`.
+        language_model: the language model that provides the initial weights.
     """
 
     saved: GeneratorRunConfig | None = None
@@ -132,52 +135,54 @@ def _origin(config: GeneratorRunConfig, folder: RunFolder, begin: str | None) ->
 
 
 def check_tokenizer_hash(shards: TokenShards, origin: RunStart, folder: RunFolder) -> None:
-    """Whether the tokenizer that made some shards is the one that a run was started on, or still the one that is here.
+    """Check that the shards were written by the tokenizer that the run was started with.
+
+    For a new run, check that the tokenizer has not changed since it wrote the shards.
 
     Raises:
-        ConfigError: it is another one.
+        ConfigError: they were written by another tokenizer.
     """
-    made_by, saved = shards.manifest, origin.saved
+    manifest, saved = shards.manifest, origin.saved
     if saved is None:
-        if hash_of(made_by.tokenizer) != made_by.sha256:
-            raise ConfigError(f"{shards.folder}: made by another {made_by.tokenizer} than the one that is here by now")
-    elif saved.tokenizer is not None and saved.tokenizer.sha256 != made_by.sha256:
+        if hash_of(manifest.tokenizer) != manifest.sha256:
+            raise ConfigError(f"{shards.folder}: made by another {manifest.tokenizer} than the one that is here by now")
+    elif saved.tokenizer is not None and saved.tokenizer.sha256 != manifest.sha256:
         raise ConfigError(f"{shards.folder}: made by another tokenizer than what {folder.path} was started on")
 
 
 def check_validation_shards(shards: TokenShards, shown: TokenShards, config: GeneratorRunConfig) -> None:
-    """Whether a run can look at held-out pictures as at its own.
+    """Check that the validation shards fit the training shards and the generator.
 
     Raises:
-        ConfigError: codes of another tokenizer or size, unknown classes, or not one readable picture.
+        ConfigError: the tokenizer or the grid differs, a class is unknown, or there is no readable picture.
     """
-    ours, theirs = shards.manifest, shown.manifest
-    if (ours.sha256, ours.grid_size) != (theirs.sha256, theirs.grid_size):
+    training, validation = shards.manifest, shown.manifest
+    if (training.sha256, training.grid_size) != (validation.sha256, validation.grid_size):
         raise ConfigError(f"{shown.folder}: of another tokenizer or resolution than {shards.folder}")
     if classes := getattr(config.generator, "classes", ()):
-        for one in (shards, shown):
-            if unknown := set(one.labels()) - set(classes):
-                raise ConfigError(f"{one.folder}: has the class {min(unknown)!r}, which the generator does not know")
-    for one in (shards, shown):
-        if not any(len(one[index].values) for index in range(len(one))):
-            raise ConfigError(f"{one.folder}: none of its pictures could be read when it was encoded")
+        for split in (shards, shown):
+            if unknown := set(split.labels()) - set(classes):
+                raise ConfigError(f"{split.folder}: has the class {min(unknown)!r}, which the generator does not know")
+    for split in (shards, shown):
+        if not any(len(split[index].values) for index in range(len(split))):
+            raise ConfigError(f"{split.folder}: none of its pictures could be read when it was encoded")
 
 
 def for_tokens(config: GeneratorRunConfig, shards: TokenShards, origin: RunStart = RunStart()) -> GeneratorRunConfig:
-    """The run for the codes or latents in some shards.
+    """Return the run's config, completed for the codes or latents in the shards.
 
     Raises:
-        ConfigError: they are of no use for it.
+        ConfigError: the shards do not fit the generator.
     """
     generator = config_for_shards(config.generator, shards, origin.earlier, origin.language_model)
     return dataclasses.replace(config, generator=generator, tokenizer=reference(shards.manifest))
 
 
 def complete_shards(data: str) -> TokenShards:
-    """Token shards with all their pictures.
+    """Open token shards that contain all their pictures.
 
     Raises:
-        ConfigError: some are still missing.
+        ConfigError: some pictures are not encoded yet.
         DataError: there are no token shards.
     """
     shards = TokenShards(data)

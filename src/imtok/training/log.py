@@ -1,4 +1,4 @@
-"""Numbers of a run: metrics.jsonl, a progress line, and TensorBoard or W&B by choice."""
+"""Logging of a run: metrics.jsonl, a progress bar, and optionally TensorBoard or W&B."""
 
 import secrets
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from imtok.layers.collective import rank
 
 @runtime_checkable
 class Writer(Protocol):
-    """Somebody else's logger."""
+    """Interface of the external loggers."""
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Log numbers of a step."""
@@ -22,9 +22,9 @@ class Writer(Protocol):
 
 
 class TrainingLog:
-    """Averages numbers between two lines of metrics.jsonl and keeps a progress line with the time left.
+    """Average numbers between two lines of metrics.jsonl, and show a progress bar with the remaining time.
 
-    All ranks have one, and all but the first are silent.
+    All ranks have a log, but only the first one writes.
     """
 
     def __init__(self, folder: RunFolder, start: int, steps: int, every: int, writer: Writer | None) -> None:
@@ -35,13 +35,13 @@ class TrainingLog:
         self.forget()
 
     def forget(self) -> None:
-        """Begin the averages anew: a line has been written, or the steps since the last one have been undone."""
+        """Reset the averages, after a line was written or when the steps since the last one were undone."""
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._seconds, self._steps = 0.0, 0
 
     def add(self, step: int, phase: str, rate: float, seconds: float, numbers: Mapping[str, float]) -> None:
-        """Take one step's numbers, and how long it took; `step` counts finished steps."""
+        """Add one step's numbers and its duration; `step` is the number of finished steps."""
         if not self.speaks:
             return
         for name, value in numbers.items():
@@ -49,19 +49,19 @@ class TrainingLog:
             self._counts[name] = self._counts.get(name, 0) + 1
         self._steps += 1
         self._seconds += seconds
-        with self._watched():
+        with self._ignoring_output_errors():
             self.bar.update(step - self.bar.n)
         if step % self.every == 0 or step == self.bar.total:
             means = {name: total / self._counts[name] for name, total in self._sums.items()}
             each = round(self._seconds / self._steps, 4)
             self.record(step, phase=phase, learning_rate=rate, seconds_per_step=each, **means)
             shown = {k: f"{v:.3g}" for k, v in means.items() if not k.startswith("grad_norm")}
-            with self._watched():
+            with self._ignoring_output_errors():
                 self.bar.set_postfix({"phase": phase, **shown})
             self.forget()
 
     def record(self, step: int, **values: Any) -> None:
-        """Write one line."""
+        """Write one line of metrics.jsonl, and its numbers to the external logger."""
         if not self.speaks:
             return
         self.folder.append_metrics({"step": step, **values})
@@ -69,19 +69,19 @@ class TrainingLog:
             self.writer.write(step, {name: value for name, value in values.items() if isinstance(value, float)})
 
     def say(self, message: str) -> None:
-        """A line above the progress line."""
+        """Print a line above the progress bar."""
         if self.speaks:
-            with self._watched():
+            with self._ignoring_output_errors():
                 self.bar.write(message)
 
     def close(self) -> None:
-        """Leave the progress line standing."""
-        with self._watched():
+        """Close the progress bar and leave it visible."""
+        with self._ignoring_output_errors():
             self.bar.close()
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Where nobody takes the progress line any more (`| tee` that has ended, a full disk), training goes on."""
+    def _ignoring_output_errors(self) -> Iterator[None]:
+        """Disable the progress bar if it cannot be written (`| tee` has ended, full disk); training continues."""
         try:
             yield
         except OSError:
@@ -89,16 +89,16 @@ class TrainingLog:
 
 
 def create_writer(kind: str, folder: RunFolder, config: Mapping[str, Any], start: int) -> Writer | None:
-    """TensorBoard or W&B, as chosen.
+    """Create the writer of an external logger.
 
     Args:
-        kind: which.
-        folder: of the run.
-        config: its settings.
-        start: finished steps; what has been written of later ones is void.
+        kind: "tensorboard", "wandb", or "none".
+        folder: folder of the run.
+        config: settings of the run.
+        start: number of finished steps; TensorBoard discards entries of later steps.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: the logger is not installed.
     """
     if kind == "none":
         return None
@@ -109,7 +109,7 @@ def create_writer(kind: str, folder: RunFolder, config: Mapping[str, Any], start
 
 
 class TensorBoardWriter:
-    """Event files in RUN/tensorboard; a new one begins where a run goes on from an earlier step."""
+    """Event files in RUN/tensorboard; a new file begins when a run resumes from an earlier step."""
 
     def __init__(self, folder: RunFolder, start: int) -> None:
         self._folder = str(folder.path / "tensorboard")
@@ -131,9 +131,9 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """A W&B run named after the run folder; RUN/wandb_id says which one a resumed run goes on with.
+    """A W&B run named after the run folder; RUN/wandb_id holds its id, so that a resumed run continues it.
 
-    Not exercised by our tests: it is not installed with imtok.
+    Not covered by the tests, as wandb is not installed with imtok.
     """
 
     def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
@@ -146,7 +146,7 @@ class WandbWriter:
         self._run = wandb.init(
             project="imtok", name=folder.path.name, id=file.read_text(), config=dict(config), resume="allow"
         )
-        self._run.define_metric("*", step_metric="step")  # W&B's own step cannot go back as a resumed run's does
+        self._run.define_metric("*", step_metric="step")  # W&B's own step cannot decrease on resume
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         self._run.log({"step": step, **numbers})

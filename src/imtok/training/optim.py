@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and averaged weights."""
+"""Optimizers, learning rate and averaged weights."""
 
 import math
 from collections.abc import Sequence
@@ -17,16 +17,18 @@ ParamList = tuple[Tensor, ...] | list[Tensor]
 def create_optimizers(
     player: str, parameters: Sequence[nn.Parameter], model: Model, config: OptimizerConfig
 ) -> dict[str, torch.optim.Optimizer]:
-    """What trains a player's parameters, by the names under which its state is saved; `learning_rate` sets the rate.
+    """Create the optimizers of a player's parameters, by the names under which their state is saved.
+
+    Their learning rate is 0; `learning_rate` gives the value to set in each step.
 
     Args:
-        player: its name.
-        parameters: of the player.
-        model: Muon gets those of its hidden matrices that are among the parameters.
-        config: which algorithm.
+        player: name of the player.
+        parameters: parameters of the player.
+        model: the model; Muon trains those of its hidden matrices that are among `parameters`.
+        config: settings of the optimizer.
 
     Raises:
-        ConfigError: Muon is wanted and the model has no hidden matrices.
+        ConfigError: Muon is selected and the model has no hidden matrices.
     """
     if config.algorithm == "adamw":
         return {player: create_adamw(parameters, config)}
@@ -36,7 +38,7 @@ def create_optimizers(
     matrices = [parameter for parameter in parameters if id(parameter) in hidden]
     others = [parameter for parameter in parameters if id(parameter) not in hidden]
     optimizers: dict[str, torch.optim.Optimizer] = {player: create_adamw(others, config)}
-    if matrices:  # scaled as large as AdamW's steps usually are, so that one rate serves both
+    if matrices:  # steps scaled to the usual size of AdamW's, so that one rate fits both
         optimizers[f"{player}_matrices"] = torch.optim.Muon(
             matrices, lr=0.0, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
@@ -44,18 +46,18 @@ def create_optimizers(
 
 
 def create_adamw(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters, by the fused kernel on CPU and CUDA."""
+    """Create AdamW over all parameters, with the fused kernel on CPU and CUDA."""
     fused = parameters[0].device.type in ("cpu", "cuda")
     return torch.optim.AdamW(parameters, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=fused)
 
 
 def learning_rate(config: OptimizerConfig, phase: Phase, step: int) -> float:
-    """Rate at a step of a phase: linear warm-up over `warmup_share`, then cosine (or constant).
+    """Return the rate at a step of a phase: linear warm-up over `warmup_share`, then cosine decay (or constant).
 
     Args:
-        config: of the optimizer.
-        phase: may have a rate of its own.
-        step: within the phase, from 0.
+        config: settings of the optimizer.
+        phase: the phase; its learning rate, if set, replaces that of the optimizer.
+        step: step within the phase, from 0.
     """
     full = config.learning_rate if phase.learning_rate is None else phase.learning_rate
     warmup = math.ceil(config.warmup_share * phase.steps)
@@ -69,15 +71,16 @@ def learning_rate(config: OptimizerConfig, phase: Phase, step: int) -> float:
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy whose parameters follow `model`'s as an exponential moving average; buffers are copied as they are.
+    """Return a copy of the model whose parameters are an exponential moving average; buffers are copied unchanged.
 
-    The n-th update decays by no more than (1 + n) / (10 + n), so that the first steps' weights are soon forgotten.
+    The decay of the n-th update is at most (1 + n) / (10 + n), so that the weights of the first steps soon lose their
+    influence.
     """
 
     @torch.no_grad()
-    def follow(averages: ParamList, current: ParamList, updates: Tensor | int) -> None:
+    def update(averages: ParamList, current: ParamList, updates: Tensor | int) -> None:
         share = 1 - min(decay, (1 + int(updates)) / (10 + int(updates)))
         for average, value in zip(averages, current, strict=True):
             average.lerp_(value, share)
 
-    return AveragedModel(model, multi_avg_fn=follow, use_buffers=False)
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=False)

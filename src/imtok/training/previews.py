@@ -1,4 +1,4 @@
-"""What a run draws while it trains, for people to look at."""
+"""Preview pictures that are written during training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ PREVIEW_PICTURES = 8
 
 
 def write_preview(rows: Sequence[Float[Tensor, "pictures 3 height width"]], folder: Path, step: int) -> Path:
-    """Rows of pictures, one below the other, as FOLDER/step-00001234.png, by the first rank.
+    """Write rows of pictures, one below the other, as FOLDER/step-00001234.png; only the first rank writes.
 
     Args:
-        rows: as many pictures of one size each, in [-1, 1].
-        folder: created if missing.
-        step: of the run.
+        rows: rows of pictures in [-1, 1], all with the same number of pictures and the same size.
+        folder: output folder; created if missing.
+        step: step of the run.
     """
     file = folder / f"step-{step:08d}.png"
     if rank() == 0:

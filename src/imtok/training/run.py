@@ -1,4 +1,4 @@
-"""What a training run is, as data: RunConfig and its sections."""
+"""Settings of a training run: `RunConfig`, `GeneratorRunConfig` and their sections."""
 
 import dataclasses
 import math
@@ -22,39 +22,40 @@ from imtok.tokenizers.vqgan import VQGANConfig
 
 @config
 class LossConfig:
-    """Which terms weigh what (InsightTok eq. 15). A term of weight 0 is not computed and loads no network."""
+    """Weights of the loss terms (InsightTok eq. 15). A term of weight 0 is not computed and loads no network."""
 
     l1_weight: float = 1.0
     l2_weight: float = 0.0
     perceptual_weight: float = 0.5
     """gamma of eq. 1."""
     perceptual_network: str = "perceptual/vgg16"
-    """Deviation: the paper's LPIPS is `perceptual/lpips_vgg`, which needs files of yours; see `perceptual_distance`."""
+    """Deviation: the paper's LPIPS is `perceptual/lpips_vgg`, whose files the user must provide; see
+    `perceptual_distance`."""
     commitment_weight: float = 0.02
     """beta of eq. 1."""
     codebook_weight: float = 1.0
-    """Pulls the codes of a codebook that the optimizer trains to their vectors; running means need no such loss."""
+    """Pulls the codes of a gradient-trained codebook towards their vectors; EMA codebooks need no such loss."""
     entropy_weight: float = 0.0
-    """Of the soft assignments to such a codebook; see `entropy_loss`."""
+    """Weight of the entropy of the soft assignments to a gradient-trained codebook; see `entropy_loss`."""
     kl_weight: float = 0.0
-    """Of a continuous bottleneck with Gaussians; see `Continuous`."""
+    """Weight of the KL divergence of a continuous bottleneck with `kl`; see `Continuous`."""
     disentangle_weight: float = 0.0
     """lambda_1 of FQGAN eq. 8, for factorized quantizers."""
     adversarial_weight: float = 0.5
     """eta of eq. 1."""
     adversarial_kind: AdversarialKind = "hinge"
-    """InsightTok names none; TexTok: `non_saturating`."""
+    """Not specified by InsightTok; `non_saturating` in TexTok."""
     discriminator_start: int = 0
-    """First step in which the discriminator trains; before it, it does not run."""
+    """First step in which the discriminator is trained; before it, the discriminator does not run."""
     adversarial_start: int = 0
-    """First step in which the tokenizer listens to it, not before `discriminator_start`. A fresh discriminator spoils
-    a trained tokenizer: let it learn first."""
+    """First step in which the tokenizer has the adversarial loss, at the earliest `discriminator_start`. An untrained
+    discriminator harms a trained tokenizer: train the discriminator first."""
     lecam_weight: float = 0.05
     r1_weight: float = 0.0
-    """Of the slope of the discriminator around originals; see `r1_penalty`."""
+    """Weight of the discriminator's gradient penalty at originals; see `r1_penalty`."""
     r1_every: int = 16
-    """The slope is looked at every so many steps, and then counts as many times. TexTok does not say; 16 is StyleGAN2's
-    value and a re-implementation's."""
+    """The R1 penalty is computed every `r1_every` steps and multiplied by this number. Not specified by TexTok; 16 is
+    the value of StyleGAN2 and of a re-implementation."""
     text_weight: float = 0.0
     """alpha_1 of eq. 3."""
     text: TextLossConfig = TextLossConfig()
@@ -62,8 +63,8 @@ class LossConfig:
     """alpha_2 of eq. 3."""
     face: FaceLossConfig = FaceLossConfig()
     ocr_weight: float = 0.0
-    """OCR-VQGAN's text loss, InsightTok's control in Table 5: the perceptual loss's formula on the features of a text
-    detector that sees the whole picture."""
+    """OCR-VQGAN's text loss, InsightTok's control in Table 5: the formula of the perceptual loss on the features of a
+    text detector, computed on the whole picture."""
     ocr_network: str = "text_features/craft"
     representation_weight: float = 0.0
     """lambda_2 of FQGAN eq. 8, for each of the targets."""
@@ -77,7 +78,7 @@ class LossConfig:
         check_weights(self.weights(), "losses")
 
     def weights(self) -> dict[str, float]:
-        """Weight of each term, by the term's name."""
+        """Return the weight of each term, by the term's name."""
         suffix = "_weight"
         return {
             field.name.removesuffix(suffix): getattr(self, field.name)
@@ -87,10 +88,10 @@ class LossConfig:
 
 
 def check_weights(weights: Mapping[str, float], where: str) -> None:
-    """Whether losses can have such weights.
+    """Check that the weights of losses are valid.
 
     Raises:
-        ConfigError: one is negative or no number.
+        ConfigError: a weight is negative, infinite or NaN.
     """
     if wrong := [term for term, weight in weights.items() if not 0 <= weight < math.inf]:
         raise ConfigError(f"{where}: the weight of {wrong[0]} is {weights[wrong[0]]}; it must be 0 or more")
@@ -98,20 +99,20 @@ def check_weights(weights: Mapping[str, float], where: str) -> None:
 
 @config
 class Phase:
-    """A stretch of training: how long, what trains, which terms weigh otherwise than in `LossConfig`."""
+    """A phase of training: its length, the parts that are trained, and deviations from `LossConfig`."""
 
     name: str
     steps: int
     trains: tuple[str, ...] = ("encoder", "quantizer", "decoder")
-    """Parts of the model, by their names in it; "all" for all."""
+    """Names of the parts of the model that are trained; "all" for all."""
     learning_rate: float | None = None
-    """In place of the optimizer's."""
+    """Replaces the learning rate of the optimizer."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
-    """By term: {"text": 1.0}."""
+    """Weights that replace those of `LossConfig`, by term: {"text": 1.0}."""
     region_share: float | None = None
-    """Share of pictures with words or faces in a batch; the rest is drawn from the others. None: all pictures alike."""
+    """Share of pictures with words or faces in a batch; other pictures fill the rest. None: all pictures alike."""
     quantize: bool = True
-    """False lets latents pass unquantized, for the first steps of a small model."""
+    """False: latents pass unquantized, for the first steps of a small model."""
 
     def __post_init__(self) -> None:
         unknown = self.weights.keys() - LossConfig().weights().keys()
@@ -124,35 +125,35 @@ class Phase:
             raise ConfigError(f"phase {self.name}: learning_rate = {self.learning_rate} must be positive")
 
     def trains_part(self, name: str) -> bool:
-        """Whether a part of the model trains."""
+        """Return whether the phase trains a part of the model."""
         return name in self.trains or "all" in self.trains
 
     @property
     def trains_codes(self) -> bool:
-        """Whether what comes before a tokenizer's decoder trains."""
+        """Whether the phase trains the parts of a tokenizer before the decoder."""
         return self.trains_part("encoder") or self.trains_part("quantizer")
 
 
 @config
 class OptimizerConfig:
-    """AdamW with warm-up and cosine, anew in every phase (InsightTok, appendix E.1).
+    """AdamW with warm-up and cosine decay, restarted in every phase (InsightTok, appendix E.1).
 
-    Deviation: the paper says Adam with weight decay .05; it is decoupled here, since coupled decay of that size under
-    Adam would dominate the gradient.
+    Deviation: the paper uses Adam with weight decay 0.05; here it is decoupled (AdamW), since coupled weight decay of
+    that size would dominate the gradient under Adam.
     """
 
     algorithm: Literal["adamw", "muon"] = "adamw"
-    """`muon` trains the matrices in a transformer's blocks by orthogonalized momentum (Jordan et al. 2024), its steps
-    scaled to be as large as AdamW's (Liu et al. 2025), and all else by AdamW. No paper here uses it; small models learn
-    much faster by it. `betas` are AdamW's."""
+    """`muon` trains the matrices in a transformer's blocks by orthogonalized momentum (Jordan et al. 2024), with steps
+    scaled to the size of AdamW's (Liu et al. 2025), and all other parameters by AdamW. None of the implemented papers
+    uses it; small models learn much faster with it. `betas` are those of AdamW."""
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.5, 0.9)
     weight_decay: float = 0.05
     warmup_share: float = 0.05
-    """Share of a phase's steps with a linearly rising rate."""
+    """Share of a phase's steps with linear warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
     final_share: float = 0.0
-    """The cosine ends at this share of the learning rate."""
+    """The cosine schedule ends at this share of the learning rate."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.weight_decay < 0:
@@ -165,17 +166,17 @@ class OptimizerConfig:
 
 @config
 class WatchdogConfig:
-    """When a run has gone wrong, and what to do then."""
+    """When a run counts as failed, and what to do then."""
 
     action: Literal["stop", "rollback"] = "stop"
-    """`rollback` returns to the last saved state and goes on with other pictures, `max_rollbacks` times at most."""
+    """`rollback` returns to the last saved state and continues with other pictures, at most `max_rollbacks` times."""
     max_rollbacks: int = 3
     patience: int = 200
-    """Steps in a row that a symptom other than NaN may last."""
+    """Number of consecutive steps that a symptom other than NaN or infinity may last."""
     min_codebook_used: float = 0.01
-    """Share of the codes that a step uses, of those that it could use; below it, the codebook has collapsed."""
+    """Share of the codes used in a step, of those that could be used; below it, the codebook has collapsed."""
     min_discriminator_loss: float = 0.01
-    """A discriminator below this has won: it sees through every picture and teaches nothing."""
+    """With a lower loss the discriminator has won: it recognizes all reconstructions and gives no useful gradient."""
 
     def __post_init__(self) -> None:
         if self.patience < 1 or self.max_rollbacks < 0:
@@ -186,36 +187,36 @@ class WatchdogConfig:
 
 @config
 class TrainingConfig:
-    """The loop: phases, batch, precision, and how often to log, look and save."""
+    """The training loop: phases, batch size, precision, and intervals of logging, evaluation and saving."""
 
     phases: tuple[Phase, ...]
     steps: int | None = None
-    """Total length; the phases keep their proportions. None: the sum of the phases."""
+    """Total number of steps; the phases keep their proportions. None: the sum of the phases."""
     global_batch_size: int = 512
     micro_batch_size: int | None = None
-    """Pictures in one pass on one device; None: all of the device's share. Gradients accumulate over passes."""
+    """Pictures in one pass on one device; None: all of the device's share. Gradients are accumulated over passes."""
     optimizer: OptimizerConfig = OptimizerConfig()
     max_grad_norm: float = 1.0
     ema_decay: float | None = None
-    """Decay of the averaged weights that are saved and evaluated; None: the weights themselves."""
+    """Decay of the averaged weights that are saved and evaluated; None: no averaging."""
     precision: Precision = "bf16"
     channels_last: bool = False
-    """Lay out the convolutions' weights and maps with the channels innermost; see docs/training.md."""
+    """Use the channels-last memory format for the convolutions' weights and feature maps; see docs/training.md."""
     gradient_checkpointing: bool = False
     shard_weights: bool = False
-    """Cut weights, gradients and the optimizer's state up among the processes, for generators that fit on no device."""
+    """Shard weights, gradients and optimizer state across the processes, for generators too large for one device."""
     compile: bool = False
     seed: int = 0
     threads: int | None = None
-    """CPU threads; None: as torch decides."""
+    """Number of CPU threads; None: the default of torch."""
     log_every: int = 50
-    """In steps, as are `save_every`, `preview_every` and `evaluate_every`; 0 for those: only at the end of a phase."""
+    """In steps, like `save_every`, `preview_every` and `evaluate_every`; 0 for these: only at the end of a phase."""
     save_every: int = 1000
     preview_every: int = 1000
     evaluate_every: int = 5000
     evaluation_pictures: int = 256
     logger: Literal["none", "tensorboard", "wandb"] = "none"
-    """Beside metrics.jsonl, which is always written."""
+    """Additional logger; metrics.jsonl is always written."""
     watchdog: WatchdogConfig = WatchdogConfig()
 
     def __post_init__(self) -> None:
@@ -246,7 +247,7 @@ class TrainingConfig:
             raise ConfigError(f"training: steps = {self.steps} is less than one step for each of the phases")
 
     def scheduled_phases(self) -> tuple[Phase, ...]:
-        """The phases with their lengths scaled to `steps`."""
+        """Return the phases with their lengths scaled to `steps`."""
         if self.steps is None:
             return self.phases
         total, done, scaled = sum(p.steps for p in self.phases), 0, []
@@ -261,7 +262,7 @@ class TrainingConfig:
 
 @config
 class RunConfig:
-    """A tokenizer's run. A run folder holds it resolved, so that it opens again without flags."""
+    """Config of a tokenizer's run. It is stored resolved in the run folder, which can thus be opened without flags."""
 
     name: str
     tokenizer: TokenizerConfig = VQGANConfig()
@@ -270,19 +271,20 @@ class RunConfig:
     data: DataConfig = DataConfig()
     training: TrainingConfig
     earlier_teachers: tuple[str, ...] = ()
-    """Networks that had taught the weights of `--init-from`, which a run writes down itself: they are no judges."""
+    """Networks in the losses that trained the weights of `--init-from`; set by the run itself. Metrics that use one of
+    these are not independent of the training."""
 
 
 @config
 class GeneratorRunConfig:
-    """A generator's run."""
+    """Config of a generator's run."""
 
     name: str
     generator: GeneratorConfig = FARConfig()
     sampling: SamplingConfig | DiffusionSamplingConfig = SamplingConfig()
-    """How pictures are drawn unless it is said otherwise: as codes or as latents."""
+    """Default settings for sampling pictures, as codes or as latents."""
     tokenizer: TokenizerReference | None = None
-    """Whose codes or latents; the shards say it when the run begins."""
+    """Tokenizer of the codes or latents; taken from the shards when the run starts."""
     training: TrainingConfig
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether a run that goes on, or the model that it begins with, is what its settings say."""
+"""Check that a resumed run, or the model from which a run is initialized, has the same settings."""
 
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -26,10 +26,10 @@ _MAY_CHANGE = (
     "data.num_workers",
     "sampling.",
 )
-"""Settings that a resumed run may change: they alter how the steps are computed and watched, not what they compute."""
+"""Settings that a resumed run may change: they affect how steps are computed and monitored, not their result."""
 
-_OF_ONE_PASS = ("entropy", "representation")
-"""Losses that compare the pictures of one pass, so that the size of a micro-batch is part of what they are."""
+_PER_PASS_LOSSES = ("entropy", "representation")
+"""Losses that compare the pictures of one forward pass, and therefore depend on the size of a micro-batch."""
 
 _TRAINING_ONLY = (
     "tokenizer.start",
@@ -40,19 +40,19 @@ _TRAINING_ONLY = (
     "generator.condition_dropout",
     "generator.language_model",
 )
-"""Settings that mean nothing to trained weights."""
+"""Settings that do not matter for trained weights."""
 
 
 def saved_settings(config: AnyRun, folder: RunFolder) -> AnyRun | None:
-    """What the run in a folder was started with, if one was."""
+    """Return the settings that the run in a folder was started with; None if there is no run."""
     return from_dict(type(config), folder.read_config(), str(folder.config_file)) if folder.exists() else None
 
 
 def check_same_model(ours: dict[str, Any], theirs: dict[str, Any], source: str) -> None:
-    """A run's model must compute what the one that it begins with does.
+    """Check that a run's model computes the same as the model from which it is initialized.
 
     Raises:
-        ConfigError: names the first setting that differs.
+        ConfigError: a setting differs; the message names the first one.
     """
     now, then = dict(_leaves(ours)), dict(_leaves(theirs))
     for name in sorted(now.keys() | then.keys()):
@@ -64,17 +64,17 @@ def check_same_model(ours: dict[str, Any], theirs: dict[str, Any], source: str) 
 
 
 def check_same_run(config: AnyRunConfig, saved: AnyRunConfig, folder: RunFolder) -> None:
-    """A resumed run must be the one that was started.
+    """Check that a resumed run has the settings with which it was started.
 
     Raises:
-        ConfigError: names the first setting that differs.
+        ConfigError: a setting differs; the message names the first one.
     """
     now, then = dict(_leaves(to_dict(config))), dict(_leaves(to_dict(saved)))
     weights = [phase.weights for phase in config.training.phases]
     if isinstance(config, RunConfig):
         weights.append(config.losses.weights())
-    of_one_pass = any(weight.get(term) for weight in weights for term in _OF_ONE_PASS)
-    may_change = tuple(name for name in _MAY_CHANGE if not (of_one_pass and name == "training.micro_batch_size"))
+    compares_batch = any(weight.get(term) for weight in weights for term in _PER_PASS_LOSSES)
+    may_change = tuple(name for name in _MAY_CHANGE if not (compares_batch and name == "training.micro_batch_size"))
     for name in sorted(now.keys() | then.keys()):
         if now.get(name) != then.get(name) and not name.startswith(may_change):
             raise ConfigError(

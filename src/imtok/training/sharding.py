@@ -1,6 +1,6 @@
-"""Weights, gradients and optimizer cut up among the ranks (FSDP2), and saved so (torch.distributed.checkpoint).
+"""Sharding of weights, gradients and optimizer across the ranks (FSDP2), and their torch.distributed.checkpoint files.
 
-The files are safetensors, each rank's own: unlike the library's default, nothing is pickled.
+Each rank writes safetensors files of its own: unlike with the library's default, nothing is pickled.
 """
 
 import warnings
@@ -28,31 +28,31 @@ from imtok.training import state
 
 
 def shard(model: Model, device: torch.device) -> None:
-    """Give each rank its share of every weight, in place; a stage's weights come together when it computes.
+    """Shard every weight across the ranks, in place; the weights of a stage are gathered when it computes.
 
     Args:
-        model: of which each rank has the same copy; one with stages.
-        device: where the shares go; the model may still lie elsewhere.
+        model: a model with stages, the same on each rank.
+        device: device of the shards; the model may be on another one.
     """
     mesh = init_device_mesh(device.type, (world_size(),))
     for stage in model.stages():
         fully_shard(stage, mesh=mesh)
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # it may be looked at, with no backward pass to do that
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # in evaluation no backward pass would reshard it
     register_fsdp_forward_method(model, "sample")
 
 
 def is_share(tensor: Tensor | None) -> bool:
-    """Whether this rank has only a share of it."""
+    """Return whether this rank has only a shard of the tensor."""
     return isinstance(tensor, DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with the shares of all ranks, which all must call this."""
+    """Return the full tensor, gathered from all ranks if it is sharded; all ranks must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors, in the memory of the first rank's CPU; empty on the others, which must call it too."""
+    """Gather full tensors in the first rank's CPU memory; empty on the other ranks, which must call this too."""
     gathered = {}
     for name, tensor in tensors.items():
         full = whole(tensor)
@@ -62,14 +62,14 @@ def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_resume(folder: RunFolder, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """`RunFolder.write_resume`, for all ranks together: each writes its shares.
+    """Write the state as `RunFolder.write_resume` does, on all ranks: each one writes its shards.
 
     Raises:
-        OSError: some rank cannot write.
+        OSError: a rank cannot write.
     """
-    there = folder.resume_folder(step).exists()
-    barrier()  # nobody may look only when it has been written
-    if there:
+    exists = folder.resume_folder(step).exists()
+    barrier()  # all ranks must have checked before it is written
+    if exists:
         return
     if rank() == 0:
         folder.begin_resume(step)
@@ -86,23 +86,23 @@ def write_resume(folder: RunFolder, step: int, tensors: Mapping[str, Tensor], va
 def read_state(
     folder: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """What `state.restore` needs, cut up as the modules are now, however many ranks saved it.
+    """Read the tensors for `state.restore`, sharded as the modules are now, however many ranks saved them.
 
     Args:
-        folder: with a state that was saved whole or in shares.
-        modules: whose state it is, by name.
-        optimizers: likewise.
+        folder: folder with a state that was saved whole or in shards.
+        modules: modules to be restored, by name.
+        optimizers: optimizers to be restored, by name.
 
     Raises:
-        ConfigError: not a readable state, or another model's.
+        ConfigError: the state cannot be read, or is that of another model.
     """
     reader = HuggingFaceStorageReader(str(folder))
     try:
         saved = reader.read_metadata().state_dict_metadata
-        shapes = {name: of.size for name, of in saved.items() if isinstance(of, TensorStorageMetadata)}
+        shapes = {name: entry.size for name, entry in saved.items() if isinstance(entry, TensorStorageMetadata)}
         tensors = state.room(shapes, modules, optimizers)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # it may be: one process
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as with a single process
             load(dict(tensors), storage_reader=reader)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{folder}: not a state that this run can go on from ({first_line(error)})") from None
@@ -112,5 +112,5 @@ def read_state(
 
 
 def _reason(error: CheckpointException) -> str:
-    """What the first rank that failed says; the error itself is no Exception, but holds those of all ranks."""
+    """Return the message of the first rank that failed: the error is no Exception, but holds those of all ranks."""
     return str(next(iter(error.failures.values()))[0]).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Everything that exact resume needs, as flat tensors, and back."""
+"""Convert the state that exact resume needs to flat tensors, and restore it from them."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 
 
 def collect(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """The state of modules (`module.NAME.…`) and optimizers (`optimizer.NAME.INDEX.…`)."""
+    """Return the state of modules (`module.NAME.…`) and optimizers (`optimizer.NAME.INDEX.…`)."""
     state = {f"module.{name}.{key}": value for name, m in modules.items() for key, value in m.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
@@ -22,19 +22,19 @@ def restore(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
-    """Put back what `collect` gave.
+    """Restore the state that `collect` returned.
 
     Raises:
         RuntimeError: a module's state does not fit.
     """
     for name, module in modules.items():
-        module.load_state_dict(_below(state, f"module.{name}."))
+        module.load_state_dict(_strip_prefix(state, f"module.{name}."))
     for name, optimizer in optimizers.items():
         optimizer.state.clear()
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
-            values = _below(state, f"optimizer.{name}.{index}.")
+            values = _strip_prefix(state, f"optimizer.{name}.{index}.")
             if values:
-                optimizer.state[parameter] = {key: _like(parameter, value) for key, value in values.items()}
+                optimizer.state[parameter] = {key: _place_like(parameter, value) for key, value in values.items()}
 
 
 def room(
@@ -42,33 +42,33 @@ def room(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> dict[str, Tensor]:
-    """Tensors to read a saved state into, of the names that `collect` gave and cut up as the modules' own are now.
+    """Allocate the tensors to read a saved state into, named as by `collect` and sharded as the modules are now.
 
     Args:
-        shapes: of the saved tensors.
-        modules: whose state it is.
-        optimizers: likewise; they may not have made a step yet.
+        shapes: shapes of the saved tensors, by name.
+        modules: modules to be restored, by name.
+        optimizers: optimizers to be restored, by name; they need not have made a step yet.
     """
-    made = {name: _beside(value) for name, value in collect(modules, {}).items()}
+    tensors = {name: _allocate_like(value) for name, value in collect(modules, {}).items()}
     for name, optimizer in optimizers.items():
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
             for key, shape in shapes.items():
                 if key.startswith(f"optimizer.{name}.{index}."):
-                    made[key] = _beside(parameter) if shape == parameter.shape else torch.empty(shape)
-    return made
+                    tensors[key] = _allocate_like(parameter) if shape == parameter.shape else torch.empty(shape)
+    return tensors
 
 
-def _beside(tensor: Tensor) -> Tensor:
-    """As large: shares where they are shares, and whole tensors on the CPU, since the device is full of the others."""
+def _allocate_like(tensor: Tensor) -> Tensor:
+    """Allocate a tensor of equal shape: a shard for a shard; a whole tensor on the CPU, to save device memory."""
     return torch.empty_like(tensor, device=None if isinstance(tensor, DTensor) else "cpu")
 
 
-def _like(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """A value where the optimizer made it: beside the parameter, and laid out like it, as fused kernels expect."""
+def _place_like(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """Place a value as the optimizer does: on the parameter's device and in its layout, as fused kernels expect."""
     if value.shape != parameter.shape:  # the step counter
         return value.to(parameter.device)
     return torch.empty_like(parameter).copy_(value)
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

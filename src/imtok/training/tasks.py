@@ -1,4 +1,4 @@
-"""A task is a model with its losses: what the trainer drives."""
+"""Tasks: models with their losses, which the trainer optimizes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -38,10 +38,10 @@ Losses = dict[str, Float[Tensor, ""]]
 
 
 class Task(nn.Module, ABC):
-    """What the trainer needs of a model with its losses; its module state is all that exact resume needs of it.
+    """Interface of a model with its losses; its module state is all that exact resume needs from it.
 
     Attributes:
-        players: names of the parts that have an optimizer each, in the order in which they compute.
+        players: names of the parts that have an optimizer each, in the order in which their losses are computed.
     """
 
     players: tuple[str, ...]
@@ -53,57 +53,57 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def parameters_of(self, player: str) -> list[nn.Parameter]:
-        """All parameters that the player ever trains, in a fixed order."""
+        """Return all parameters that the player trains in any phase, in a fixed order."""
 
     @abstractmethod
     def prepare(self, phases: Sequence[Phase], device: torch.device) -> None:
-        """Move to the device and load whatever any phase will need, so that nothing is found missing after days."""
+        """Move to the device and load all that any phase needs, so that nothing is found missing during training."""
 
     @abstractmethod
     def start_phase(self, phase: Phase) -> None:
-        """Freeze, unfreeze and weigh as the phase says."""
+        """Freeze and unfreeze parts, and set the weights of losses, as the phase defines."""
 
     @abstractmethod
     def losses(self, batch: Any, /, player: str, step: int) -> Losses:
-        """Unweighted named scalars of one micro-batch of the run's feed; empty when the player rests."""
+        """Return the unweighted losses of one micro-batch, by name; empty if the player does not train in this step."""
 
     @abstractmethod
     def weight(self, term: str) -> float:
-        """Weight of a loss term in the current phase."""
+        """Return the weight of a loss term in the current phase."""
 
     @abstractmethod
     def after_step(self) -> dict[str, float]:
-        """Whatever happens once per optimizer step beside the gradient; returns numbers worth logging."""
+        """Do the updates without gradient, once per optimizer step; return numbers to log."""
 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Looks at a task's model while it trains.
+    """Evaluates a task's model during training.
 
     Attributes:
-        held_out: whether its pictures are none of the training's, so that scores mean something.
+        held_out: whether its pictures are not training pictures, so that scores are meaningful.
     """
 
     held_out: bool
 
     def evaluate(self, model: Any, /, device: torch.device) -> dict[str, float]:
-        """Scores by name."""
+        """Return scores by name."""
         ...
 
     def preview(self, model: Any, /, folder: Path, step: int, device: torch.device) -> Path:
-        """Write a picture that shows how far the model is."""
+        """Write a picture that shows the progress of the model."""
         ...
 
 
 class TokenizerTask(Task):
-    """A tokenizer against its losses and, where wanted, a discriminator.
+    """A tokenizer with its losses and, if these include the adversarial loss, a discriminator.
 
-    Both players see the same reconstruction: the discriminator judges, detached, what the tokenizer has just made,
-    and both step afterwards.
+    Both players use the same reconstruction: the discriminator receives the detached output of the tokenizer, and both
+    make their steps afterwards.
 
     Args:
-        config: of the run.
-        text_conditioner: tells a tokenizer that hears of captions what they say; None: it is told nothing.
+        config: config of the run.
+        text_conditioner: encodes the text for a tokenizer that is conditioned on it; None: no text is given.
     """
 
     players = ("tokenizer", "discriminator")
@@ -118,8 +118,8 @@ class TokenizerTask(Task):
         self._weights = config.losses.weights()
         self._targets: list[FrozenNetwork] = []
         self._networks: dict[str, FeatureNetwork] = {}  # a plain dict: they are not part of the state
-        self._drawn: Tensor | None = None
-        self._known: list[list[Tensor]] = [[] for _ in self.heads]  # pictures with a feature, by target and pass
+        self._reconstructions: Tensor | None = None
+        self._target_counts: list[list[Tensor]] = [[] for _ in self.heads]  # embedded pictures, by target and pass
 
     @property
     def model(self) -> Tokenizer:
@@ -133,7 +133,7 @@ class TokenizerTask(Task):
 
     def prepare(self, phases: Sequence[Phase], device: torch.device) -> None:
         check_parts(self.tokenizer, phases)
-        check_losses(self.config, phases, self._owed(), self.tokenizer.downsample_factor)
+        check_losses(self.config, phases, self._code_losses(), self.tokenizer.downsample_factor)
         settings = self.config.losses
         networks = load_networks(settings, phases, self.config.data.crop.resolution)
         self._networks = {term: network.to(device) for term, network in networks.items()}
@@ -143,7 +143,7 @@ class TokenizerTask(Task):
 
     def start_phase(self, phase: Phase) -> None:
         self._weights = weights_of(self.config.losses, phase)
-        if not phase.trains_codes:  # codes that cannot change owe nothing
+        if not phase.trains_codes:  # codes that are not trained have no losses
             self._weights |= dict.fromkeys(OF_CODES, 0.0)
         for name, part in parts_of(self.tokenizer):
             part.requires_grad_(phase.trains_part(name))
@@ -154,51 +154,54 @@ class TokenizerTask(Task):
         )
 
     def weight(self, term: str) -> float:
-        return self._weights.get(term, 1.0)  # the discriminator's own loss
+        return self._weights.get(term, 1.0)  # the discriminator's own loss is not in the settings
 
     def losses(self, batch: Batch, player: str, step: int) -> Losses:
         settings, adversarial = self.config.losses, self._weights["adversarial"] > 0
         if player == "discriminator":
-            plays = adversarial and step >= settings.discriminator_start
-            return self._discriminator_losses(batch, step) if plays else {}
+            active = adversarial and step >= settings.discriminator_start
+            return self._discriminator_losses(batch, step) if active else {}
         start = max(settings.adversarial_start, settings.discriminator_start)
         return self._tokenizer_losses(batch, adversarial and step >= start)
 
     def _tokenizer_losses(self, batch: Batch, adversarial: bool) -> Losses:
-        images, settings, wanted = batch.images, self.config.losses, self._weights
+        images, settings, weights = batch.images, self.config.losses, self._weights
         text = (
             None if self.text_conditioner is None else self.text_conditioner.encode_batch(batch.captions, batch.labels)
         )
         encoding = self.tokenizer.encode(images, text)
-        drawn = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
-        self._drawn = drawn.detach()
-        terms: Losses = {name: value for name, value in encoding.losses.items() if wanted[name]}
-        if wanted["l1"]:
-            terms["l1"] = l1(images, drawn)
-        if wanted["l2"]:
-            terms["l2"] = l2(images, drawn)
-        if wanted["perceptual"]:
-            terms["perceptual"] = perceptual_distance(self._networks["perceptual"], images, drawn)
-        if wanted["text"]:
-            terms["text"] = text_loss(self._networks["text"], images, drawn, batch.words, settings.text)
-        if wanted["face"]:
-            terms["face"] = face_loss(self._networks["face"], images, drawn, batch.faces, settings.face)
-        if wanted["ocr"]:
-            terms["ocr"] = perceptual_distance(self._networks["ocr"], images, drawn)
-        if wanted["representation"]:
+        reconstructions = self.tokenizer.decode(encoding.latents, text, encoding.grid_size)
+        self._reconstructions = reconstructions.detach()
+        terms: Losses = {name: value for name, value in encoding.losses.items() if weights[name]}
+        if weights["l1"]:
+            terms["l1"] = l1(images, reconstructions)
+        if weights["l2"]:
+            terms["l2"] = l2(images, reconstructions)
+        if weights["perceptual"]:
+            terms["perceptual"] = perceptual_distance(self._networks["perceptual"], images, reconstructions)
+        if weights["text"]:
+            terms["text"] = text_loss(self._networks["text"], images, reconstructions, batch.words, settings.text)
+        if weights["face"]:
+            terms["face"] = face_loss(self._networks["face"], images, reconstructions, batch.faces, settings.face)
+        if weights["ocr"]:
+            terms["ocr"] = perceptual_distance(self._networks["ocr"], images, reconstructions)
+        if weights["representation"]:
             terms["representation"] = self._representation_loss(batch, encoding)
         if adversarial:
             self.discriminator.requires_grad_(False)
-            terms["adversarial"] = generator_loss(self.discriminator(drawn), self.config.losses.adversarial_kind)
+            terms["adversarial"] = generator_loss(
+                self.discriminator(reconstructions), self.config.losses.adversarial_kind
+            )
         return terms
 
-    def _owed(self) -> frozenset[str]:
-        """The losses of this tokenizer's codes, which train what comes before the decoder."""
+    def _code_losses(self) -> frozenset[str]:
+        """Return the names of the losses on this tokenizer's codes, which train the parts before the decoder."""
         return self.tokenizer.quantizer.loss_names | ({"representation"} if len(self.heads) else set())
 
     def _representation_heads(self) -> Iterator[RepresentationHead]:
-        """A head for each target, as wide as it, if any phase wants them; they train with the tokenizer and are no part
-        of it.
+        """Yield a prediction head for each target if any phase has the representation loss.
+
+        The heads are trained with the tokenizer, but are not part of it.
 
         Raises:
             ConfigError: a target's branch does not exist.
@@ -215,21 +218,21 @@ class TokenizerTask(Task):
             yield RepresentationHead(tokenizer.branch_dims[target.branch], target.dim, settings)
 
     def _representation_loss(self, batch: Batch, encoding: Encoding) -> Float[Tensor, ""]:
-        """Summed over the targets."""
+        """Return the representation loss, summed over the targets."""
         settings, branches = self.config.losses.representation, self.tokenizer.split(encoding.latents)
         grid = encoding.grid_size if self.tokenizer.tokens_on_grid else (1, encoding.latents.shape[1])
         total = batch.images.new_zeros(())
         for index, (target, head, network) in enumerate(zip(settings.targets, self.heads, self._targets, strict=True)):
-            wanted, known = _features(network, batch)
+            target_features, is_present = _features(network, batch)
             predicted = head(branches[target.branch], grid)
-            total = total + representation_loss(predicted, wanted, settings, known)
-            self._known[index].append(known.sum())
+            total = total + representation_loss(predicted, target_features, settings, is_present)
+            self._target_counts[index].append(is_present.sum())
         return total
 
     def _discriminator_losses(self, batch: Batch, step: int) -> Losses:
-        assert self._drawn is not None, "the tokenizer plays first"
+        assert self._reconstructions is not None, "the tokenizer plays first"
         self.discriminator.requires_grad_(True)
-        real, fake = self.discriminator(batch.images), self.discriminator(self._drawn)
+        real, fake = self.discriminator(batch.images), self.discriminator(self._reconstructions)
         terms = {"discriminator": discriminator_loss(real, fake, self.config.losses.adversarial_kind)}
         if self._weights["lecam"]:
             terms["lecam"] = self.lecam(real, fake)
@@ -239,10 +242,10 @@ class TokenizerTask(Task):
         return terms
 
     def after_step(self) -> dict[str, float]:
-        self._drawn = None
+        self._reconstructions = None
         self.lecam.update()
         stats: dict[str, float] = {}
-        for index, counts in enumerate(self._known):  # of this rank: so many, less one, are InfoNCE's negatives here
+        for index, counts in enumerate(self._target_counts):  # of this rank, whose InfoNCE negatives are one fewer
             if counts:
                 stats[f"representation_pictures_{index}"] = torch.stack(counts).float().mean().item()
                 counts.clear()
@@ -251,7 +254,7 @@ class TokenizerTask(Task):
 
 @torch.no_grad()
 def _features(network: FrozenNetwork, batch: Batch) -> tuple[Float[Tensor, "batch dim"], Bool[Tensor, " batch"]]:
-    """What a target network answers to the pictures or to their captions, and to which it answers at all."""
+    """Return a target network's embeddings of the pictures or captions, and which pictures have one."""
     captioned = torch.tensor([caption is not None for caption in batch.captions], device=batch.images.device)
     if isinstance(network, TextEncoder):
         return network.embed_text([caption or "" for caption in batch.captions]), captioned

@@ -1,4 +1,4 @@
-"""Looking at a run while it trains: pictures side by side, and scores on held-out ones."""
+"""Validation of a tokenizer during training: previews, and scores on held-out pictures."""
 
 from pathlib import Path
 
@@ -20,16 +20,16 @@ from imtok.training.run import RunConfig
 
 
 class Validation:
-    """Always the same pictures, centre cropped.
+    """Previews and scores of a tokenizer, always on the same centre crops.
 
     Args:
-        config: of the run.
-        data: held-out pictures, or the training pictures when there are none.
-        held_out: whether scores on them mean anything.
-        text_conditioner: tells a tokenizer that hears of captions what they say.
+        config: config of the run.
+        data: held-out pictures, or the training pictures if there are none.
+        held_out: whether the pictures are held out, so that scores on them are meaningful.
+        text_conditioner: encodes the text for a tokenizer that is conditioned on it.
 
     Raises:
-        ConfigError: no readable pictures, or too small ones to be scored.
+        ConfigError: none of the pictures can be read, or they are too small to be scored.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Validation:
 
     @torch.no_grad()
     def evaluate(self, tokenizer: Tokenizer, device: torch.device) -> dict[str, float]:
-        """PSNR, SSIM, and for each codebook how much of it is used."""
+        """Return PSNR, SSIM, and the usage and perplexity of each codebook."""
         scores, codes = [], []
         settings = self.config.training
         size = evaluation_batch_size(settings)
@@ -53,8 +53,8 @@ class Validation:
                 images = batch.images.to(device)
                 text = self._text(batch)
                 encoding = tokenizer.encode(images, text)
-                drawn = tokenizer.decode(encoding.latents, text, encoding.grid_size)
-                original, reconstruction = _pixels(images), _pixels(drawn)
+                decoded = tokenizer.decode(encoding.latents, text, encoding.grid_size)
+                original, reconstruction = _pixels(images), _pixels(decoded)
                 scores.append(torch.stack([psnr(original, reconstruction), ssim(original, reconstruction)]))
                 if encoding.codes is not None:
                     codes.append(encoding.codes.cpu())
@@ -68,13 +68,13 @@ class Validation:
         return numbers
 
     def preview(self, tokenizer: Tokenizer, folder: Path, step: int, device: torch.device) -> Path:
-        """Originals above their reconstructions, as RUN/previews/step-00001234.png."""
+        """Write originals above their reconstructions, as RUN/previews/step-00001234.png."""
         batches = fixed_batches(self.data, self.config.data, count=PREVIEW_PICTURES, batch_size=PREVIEW_PICTURES)
         batch = next(batches)
         images = batch.images.to(device)
         with in_eval_mode(tokenizer):
-            drawn = tokenizer.reconstruct(images, self._text(batch))
-        return write_preview([images, drawn], folder, step)
+            reconstructions = tokenizer.reconstruct(images, self._text(batch))
+        return write_preview([images, reconstructions], folder, step)
 
     def _text(self, batch: Batch) -> Text | None:
         return (

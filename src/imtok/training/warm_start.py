@@ -1,4 +1,4 @@
-"""A run that begins with trained weights."""
+"""Initialize a run from trained weights."""
 
 from imtok.config import ConfigError, to_dict
 from imtok.generators.catalog import read_run
@@ -10,10 +10,10 @@ from imtok.training.tasks import TokenizerTask
 
 
 def start_from(task: TokenizerTask, source: str) -> None:
-    """Put the weights of a trained tokenizer into the task's.
+    """Load the weights of a trained tokenizer into that of the task.
 
     Raises:
-        ConfigError: its architecture differs, or a phase would forget its codebook.
+        ConfigError: the architectures differ, or a phase without quantization would overwrite the codebook.
     """
     if any(not phase.quantize for phase in task.config.training.phases):
         raise ConfigError(
@@ -29,17 +29,17 @@ def start_from(task: TokenizerTask, source: str) -> None:
 
 
 def start_generator_from(task: GeneratorTask, config: GeneratorRunConfig, source: str) -> None:
-    """Put the weights of a trained generator into the task's.
+    """Load the weights of a trained generator into that of the task.
 
     Raises:
-        ConfigError: it is of another kind, writes for another tokenizer, knows other classes, or is built otherwise.
+        ConfigError: the kind, the tokenizer, the classes or the architecture of the generators differ.
     """
-    run, theirs, of = read_run(source)
+    run, theirs, tokenizer = read_run(source)
     ours = config.generator
     if theirs.kind != ours.kind:
         raise ConfigError(f"--init-from {source}: is of the kind {theirs.kind}, this run's generator {ours.kind}")
     assert config.tokenizer is not None
-    if of.sha256 != config.tokenizer.sha256:
+    if tokenizer.sha256 != config.tokenizer.sha256:
         raise ConfigError(f"--init-from {source}: writes for another tokenizer than that of these data")
     if (known := getattr(theirs, "classes", ())) != (wanted := getattr(ours, "classes", ())):
         raise ConfigError(f"--init-from {source}: knows the classes {known}, these data have {wanted}")

@@ -1,4 +1,4 @@
-"""Sees when a run has gone wrong, and says why."""
+"""Detect failed training runs, and report the reason."""
 
 import math
 from collections.abc import Mapping
@@ -7,18 +7,19 @@ from imtok.training.run import WatchdogConfig
 
 
 class Watchdog:
-    """Looks at every step's numbers.
+    """Examines the numbers of every step.
 
-    NaN and infinity count at once; a collapsed codebook and a discriminator that has won count when they last.
+    NaN and infinity are reported at once; a collapsed codebook and a discriminator that has won, if they last for
+    `patience` steps.
     """
 
     def __init__(self, config: WatchdogConfig) -> None:
         self.config = config
         self.symptoms: dict[str, int] = {}
-        """How many steps in a row each symptom has lasted; part of the resume state."""
+        """Number of consecutive steps that each symptom has lasted; part of the resume state."""
 
     def examine(self, numbers: Mapping[str, float]) -> str | None:
-        """Why training should not go on, or None.
+        """Return the reason why training should not continue, or None.
 
         Args:
             numbers: this step's losses, gradient norms and statistics, by name.
@@ -26,9 +27,11 @@ class Watchdog:
         for name, value in numbers.items():
             if not math.isfinite(value):
                 return f"{name} is {value}"
-        used, judged = numbers.get("codebook_used"), numbers.get("discriminator")
+        used, discriminator_loss = numbers.get("codebook_used"), numbers.get("discriminator")
         self._count("codebook", used is not None and used < self.config.min_codebook_used)
-        self._count("discriminator", judged is not None and judged < self.config.min_discriminator_loss)
+        self._count(
+            "discriminator", discriminator_loss is not None and discriminator_loss < self.config.min_discriminator_loss
+        )
         if self.symptoms["codebook"] >= self.config.patience:
             return (
                 f"the codebook has collapsed: a step used {used:.2%} of the codes that it could use, for "
