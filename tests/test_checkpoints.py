@@ -14,30 +14,30 @@ from imtok.checkpoints import RunFolder, load_tensors
 from imtok.config import ConfigError
 
 
-def test_resume_state_round_trips_and_older_ones_go(tmp_path: Path) -> None:
+def test_resume_state_round_trips_and_older_states_are_deleted(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for step in (5, 12):
         run.write_resume(step, {"a": torch.arange(step), "scalar": torch.tensor(1.5)}, {"symptoms": {}})
     assert [p.name for p in (tmp_path / "resume").iterdir()] == ["step-00000012"]
-    place, values = run.read_resume()
-    tensors = load_tensors(place / "state.safetensors")
+    folder, values = run.read_resume()
+    tensors = load_tensors(folder / "state.safetensors")
     assert torch.equal(tensors["a"], torch.arange(12))
     assert tensors["scalar"].shape == ()
     assert values["step"] == 12
 
 
-def test_a_state_that_a_kill_left_half_written_is_passed_over(tmp_path: Path) -> None:
+def test_unfinished_resume_state_is_ignored(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.write_resume(5, {"a": torch.zeros(1)}, {})
-    half = tmp_path / "resume" / "step-00000009.tmp"
-    half.mkdir()
-    (half / "state.safetensors").write_bytes(b"half")
+    unfinished = tmp_path / "resume" / "step-00000009.tmp"
+    unfinished.mkdir()
+    (unfinished / "state.safetensors").write_bytes(b"half")
     assert run.read_resume()[1]["step"] == 5
     run.write_resume(9, {"a": torch.ones(1)}, {})
     assert [p.name for p in (tmp_path / "resume").iterdir()] == ["step-00000009"]
 
 
-def test_what_a_user_keeps_in_the_folder_stays(tmp_path: Path) -> None:
+def test_user_files_are_kept_and_check_vacant_rejects_other_content(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.check_vacant()
     (tmp_path / "run/resume").mkdir(parents=True)
@@ -47,7 +47,7 @@ def test_what_a_user_keeps_in_the_folder_stays(tmp_path: Path) -> None:
     run.begin()
     assert sorted(p.name for p in (tmp_path / "run/resume").iterdir()) == ["cv.txt", "step-00000000.tmp"]
     run.write_model({"a": torch.zeros(1)})
-    run.check_vacant()  # a start that a kill has cut short may be repeated
+    run.check_vacant()  # an interrupted start may be repeated
     (tmp_path / "run/resume/step-00000000.tmp").rmdir()
     with pytest.raises(ConfigError, match=r"holds a model.safetensors of something else; name another folder"):
         run.check_vacant()
@@ -56,14 +56,14 @@ def test_what_a_user_keeps_in_the_folder_stays(tmp_path: Path) -> None:
         run.check_vacant()
 
 
-def test_one_process_at_a_time_trains_into_a_folder(tmp_path: Path) -> None:
+def test_run_folder_lock_is_exclusive(tmp_path: Path) -> None:
     with RunFolder(tmp_path).held(), pytest.raises(ConfigError, match="another process"), RunFolder(tmp_path).held():
         pass
     with RunFolder(tmp_path).held():
         pass
 
 
-def test_a_full_disk_is_said_and_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+def test_failed_write_raises_and_keeps_the_existing_file(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.write_model({"a": torch.ones(1)})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -76,7 +76,7 @@ def test_a_full_disk_is_said_and_leaves_the_file_as_it_was(tmp_path: Path) -> No
     assert run.read_model()["a"].tolist() == [1]
 
 
-def test_metrics_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Path) -> None:
+def test_truncate_metrics_drops_later_steps_and_malformed_lines(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for step in (1, 2, 3):
         run.append_metrics({"step": step})
@@ -86,7 +86,7 @@ def test_metrics_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Pat
     assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [1, 2]
 
 
-def test_files_of_a_newer_format_are_refused(tmp_path: Path) -> None:
+def test_rejects_files_of_a_newer_format(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_config({"tokenizer": {}})
     folder.write_resume(3, {"a": torch.zeros(1)}, {})
@@ -100,7 +100,7 @@ def test_files_of_a_newer_format_are_refused(tmp_path: Path) -> None:
             read()
 
 
-def test_folders_that_hold_no_run_say_so(tmp_path: Path) -> None:
+def test_folders_without_a_run_raise_config_error(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with pytest.raises(ConfigError, match="not a run folder"):
         run.read_config()
@@ -111,7 +111,7 @@ def test_folders_that_hold_no_run_say_so(tmp_path: Path) -> None:
         run.read_resume()
 
 
-def test_state_dicts_are_found_where_projects_put_them(tmp_path: Path) -> None:
+def test_load_tensors_finds_nested_state_dicts_and_prefers_ema(tmp_path: Path) -> None:
     weights = {"w": torch.ones(2)}
     for index, content in enumerate([weights, {"model": weights}, {"state_dict": weights, "epoch": 3}]):
         torch.save(content, tmp_path / f"{index}.pt")
@@ -135,7 +135,7 @@ class Payload:
         return (Path.touch, (self.marker,))
 
 
-def test_options_are_no_way_in_for_code(tmp_path: Path) -> None:
+def test_load_tensors_does_not_execute_code(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     torch.save({"model": {}, "args": argparse.Namespace(path=Payload(marker))}, tmp_path / "evil.pt")
     with pytest.raises(ConfigError, match="refused: holds more than tensors"):
@@ -146,14 +146,14 @@ def test_options_are_no_way_in_for_code(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"evil\.pkl: [^\n]*$"):
             load_tensors(tmp_path / "evil.pkl")
     for content in ("<!DOCTYPE html><html>", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"):
-        (tmp_path / "page.pt").write_text(content)  # downloads that went wrong
+        (tmp_path / "page.pt").write_text(content)  # failed downloads
         with pytest.raises(ConfigError, match="not a readable checkpoint; is it a web page, or a pointer"):
             load_tensors(tmp_path / "page.pt")
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_files_that_hold_no_tensors_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
+def test_files_without_tensors_raise_a_one_line_error(name: str, tmp_path: Path) -> None:
     for content in (b"not tensors", b""):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConfigError, match=rf"^[^\n]*{name}: [^\n]*$"):
@@ -162,17 +162,18 @@ def test_files_that_hold_no_tensors_are_refused_in_one_line(name: str, tmp_path:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOSPC])
-def test_a_file_system_without_locks_keeps_nobody_out(
+def test_file_systems_without_locks_do_not_prevent_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def flock(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", flock)
-    if number == errno.ENOSPC:  # a real failure is one
+    if number == errno.ENOSPC:  # other failures are raised
         with pytest.raises(OSError, match="No space left"), RunFolder(tmp_path).held():
             pass
         return
     with RunFolder(tmp_path).held(), RunFolder(tmp_path).held():
         (tmp_path / "config.json").write_text("{}")
-    assert [file.name for file in tmp_path.iterdir() if file.name != "lock"] == ["config.json"]  # no marker stays
+    # no marker file remains
+    assert [file.name for file in tmp_path.iterdir() if file.name != "lock"] == ["config.json"]

@@ -26,14 +26,14 @@ from imtok.tokenizers.text import TextConditioner
 from imtok.training.trainer import TrainingStopped
 
 
-def test_help_answers_without_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     code = "import sys, imtok.cli; imtok.cli.main(['--help']); assert 'torch' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(verb in shown for verb in VERBS)
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [verb, "insighttok-debug", "--help"] if verb == "train" else [verb, "--help"]
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -41,7 +41,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert f"usage: imtok {verb}" in capsys.readouterr().out
 
 
-def test_the_help_calls_places_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_names_positional_arguments_and_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     for verb, usage in (("annotate", "[OPTIONS] SRC OUT"), ("pack", "PICTURES OUT.npz"), ("presets", "[NAME]")):
         with pytest.raises(SystemExit):
             main([verb, "--help"])
@@ -50,7 +50,7 @@ def test_the_help_calls_places_by_name(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == f"imtok {imtok.__version__}\n"
 
 
-def test_a_reader_that_leaves_ends_the_work_without_a_word() -> None:
+def test_broken_pipe_exits_silently_with_code_141() -> None:
     code = "import sys; from imtok.cli import main; sys.exit(main(['annotate', '--help']))"
     end, pipe = os.pipe()
     os.close(end)
@@ -59,7 +59,7 @@ def test_a_reader_that_leaves_ends_the_work_without_a_word() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_the_help_of_evaluate_names_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_help_lists_arguments_flags_and_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -100,9 +100,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
     places = {"OUT": str(tmp_path / "out"), "FOLDER": str(tmp_path), "PICTURE": str(tmp_path / "picture.png")}
     assert main([places.get(argument, argument) for argument in arguments]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.count("\n") == 1
 
 
 FLAGS = {
@@ -189,32 +189,32 @@ FLAGS = {
         },
     ),
 }
-"""By the function behind a verb: a command with all its flags, and what the function is to be called with."""
+"""For the function behind each verb: a command with all flags, and the arguments that the function must receive."""
 
 
 @pytest.mark.parametrize("place", FLAGS)
-def test_every_flag_reaches_what_it_is_named_after(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_flag_is_passed_to_its_parameter(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, _, name = place.rpartition(".")
     function = getattr(importlib.import_module(module), name)
     command, expected = FLAGS[place]
-    heard: dict[str, Any] = {}
+    received: dict[str, Any] = {}
 
-    class Heard(Exception):
+    class Called(Exception):
         pass
 
-    def hear(*args: Any, **kwargs: Any) -> None:
-        heard.update(inspect.signature(function).bind(*args, **kwargs).arguments)
-        raise Heard
+    def record_call(*args: Any, **kwargs: Any) -> None:
+        received.update(inspect.signature(function).bind(*args, **kwargs).arguments)
+        raise Called
 
-    monkeypatch.setattr(place, hear)
-    with pytest.raises(Heard):
+    monkeypatch.setattr(place, record_call)
+    with pytest.raises(Called):
         main(command.split())
-    heard |= heard.pop("sampling", {})
-    heard.pop("config", None)
-    assert heard == expected
+    received |= received.pop("sampling", {})
+    received.pop("config", None)
+    assert received == expected
 
 
-def test_training_that_has_gone_wrong_has_an_exit_code_of_its_own(
+def test_stopped_training_exits_with_code_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*_: object) -> None:
@@ -227,22 +227,24 @@ def test_training_that_has_gone_wrong_has_an_exit_code_of_its_own(
     assert capsys.readouterr().err == "imtok train: step 5: l1 is nan\n"
 
 
-def test_no_memory_names_the_way_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def full(*_: object) -> None:
+def test_out_of_memory_error_suggests_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out_of_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nand more")
 
-    monkeypatch.setattr("imtok.training.launch.train", full)
+    monkeypatch.setattr("imtok.training.launch.train", run_out_of_memory)
     assert main(["train", "insighttok-debug", "--data", "x", "--out", "y"]) == 2
-    said = capsys.readouterr().err
-    assert "9 GiB.; a smaller --training.micro-batch-size" in said
-    assert said.count("\n") == 1
-    monkeypatch.setattr("imtok.generators.generate.generate", full)
+    stderr = capsys.readouterr().err
+    assert "9 GiB.; a smaller --training.micro-batch-size" in stderr
+    assert stderr.count("\n") == 1
+    monkeypatch.setattr("imtok.generators.generate.generate", run_out_of_memory)
     assert main(["generate", "dit-nano", "--labels", "animal", "--out", "y"]) == 2
-    assert "9 GiB.; fewer or smaller pictures at a time" in (said := capsys.readouterr().err)
-    assert said.count("\n") == 1
+    assert "9 GiB.; fewer or smaller pictures at a time" in (stderr := capsys.readouterr().err)
+    assert stderr.count("\n") == 1
 
 
-def test_train_without_a_preset_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_help_without_a_preset_lists_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     assert "insighttok-small" in capsys.readouterr().out
 
@@ -256,7 +258,7 @@ def test_reconstruct_does_not_overwrite_the_originals(tmp_path: Path, capsys: py
     assert (tmp_path / "picture.png").read_bytes() == before
 
 
-def test_reconstruct_shows_each_branch_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reconstruct_shows_each_branch_separately(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (40, 24), (200, 30, 30)).save(tmp_path / "picture.png")
     run = RunFolder(tmp_path / "run")
     run.write_config(to_dict(presets.get("fqgan-debug")))
@@ -272,7 +274,7 @@ def test_reconstruct_shows_each_branch_alone(tmp_path: Path, capsys: pytest.Capt
     assert "has no branches to show" in capsys.readouterr().err
 
 
-def test_reconstruct_finds_captions_by_the_table_s_own_paths(
+def test_reconstruct_matches_captions_by_paths_relative_to_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = presets.get("textok-debug")
@@ -282,17 +284,17 @@ def test_reconstruct_finds_captions_by_the_table_s_own_paths(
     (tmp_path / "set/sub").mkdir(parents=True)
     for name in ("a", "b"):
         Image.new("RGB", (64, 64)).save(tmp_path / f"set/sub/{name}.png")
-    told = []
-    monkeypatch.setattr(TextConditioner, "read", lambda self, texts: told.append(texts) or None)
+    texts_read = []
+    monkeypatch.setattr(TextConditioner, "read", lambda self, texts: texts_read.append(texts) or None)
     (tmp_path / "set/c.jsonl").write_text('{"image": "sub/a.png", "caption": "a dog"}\n')
     arguments = ["reconstruct", str(run.path), str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--captions"]
     assert main([*arguments, str(tmp_path / "set/c.jsonl")]) == 0
-    assert told == [["a dog"], [None]]
-    both = ('{"image": "a.png", "caption": "a cat"}', '{"image": "sub/a.png", "caption": "a dog"}')
-    (tmp_path / "set/C.JSONL").write_text("\n".join(both))
-    told.clear()
+    assert texts_read == [["a dog"], [None]]
+    rows = ('{"image": "a.png", "caption": "a cat"}', '{"image": "sub/a.png", "caption": "a dog"}')
+    (tmp_path / "set/C.JSONL").write_text("\n".join(rows))
+    texts_read.clear()
     assert main([*arguments, str(tmp_path / "set/C.JSONL")]) == 0
-    assert told == [["a dog"], [None]]
+    assert texts_read == [["a dog"], [None]]
     (tmp_path / "set/c.txt").write_text("a dog")
     assert main([*arguments, str(tmp_path / "set/c.txt")]) == 2
     assert "c.txt: captions of pictures are listed in a .jsonl or .csv" in capsys.readouterr().err
@@ -303,27 +305,27 @@ def test_reconstruct_finds_captions_by_the_table_s_own_paths(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_it_with_a_line(
+def test_signals_stop_a_verb_with_one_line_and_exit_code_130(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept, before = [], signal.getsignal(number)
+    cleaned_up, before = [], signal.getsignal(number)
 
     def work(argv: object) -> None:
         try:
-            if number == signal.SIGINT:  # Python's own handler, which a process that runs tests need not have
+            if number == signal.SIGINT:  # what Python's handler raises; a test process may have another handler
                 raise KeyboardInterrupt
             signal.raise_signal(number)
         finally:
-            kept.append("what was found")
+            cleaned_up.append("what was found")
 
     monkeypatch.setitem(VERBS, "doctor", work)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "imtok doctor: stopped\n"
-    assert kept
+    assert cleaned_up
     assert signal.getsignal(number) == before
 
 
-def test_presets_prints_one_resolved(capsys: pytest.CaptureFixture[str]) -> None:
+def test_presets_prints_one_resolved_config_or_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets", "insighttok"]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["global_batch_size"] == 512
     assert main(["presets"]) == 0
@@ -333,7 +335,7 @@ def test_presets_prints_one_resolved(capsys: pytest.CaptureFixture[str]) -> None
     assert {name: summary.strip() for name, summary in listed.items()} == presets.names()
 
 
-def test_doctor_names_what_an_extra_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_lists_missing_packages_of_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         if name in ("transformers", "gguf"):
             raise PackageNotFoundError
@@ -345,7 +347,7 @@ def test_doctor_names_what_an_extra_lacks(monkeypatch: pytest.MonkeyPatch) -> No
     assert "[fonts]     complete" in lines
 
 
-def test_doctor_reports(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_reports_torch(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     assert "torch" in capsys.readouterr().out
 
@@ -377,13 +379,13 @@ def test_reconstruct_writes_pictures_at_their_own_size(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--sampling.num-inference-steps", "0"], "sampling: num_inference_steps = 0 must be 1 to 1000"),
         (["--generator.classes", "a", "b"], "dit: 2 classes are named, num_classes is 12"),
         (["--training.optimizer.learning-rate", "nan"], "optimizer: learning_rate = nan must be finite"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_one_line(flags: list[str], said: str, capsys) -> None:
+def test_invalid_train_settings_give_one_line_errors(flags: list[str], message: str, capsys) -> None:
     assert main(["train", "dit-nano", "--data", "x", "--out", "y", *flags]) == 2
-    assert capsys.readouterr().err == f"imtok train: {said}\n"
+    assert capsys.readouterr().err == f"imtok train: {message}\n"

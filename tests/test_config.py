@@ -38,14 +38,14 @@ def test_round_trip_through_json() -> None:
         ({"format_version": 99}, "somewhere: format version 99"),
     ],
 )
-def test_what_is_not_meant_is_refused_in_one_line(values: dict[str, object], message: str) -> None:
+def test_rejects_invalid_values_with_a_one_line_error(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         from_dict(Outer, values, "somewhere")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_are_finite_wherever_they_stand(value: float) -> None:
+def test_rejects_non_finite_numbers(value: float) -> None:
     for make, where in (
         (lambda: EMAVQConfig(restart_threshold=value), "ema_vq: restart_threshold"),
         (lambda: VQConfig(entropy_temperature=value), "vq: entropy_temperature"),
@@ -56,12 +56,12 @@ def test_numbers_are_finite_wherever_they_stand(value: float) -> None:
             make()
 
 
-def test_configs_cannot_be_changed() -> None:
+def test_configs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Inner().size = 4  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_broken_files_are_named(tmp_path: Path) -> None:
+def test_read_json_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "list.json").write_text("[1]")
     for name, message in (("broken", "not JSON"), ("list", "expected a JSON object"), ("absent", "no such file")):
@@ -70,7 +70,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_preset_survives_json(name: str) -> None:
+def test_every_preset_round_trips_through_json(name: str) -> None:
     preset = presets.get_run(name)
     assert from_dict(type(preset), json.loads(json.dumps(to_dict(preset)))) == preset
     assert preset.name == name

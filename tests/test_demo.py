@@ -23,9 +23,9 @@ def test_demo_prints_its_table_and_writes_its_report(tmp_path: Path, capsys: pyt
     assert {tuple(row[:2]) for row in first[2:]} == {
         (name, data) for name in grids for data in ("signs", "page of text", "photos")
     }
-    heard = ("baseline-nano", "textok-nano", "textok-nano, wrong captions")
+    without_grid = ("baseline-nano", "textok-nano", "textok-nano, wrong captions")
     assert {tuple(row[:2]) for row in second[2:]} == {
-        (name, f"signs of {words} words") for name in heard for words in ("known", "new")
+        (name, f"signs of {words} words") for name in without_grid for words in ("known", "new")
     }
     results = json.loads((tmp_path / "metrics.json").read_text())["results"]
     page = next(r["metrics"] for r in results if r["data"] == "page of text")
@@ -34,7 +34,7 @@ def test_demo_prints_its_table_and_writes_its_report(tmp_path: Path, capsys: pyt
     assert "data:image/jpeg" in (tmp_path / "report.html").read_text()
 
 
-def test_tokenizers_without_a_grid_see_signs_with_right_and_wrong_captions(
+def test_demo_evaluates_gridless_tokenizers_with_wrong_captions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, needs: Callable[[str], Any]
 ) -> None:
     for name in ("text_judge/easyocr", "text_encoder/minilm"):
@@ -44,18 +44,21 @@ def test_tokenizers_without_a_grid_see_signs_with_right_and_wrong_captions(
     run.write_config(to_dict(config))
     run.write_model(build(config.tokenizer).weights())
     monkeypatch.setattr("imtok.demo.shipped", lambda: [str(run.path)])
-    (found,) = demo(tmp_path / "out", signs=3)
-    assert list(found.tokenizers) == ["untrained", "untrained, wrong captions"]
-    assert [(one.name, one.pictures) for one in found.sets] == [("signs of known words", 3), ("signs of new words", 3)]
+    (evaluation,) = demo(tmp_path / "out", signs=3)
+    assert list(evaluation.tokenizers) == ["untrained", "untrained, wrong captions"]
+    assert [(data.name, data.pictures) for data in evaluation.sets] == [
+        ("signs of known words", 3),
+        ("signs of new words", 3),
+    ]
     assert "| untrained, wrong captions | signs of new words" in capsys.readouterr().out
     assert "sign that says" in (tmp_path / "out/captions/report.html").read_text()
 
 
 @pytest.mark.slow  # about two minutes
-def test_the_readme_s_tables_are_what_the_demo_prints(
+def test_readme_tables_equal_the_demo_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], needs: Callable[[str], Any]
 ) -> None:
-    """To the word, and to the numbers but for what another processor may round: a word in twenty, a twentieth dB."""
+    """Labels are equal; numbers may differ by the rounding of another processor: one word in twenty, a twentieth dB."""
     for name in ("text_judge/easyocr", "face_judge/dlib", "text_detector/ppocrv6", "face_detector/mtcnn"):
         needs(name)
     assert main(["demo", "--out", str(tmp_path)]) == 0
@@ -70,6 +73,6 @@ def test_the_readme_s_tables_are_what_the_demo_prints(
 
 
 def tables(text: str) -> list[list[list[str]]]:
-    """The cells of each table that begins with the tokenizers' names."""
+    """Return the cells of each Markdown table whose first column is headed `tokenizer`."""
     found = re.findall(r"^\| tokenizer .*\n(?:\|.*\n)+", text, re.MULTILINE)
-    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in one.splitlines()] for one in found]
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()] for block in found]

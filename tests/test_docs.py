@@ -1,4 +1,4 @@
-"""What the maps of the papers point at is there, and Python's page runs."""
+"""The files and names that docs/papers refers to exist, and the code of docs/python.md runs."""
 
 import ast
 import re
@@ -12,19 +12,19 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs/papers").glob("*.md")), ids=lambda page: page.stem)
-def test_every_file_and_name_of_a_paper_s_map_exists(page: Path) -> None:
+def test_files_and_names_in_paper_docs_exist(page: Path) -> None:
     for file, names in re.findall(r"`([\w/]+\.py)(?::([\w.]+))?`", page.read_text()):
-        place = next((home / file for home in (ROOT / "src/imtok", ROOT) if (home / file).exists()), None)
-        assert place is not None, file
-        scope: list[ast.stmt] = ast.parse(place.read_text()).body
+        path = next((folder / file for folder in (ROOT / "src/imtok", ROOT) if (folder / file).exists()), None)
+        assert path is not None, file
+        scope: list[ast.stmt] = ast.parse(path.read_text()).body
         for name in filter(None, names.split(".")):
-            found = [one for one in scope if isinstance(one, ast.ClassDef | ast.FunctionDef) and one.name == name]
+            found = [node for node in scope if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name]
             assert found, f"{file} defines no {names}"
             scope = found[0].body
 
 
 @pytest.mark.slow
-def test_the_lines_of_the_python_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:
+def test_code_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:
     for network in ("text_features/ppocrv6", "text_encoder/minilm"):
         needs(network)
     monkeypatch.chdir(tmp_path)

@@ -34,7 +34,7 @@ def millions(name: str) -> float:
         ("fqgan-triple", 131.7, 16),
     ],
 )
-def test_sizes_are_the_papers(name: str, expected: float, factor: int) -> None:
+def test_parameter_counts_match_the_papers(name: str, expected: float, factor: int) -> None:
     assert millions(name) == pytest.approx(expected, abs=0.05)
     assert presets.get(name).tokenizer.downsample_factor == factor
 
@@ -42,13 +42,13 @@ def test_sizes_are_the_papers(name: str, expected: float, factor: int) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"), [("insighttok-f8", None), ("fqgan-dual-f8", 110), ("fqgan-triple-f8", 131)]
 )
-def test_f8_has_four_times_the_tokens(name: str, expected: float | None) -> None:
+def test_f8_presets_have_downsample_factor_8_and_published_sizes(name: str, expected: float | None) -> None:
     assert presets.get(name).tokenizer.downsample_factor == 8
     if expected is not None:
         assert millions(name) == pytest.approx(expected, rel=0.005)
 
 
-def test_insighttok_carries_the_values_of_appendix_e1() -> None:
+def test_insighttok_has_the_values_of_appendix_e1() -> None:
     run = presets.get("insighttok")
     assert [(p.name, p.steps) for p in run.training.phases] == [
         ("pretrain", 200_000),
@@ -68,7 +68,7 @@ def test_insighttok_carries_the_values_of_appendix_e1() -> None:
     assert run.data.crop.resolution == 256
 
 
-def test_fqgan_carries_the_paper_s_values() -> None:
+def test_fqgan_has_the_values_of_the_paper() -> None:
     for name, codebooks in (("fqgan-dual", 2), ("fqgan-triple", 3)):
         run = presets.get(name)
         weights = run.losses.weights()
@@ -87,12 +87,12 @@ def test_fqgan_carries_the_paper_s_values() -> None:
 
 
 @pytest.mark.parametrize(("resolution", "t5"), [(256, 2048), (512, 4096)])
-def test_textok_carries_the_paper_s_values(resolution: int, t5: int) -> None:
+def test_textok_has_the_values_of_the_paper(resolution: int, t5: int) -> None:
     """TexTok, section 4.1 and appendix C: 176M with the projections of T5-XL's states, a discriminator of 24M."""
-    heard = 2 * (t5 - 2048) * 768 / 1e6
+    extra_projections = 2 * (t5 - 2048) * 768 / 1e6
     for tokens in (32, 64, 128, 256):
         run = presets.get(f"textok-{tokens}-{resolution}")
-        assert millions(run.name) == pytest.approx(176 + heard, rel=0.02)
+        assert millions(run.name) == pytest.approx(176 + extra_projections, rel=0.02)
         assert run.tokenizer.num_latent_tokens == tokens
         assert (run.tokenizer.patch_size, run.data.crop.resolution) == (resolution // 32, resolution)
         assert (run.tokenizer.quantizer.codebook_dim, run.tokenizer.quantizer.kl) == (8, False)
@@ -136,7 +136,7 @@ def test_textok_of_appendix_a_has_4096_codes() -> None:
         ("far-l-triple", 898 + (2 * 16_384 * 1280 + 1280**2) / 1e6, "fqgan-triple", 1.75),
     ],
 )
-def test_far_carries_the_paper_s_values(name: str, size: float, tokenizer: str, guidance: float) -> None:
+def test_far_has_the_values_of_the_paper(name: str, size: float, tokenizer: str, guidance: float) -> None:
     run = presets.get_generator(name)
     assert millions(name) == pytest.approx(size, rel=0.02)
     assert run.generator.codebook_sizes == presets.get(tokenizer).tokenizer.quantizer.codebook_sizes
@@ -148,7 +148,7 @@ def test_far_carries_the_paper_s_values(name: str, size: float, tokenizer: str, 
     assert run.training.global_batch_size * run.training.phases[0].steps == pytest.approx(300 * 1_281_167, rel=1e-3)
 
 
-def test_dit_carries_the_paper_s_values() -> None:
+def test_dit_has_the_values_of_the_paper() -> None:
     for size, expected in (("b", 130), ("l", 458), ("xl", 675)):
         assert millions(f"dit-{size}-textok-32-512") == pytest.approx(expected, rel=0.02)
     for name in ("dit-xl-textok-128-256", "dit-xl-t2i-textok-128-256", "dit-xl-t2i-textok-256-512"):
@@ -164,20 +164,20 @@ def test_dit_carries_the_paper_s_values() -> None:
         assert run.sampling == DiffusionSamplingConfig(
             num_inference_steps=250, guidance_scale=3.8, guidance_schedule="power_cosine", guidance_power=4.0
         )
-    assert presets.get_generator("dit-l-textok-32-256").sampling.guidance_scale == 1.0  # Table 1 has none
+    assert presets.get_generator("dit-l-textok-32-256").sampling.guidance_scale == 1.0  # no guidance in Table 1
     assert presets.get_generator("dit-t2i-nano").generator.text == presets.get("textok-nano").tokenizer.text
 
 
 @pytest.mark.parametrize("tokens", [8, 16, 32])
 @pytest.mark.parametrize("twin", ["textok-nano", "baseline-nano"])
-def test_the_small_twins_have_presets_of_more_tokens(twin: str, tokens: int) -> None:
+def test_nano_presets_with_more_tokens_differ_only_in_the_token_count(twin: str, tokens: int) -> None:
     base, more = presets.get(twin), presets.get(f"{twin}-{tokens}")
     assert (more.name, more.tokenizer.num_latent_tokens) == (f"{twin}-{tokens}", tokens)
     assert replace(more, name=twin, tokenizer=replace(more.tokenizer, num_latent_tokens=2)) == base
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("kl-nano", 256), ("kl-nano-f2", 1024)])
-def test_the_grids_of_figure_4_are_autoencoders_with_latent_diffusion_s_weight(name: str, tokens: int) -> None:
+def test_kl_nano_presets_have_the_kl_weight_of_latent_diffusion(name: str, tokens: int) -> None:
     run, tokenizer = presets.get(name), presets.create_tokenizer(name)
     assert tokenizer.encode(torch.zeros(1, 3, 64, 64)).latents.shape == (
         1,
@@ -185,11 +185,11 @@ def test_the_grids_of_figure_4_are_autoencoders_with_latent_diffusion_s_weight(n
         run.tokenizer.quantizer.codebook_dim,
     )
     assert run.tokenizer.quantizer.kl
-    # 1e-6 beside a sum over all numbers of a picture, whose mean is taken here.
+    # Latent diffusion's weight is 1e-6 next to a sum over all values of a picture, whose mean is taken here.
     assert run.losses.kl_weight * 3 * 64**2 == pytest.approx(1e-6)
 
 
-def test_insightar_carries_the_paper_s_values() -> None:
+def test_insightar_has_the_values_of_the_paper() -> None:
     """Section 3.3 and appendix E.2."""
     run = presets.get_generator("insightar-7b")
     tokenizer = presets.get("insighttok").tokenizer
@@ -207,44 +207,44 @@ def test_insightar_carries_the_paper_s_values() -> None:
     assert run.generator.condition_dropout == 0.1
 
 
-def test_only_the_7b_wants_its_weights_cut_up() -> None:
+def test_only_insightar_7b_shards_its_weights() -> None:
     runs = [presets.get_run(name) for name in presets.names()]
     assert [run.name for run in runs if run.training.shard_weights] == ["insightar-7b"]
     assert presets.get_generator("insightar-7b").training.gradient_checkpointing
 
 
-def test_a_preset_is_a_tokenizer_s_or_a_generator_s() -> None:
+def test_preset_getters_reject_presets_of_the_other_kind() -> None:
     with pytest.raises(ConfigError, match="far-nano is a generator's preset"):
         presets.get("far-nano")
     with pytest.raises(ConfigError, match="vqgan-nano is a tokenizer's preset"):
         presets.get_generator("vqgan-nano")
 
 
-def test_lightweight_setup_takes_100k_steps_in_two_phases() -> None:
+def test_insighttok_small_takes_100k_steps_in_two_phases() -> None:
     phases = presets.get("insighttok-small").training.phases
     assert sum(phase.steps for phase in phases) == 100_000
     assert len(phases) == 2
 
 
 @pytest.mark.parametrize("name", [name for name in presets.names() if "-nano" in name or name.endswith("-debug")])
-def test_small_weights_can_be_shipped(name: str) -> None:
+def test_nano_and_debug_weights_are_at_most_8_mb(name: str) -> None:
     assert millions(name) * 2 <= 8  # MB in fp16
 
 
 @pytest.mark.parametrize(
     "name", [name for name in presets.names() if presets.get_run(name).training.optimizer.algorithm == "muon"]
 )
-def test_muon_has_matrices_to_train(name: str) -> None:
+def test_presets_with_muon_have_parameters_for_it(name: str) -> None:
     assert on_meta(name).muon_parameters()
 
 
-def test_discriminator_has_the_2_8_million_of_table_11() -> None:
+def test_discriminator_has_the_2_8m_parameters_of_table_11() -> None:
     with torch.device("meta"):
         task = TokenizerTask(presets.get("insighttok-small"))
     assert sum(p.numel() for p in task.parameters_of("discriminator")) / 1e6 == pytest.approx(2.8, abs=0.05)
 
 
-def test_create_tokenizer_changes_the_preset() -> None:
+def test_create_tokenizer_overrides_preset_settings() -> None:
     tokenizer = presets.create_tokenizer("insighttok-debug", codebook_size=32, channels=32)
     assert tokenizer.codebook_sizes == (32,)
     with pytest.raises(ConfigError, match="insighttok-debug: codebok_size: no such setting"):

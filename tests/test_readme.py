@@ -1,4 +1,4 @@
-"""The README's own lines, run as they stand (on smaller inputs where they would take hours)."""
+"""The README's code and commands, run unchanged except for smaller inputs where they would take hours."""
 
 import subprocess
 import sys
@@ -17,12 +17,12 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def block(start: str) -> str:
-    """The first fenced block that holds `start`, without the line that names its language."""
+    """Return the first fenced block that contains `start`, without the line that names its language."""
     found = next(fenced for fenced in README.split("```")[1::2] if start in fenced)
     return found.partition("\n")[2]
 
 
-def test_python_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("sign.jpg", "face.jpg"):
         Image.fromarray(data.astronaut()).save(name)
@@ -35,13 +35,13 @@ def test_python_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["fresh"].codebook_sizes == (8192,)
 
 
-def test_training_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:
+def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:
     for network in ("text_detector/ppocrv6", "face_detector/mtcnn", "text_features/ppocrv6"):
         needs(network)
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
-    for turned in range(4):  # as many as recall needs
-        Image.fromarray(data.astronaut()).resize((128, 128)).rotate(turned).save(f"photos/face-{turned}.png")
+    for angle in range(4):  # the minimum for the recall metric
+        Image.fromarray(data.astronaut()).resize((128, 128)).rotate(angle).save(f"photos/face-{angle}.png")
     lines = [line.split("#")[0].split() for line in block("imtok annotate").splitlines()]
     commands = {line[1]: line[1:] for line in reversed(lines) if line[:1] == ["imtok"]}  # the first line of each verb
     smaller = {"2000": "16", "300": "4", "animal": "0"}
@@ -60,13 +60,13 @@ def test_training_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) 
     assert Path("scores/report.html").exists()
 
 
-def test_every_network_and_tokenizer_stands_in_the_licence_table() -> None:
+def test_licence_page_lists_every_network_and_tokenizer() -> None:
     page = (Path(__file__).parents[1] / "docs" / "weights.md").read_text()
     assert [row.name for row in pretrained.status() if f"`{row.name}`" not in page] == []
     assert [name for name in shipped() if f"`{name}`" not in page] == []
 
 
-def test_the_api_is_what_the_readme_and_dir_promise() -> None:
+def test_names_in_dir_exist_and_unknown_names_raise() -> None:
     for name in dir(imtok):
         assert getattr(imtok, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'paint'"):

@@ -1,4 +1,4 @@
-"""The recipes: their split, what their runs differ in, and the nano recipe from pictures to scores in a few steps."""
+"""The recipes: their data splits, the settings in which their runs differ, and all of them run in a few steps."""
 
 import dataclasses
 import json
@@ -65,22 +65,22 @@ def differences(a: RunConfig, b: RunConfig) -> set[str]:
 
 
 @pytest.mark.parametrize("suffix", ["", "-finetune"])
-def test_the_twins_differ_in_the_two_losses_alone(suffix: str) -> None:
+def test_twins_differ_only_in_text_and_face_losses(suffix: str) -> None:
     a, b = (presets.get(f"{name}{suffix}") for name in nano.TWINS)
     names = {name.rpartition(".")[2] for name in differences(a, b)}
     assert names == {"text", "face", "name"}  # the name of the phase
     assert {p.steps for p in a.training.phases} == {p.steps for p in b.training.phases}
 
 
-def test_the_shared_pretraining_is_how_both_twins_begin() -> None:
+def test_both_twins_begin_with_the_shared_pretraining_phases() -> None:
     shared = presets.get(nano.PRETRAINING).training.phases
     for name in nano.TWINS:
         assert presets.get(name).training.phases[: len(shared)] == shared
         assert presets.get(f"{name}-finetune").training.phases == presets.get(name).training.phases[len(shared) :]
 
 
-def test_the_committed_test_list_is_the_rule_s() -> None:
-    """Near-duplicates and other pictures of one person share a cluster, which goes one way as a whole."""
+def test_committed_test_clusters_follow_the_split_rule() -> None:
+    """Near-duplicates and pictures of the same person form a cluster, which belongs to one split as a whole."""
     clusters = (RECIPES / "nano_test_clusters.txt").read_text().split()
     assert len(clusters) == len(set(clusters)) > 300
     assert {nano_data.split_of_cluster(cluster) for cluster in clusters} == {"test"}
@@ -102,28 +102,28 @@ def test_the_committed_test_list_is_the_rule_s() -> None:
         ("16k-both", {"tokenizer.quantizer.codebook_size"}),
     ],
 )
-def test_an_ablation_changes_what_its_name_says(name: str, expected: set[str]) -> None:
+def test_ablation_run_changes_only_the_expected_settings(name: str, expected: set[str]) -> None:
     configs = nano_ablations.configs()
     found = differences(configs[name], configs["both"])
     assert {min((n for n in expected if d.endswith(n)), default=d) for d in found} == expected
 
 
 @pytest.mark.parametrize("split", legibility.SPLITS)
-def test_generators_are_judged_by_as_many_prompts_as_the_tables_say(split: PlainSplit) -> None:
+def test_unseen_signs_give_the_stated_number_of_prompts(split: PlainSplit) -> None:
     assert len(dict(legibility.prompts_for(legibility.unseen_signs(split, side=32)))) == legibility.PROMPTS
 
 
-def test_settings_are_chosen_on_other_prompts_than_they_are_judged_by() -> None:
+def test_prompts_for_choosing_settings_are_not_evaluated_or_trained_on() -> None:
     chosen = choose_sampling.kept_for_the_choice()
-    judged = {prompt for prompt, _ in legibility.prompts_for(legibility.unseen_signs("combinations"))}
+    evaluated = {prompt for prompt, _ in legibility.prompts_for(legibility.unseen_signs("combinations"))}
     trained = {sample.captions[0] for sample in nano_data.plain_signs(500, size=32)}
     assert len(dict(chosen)) == choose_sampling.PROMPTS
-    assert not dict(chosen).keys() & (judged | trained)
+    assert not dict(chosen).keys() & (evaluated | trained)
     assert all(prompt.endswith(word) for prompt, word in chosen)
 
 
-def test_the_showpiece_is_a_prompt_of_the_training() -> None:
-    """And no rare one: a fifth as frequent as a word and a colour would be, it was learned last."""
+def test_showpiece_is_a_frequent_training_prompt() -> None:
+    """It must not be rare: when it was a fifth as frequent as other pairs of word and colour, it was learned last."""
     trained = nano_data.plain_signs(nano_data.PLAIN_SIGNS, size=32)
     captions = Counter(trained[index].captions[0] for index in range(0, len(trained), 8))
     assert captions[legibility.SHOWPIECE] >= statistics.median(captions.values())
@@ -138,7 +138,7 @@ def test_the_showpiece_is_a_prompt_of_the_training() -> None:
         (textok_nano.TABLES, textok_nano.configs()),
     ],
 )
-def test_every_row_of_a_table_is_a_run(tables: tuple[ablation.Table, ...], runs: dict[str, RunConfig]) -> None:
+def test_table_rows_correspond_to_runs(tables: tuple[ablation.Table, ...], runs: dict[str, RunConfig]) -> None:
     assert {row.run for table in tables for row in table.rows} == runs.keys()
 
 
@@ -152,7 +152,7 @@ def test_every_row_of_a_table_is_a_run(tables: tuple[ablation.Table, ...], runs:
         ("triple", {"tokenizer.quantizer.codebook_sizes", "losses.representation.targets"}),
     ],
 )
-def test_a_factorized_run_changes_what_its_name_says(name: str, expected: set[str]) -> None:
+def test_factorized_run_changes_only_the_expected_settings(name: str, expected: set[str]) -> None:
     configs = fqgan_nano.of_the_paper()
     assert differences(configs[name], configs["dual-dis-rep"]) == expected
 
@@ -169,38 +169,38 @@ def test_a_factorized_run_changes_what_its_name_says(name: str, expected: set[st
         ("vq-textok-2", {"tokenizer.quantizer"}),
     ],
 )
-def test_a_text_conditioned_run_changes_what_its_name_says(name: str, expected: set[str]) -> None:
+def test_text_conditioned_run_changes_only_the_expected_settings(name: str, expected: set[str]) -> None:
     configs = textok_nano.configs()
     found = differences(configs[name], configs["textok-2"])
     assert {min((n for n in expected if d.startswith(n)), default=d) for d in found} == expected
 
 
-def test_of_textok_s_queue_most_numbers_of_tokens_are_repeated() -> None:
+def test_textok_runs_of_most_token_counts_are_repeated() -> None:
     configs = textok_nano.configs()
     assert configs.keys() >= textok_nano.REPEATED
     assert {configs[name].tokenizer.num_latent_tokens for name in textok_nano.REPEATED} == {2, 8, 16, 32}
 
 
-def test_wrong_captions_are_told_to_the_runs_that_were_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_caption_controls_use_the_finished_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: set[Path] = set()
 
     def run(config: RunConfig, shards: Path, out: Path, start: Path | None) -> Path:
         done.add(out)
         return out
 
-    told: list[Path] = []
+    controlled: list[Path] = []
     monkeypatch.setattr(ablation, "run", run)
     monkeypatch.setattr(ablation, "load_networks", lambda *_: ({}, {}))
     monkeypatch.setattr(ablation, "test_sets", lambda shards: [])
     monkeypatch.setattr(ablation, "evaluate", lambda *_, **__: SimpleNamespace(tokenizers={}))
-    monkeypatch.setattr(textok_nano, "controls", lambda trained, *_: told.extend(trained))
+    monkeypatch.setattr(textok_nano, "controls", lambda trained, *_: controlled.extend(trained))
     monkeypatch.setattr(textok_nano, "draw", lambda *_: None)
     textok_nano.show(textok_nano.configs(), tmp_path, tmp_path, (0, 1))
-    assert len(told) == len(textok_nano.TOKENS) + 4  # four of them twice
-    assert set(told) <= done
+    assert len(controlled) == len(textok_nano.TOKENS) + 4  # four of them with two seeds
+    assert set(controlled) <= done
 
 
-def test_the_single_codebook_is_as_many_codes_and_the_equal_bits_are_equal() -> None:
+def test_codebook_sizes_of_the_paper_runs_and_12_bits_at_equal_bits() -> None:
     configs = fqgan_nano.of_the_paper()
     sizes = {name: build(configs[name].tokenizer).codebook_sizes for name in ("vq-4096", "dual", "triple")}
     assert sizes == {"vq-4096": (4096,), "dual": (2048, 2048), "triple": (2048,) * 3}
@@ -214,7 +214,7 @@ def test_the_single_codebook_is_as_many_codes_and_the_equal_bits_are_equal() -> 
         }
 
 
-def test_every_run_of_a_queue_can_begin() -> None:
+def test_every_queued_run_builds_with_the_expected_heads() -> None:
     queues = (nano_ablations.configs(), fqgan_nano.of_the_paper(), fqgan_nano.at_equal_bits(), textok_nano.configs())
     heads = {name: len(TokenizerTask(config).heads) for configs in queues for name, config in configs.items()}
     assert {name for name, count in heads.items() if count} == {
@@ -222,16 +222,16 @@ def test_every_run_of_a_queue_can_begin() -> None:
     }
 
 
-def test_the_runs_at_equal_bits_begin_with_the_pretrained_blocks(tmp_path: Path) -> None:
+def test_equal_bits_runs_start_from_the_pretrained_blocks(tmp_path: Path) -> None:
     config = fqgan_nano.at_equal_bits()["2-codebooks"]
-    begun = RunFolder(fqgan_nano.with_pretrained_blocks(config, 0, tmp_path / "start")).read_model()
+    initial = RunFolder(fqgan_nano.with_pretrained_blocks(config, 0, tmp_path / "start")).read_model()
     pretrained = RunFolder(fqgan_nano.PRETRAINED).read_model()
-    same = {name for name, tensor in begun.items() if name in pretrained and torch.equal(tensor, pretrained[name])}
-    fresh = {".".join(name.split(".")[:2]) for name in begun.keys() - same}
+    same = {name for name, tensor in initial.items() if name in pretrained and torch.equal(tensor, pretrained[name])}
+    fresh = {".".join(name.split(".")[:2]) for name in initial.keys() - same}
     assert fresh == {"encoder.branches", "quantizer.branches", "decoder.from_latents"}
 
 
-def test_a_table_shows_every_seed_beside_the_paper() -> None:
+def test_table_shows_every_seed_and_the_paper_values() -> None:
     columns = (
         ablation.Column("T", "text_accuracy", ("signs",), "{:.1%}", "P"),
         ablation.Column("U", "usage", ("signs",)),
@@ -263,20 +263,20 @@ def test_a_table_shows_every_seed_beside_the_paper() -> None:
 @pytest.mark.parametrize(
     "table", [*nano_ablations.TABLES, fqgan_nano.COMPONENTS, fqgan_nano.SCALING, *textok_nano.TABLES]
 )
-def test_no_number_of_a_paper_is_lost_and_stand_ins_have_their_own_names(table: ablation.Table) -> None:
+def test_tables_show_all_paper_values_and_avoid_paper_metric_names(table: ablation.Table) -> None:
     names = {column.of_paper or column.name for column in table.columns}
     assert {name for row in table.rows for name in row.paper} <= names
     assert not {column.name for column in table.columns} & {"rFID", "FID", "T-ACC", "T-NED", "F-Sim", "LPIPS"}
 
 
-def test_neighbours_and_captions_are_found_where_the_features_hold_them(needs) -> None:
+def test_branch_probes_score_informative_features_above_random_ones(needs) -> None:
     rng = np.random.default_rng(0)
     labels = [name for name in ("cat", "dog", "sign") for _ in range(20)]
-    telling = np.repeat(np.eye(3), 20, axis=0) + 0.01 * rng.normal(size=(60, 3))
-    silent = rng.normal(size=(60, 3))
-    assert branches.same_class_neighbours(telling, labels) == (1.0, pytest.approx(19 / 59))
+    informative = np.repeat(np.eye(3), 20, axis=0) + 0.01 * rng.normal(size=(60, 3))
+    random = rng.normal(size=(60, 3))
+    assert branches.same_class_neighbours(informative, labels) == (1.0, pytest.approx(19 / 59))
     assert branches.same_class_neighbours(np.zeros((2, 3)), ["cat", "dog"]) == (0.0, 0.0)
-    assert branches.same_class_neighbours(silent, labels)[0] < 0.7
+    assert branches.same_class_neighbours(random, labels)[0] < 0.7
     needs("text_encoder/minilm")
     captions = [f"{name} {index}" for index, name in enumerate(("a black cat", "a red bus", "the sea") * 20)]
     with torch.no_grad():
@@ -284,14 +284,14 @@ def test_neighbours_and_captions_are_found_where_the_features_hold_them(needs) -
     assert branches.caption_probe(vectors, captions, first=1) == (1.0, pytest.approx(1 / 15))
     assert branches.caption_probe(rng.normal(size=(60, 3)), captions, first=1)[0] < 0.4
     repeated = [f"a photo of a {name}" for name in labels]
-    assert branches.caption_probe(telling, repeated, first=1) == (1.0, pytest.approx(1 / 3))
-    assert branches.caption_probe(silent, repeated, first=1)[0] < 0.8
-    assert branches.caption_probe(silent, repeated, first=3) == (1.0, 1.0)
+    assert branches.caption_probe(informative, repeated, first=1) == (1.0, pytest.approx(1 / 3))
+    assert branches.caption_probe(random, repeated, first=1)[0] < 0.8
+    assert branches.caption_probe(random, repeated, first=3) == (1.0, 1.0)
 
 
 @pytest.mark.slow
-def test_the_nano_recipe_runs_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:
-    """From raw pictures to two evaluated tokenizers, with three steps where the recipe takes thousands."""
+def test_nano_recipe_runs_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs) -> None:
+    """From raw pictures to two evaluated tokenizers, with two steps per phase where the recipe takes thousands."""
     for network in (
         *("text_detector/ppocrv6", "face_detector/mtcnn", "text_features/ppocrv6", "face_features/mobilefacenet"),
         *("text_judge/easyocr", "face_judge/dlib", "perceptual/vgg16", "vision/efficientnet_lite0"),
@@ -336,60 +336,60 @@ def test_kinds_of_words():
 def test_signs_are_rendered_once(tmp_path, monkeypatch):
     monkeypatch.setattr(signs, "HELD_OUT", 3)
     monkeypatch.setattr(
-        PlainSigns, "read", lambda *arguments, read=PlainSigns.read: drawn.append(1) or read(*arguments)
+        PlainSigns, "read", lambda *arguments, read=PlainSigns.read: rendered.append(1) or read(*arguments)
     )
-    drawn: list[int] = []
+    rendered: list[int] = []
     for _ in range(2):
         signs.render(tmp_path, 64, 5)
-    assert len(drawn) == 8
+    assert len(rendered) == 8
     assert len(ShardReader(str(tmp_path / "train"))) == 5
     assert len(ShardReader(str(tmp_path / "combinations"))) == 3
 
 
-def test_samples_are_of_the_held_out_signs_classes_and_their_spread_is_shown(tmp_path, monkeypatch):
+def test_samples_have_held_out_classes_and_distance_shows_quarters(tmp_path, monkeypatch):
     with ShardWriter(str(tmp_path / "combinations")) as writer:
         for sign in PlainSigns(12, size=32, split="combinations"):
             writer.write(sign)
-    labels, asked = [sign.label for sign in open_dataset(tmp_path / "combinations")], []
+    labels, requested = [sign.label for sign in open_dataset(tmp_path / "combinations")], []
     assert len(set(labels)) < 12
 
     def measure(pictures: Path, out: Path, reference: Path, metrics: list[str]) -> SimpleNamespace:
         assert (pictures.name, reference.name) == ("run-samples", "combinations")
         return SimpleNamespace(failed={}, metrics={metrics[0]: Score(value=8.04, parts=[9.5, 11.0, 10.0, 9.0])})
 
-    monkeypatch.setattr(signs, "generate", lambda run, out, labels, prompts: asked.extend(labels))
+    monkeypatch.setattr(signs, "generate", lambda run, out, labels, prompts: requested.extend(labels))
     monkeypatch.setattr(signs, "evaluate_generated", measure)
     samples = signs.samples_of(tmp_path / "run", signs.held_out_classes(tmp_path))
-    found = signs.distance(samples, tmp_path / "combinations")
-    assert (asked, signs.show(found)) == (labels, "8.0 (quarters 9.0 to 11.0)")
+    score = signs.distance(samples, tmp_path / "combinations")
+    assert (requested, signs.show(score)) == (labels, "8.0 (quarters 9.0 to 11.0)")
 
 
-def test_prompts_see_the_captioned_photographs_too(tmp_path, monkeypatch):
+def test_with_photographs_adds_captioned_photographs_to_signs(tmp_path, monkeypatch):
     sign, *others = list(PlainSigns(2, size=32))
     photo = dataclasses.replace(others[0], path="sea.png", label=None, captions=["the sea", "waves"], source=None)
-    silent = dataclasses.replace(photo, path="silent.png", captions=[])
+    uncaptioned = dataclasses.replace(photo, path="silent.png", captions=[])
     for folder, samples in (
         *((f"signs/{split}", [sign]) for split in ("train", "combinations")),
-        *((f"shards/{split}", [photo, others[0], silent]) for split in ("train", "validation")),
+        *((f"shards/{split}", [photo, others[0], uncaptioned]) for split in ("train", "validation")),
     ):
         with ShardWriter(str(tmp_path / folder)) as writer:
             for sample in samples:
                 writer.write(sample)
-    read = []
-    monkeypatch.setattr(signs, "embed", lambda *rest: read.append(rest))
+    embedded = []
+    monkeypatch.setattr(signs, "embed", lambda *rest: embedded.append(rest))
     text = textok_nano.text_config_of(presets.get("textok-nano"))
     out = signs.with_photographs(tmp_path / "signs", tmp_path / "shards", text, tmp_path / "both")
     for split in ("train", "combinations"):
         found = [(sample.label, sample.captions) for sample in open_dataset(out / split)]
         assert found == [(sign.label, sign.captions), (None, ["the sea"])]
-    assert read == [(str(out / split), text.encoder, text.max_tokens) for split in ("train", "combinations")]
+    assert embedded == [(str(out / split), text.encoder, text.max_tokens) for split in ("train", "combinations")]
     shutil.copy(tmp_path / "shards/train/data-00000.parquet", tmp_path / "shards/train/data-00001.parquet")
     with pytest.raises(SystemExit, match="holds photographs of other shards"):
         signs.with_photographs(tmp_path / "signs", tmp_path / "shards", text, tmp_path / "both")
 
 
 def test_scores_of_signs_are_grouped_by_word(tmp_path, monkeypatch):
-    """Two pictures of one word are one draw of a bootstrap, and a reading goes to its own picture."""
+    """Pictures of the same word form one bootstrap group, and scores are assigned to pictures by path."""
 
     def measure(pictures, out, **settings):
         lines = [("00002.png", "OPEN", 1.0), ("00000.png", "OPEN", 0.5), ("00001.png", "CAT", 0.0)]
@@ -409,8 +409,8 @@ def test_scores_of_signs_are_grouped_by_word(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def few(monkeypatch, needs):
-    """Few signs, prompts and steps, and the smallest generators."""
+def tiny_recipes(monkeypatch, needs):
+    """Reduce the recipes to few signs, prompts and steps, and the smallest generators."""
     for network in ("text_detector/ppocrv6", "text_judge/easyocr", "vision/efficientnet_lite0", "text_encoder/minilm"):
         needs(network)
     for module, name, value in (
@@ -456,7 +456,7 @@ def few(monkeypatch, needs):
 
 
 def untrained(folder: Path, config: RunConfig) -> Path:
-    """A run of a tokenizer that has learned nothing."""
+    """Write and return a run folder of an untrained tokenizer."""
     run = RunFolder(folder)
     run.write_config(to_dict(config))
     run.write_model(build(config.tokenizer).weights())
@@ -465,12 +465,12 @@ def untrained(folder: Path, config: RunConfig) -> Path:
 
 
 @pytest.mark.slow
-def test_insightar_nano_from_signs_to_table(tmp_path, monkeypatch, few):
+def test_insightar_nano_recipe_runs_end_to_end(tmp_path, monkeypatch, tiny_recipes):
     twins = {name: untrained(tmp_path / name, presets.get("insighttok-debug")) for name in insightar_nano.TWINS}
     for module, name in ((insightar_nano, "encode"), (legibility, "open_reconstructor")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda twin, *rest, real=real: real(str(twins[twin]), *rest))
-    for _ in range(2):  # the second time all is there
+    for _ in range(2):  # all results exist the second time
         insightar_nano.main(tmp_path / "out")
     lines = (tmp_path / "out/table-0.md").read_text().splitlines()
     assert sum("generated" in line and "combinations" in line for line in lines) == 3  # both, and their difference
@@ -480,9 +480,9 @@ def test_insightar_nano_from_signs_to_table(tmp_path, monkeypatch, few):
 
 
 @pytest.mark.slow
-def test_far_nano_from_signs_to_table(tmp_path, few):
+def test_far_nano_recipe_runs_end_to_end(tmp_path, tiny_recipes):
     dual = untrained(tmp_path / "dual", presets.get("fqgan-debug"))
-    for seed in (0, 1):  # in one folder
+    for seed in (0, 1):  # both in one folder
         far_nano.main(tmp_path / "out", tokenizer=str(dual), seed=seed)
         heads, _, kinds = (tmp_path / f"out/table-{seed}.md").read_text().partition("\n\n")
         first = [line.split("|")[1].strip().split(",")[0] for line in heads.splitlines()[2:]]
@@ -495,35 +495,38 @@ def test_far_nano_from_signs_to_table(tmp_path, few):
         ]
 
 
-def test_no_two_timed_drawings_hear_the_same_captions(monkeypatch) -> None:
-    """A text encoder would read them once, and the other drawings would cost less than they do."""
-    asked = []
-    draw = SimpleNamespace(generate=lambda labels, seed=0, **sampling: asked.extend(range(seed, seed + len(labels))))
-    monkeypatch.setattr(dit_nano, "load", lambda name: draw)
+def test_timed_calls_use_distinct_captions(monkeypatch) -> None:
+    """A text encoder would encode equal captions only once, and the timings of the other calls would be too short."""
+    seeds = []
+    pipeline = SimpleNamespace(
+        generate=lambda labels, seed=0, **sampling: seeds.extend(range(seed, seed + len(labels)))
+    )
+    monkeypatch.setattr(dit_nano, "load", lambda name: pipeline)
     dit_nano.timed({"textok-8": Path("a")})
-    draws = 1 + dit_nano.ROUNDS * len(dit_nano.FIGURE_INFERENCE_STEPS)  # one that is not counted
-    assert len(asked) == len(set(asked)) == draws * dit_nano.TIMED
+    num_calls = 1 + dit_nano.ROUNDS * len(dit_nano.FIGURE_INFERENCE_STEPS)  # one untimed warm-up call
+    assert len(seeds) == len(set(seeds)) == num_calls * dit_nano.TIMED
 
 
-def test_speed_is_compared_at_no_worse_quality() -> None:
+def test_speed_is_compared_at_equal_quality() -> None:
     seconds = {("few", 5): 1.0, ("few", 10): 2.0, ("kl-nano", 5): 20.0, ("kl-nano", 10): 40.0}
     seconds |= {("kl-nano-f2", 5): 100.0, ("kl-nano-f2", 10): 200.0}
     values = {("few", 5): 60.0, ("few", 10): 50.0, ("kl-nano", 5): 55.0, ("kl-nano", 10): 52.0}
     values |= {("kl-nano-f2", 5): 49.0, ("kl-nano-f2", 10): 51.0}
-    far = {drawn: Score(value=value, parts=[value, value + 0.5]) for drawn, value in values.items()}
-    assert dit_nano.at_equal_quality(seconds, far, ["few"]) == [
+    distances = {key: Score(value=value, parts=[value, value + 0.5]) for key, value in values.items()}
+    assert dit_nano.at_equal_quality(seconds, distances, ["few"]) == [
         "- few in 10 steps (50.0): 20.0 times as fast as kl-nano in 10 steps (52.0)",
         "- few: in no number of steps as near as kl-nano-f2 in 5 steps (49.0)",
     ]
-    far["few", 5] = Score(value=60.0, parts=[52.2, 70.0])  # a quarter of it is nearer than one of the grid's nearest
-    (line, _) = dit_nano.at_equal_quality(seconds, far, ["few"])
+    # one of its quarters is nearer than one of the quarters of the grid's nearest
+    distances["few", 5] = Score(value=60.0, parts=[52.2, 70.0])
+    (line, _) = dit_nano.at_equal_quality(seconds, distances, ["few"])
     assert line == "- few in 5 steps (60.0): 40.0 times as fast as kl-nano in 10 steps (52.0)"
-    far["kl-nano", 5] = Score(value=55.0, parts=[52.2, 58.0])  # likewise, so that the grid may be as fast
-    (line, _) = dit_nano.at_equal_quality(seconds, far, ["few"])
+    distances["kl-nano", 5] = Score(value=55.0, parts=[52.2, 58.0])  # likewise for the grid, at its faster setting
+    (line, _) = dit_nano.at_equal_quality(seconds, distances, ["few"])
     assert line == "- few in 5 steps (60.0): 20.0 times as fast as kl-nano in 5 steps (55.0)"
 
 
-def test_an_autoencoder_of_which_the_config_alone_is_known_gets_weights(tmp_path: Path) -> None:
+def test_autoencoder_with_only_a_config_gets_random_weights(tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
 
     AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_config(tmp_path / "vae")
@@ -539,21 +542,21 @@ def test_an_autoencoder_of_which_the_config_alone_is_known_gets_weights(tmp_path
 
 
 @pytest.mark.slow
-def test_dit_nano_from_signs_to_tables(tmp_path, monkeypatch, few):
-    textok, places = tmp_path / "textok", {}
+def test_dit_nano_recipe_runs_end_to_end(tmp_path, monkeypatch, tiny_recipes):
+    textok, folders = tmp_path / "textok", {}
     for name in ("textok-8", "textok-16", "textok-32"):
         config = textok_nano.short("textok", int(name.partition("-")[2]))
-        places[name] = untrained(textok / f"{name}-seed-0", config)
+        folders[name] = untrained(textok / f"{name}-seed-0", config)
     for name in dit_nano.PAIR:
-        places[name] = untrained(tmp_path / name, presets.get(name))
+        folders[name] = untrained(tmp_path / name, presets.get(name))
     signs.render(textok / "shards", 64, 40)
     (textok / "shards/combinations").rename(textok / "shards/validation")
     with ShardWriter(str(textok / "shards/train"), first_shard=1) as writer:
         photo = next(iter(PlainSigns(1, size=64)))
         writer.write(dataclasses.replace(photo, label=None, captions=["the sea"]))
     real = dit_nano.open_tokenizer
-    monkeypatch.setattr(dit_nano, "locate", lambda name: places[name])
-    monkeypatch.setattr(dit_nano, "open_tokenizer", lambda name, *rest: places.get(name) or real(name, *rest))
+    monkeypatch.setattr(dit_nano, "locate", lambda name: folders[name])
+    monkeypatch.setattr(dit_nano, "open_tokenizer", lambda name, *rest: folders.get(name) or real(name, *rest))
     dit_nano.main(textok, tmp_path / "out")
     text = "\n".join((tmp_path / f"out/{part}-0.md").read_text() for part in ("table-3", "dit-nano", "figure-4"))
     for name, tokens in zip(dit_nano.FIGURE, (8, 16, 32, 256, 1024), strict=True):
@@ -583,7 +586,7 @@ def captioned(tmp_path: Path) -> str:
     return str(tmp_path / "captioned")
 
 
-def test_the_shipped_fqgan_goes_on_from_its_first_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_fqgan_continues_from_its_first_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds, shipped = [], []
 
     def run(config, shards: Path, out: Path, start: Path) -> Path:
@@ -593,17 +596,17 @@ def test_the_shipped_fqgan_goes_on_from_its_first_round(tmp_path: Path, monkeypa
     monkeypatch.setattr(fqgan_nano, "run", run)
     monkeypatch.setattr(fqgan_nano, "ship", lambda trained, out: shipped.append(trained))
     fqgan_nano.main((), tmp_path, data=tmp_path / "nano", only=("fqgan-dual-nano",))
-    (first, start, there), (second, again, last) = rounds
-    assert (first, second) == (0, 1)
-    assert RunFolder(start).read_model().keys() == presets.create_tokenizer("fqgan-dual-nano").weights().keys()
-    assert again == there
-    assert shipped == [last]
+    (first_seed, first_start, first_out), (second_seed, second_start, second_out) = rounds
+    assert (first_seed, second_seed) == (0, 1)
+    assert RunFolder(first_start).read_model().keys() == presets.create_tokenizer("fqgan-dual-nano").weights().keys()
+    assert second_start == first_out
+    assert shipped == [second_out]
 
 
 @pytest.mark.slow
-def test_fqgan_nano_from_pictures_to_tables_and_branches(tmp_path: Path, few, captioned: str) -> None:
+def test_fqgan_nano_and_branches_recipes_run_end_to_end(tmp_path: Path, tiny_recipes, captioned: str) -> None:
     out = tmp_path / "out"
-    for _ in range(2):  # the second time all is there
+    for _ in range(2):  # all results exist the second time
         fqgan_nano.main((captioned,), out, seeds=(0, 1), only=("vq-2048", "dual-dis-rep"))
     table = (out / "paper/tables.md").read_text()
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
@@ -614,7 +617,7 @@ def test_fqgan_nano_from_pictures_to_tables_and_branches(tmp_path: Path, few, ca
     ]
     assert table.count(" / ") >= 3 * 3  # two seeds
     first, second = (load_tensors(out / f"starts/dual-dis-rep-seed-{seed}/model.safetensors") for seed in (0, 1))
-    assert torch.equal(first["encoder.conv_in.weight"], second["encoder.conv_in.weight"])  # the pretraining's
+    assert torch.equal(first["encoder.conv_in.weight"], second["encoder.conv_in.weight"])  # from the pretraining
     name = "quantizer.branches.0.codebook"
     assert not torch.equal(first[name], second[name])
     branches.main(str(out / "paper/dual-dis-rep-seed-0"), (captioned,), tmp_path / "drawn", size=64)
@@ -622,7 +625,7 @@ def test_fqgan_nano_from_pictures_to_tables_and_branches(tmp_path: Path, few, ca
 
 
 @pytest.mark.slow
-def test_textok_nano_from_pictures_to_tables(tmp_path: Path, few, captioned: str) -> None:
+def test_textok_nano_recipe_runs_end_to_end(tmp_path: Path, tiny_recipes, captioned: str) -> None:
     out = tmp_path / "out"
     rows = Path(captioned, "captions.jsonl").read_text().splitlines()
     unlabelled = [{k: v for k, v in json.loads(row).items() if k != "label"} for row in rows]

@@ -1,4 +1,4 @@
-"""The recipes and benchmarks take the command line that their first lines show."""
+"""The recipes and benchmarks accept the command line that their module docstrings show."""
 
 import functools
 import importlib.util
@@ -19,7 +19,7 @@ SCRIPTS = sorted(
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_a_script_takes_the_usage_that_it_shows(script: Path) -> None:
+def test_script_accepts_its_documented_usage(script: Path) -> None:
     name = script.relative_to(ROOT).as_posix()
     (usage,) = re.findall(rf"^ *python {re.escape(name)}(.*)$", script.read_text(), flags=re.MULTILINE)
     spec = importlib.util.spec_from_file_location(f"usage_{script.stem}", script)
@@ -27,11 +27,11 @@ def test_a_script_takes_the_usage_that_it_shows(script: Path) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    called: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     @functools.wraps(module.main)
     def main(*_: Any, **options: Any) -> None:
-        called.append(options)
+        calls.append(options)
 
     tyro.cli(main, args=re.sub(r"[\[\]…]", "", usage).split())
-    assert len(called) == 1
+    assert len(calls) == 1

@@ -32,7 +32,7 @@ PHOTO = skimage_data.coffee()[:120, :160]
 
 
 class FakeText:
-    """Says how bright the picture is, in two words of which one is a doubtful read and one lies outside."""
+    """Outputs the mean brightness as a word, plus a word of low score, one outside the picture, and a blank one."""
 
     def detect(self, image):
         def word(x: float, text: str, score: float):
@@ -44,13 +44,13 @@ class FakeText:
 
 
 class FakeFaces:
-    """One sure face where the picture is bright, one doubtful one everywhere."""
+    """Outputs one face of low score, preceded by one of high score if the picture is bright."""
 
     def detect(self, image):
-        sure = image.mean() > 100
-        boxes = np.array([[10, 10, 60, 500], [20, 20, 30, 30]], float)[: 1 + sure]
-        landmarks = np.array([[[20, 30], [40, 30], [30, 40], [22, 50], [38, 50]]] * 2, float)[: 1 + sure]
-        scores = np.array([0.95, 0.5] if sure else [0.5])
+        bright = image.mean() > 100
+        boxes = np.array([[10, 10, 60, 500], [20, 20, 30, 30]], float)[: 1 + bright]
+        landmarks = np.array([[[20, 30], [40, 30], [30, 40], [22, 50], [38, 50]]] * 2, float)[: 1 + bright]
+        scores = np.array([0.95, 0.5] if bright else [0.5])
         return SimpleNamespace(boxes=boxes, landmarks=landmarks, scores=scores)
 
 
@@ -75,7 +75,7 @@ def skipped_rows(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
 
 
-def test_what_detectors_find_is_written(tmp_path):
+def test_writes_detected_words_and_faces(tmp_path):
     make_pictures(tmp_path / "in", 12)
     done = annotate(str(tmp_path / "in"), str(tmp_path / "out"), text=True, faces=True, captions=None)
     assert (done.rows, done.kept, done.skipped, done.dropped) == (12, 9, 3, 0)
@@ -95,7 +95,7 @@ def test_what_detectors_find_is_written(tmp_path):
     assert skipped_rows(tmp_path / "out")[1]["reason"].startswith("005.png: not a picture")
 
 
-def test_what_nobody_asked_for_stays(tmp_path):
+def test_existing_annotations_stay_unless_detected_anew(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(encode(PHOTO))
     row = {"image": "a.png", "words": [{"box": [1, 2, 3, 4], "text": "kept"}], "label": "cup", "faces": []}
@@ -120,7 +120,7 @@ def test_keep_rules_drop_pictures(tmp_path):
         annotate(str(tmp_path / "in"), str(tmp_path / "other"), keep=("text",))
 
 
-def test_a_detector_that_fails_on_a_picture_is_reported(tmp_path):
+def test_detector_and_captioner_failures_are_reported_per_picture(tmp_path):
     class Fails:
         def detect(self, image):
             if image.mean() == 40:
@@ -142,7 +142,7 @@ def test_a_detector_that_fails_on_a_picture_is_reported(tmp_path):
     ]
 
 
-def test_a_machine_that_fails_costs_no_picture(tmp_path):
+def test_persistent_or_memory_errors_stop_the_run_and_drop_no_picture(tmp_path):
     class Breaks:
         def __init__(self, after: int, error: Exception) -> None:
             self.calls, self.after, self.error = 0, after, error
@@ -155,9 +155,9 @@ def test_a_machine_that_fails_costs_no_picture(tmp_path):
 
     make_pictures(tmp_path / "in", 50)
     source = open_dataset(str(tmp_path / "in"))
-    no_memory = torch.OutOfMemoryError("no memory")
-    full = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-    for name, error in {"kernel": RuntimeError("no kernel"), "gpu": no_memory, "host": full}.items():
+    no_gpu_memory = torch.OutOfMemoryError("no memory")
+    no_host_memory = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    for name, error in {"kernel": RuntimeError("no kernel"), "gpu": no_gpu_memory, "host": no_host_memory}.items():
         out = str(tmp_path / name)
         with pytest.raises(DataError, match=r"\d\.png: the text detector (failed|ran out)"):
             annotate_source(source, out, Annotator(text_detector=Breaks(11, error)), KeepRules(()), {}, 4)
@@ -165,7 +165,7 @@ def test_a_machine_that_fails_costs_no_picture(tmp_path):
         assert [entry["row"] for entry in skipped_rows(tmp_path / name)] == list(range(0, 50, 5))
 
 
-def test_torchrun_is_refused(tmp_path, monkeypatch):
+def test_rejects_torchrun(tmp_path, monkeypatch):
     make_pictures(tmp_path / "in", 2)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -178,7 +178,7 @@ def test_torchrun_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_first_call_that_failed_may_be_corrected(tmp_path):
+def test_settings_of_a_failed_first_call_can_be_corrected(tmp_path):
     make_pictures(tmp_path / "in", 12)
     source, out = str(tmp_path / "in"), str(tmp_path / "out")
     with pytest.raises(DataError, match="add --text"):
@@ -188,14 +188,14 @@ def test_a_first_call_that_failed_may_be_corrected(tmp_path):
         annotate(source, out)
 
 
-def test_nothing_readable_is_an_error(tmp_path):
+def test_raises_if_no_picture_is_readable(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"none of 1 pictures could be read; first: .*a\.jpg: empty file"):
         annotate(str(tmp_path / "in"), str(tmp_path / "out"))
 
 
-def test_every_moment_of_a_kill_can_be_resumed(tmp_path, monkeypatch):
+def test_resumes_after_a_kill_at_any_file_operation(tmp_path, monkeypatch):
     # At every file operation the folder is copied as a kill at that moment would leave it; each copy must resume to
     # the files of the uninterrupted run.
     make_pictures(tmp_path / "in", 14)
@@ -265,7 +265,7 @@ def test_sigkill_and_resume(tmp_path):
     assert len(ShardReader(tmp_path / "out")) == 80
 
 
-def test_a_finished_run_is_left_alone_and_another_is_refused(tmp_path):
+def test_finished_run_is_kept_and_other_settings_or_files_are_rejected(tmp_path):
     make_pictures(tmp_path / "in", 6)
     source, out = str(tmp_path / "in"), str(tmp_path / "out")
     annotate(source, out, text=True)
@@ -289,7 +289,7 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(tmp_path):
         annotate(source, out, text=True)
 
 
-def test_other_captions_than_a_run_was_begun_with_are_refused(tmp_path):
+def test_rejects_captions_file_that_changed_since_the_run_began(tmp_path):
     make_pictures(tmp_path / "in", 2)
     table, source, out = tmp_path / "captions.csv", str(tmp_path / "in"), str(tmp_path / "out")
     table.write_text("image,caption\n000.png,a dog\n")
@@ -300,7 +300,7 @@ def test_other_captions_than_a_run_was_begun_with_are_refused(tmp_path):
         annotate(source, out, captions=str(table))
 
 
-def test_a_link_to_nothing_is_a_picture_that_cannot_be_read(tmp_path):
+def test_broken_symlink_is_skipped_as_unreadable(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/000.png").write_bytes(encode(PHOTO))
     (tmp_path / "in/001.png").symlink_to(tmp_path / "nowhere.png")
@@ -318,32 +318,32 @@ REAL_BOMB = save(Image.new("1", (20_000, 4_000)), "PNG")
 
 
 def hostile(rng: random.Random) -> tuple[str, bytes, bool]:
-    """A kind of file, its bytes, and whether it is a picture that must be read properly."""
+    """Return a kind of file, its bytes, and whether it must be read as a picture."""
     photo = Image.fromarray(PHOTO).resize((rng.randrange(40, 160), rng.randrange(40, 120)))
     whole = save(photo, rng.choice(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"]))
     exif = Image.Exif()
     exif[274] = rng.randrange(9)
 
-    def flip_a_bit() -> bytes:
+    def flip_a_byte() -> bytes:
         data = bytearray(save(photo, "PNG"))
         data[len(data) // 2] ^= 0xFF
         return bytes(data)
 
-    def lie_about_size() -> bytes:
+    def wrong_size_in_header() -> bytes:
         data = bytearray(save(Image.new("1", (16, 16)), "PNG"))
         data[16:24] = rng.choice([10_000, 50_000, 2**31 - 1]).to_bytes(4, "big") * 2
         return bytes(data)
 
-    refused = {
+    unreadable = {
         "truncated": lambda: whole[: rng.randrange(20, int(len(whole) * 0.9))],
-        "bomb": lie_about_size,
+        "bomb": wrong_size_in_header,
         "real-bomb": lambda: REAL_BOMB,
         "text": lambda: b"Dear reader, this is no picture." * rng.randrange(1, 50),
         "html": lambda: b"<!DOCTYPE html><html><body>404</body></html>",
         "zero": lambda: b"",
         "noise": lambda: rng.randbytes(rng.randrange(1, 5000)),
         "header": lambda: save(photo, "JPEG")[: rng.randrange(1, 20)],
-        "flipped": flip_a_bit,
+        "flipped": flip_a_byte,
         "svg": lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>',
         "eps": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\nshowpage\n",
         "pickle": lambda: b"\x80\x04cos\nsystem\n(S'false'\ntR.",
@@ -351,7 +351,7 @@ def hostile(rng: random.Random) -> tuple[str, bytes, bool]:
         "line": lambda: save(Image.new("RGB", (1, rng.randrange(9, 900))), "PNG"),
         "float": lambda: save(Image.fromarray(np.ones((20, 20), np.float32)), "TIFF"),
     }
-    read = {
+    readable = {
         "cmyk": lambda: save(photo.convert("CMYK"), "JPEG"),
         "sixteen": lambda: save(Image.fromarray(np.asarray(photo)[..., 0].astype(np.uint16) * 257), "PNG"),
         "alpha": lambda: save(photo.convert("RGBA"), "PNG"),
@@ -365,20 +365,20 @@ def hostile(rng: random.Random) -> tuple[str, bytes, bool]:
         "progressive": lambda: save(photo, "JPEG", progressive=True),
         "long": lambda: save(photo.resize((20_000, 8)), "PNG"),
     }
-    kind = rng.choice([*refused, *read])
-    return kind, (refused | read)[kind](), kind in read
+    kind = rng.choice([*unreadable, *readable])
+    return kind, (unreadable | readable)[kind](), kind in readable
 
 
 @pytest.mark.parametrize("container", ["folder", "zip"])
-def test_two_hundred_hostile_pictures(tmp_path, container):
+def test_200_hostile_files_are_read_or_reported_as_skipped(tmp_path, container):
     rng = random.Random(7)
-    fine = {}
+    readable = {}
     (tmp_path / "in").mkdir()
     for row in range(200):
-        kind, data, is_fine = hostile(rng)
+        kind, data, is_readable = hostile(rng)
         name = f"{row:03d}-{kind}.{rng.choice(['jpg', 'png', 'webp'])}"
         (tmp_path / "in" / name).write_bytes(data)
-        fine[name] = is_fine
+        readable[name] = is_readable
     source = str(tmp_path / "in")
     if container == "zip":
         source = f"zip://::{shutil.make_archive(str(tmp_path / 'in'), 'zip', tmp_path / 'in')}"
@@ -386,17 +386,17 @@ def test_two_hundred_hostile_pictures(tmp_path, container):
     read = {sample.path: sample for sample in ShardReader(tmp_path / "out")}
     skipped = [entry["reason"] for entry in skipped_rows(tmp_path / "out")]
     assert len(read) + len(skipped) == done.rows == 200
-    assert {name for name in fine if any(f"{name}: " in reason for reason in skipped)} | set(read) == set(fine)
+    assert {name for name in readable if any(f"{name}: " in reason for reason in skipped)} | set(read) == set(readable)
     assert all("\n" not in reason for reason in skipped)
-    assert {name for name, is_fine in fine.items() if is_fine} == set(read)
+    assert {name for name, is_readable in readable.items() if is_readable} == set(read)
     for path, sample in read.items():
         assert decode(sample.image, path).shape[:2] == (sample.height, sample.width)
         if "-cmyk" in path or "-trailing" in path:
-            shown = Image.fromarray(decode(sample.image, path)).resize((160, 120))
-            assert np.abs(np.asarray(shown, float) - PHOTO).mean() < 25
+            resized = Image.fromarray(decode(sample.image, path)).resize((160, 120))
+            assert np.abs(np.asarray(resized, float) - PHOTO).mean() < 25
 
 
-def test_real_detectors_on_a_sign_and_a_portrait(tmp_path, monkeypatch, needs):
+def test_real_detectors_find_words_on_signs_and_a_face(tmp_path, monkeypatch, needs):
     real = {TEXT_DETECTOR: needs(TEXT_DETECTOR), FACE_DETECTOR: needs(FACE_DETECTOR)}
     monkeypatch.setattr(module, "pretrained", SimpleNamespace(load=lambda name: real[name]))
     (tmp_path / "in").mkdir()
@@ -412,7 +412,7 @@ def test_real_detectors_on_a_sign_and_a_portrait(tmp_path, monkeypatch, needs):
     assert np.hypot(*(left_eye - (202, 102))) < 12
     assert np.hypot(*(right_eye - (247, 101))) < 12
     assert left_eye[0] < nose[0] < right_eye[0]
-    read = [{word.text.casefold() for word in sample.words or []} for sample in found]
-    said = [{word.text.casefold() for word in sign.words or []} for sign in signs]
-    assert sum(bool(words & seen) for words, seen in zip(said, read, strict=True)) >= 7
+    recognized = [{word.text.casefold() for word in sample.words or []} for sample in found]
+    expected = [{word.text.casefold() for word in sign.words or []} for sign in signs]
+    assert sum(bool(words & seen) for words, seen in zip(expected, recognized, strict=True)) >= 7
     assert all(not sample.faces for sample in found)

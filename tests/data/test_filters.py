@@ -31,13 +31,13 @@ FACE = replace(BARE, faces=[Face(box=(10.0, 10.0, 60.0, 90.0))])
         (("min_side=201|face", "min_side=100"), "face"),
     ],
 )
-def test_rules(rules, kept):
+def test_keep_rules(rules, kept):
     keeps = KeepRules(rules)
     samples = {"bare": BARE, "text": TEXT, "face": FACE}
     assert [name for name, sample in samples.items() if keeps(sample, PICTURE)] == kept.split()
 
 
-def test_aesthetic_scores_come_from_a_scorer_of_ones_own():
+def test_aesthetic_rule_uses_and_requires_a_scorer():
     def brightness(picture) -> float:
         return float(picture.mean())
 
@@ -47,7 +47,7 @@ def test_aesthetic_scores_come_from_a_scorer_of_ones_own():
         KeepRules(["min_aesthetic=5"])
 
 
-def test_rules_that_cannot_be_meant():
+def test_rejects_unknown_or_malformed_rules():
     for rule in ("txt", "min_face", "text=3", "min_side>3", ""):
         with pytest.raises(DataError, match="does not exist; there are text, face"):
             KeepRules([rule])
@@ -55,7 +55,7 @@ def test_rules_that_cannot_be_meant():
         KeepRules(["min_side=big"])
 
 
-def test_nothing_is_dropped_for_want_of_a_detector():
+def test_raises_if_annotations_that_a_rule_needs_are_missing():
     unknown = replace(BARE, words=None, faces=None)
     with pytest.raises(DataError, match=r"p\.jpg: .* add --text"):
         KeepRules(["text"])(unknown, PICTURE)

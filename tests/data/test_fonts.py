@@ -9,7 +9,7 @@ needs_fonts = pytest.mark.skipif(len(list(fonts._installed())) < 20, reason="the
 
 
 @needs_fonts
-def test_families_are_many_and_split():
+def test_splits_partition_at_least_20_families():
     families = {split: {face.family for face in find_typefaces(split=split)} for split in ("train", "test", "all")}
     assert families["train"] | families["test"] == families["all"]
     assert not families["train"] & families["test"]
@@ -26,7 +26,7 @@ def test_weights_of_a_variable_font_differ():
 
 
 @needs_fonts
-def test_capitals_only_faces_are_known():
+def test_detects_capitals_only_typefaces_and_missing_letters():
     faces = {face.family: face for face in find_typefaces(split="all")}
     assert not faces["Bebas Neue"].has_lower_case
     assert not faces["Bungee"].has_lower_case
@@ -36,7 +36,7 @@ def test_capitals_only_faces_are_known():
     assert not faces["Press Start 2P"].draws("日本")
 
 
-def test_without_packages_pillows_own_face_serves(monkeypatch):
+def test_falls_back_to_pillows_font_without_font_packages(monkeypatch):
     monkeypatch.setattr(fonts, "entry_points", lambda group: ())
     for split in ("train", "test"):
         (face,) = find_typefaces(split=split)
@@ -44,7 +44,7 @@ def test_without_packages_pillows_own_face_serves(monkeypatch):
         assert face.has_lower_case
 
 
-def test_a_folder_of_ones_own(tmp_path, monkeypatch):
+def test_typefaces_from_a_user_folder(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"no \.ttf or \.otf"):
         find_typefaces(str(tmp_path))
     default = ImageFont.load_default(10)

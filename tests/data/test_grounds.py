@@ -7,7 +7,7 @@ from imtok.data.pictures import encode
 from imtok.data.sample import DataError
 
 
-def test_contrast_is_wcags():
+def test_contrast_is_the_wcag_ratio():
     black, white, gray = Colour("black", (0, 0, 0)), Colour("white", (255, 255, 255)), Colour("gray", (119, 119, 119))
     assert black.contrast(white) == pytest.approx(21)
     assert white.contrast(black) == pytest.approx(21)
@@ -15,7 +15,7 @@ def test_contrast_is_wcags():
     assert gray.contrast(gray) == 1
 
 
-def test_colours_keep_the_contrast_asked_for():
+def test_drawn_colours_have_the_required_contrast():
     rng = np.random.default_rng(0)
     for _ in range(300):
         ground = draw_colour(rng)
@@ -25,7 +25,7 @@ def test_colours_keep_the_contrast_asked_for():
         assert np.abs(np.subtract(ink.rgb, COLOURS[ink.name])).max() <= 12
 
 
-def test_grounds_look_as_they_are_called():
+def test_grounds_match_their_descriptions():
     rng = np.random.default_rng(1)
     kinds = set()
     for _ in range(200):
@@ -41,7 +41,7 @@ def test_grounds_look_as_they_are_called():
     assert {"striped", "speckled"} < kinds
 
 
-def test_photographs(tmp_path):
+def test_photographs_from_a_folder_become_grounds(tmp_path):
     with pytest.raises(DataError, match="no readable pictures"):
         find_photos(str(tmp_path))
     (tmp_path / "notes.txt").write_text("x")
@@ -64,5 +64,5 @@ def test_scikit_images_textures_are_grounds_but_its_photos_are_not():
     assert pixels[..., 0].mean() > pixels[..., 2].mean() + 20  # the gray bricks are tinted
 
 
-def test_articles():
+def test_indefinite_articles():
     assert [with_article(name) for name in ("orange", "red")] == ["an orange", "a red"]

@@ -1,4 +1,4 @@
-"""The loader: batches as a function of the step, slices for ranks, mixing, and what becomes of words and faces."""
+"""The loader: batches as a function of the step, slices for ranks, mixing, and handling of words and faces."""
 
 import dataclasses
 import io
@@ -37,7 +37,7 @@ class Memory(Dataset):
 
 
 def picture(index: int, words=None, faces=None, **more) -> Sample:
-    """A picture of one colour, which tells its index."""
+    """A picture of one colour, which encodes its index."""
     pixels = np.full((40, 60, 3), (index % 256, index // 256, 200), np.uint8)
     return Sample(image=encode(pixels), path=f"{index}.png", width=60, height=40, words=words, faces=faces, **more)
 
@@ -72,7 +72,7 @@ def same(first: Batch, second: Batch) -> bool:
     return lists and all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_batch_holds_what_it_says(mixed):
+def test_batch_fields_match_their_pictures(mixed):
     batch = Loader(mixed, SMALL, batch_size=30, region_share=0.5).batch(0)
     assert len(batch) == 30
     assert batch.images.shape == (30, 3, 32, 32)
@@ -95,28 +95,28 @@ def test_a_batch_holds_what_it_says(mixed):
     assert batch.faces.landmarks.max() <= 32
 
 
-def test_batches_depend_on_the_seed_and_the_step_alone(mixed):
+def test_batches_depend_only_on_seed_and_step(mixed):
     first, again = (Loader(mixed, SMALL, batch_size=8, region_share=0.5, seed=3) for _ in range(2))
-    straight = dict(first.batches(0, 12))
-    assert list(straight) == list(range(12))
+    uninterrupted = dict(first.batches(0, 12))
+    assert list(uninterrupted) == list(range(12))
     for step, batch in again.batches(7, 12):  # resumed
-        assert same(batch, straight[step])
-    assert same(again.batch(2), straight[2])  # out of order
+        assert same(batch, uninterrupted[step])
+    assert same(again.batch(2), uninterrupted[2])  # out of order
     other = Loader(mixed, SMALL, batch_size=8, region_share=0.5, seed=4)
-    assert other.batch(0).paths != straight[0].paths
+    assert other.batch(0).paths != uninterrupted[0].paths
 
 
 @pytest.mark.parametrize("share", [None, 0.3])
 def test_ranks_see_contiguous_slices_of_the_global_batch(mixed, share):
-    alone = Loader(mixed, SMALL, batch_size=12, region_share=share)
+    single = Loader(mixed, SMALL, batch_size=12, region_share=share)
     ranks = [Loader(mixed, SMALL, batch_size=12, region_share=share, rank=r, world_size=3) for r in range(3)]
     for step in (0, 5):
-        whole = alone.batch(step)
+        whole = single.batch(step)
         for rank, loader in enumerate(ranks):
             assert same(loader.batch(step), whole.part(4 * rank, 4 * (rank + 1)))
 
 
-def test_threads_change_nothing(mixed):
+def test_worker_threads_do_not_change_batches(mixed):
     loader = Loader(mixed, SMALL, batch_size=6, region_share=0.5)
     threaded = Loader(mixed, dataclasses.replace(SMALL, num_workers=3), batch_size=6, region_share=0.5)
     for (step, batch), (threaded_step, threaded_batch) in zip(
@@ -146,27 +146,27 @@ def as_shards(folder: Path, samples: list[Sample]) -> Dataset:
 
 
 @pytest.mark.parametrize("write", [as_tar, as_shards])
-def test_looking_at_the_source_meanwhile_changes_nothing(tmp_path, monkeypatch, write):
-    """As a preview does while the loader's threads read ahead."""
+def test_fixed_batches_and_loader_threads_can_share_a_source(tmp_path, monkeypatch, write):
+    """A preview reads the same source while the loader's threads read ahead; no two reads may overlap."""
     samples = [picture(i) for i in range(40)]
     source, memory = write(tmp_path, samples), Memory(samples)
-    read, alone = type(source).read, threading.Lock()
+    read, lock = type(source).read, threading.Lock()
 
     def read_slowly(self, index: int) -> Sample:
-        assert alone.acquire(blocking=False), "two threads read at a time"
+        assert lock.acquire(blocking=False), "two threads read at a time"
         time.sleep(0.001)
         sample = read(self, index)
-        alone.release()
+        lock.release()
         return sample
 
     monkeypatch.setattr(type(source), "read", read_slowly)
-    (look,) = fixed_batches(memory, SMALL, count=4, batch_size=4)
+    (preview,) = fixed_batches(memory, SMALL, count=4, batch_size=4)
     for step, batch in Loader(source, dataclasses.replace(SMALL, num_workers=2), batch_size=4).batches(0, 8):
-        assert torch.equal(next(fixed_batches(source, SMALL, count=4, batch_size=4)).images, look.images)
+        assert torch.equal(next(fixed_batches(source, SMALL, count=4, batch_size=4)).images, preview.images)
         assert torch.equal(batch.images, Loader(memory, SMALL, batch_size=4).batch(step).images)
 
 
-def test_an_epoch_shows_each_picture_once_and_the_next_one_crops_anew(mixed):
+def test_each_epoch_has_every_picture_once_and_new_crops(mixed):
     loader = Loader(mixed, SMALL, batch_size=45)
     epochs = [loader.batch(step).paths for step in range(4)]
     for epoch in (epochs[0] + epochs[1], epochs[2] + epochs[3]):
@@ -178,7 +178,7 @@ def test_an_epoch_shows_each_picture_once_and_the_next_one_crops_anew(mixed):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_pictures_with_regions_mix_in_the_set_share(mixed, share):
+def test_pictures_with_regions_have_the_configured_share(mixed, share):
     loader = Loader(mixed, SMALL, batch_size=8, region_share=share)
     for step in range(10):
         regional = sum(int(path.removesuffix(".png")) >= 60 for path in loader.batch(step).paths)
@@ -190,13 +190,13 @@ def test_pictures_with_regions_mix_in_the_set_share(mixed, share):
     assert max(regional) - min(regional) <= 1
 
 
-def test_where_all_pictures_have_regions_they_fill_every_place():
+def test_region_share_has_no_effect_if_all_pictures_have_regions():
     texts = Memory([picture(i, words=[word()]) for i in range(5)])
     for share in (0.0, 0.5):
         assert len(Loader(texts, SMALL, batch_size=10, region_share=share).batch(0).words) > 5
 
 
-def test_wanted_regions_that_do_not_exist_are_an_error():
+def test_rejects_region_share_if_no_picture_has_regions():
     box_only = dataclasses.replace(face(), landmarks=None)
     plain = Memory([picture(0), picture(1, faces=[box_only])])
     with pytest.raises(ConfigError, match="no picture has words or faces"):
@@ -212,14 +212,14 @@ def test_wanted_regions_that_do_not_exist_are_an_error():
         ({"batch_size": 2, "region_share": 1.5}, "region_share"),
     ],
 )
-def test_impossible_settings_are_refused(mixed, settings, message):
+def test_rejects_invalid_settings(mixed, settings, message):
     with pytest.raises(ConfigError, match=message):
         Loader(mixed, SMALL, **settings)
     with pytest.raises(ConfigError, match="drop_regions"):
         DataConfig(drop_regions=1.1)
 
 
-def test_regions_per_picture_are_capped_by_a_random_draw():
+def test_regions_per_picture_are_capped_by_random_sampling():
     words = [TextRegion(box=(20.0 + x, 10.0 + y, 22.0 + x, 12.0 + y)) for x in range(0, 20, 2) for y in range(0, 20, 2)]
     faces = [face(26.0 + x) for x in range(8)]
     source = Memory([picture(0, words=words, faces=faces)])
@@ -227,8 +227,8 @@ def test_regions_per_picture_are_capped_by_a_random_draw():
     batch = Loader(source, config, batch_size=20).batch(0)
     assert Counter(batch.words.image_index.tolist()) == dict.fromkeys(range(20), 5)
     assert Counter(batch.faces.image_index.tolist()) == dict.fromkeys(range(20), 3)
-    drawn = {tuple(box.tolist()) for box in batch.words.boxes}
-    assert len(drawn) > 30  # another five each time
+    sampled = {tuple(box.tolist()) for box in batch.words.boxes}
+    assert len(sampled) > 30  # a different five each time
     none = dataclasses.replace(config, max_words=0, max_faces=0)
     assert len(Loader(source, none, batch_size=2).batch(0).words) == 0
 
@@ -239,12 +239,12 @@ def test_dropped_regions_are_the_same_ones_in_every_epoch():
     crop = CropConfig(resolution=60, scale=(1.0, 1.0))
 
     def kept(drop: float, seed: int, step: int) -> set[tuple[str, int]]:
-        """Which word of which picture is there: words are told apart by their distance from their crop's first."""
+        """Return which words of which pictures are kept; a word is identified by its position in its crop's list."""
         config = DataConfig(crop=crop, max_words=100, drop_regions=drop)
         loader = Loader(source, config, batch_size=40, seed=seed)
         complete = Loader(source, dataclasses.replace(config, drop_regions=0.0), batch_size=40, seed=seed)
         batch, whole = loader.batch(step), complete.batch(step)
-        assert torch.equal(batch.images, whole.images)  # the crops stay what they were
+        assert torch.equal(batch.images, whole.images)  # the crops are unchanged
         order = {
             (i, tuple(b)): n % 10
             for n, (i, b) in enumerate(zip(whole.words.image_index.tolist(), whole.words.boxes.tolist(), strict=True))
@@ -255,29 +255,29 @@ def test_dropped_regions_are_the_same_ones_in_every_epoch():
     half = kept(0.5, seed=0, step=0)
     assert 160 < len(half) < 240
     assert kept(0.5, seed=1, step=3) == half
-    assert kept(0.75, seed=0, step=1) < half  # a worse detector finds no more than a better one
+    assert kept(0.75, seed=0, step=1) < half  # a worse detector finds only words that a better one finds too
     assert kept(1.0, seed=0, step=0) == set()
     assert len(kept(0.0, seed=0, step=0)) == 400
 
 
-def test_withheld_captions_take_the_class_along_and_change_nothing_else(mixed):
-    withholding = dataclasses.replace(SMALL, drop_captions=0.3)
-    plain, silent = (Loader(mixed, config, batch_size=60, region_share=0.0) for config in (SMALL, withholding))
-    pairs = [(plain.batch(step), silent.batch(step)) for step in range(6)]
+def test_dropped_captions_drop_the_label_and_change_nothing_else(mixed):
+    dropping = dataclasses.replace(SMALL, drop_captions=0.3)
+    full, dropped = (Loader(mixed, config, batch_size=60, region_share=0.0) for config in (SMALL, dropping))
+    pairs = [(full.batch(step), dropped.batch(step)) for step in range(6)]
     shown = [
         (caption, label) for _, batch in pairs for caption, label in zip(batch.captions, batch.labels, strict=True)
     ]
     assert all((caption is None) == (label is None) for caption, label in shown)
     assert sum(caption is None for caption, _ in shown) / len(shown) == pytest.approx(0.3, abs=0.08)
-    for told, batch in pairs:
-        assert torch.equal(told.images, batch.images)
-        assert all(caption in (other, None) for caption, other in zip(batch.captions, told.captions, strict=True))
-    assert pairs[0][1].captions != pairs[1][1].captions  # the same pictures, withheld anew
-    told, silent = (next(fixed_batches(mixed, c, count=60, batch_size=60)) for c in (SMALL, withholding))
-    assert (silent.captions, silent.labels) == (told.captions, told.labels)
+    for expected, batch in pairs:
+        assert torch.equal(expected.images, batch.images)
+        assert all(caption in (other, None) for caption, other in zip(batch.captions, expected.captions, strict=True))
+    assert pairs[0][1].captions != pairs[1][1].captions  # the same pictures, of which others lose their captions
+    expected, dropped = (next(fixed_batches(mixed, c, count=60, batch_size=60)) for c in (SMALL, dropping))
+    assert (dropped.captions, dropped.labels) == (expected.captions, expected.labels)
 
 
-def test_unreadable_pictures_are_replaced_and_named(caplog):
+def test_unreadable_pictures_are_replaced_and_logged(caplog):
     broken = dataclasses.replace(picture(3), image=picture(3).image[:60])
     resized = dataclasses.replace(picture(5), width=61)
     samples = [broken if i == 3 else resized if i == 5 else picture(i) for i in range(8)]
@@ -306,10 +306,10 @@ def test_fixed_batches_are_centre_crops_spread_over_the_data(mixed):
     assert sum(map(len, fixed_batches(mixed, SMALL, count=1000, batch_size=64))) == 90
 
 
-def test_fixed_batches_go_on_to_the_next_readable_picture(mixed):
+def test_fixed_batches_skip_to_the_next_readable_picture(mixed):
     broken = [dataclasses.replace(picture(i), image=b"no picture") for i in range(12)]
     samples = [picture(i) if i in (2, 4, 10, 11) else broken[i] for i in range(12)]
-    (batch,) = fixed_batches(Memory(samples), SMALL, count=4, batch_size=8)  # places 0, 3, 6 and 9
+    (batch,) = fixed_batches(Memory(samples), SMALL, count=4, batch_size=8)  # from rows 0, 3, 6 and 9 on
     assert batch.paths == ["2.png", "4.png", "10.png"]
     assert list(fixed_batches(Memory(broken), SMALL, count=4, batch_size=8)) == []
 

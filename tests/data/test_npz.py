@@ -13,7 +13,7 @@ from imtok.data.sample import DataError
 
 
 class Evil:
-    """Leaves a mark when it is unpickled."""
+    """Creates a marker file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -28,7 +28,7 @@ def pictures() -> np.ndarray:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_numpy_s_files_are_read_one_picture_at_a_time(save, pictures: np.ndarray, tmp_path: Path) -> None:
+def test_numpy_files_are_read_one_picture_at_a_time(save, pictures: np.ndarray, tmp_path: Path) -> None:
     save(tmp_path / "drawn.npz", pictures)
     source = open_dataset(tmp_path / "drawn.npz")
     assert len(source) == 5
@@ -39,7 +39,7 @@ def test_numpy_s_files_are_read_one_picture_at_a_time(save, pictures: np.ndarray
     assert (decode(copy[4].image) == pictures[4]).all()
 
 
-def test_what_is_packed_is_what_numpy_reads(pictures: np.ndarray, tmp_path: Path) -> None:
+def test_numpy_reads_packed_pictures(pictures: np.ndarray, tmp_path: Path) -> None:
     for index, picture in enumerate(pictures):
         (tmp_path / f"{index}.png").write_bytes(encode(picture))
     assert main(["pack", str(tmp_path), str(tmp_path / "all.npz")]) == 0
@@ -53,56 +53,56 @@ def test_what_is_packed_is_what_numpy_reads(pictures: np.ndarray, tmp_path: Path
     assert holds_pictures(str(tmp_path / "both.npz"))
 
 
-def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
+def test_pickled_code_is_never_executed(tmp_path: Path) -> None:
     marker = tmp_path / "was run"
     objects = np.empty(4, dtype=object)
     objects[:] = [Evil(marker)] * 4
     np.savez(tmp_path / "evil.npz", arr_0=objects, mu=objects, sigma=objects)
     (tmp_path / "bare.npz").write_bytes(pickle.dumps(Evil(marker)))
     for name in ("evil.npz", "bare.npz"):
-        for act in (open_dataset, lambda place: read_arrays(place, ["mu"])):
-            with pytest.raises(DataError) as refused:
-                act(str(tmp_path / name))
-            assert "\n" not in str(refused.value)
+        for read in (open_dataset, lambda path: read_arrays(path, ["mu"])):
+            with pytest.raises(DataError) as caught:
+                read(str(tmp_path / name))
+            assert "\n" not in str(caught.value)
     assert not marker.exists()
 
 
-def test_other_files_are_refused_in_a_line(pictures: np.ndarray, tmp_path: Path) -> None:
-    place = str(tmp_path / "x.npz")
+def test_rejects_invalid_files_with_one_line_messages(pictures: np.ndarray, tmp_path: Path) -> None:
+    path = str(tmp_path / "x.npz")
 
-    def refused(message: str) -> None:
+    def assert_rejected(message: str) -> None:
         with pytest.raises(DataError, match=message) as caught:
-            open_dataset(place)
+            open_dataset(path)
         assert "\n" not in str(caught.value)
 
-    np.savez(place, other=pictures)
-    refused("no item named 'arr_0.npy'|There is no item")
-    np.savez(place, pictures.astype(np.float32))
-    refused(r"its arr_0 is float32 \(5, 16, 20, 3\); uint8")
-    np.savez(place, pictures[..., 0])
-    refused(r"its arr_0 is uint8 \(5, 16, 20\)")
-    with zipfile.ZipFile(place, "w") as archive, archive.open("arr_0.npy", "w") as member:
+    np.savez(path, other=pictures)
+    assert_rejected("no item named 'arr_0.npy'|There is no item")
+    np.savez(path, pictures.astype(np.float32))
+    assert_rejected(r"its arr_0 is float32 \(5, 16, 20, 3\); uint8")
+    np.savez(path, pictures[..., 0])
+    assert_rejected(r"its arr_0 is uint8 \(5, 16, 20\)")
+    with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w") as member:
         header = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 16, 20, 3)}
         np.lib.format.write_array_header_1_0(member, header)
         member.write(pictures.tobytes())
-    refused("truncated; 1000000000 pictures are announced")
-    with zipfile.ZipFile(place, "w") as archive, archive.open("arr_0.npy", "w") as member:
+    assert_rejected("truncated; 1000000000 pictures are announced")
+    with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w") as member:
         header = {"descr": "|u1", "fortran_order": False, "shape": (1, 10**5, 10**5, 3)}
         np.lib.format.write_array_header_1_0(member, header)
-    refused("100000x100000 is more than 64000000 pixels")
-    np.savez_compressed(place, pictures)
-    with zipfile.ZipFile(place) as archive:
+    assert_rejected("100000x100000 is more than 64000000 pixels")
+    np.savez_compressed(path, pictures)
+    with zipfile.ZipFile(path) as archive:
         (member,) = archive.infolist()
-    packed = bytearray(Path(place).read_bytes())
+    packed = bytearray(Path(path).read_bytes())
     start = member.header_offset + 30 + len(member.filename) + int.from_bytes(packed[28:30], "little")
     packed[start : start + 8] = b"\xff" * 8
-    Path(place).write_bytes(packed)
-    refused("no .npz file with pictures")
-    Path(place).write_bytes(b"PK nonsense")
-    refused("no .npz file with pictures")
+    Path(path).write_bytes(packed)
+    assert_rejected("no .npz file with pictures")
+    Path(path).write_bytes(b"PK nonsense")
+    assert_rejected("no .npz file with pictures")
 
 
-def test_a_pack_that_fails_leaves_nothing(pictures: np.ndarray, tmp_path: Path, capsys) -> None:
+def test_failed_pack_leaves_no_file(pictures: np.ndarray, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "a.png").write_bytes(encode(pictures[0]))

@@ -34,7 +34,7 @@ def photo() -> np.ndarray:
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "PPM", "WEBP"])
-def test_lossless_formats_come_back_exactly(photo, format):
+def test_lossless_formats_are_decoded_exactly(photo, format):
     options = {"lossless": True} if format == "WEBP" else {}
     data = saved(Image.fromarray(photo), format, **options)
     assert np.array_equal(decode(data, "x"), photo)
@@ -88,7 +88,7 @@ def test_sixteen_bit_gray_keeps_its_high_byte(format):
 
 
 def grey_tiff(width: int, height: int, bits: int, white_is_zero: bool, pixels: bytes) -> bytes:
-    """One uncompressed strip behind the directory."""
+    """Return a TIFF file with a single uncompressed strip after its directory."""
     values = {256: width, 257: height, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 0, 277: 1, 278: height}
     values[279] = len(pixels)
     start = 8 + 2 + 12 * len(values) + 4
@@ -97,7 +97,7 @@ def grey_tiff(width: int, height: int, bits: int, white_is_zero: bool, pixels: b
     return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + struct.pack("<I", 0) + pixels
 
 
-def test_white_is_zero_and_twelve_bits_are_what_a_tiff_says():
+def test_decodes_white_is_zero_and_12_bit_tiffs():
     levels = np.linspace(0, 0xFFFF, 64).astype("<u2").reshape(8, 8)
     expected = (levels >> 8).astype(np.uint8)
     for white_is_zero, stored in ((False, levels), (True, 0xFFFF - levels)):
@@ -110,7 +110,7 @@ def test_white_is_zero_and_twelve_bits_are_what_a_tiff_says():
     assert np.abs(decode(grey_tiff(8, 8, 12, False, packed))[..., 0].astype(int) - expected).max() <= 1
 
 
-def test_gray_bilevel_and_cmyk_are_read(photo):
+def test_decodes_gray_bilevel_and_cmyk(photo):
     gray = Image.fromarray(photo).convert("L")
     assert np.array_equal(decode(saved(gray, "PNG"), "x")[..., 1], np.asarray(gray))
     assert set(np.unique(decode(saved(gray.convert("1"), "PNG"), "x"))) == {0, 255}
@@ -118,7 +118,7 @@ def test_gray_bilevel_and_cmyk_are_read(photo):
     assert np.abs(cmyk.astype(int) - photo).mean() < 4
 
 
-def test_first_frame_of_an_animation():
+def test_decodes_first_frame_of_an_animation():
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode(data, "x")[0, 0].tolist() == [255, 0, 0]
@@ -130,7 +130,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(8001, 8000), (12_000, 12_000), (60_000, 60_000)])
-def test_bombs_are_refused_from_the_header(size):
+def test_rejects_decompression_bombs_by_their_header(size):
     with pytest.raises(PictureError, match=r"b/bomb\.png: .*more than 64000000 pixels"):
         decode(png_header(*size), "b/bomb.png")
     with pytest.raises(PictureError, match="pixels"):
@@ -151,13 +151,13 @@ def test_bombs_are_refused_from_the_header(size):
         (saved(Image.fromarray(np.full((16, 16), 2**20, np.int32)), "TIFF"), "32-bit integer"),
     ],
 )
-def test_refused_by_name(data, reason):
+def test_rejects_unsupported_files_with_path_and_reason(data, reason):
     with pytest.raises(PictureError, match=rf"^dir/p\.jpg: .*{reason}"):
         decode(data, "dir/p.jpg")
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
-def test_truncated_files_are_named(photo, format):
+def test_rejects_truncated_files_with_path(photo, format):
     data = saved(Image.fromarray(photo), format)
     with pytest.raises(PictureError, match=r"^p\.jpg: (truncated|broken|not a picture)"):
         decode(data[: len(data) // 2], "p.jpg")
@@ -168,7 +168,8 @@ def test_centre_crop_is_resize_then_crop(photo):
     by_hand = Image.fromarray(photo).resize((96, 64), Image.Resampling.BICUBIC).crop((16, 0, 80, 64))
     assert cropped.shape == (64, 64, 3)
     assert np.abs(cropped.astype(int) - np.asarray(by_hand)).mean() < 0.5
-    line = np.zeros((8, 40_000, 3), np.uint8)  # its longer side resized to 64 rows would be a bomb of its own
+    # Resized to 64 rows before the crop, this picture would be a decompression bomb itself.
+    line = np.zeros((8, 40_000, 3), np.uint8)
     assert square(line, 64).shape == (64, 64, 3)
 
 
@@ -189,31 +190,31 @@ def test_load_and_save(tmp_path, photo):
             save_images(images, tmp_path / "out", names=names)
 
 
-def test_rounding():
+def test_uint8_conversion_rounds_clips_and_rejects_nan():
     images = torch.tensor([-2.0, -1.0, -1 + 0.49 / 127.5, -1 + 0.51 / 127.5, 0.0, 1.0, 7.0]).expand(1, 3, 1, 7)
     assert to_uint8(images)[0, 0, :, 0].tolist() == [0, 0, 0, 1, 128, 255, 255]
-    every = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    assert np.array_equal(to_uint8(from_uint8(every)), every)
-    assert from_uint8(every).aminmax() == (-1, 1)
+    all_values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    assert np.array_equal(to_uint8(from_uint8(all_values)), all_values)
+    assert from_uint8(all_values).aminmax() == (-1, 1)
     with pytest.raises(ValueError, match="NaN"):
         to_uint8(torch.full((3, 2, 2), torch.nan))
 
 
 @pytest.mark.parametrize("behind", [False, True])
-def test_the_header_of_a_png_is_enough_unless_it_may_be_turned(photo, behind, monkeypatch):
+def test_measure_reads_only_the_png_header_unless_exif_may_rotate_it(photo, behind, monkeypatch):
     exif = Image.Exif()
     exif[274] = 6
     buffer = io.BytesIO()
     Image.fromarray(photo).save(buffer, "PNG", exif=exif)
-    turned = buffer.getvalue()
-    if behind:  # the chunk may stand behind the pixels
-        start = turned.index(b"eXIf") - 4
-        end = start + 12 + int.from_bytes(turned[start : start + 4], "big")
-        chunk, turned = turned[start:end], turned[:start] + turned[end:]
-        turned = turned[:-12] + chunk + turned[-12:]
+    rotated = buffer.getvalue()
+    if behind:  # the eXIf chunk may follow the pixel data
+        start = rotated.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(rotated[start : start + 4], "big")
+        chunk, rotated = rotated[start:end], rotated[:start] + rotated[end:]
+        rotated = rotated[:-12] + chunk + rotated[-12:]
     height, width = photo.shape[:2]
-    assert measure(turned) == (height, width)
-    assert decode(turned).shape == (width, height, 3)
+    assert measure(rotated) == (height, width)
+    assert decode(rotated).shape == (width, height, 3)
     plain = encode(photo)
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", None)
     assert measure(plain) == (width, height)

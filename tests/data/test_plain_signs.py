@@ -14,8 +14,8 @@ from imtok.data.vocabulary import in_split
 PROMPT = re.compile(r"an? (\w+) sign that says (\S+)")
 
 
-def said(split: PlainSplit, count: int) -> list[tuple[str, str]]:
-    """Colour and word of so many signs."""
+def colours_and_words(split: PlainSplit, count: int) -> list[tuple[str, str]]:
+    """Return the colour and the word of each of `count` signs."""
     found = []
     for sample in PlainSigns(count, split=split):
         match = PROMPT.fullmatch(sample.captions[0])
@@ -24,7 +24,7 @@ def said(split: PlainSplit, count: int) -> list[tuple[str, str]]:
     return found
 
 
-def test_a_sign_is_what_its_prompt_says():
+def test_sign_matches_its_prompt():
     for sample in PlainSigns(40):
         match = PROMPT.fullmatch(sample.captions[0])
         assert match
@@ -42,22 +42,22 @@ def test_a_sign_is_what_its_prompt_says():
         assert columns[-1] < 127
 
 
-def test_held_out_words_and_combinations_are_never_trained_on():
-    trained, combined, unseen = (said(split, 300) for split in ("train", "combinations", "words"))
+def test_held_out_words_and_combinations_are_not_in_train():
+    trained, combined, unseen = (colours_and_words(split, 300) for split in ("train", "combinations", "words"))
     words = {word for _, word in trained}
     assert not set(trained) & set(combined)
     assert not words & {word for _, word in unseen}
     assert EXAMPLE[1] in words
-    assert all(in_split(word, "train") for _, word in combined if word.isalpha())  # seen, in other colours
+    assert all(in_split(word, "train") for _, word in combined if word.isalpha())  # words of train, in other colours
     assert all(in_split(word, "test") for _, word in unseen if word.isalpha())
     assert {colour for colour, _ in combined} == set(COLOURS) == {colour for colour, _ in trained}
 
 
-def test_same_seed_same_signs():
+def test_same_seed_gives_same_signs():
     assert PlainSigns(9, seed=4)[7] == PlainSigns(30, seed=4)[7] != PlainSigns(9, seed=5)[7]
 
 
-def test_on_the_command_line(tmp_path):
+def test_synthesize_writes_plain_signs(tmp_path):
     synthesize(
         str(tmp_path / "signs"), count=3, plain=True, split="combinations", seed=2, labels=("food",), steady=True
     )
@@ -65,7 +65,7 @@ def test_on_the_command_line(tmp_path):
     assert list(ShardReader(str(tmp_path / "signs"))) == list(expected)
 
 
-def test_steady_signs_differ_by_word_and_colour_alone():
+def test_steady_signs_differ_only_by_word_and_colour():
     found: dict[str, set[tuple[float, ...]]] = {}
     for sign in PlainSigns(400, labels=["animal"], steady=True):
         (word,) = sign.words or []
@@ -77,14 +77,14 @@ def test_steady_signs_differ_by_word_and_colour_alone():
     assert len(found) > 20
 
 
-def test_words_of_some_kinds_alone():
+def test_labels_restrict_the_kinds_of_words():
     assert {sign.label for sign in PlainSigns(60, labels=["animal", "food"])} == {"animal", "food"}
     with pytest.raises(DataError, match="no kind of words is called 'paragraph'; there are street, shop"):
         PlainSigns(1, labels=["animal", "paragraph"])
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "options",
     [
         {"plain": True, "split": "test"},
         {"split": "words"},
@@ -93,13 +93,13 @@ def test_words_of_some_kinds_alone():
         {"steady": True},
     ],
 )
-def test_what_there_is_not(tmp_path, asked):
+def test_rejects_unsupported_combinations_of_options(tmp_path, options):
     with pytest.raises(DataError, match=r"there are no .*imtok synthesize --help"):
-        synthesize(str(tmp_path / "none"), count=3, **asked)
+        synthesize(str(tmp_path / "none"), count=3, **options)
     assert not (tmp_path / "none").exists()
 
 
-def test_too_small_or_without_letters(monkeypatch):
+def test_rejects_too_small_signs_and_typefaces_without_letters(monkeypatch):
     with pytest.raises(DataError, match="too small for letters"):
         PlainSigns(1, size=16)
     signs = PlainSigns(1)

@@ -48,14 +48,14 @@ def test_folder_of_classes(tmp_path):
     assert pickle.loads(pickle.dumps(source))[1] == source[1]
 
 
-def test_linked_folders_are_searched_and_loops_are_not(tmp_path):
+def test_symlinked_folders_are_searched_but_loops_are_not(tmp_path):
     put(tmp_path, "real/1.jpg", "in/dog/2.jpg")
     (tmp_path / "in/cat").symlink_to(tmp_path / "real")
     (tmp_path / "in/dog/again").symlink_to(tmp_path / "in")
     assert [(s.path, s.label) for s in open_dataset(tmp_path / "in")] == [("cat/1.jpg", "cat"), ("dog/2.jpg", "dog")]
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+def test_raises_if_a_folder_cannot_be_listed(tmp_path, monkeypatch):
     put(tmp_path, "a/1.jpg", "b/2.jpg")
     real = os.scandir
 
@@ -84,7 +84,7 @@ def test_bad_picture_leaves_the_others_readable(tmp_path):
     assert source[2].path == "c.jpg"
 
 
-def test_a_disk_that_fails_is_no_bad_picture(tmp_path, monkeypatch):
+def test_disk_errors_are_not_reported_as_picture_errors(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -135,7 +135,7 @@ def check_rows(source):
 def test_jsonl_beside_images(tmp_path):
     put(tmp_path, "a.jpg", "b.jpg", "sub/c.jpg", "unlisted.jpg")
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
-    (tmp_path / "other.csv").write_text("name,price\nx,1\n")  # lists no images, so it is not meant
+    (tmp_path / "other.csv").write_text("name,price\nx,1\n")  # lists no images, so it is ignored
     check_rows(open_dataset(tmp_path))
     check_rows(open_dataset(tmp_path / "metadata.jsonl"))
     (tmp_path / "second.jsonl").write_text('{"image": "a.jpg"}\n')
@@ -176,14 +176,14 @@ def test_csv_beside_images(tmp_path):
         ({"picture": "a.jpg"}, "no column named"),
     ],
 )
-def test_bad_rows_are_named(tmp_path, row, reason):
+def test_rejects_bad_rows_with_reason(tmp_path, row, reason):
     put(tmp_path, "a.jpg")
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
     with pytest.raises(PictureError, match=reason):
         open_dataset(tmp_path / "t.jsonl")[0]
 
 
-def test_bad_tables_are_named(tmp_path):
+def test_rejects_bad_tables_with_path_and_reason(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"image": "a.jpg"}\n{"image": \n')
     with pytest.raises(DataError, match=r"t\.jsonl:2: not JSON"):
         open_dataset(tmp_path / "t.jsonl")
@@ -243,14 +243,14 @@ def test_webdataset_is_read_without_extracting(tmp_path, name, mode):
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 
-def test_broken_tar_is_named(tmp_path):
+def test_rejects_broken_tar_with_path(tmp_path):
     (tmp_path / "w.tar").write_bytes(b"not a tar" * 200)
     with pytest.raises(DataError, match=r"w\.tar: not a readable tar"):
         open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_a_tar_that_ends_too_soon_is_named(tmp_path, mode):
+def test_rejects_truncated_or_damaged_tar_with_path(tmp_path, mode):
     make_tar(tmp_path / "whole.tar")
     with tarfile.open(tmp_path / "whole.tar") as tar:
         header = tar.getmembers()[4].offset
@@ -265,7 +265,7 @@ def test_a_tar_that_ends_too_soon_is_named(tmp_path, mode):
             open_dataset(tmp_path)
 
 
-def test_own_and_foreign_parquet(tmp_path):
+def test_reads_own_and_foreign_parquet(tmp_path):
     put(tmp_path / "p", "x/a.jpg", "y/b.jpg")
     with ShardWriter(str(tmp_path / "own")) as writer:
         for sample in open_dataset(tmp_path / "p"):
@@ -288,7 +288,7 @@ def test_own_and_foreign_parquet(tmp_path):
         open_dataset(tmp_path / "foreign")
 
 
-def test_zip_and_memory(tmp_path):
+def test_reads_zip_and_memory_filesystems(tmp_path):
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         for name in ("cat/1.jpg", "dog/2.jpg"):
             archive.writestr(name, JPEG)
@@ -302,8 +302,8 @@ def test_zip_and_memory(tmp_path):
     memory.rm("/test-readers", recursive=True)
 
 
-def test_every_kind_of_file_may_lie_in_an_archive(tmp_path):
-    """Its filesystem is forgotten at once, and closes the archive where nobody holds it."""
+def test_reads_every_kind_of_file_in_a_zip_archive(tmp_path):
+    """A dataset must hold the archive's filesystem, which is not cached and closes the archive once unreferenced."""
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         for name in ("a.jpg", "b.jpg"):
             info = tarfile.TarInfo(name)
@@ -328,7 +328,7 @@ def test_every_kind_of_file_may_lie_in_an_archive(tmp_path):
         memory.rm(file)
 
 
-def test_names_in_an_archive_lead_nowhere_else(tmp_path):
+def test_rejects_archive_members_named_like_addresses(tmp_path):
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         archive.writestr("in.jpg::memory://other.jpg", JPEG)
     with pytest.raises(DataError, match=r"holds a file called 'in\.jpg::memory:.*', which is an address; rename it"):
@@ -337,14 +337,14 @@ def test_names_in_an_archive_lead_nowhere_else(tmp_path):
     assert [sample.path for sample in open_dataset(tmp_path / "local")] == ["a::b.jpg", "c::d/e.jpg"]
 
 
-def test_nothing_there(tmp_path):
+def test_rejects_missing_empty_and_unsupported_sources(tmp_path):
     for path, reason in [("gone", "no such file"), ("", "no pictures"), ("a.xyz", "expected a folder")]:
         (tmp_path / "a.xyz").write_text("")
         with pytest.raises(DataError, match=reason):
             open_dataset(tmp_path / path)
 
 
-def test_upright_frame(tmp_path):
+def test_size_is_that_of_the_upright_picture(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(PHOTO).save(tmp_path / "r.jpg", exif=exif)
@@ -352,7 +352,7 @@ def test_upright_frame(tmp_path):
     assert (sample.width, sample.height) == (60, 80)
 
 
-def test_another_project_s_columns_are_not_taken_for_ours(tmp_path):
+def test_foreign_columns_with_the_same_names_are_ignored(tmp_path):
     frame = pd.DataFrame({"image": [JPEG], "width": [80], "height": [60], "caption": ["a mug"]})
     frame.to_parquet(tmp_path / "x.parquet")
     source = open_dataset(tmp_path)
@@ -364,7 +364,7 @@ def test_another_project_s_columns_are_not_taken_for_ours(tmp_path):
     assert (sample.words, sample.faces) == (None, None)
 
 
-def test_broken_rows_of_parquet_are_named_and_the_others_read(tmp_path):
+def test_broken_parquet_row_group_raises_and_others_stay_readable(tmp_path):
     path = tmp_path / "x.parquet"
     table = pa.table({"image": [JPEG] * 4, "caption": [name * 5000 for name in "abcd"]})
     pq.write_table(table, path, row_group_size=2, compression="snappy", use_dictionary=False)
@@ -379,7 +379,7 @@ def test_broken_rows_of_parquet_are_named_and_the_others_read(tmp_path):
     assert source[2].captions == ["c" * 5000]
 
 
-def test_a_scan_goes_on_behind_a_broken_group(tmp_path):
+def test_annotation_scan_continues_after_a_broken_row_group(tmp_path):
     put(tmp_path / "in", *(f"{name}.jpg" for name in "abcd"))
     with ShardWriter(str(tmp_path / "own"), row_group_size=2) as writer:
         for sample in open_dataset(tmp_path / "in"):
@@ -394,7 +394,7 @@ def test_a_scan_goes_on_behind_a_broken_group(tmp_path):
     assert [sample.path for sample in ShardReader(str(path)).annotations()] == ["", "", "c.jpg", "d.jpg"]
 
 
-def test_a_broken_neighbour_in_a_tar_costs_one_picture(tmp_path):
+def test_broken_json_in_a_tar_drops_one_picture(tmp_path):
     with tarfile.open(tmp_path / "w.tar", "w") as tar:
         for name, data in (("a.jpg", JPEG), ("a.json", b"{broken"), ("b.jpg", JPEG)):
             info = tarfile.TarInfo(name)
@@ -406,7 +406,7 @@ def test_a_broken_neighbour_in_a_tar_costs_one_picture(tmp_path):
     assert source[1].image == JPEG
 
 
-def test_odd_texts_and_names_keep_their_picture(tmp_path):
+def test_pictures_with_odd_texts_and_names_are_read_and_stored(tmp_path):
     put(tmp_path, "a.jpg")
     (tmp_path / os.fsdecode(b"th\xe9.jpg")).write_bytes(JPEG)
     row = {
@@ -432,7 +432,7 @@ def test_odd_texts_and_names_keep_their_picture(tmp_path):
     assert list(open_dataset(tmp_path / "shards")) == samples
 
 
-def test_a_cell_may_hold_the_words_of_a_page(tmp_path):
+def test_csv_cell_can_hold_a_thousand_words(tmp_path):
     put(tmp_path, "a.jpg")
     words = json.dumps([{"box": [0, 0, 9, 9], "text": "word" * 50}] * 1000)
     with open(tmp_path / "t.csv", "w", newline="") as file:
@@ -442,7 +442,7 @@ def test_a_cell_may_hold_the_words_of_a_page(tmp_path):
     assert len(found) == 1000
 
 
-def test_addresses_that_nothing_here_can_open(tmp_path):
+def test_rejects_addresses_that_cannot_be_opened(tmp_path):
     for address, reason in (
         ("foo://x", "foo"),
         ("zip://::" + str(tmp_path / "a.jpg"), "cannot be opened"),
@@ -458,7 +458,7 @@ def test_addresses_that_nothing_here_can_open(tmp_path):
         open_dataset(tmp_path / "t.csv")
 
 
-def test_a_table_s_addresses_are_left_out_by_name(tmp_path, monkeypatch):
+def test_rejects_table_rows_with_addresses_instead_of_paths(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(JPEG)
     rows = [{"image": "http://somewhere/a.jpg"}, {"image": "zip://a.jpg::b.zip"}, {"image": "a.jpg"}]
     (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
@@ -471,7 +471,7 @@ def test_a_table_s_addresses_are_left_out_by_name(tmp_path, monkeypatch):
         assert source[2].path == "a.jpg"
 
 
-def test_a_fingerprint_changes_with_the_pictures_and_with_nothing_beside_them(tmp_path):
+def test_fingerprint_changes_with_the_pictures_but_not_with_other_files(tmp_path):
     with ShardWriter(str(tmp_path / "shards")) as writer:
         writer.write(Sample(image=JPEG, path="a", width=8, height=8))
     (tmp_path / "folder").mkdir()

@@ -41,12 +41,12 @@ def make_samples(count: int) -> list[Sample]:
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     with ShardWriter(str(folder), samples_per_shard=40, row_group_size=8) as writer:
-        full = [writer.write(sample) for sample in make_samples(100)]
-    assert [row for row, ended in enumerate(full) if ended] == [39, 79]
+        shard_ended = [writer.write(sample) for sample in make_samples(100)]
+    assert [row for row, ended in enumerate(shard_ended) if ended] == [39, 79]
     return folder
 
 
-def test_samples_come_back_in_any_order(folder):
+def test_samples_can_be_read_in_any_order(folder):
     samples = make_samples(100)
     reader = ShardReader(folder)
     assert [file.name for file in sorted(folder.iterdir())] == [f"data-0000{shard}.parquet" for shard in range(3)]
@@ -60,7 +60,7 @@ def test_samples_come_back_in_any_order(folder):
         reader[100]
 
 
-def test_a_file_a_list_and_a_worker_process_copy(folder):
+def test_reads_a_file_a_list_of_files_and_after_pickling(folder):
     samples = make_samples(100)
     assert list(ShardReader(folder / "data-00001.parquet")) == samples[40:80]
     two = ShardReader([folder / "data-00002.parquet", str(folder / "data-00000.parquet")])
@@ -93,7 +93,7 @@ def test_row_groups_are_small_and_cached(folder, monkeypatch):
     for row in (0, 1, 9, 7, 15, 0):
         reader[row]
     assert len(reads) == 2
-    for row in (16, 0, 8, 16):  # the group that was used longest ago makes room
+    for row in (16, 0, 8, 16):  # the least recently used group is evicted
         reader[row]
     assert len(reads) == 5
 
@@ -133,7 +133,7 @@ def test_a_failed_shard_leaves_no_file(tmp_path):
     assert list(ShardReader(tmp_path)) == samples[:21]
 
 
-def test_shards_in_memory():
+def test_shards_in_the_memory_filesystem():
     address = "memory://test-shards/inside"
     with ShardWriter(address, 4) as writer:
         for sample in make_samples(6):
@@ -143,7 +143,7 @@ def test_shards_in_memory():
     fsspec.filesystem("memory").rm("/test-shards", recursive=True)
 
 
-def test_what_is_not_a_shard_is_refused(tmp_path, folder):
+def test_rejects_folders_and_files_that_are_not_shards(tmp_path, folder):
     with pytest.raises(DataError, match="no Parquet shards"):
         ShardReader(tmp_path)
     (tmp_path / "data-00000.parquet").write_bytes((folder / "data-00000.parquet").read_bytes()[:-100])

@@ -29,7 +29,7 @@ def corners(word: TextRegion) -> np.ndarray:
 
 
 def inside(word: TextRegion, shape: tuple[int, int], grow: float) -> np.ndarray:
-    """Pixels whose centre lies in the word's quad, its edges moved outward."""
+    """Return the mask of the pixels whose centre lies in the word's quad with its edges moved outward by `grow`."""
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
     quad = corners(word)
     mask = np.ones(shape, bool)
@@ -39,13 +39,13 @@ def inside(word: TextRegion, shape: tuple[int, int], grow: float) -> np.ndarray:
     return mask
 
 
-def test_same_seed_same_pictures(signs):
+def test_same_seed_gives_same_pictures(signs):
     again = SyntheticPictures(150, seed=1)
     assert [again[row] for row in (149, 3, 77)] == [signs[149], signs[3], signs[77]]
     assert SyntheticPictures(150, seed=2)[3] != signs[3]
 
 
-def test_words_lie_inside_and_have_the_height_asked_for(signs):
+def test_words_lie_inside_the_picture_and_have_the_configured_height(signs):
     for sample in signs:
         picture = decode(sample.image, sample.path)
         assert picture.shape == (128, 128, 3) == (sample.height, sample.width, 3)
@@ -61,31 +61,31 @@ def test_words_lie_inside_and_have_the_height_asked_for(signs):
     assert {len(sample.words or []) for sample in signs} == {1, 2, 3}
 
 
-def test_letters_are_in_their_boxes_and_nowhere_else(monkeypatch):
-    # The same signs drawn with their letters in the colour of the board must differ inside the boxes alone.
+def test_letters_are_inside_their_boxes_only(monkeypatch):
+    # The same signs rendered without letters must differ inside the boxes only.
     pictures = SyntheticPictures(40, seed=5)
     monkeypatch.setattr("imtok.data.synthetic.encode", lambda picture, *_, **__: encode(picture))
-    drawn = list(pictures)
+    with_letters = list(pictures)
     monkeypatch.setattr("imtok.data.typesetting.SetWord.draw", lambda *_: None)
-    for sample, bare in zip(drawn, pictures, strict=True):
+    for sample, without_letters in zip(with_letters, pictures, strict=True):
         assert sample.words is not None
-        change = np.abs(decode(sample.image, "x").astype(int) - decode(bare.image, "x")).max(-1)
+        change = np.abs(decode(sample.image, "x").astype(int) - decode(without_letters.image, "x")).max(-1)
         anywhere = np.zeros((128, 128), bool)
         for word in sample.words:
             anywhere |= inside(word, (128, 128), grow=1.0)
-        if "sign" in sample.captions[0]:  # letters straight on the ground may cast a shadow
-            assert change[~anywhere].max(initial=0) <= 40  # what a slight blur carries over the edge
+        if "sign" in sample.captions[0]:  # letters directly on the ground may have a shadow
+            assert change[~anywhere].max(initial=0) <= 40  # a slight blur crosses the edge
             assert (change[~anywhere] > 20).mean() < 0.003
         for word in sample.words:
             quad, change_inside = corners(word), change * inside(word, (128, 128), grow=0.0)
             rows, columns = np.nonzero(change_inside > 20)
             assert columns.min() - quad[:, 0].min() < 3.5
             assert quad[:, 0].max() - columns.max() < 4.5
-            assert rows.min() - quad[:, 1].min() < 8  # a tilted word's own corner can be empty
+            assert rows.min() - quad[:, 1].min() < 8  # a corner of a tilted word's quad can be empty
             assert quad[:, 1].max() - rows.max() < 9
 
 
-def test_captions_and_labels_say_what_is_there(signs):
+def test_captions_and_labels_match_the_picture(signs):
     grammar = re.compile(
         r"(an? (?P<board>\w+) sign that says|the text) \"(?P<text>.+)\" in (?P<ink>\w+) letters (on|in front of) .+"
     )
@@ -118,16 +118,16 @@ def test_letters_have_the_colour_in_the_caption():
 
 def test_splits_share_no_word_and_no_typeface():
     train, test = (SyntheticPictures(60, seed=3, split=split) for split in ("train", "test"))
-    said = {
+    words = {
         source.split: {word.text.casefold() for sample in source for word in sample.words or []}
         for source in (train, test)
     }
-    assert not said["train"] & said["test"]
-    assert all(in_split(word, "test") for word in said["test"])
+    assert not words["train"] & words["test"]
+    assert all(in_split(word, "test") for word in words["test"])
     assert not {face.family for face in train.typefaces} & {face.family for face in test.typefaces}
 
 
-def test_paragraphs(paragraphs):
+def test_paragraph_words_match_caption_and_boxes(paragraphs):
     for sample in paragraphs:
         words = sample.words or []
         text = " ".join(word.text for word in words)
@@ -143,7 +143,7 @@ def test_paragraphs(paragraphs):
             assert np.abs(picture - paper)[y0:y1, x0:x1].max() > 60, word
 
 
-def test_sizes_fonts_and_grounds_of_ones_own(tmp_path):
+def test_custom_size_word_height_and_grounds(tmp_path):
     (tmp_path / "p.png").write_bytes(encode(np.full((40, 40, 3), 90, np.uint8)))
     pictures = SyntheticPictures(30, size=200, word_height=(16.0, 20.0), grounds=str(tmp_path))
     assert pictures[0].width == 200
@@ -156,7 +156,7 @@ def test_works_without_any_font_package(monkeypatch):
     assert all(sample.words for sample in SyntheticPictures(5))
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path):
+def test_rejects_words_and_paragraphs_that_do_not_fit(tmp_path):
     with pytest.raises(DataError, match="word height 50 to 20"):
         SyntheticPictures(1, word_height=(50.0, 20.0))
     with pytest.raises(DataError, match="word height 24 to inf"):
@@ -180,7 +180,7 @@ def test_synthesize_writes_shards(tmp_path):
             synthesize(out, samples_per_shard=10, **{"seed": 1, **other})
 
 
-def test_other_photographs_or_typefaces_than_a_folder_was_begun_with_are_refused(tmp_path):
+def test_rejects_photographs_or_typefaces_changed_since_the_run_began(tmp_path):
     own = {"grounds": str(tmp_path), "fonts": str(tmp_path)}
     (tmp_path / "p.png").write_bytes(encode(np.full((40, 40, 3), 90, np.uint8)))
     (tmp_path / "f.ttf").write_bytes(ImageFont.load_default(10).font_bytes)
@@ -196,14 +196,14 @@ def test_other_photographs_or_typefaces_than_a_folder_was_begun_with_are_refused
         synthesize(str(tmp_path / "t"), count=2, paragraphs=True, grounds=str(tmp_path))
 
 
-def test_synthesize_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_synthesize_resumes_after_the_last_complete_shard(tmp_path, monkeypatch):
     out = tmp_path / "s"
     settings = {"count": 25, "seed": 1, "size": 64, "word_height": (12.0, 24.0), "samples_per_shard": 10}
-    drawn, read = [], SyntheticPictures.read
+    rendered, read = [], SyntheticPictures.read
 
     def killed(self: SyntheticPictures, index: int) -> Sample:
-        drawn.append(index)
-        if drawn == list(range(15)):
+        rendered.append(index)
+        if rendered == list(range(15)):
             raise KeyboardInterrupt
         return read(self, index)
 
@@ -211,18 +211,18 @@ def test_synthesize_goes_on_where_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         synthesize(str(out), **settings)
     assert synthesize(str(out), **settings) == 25
-    assert drawn == [*range(15), *range(10, 25)]
+    assert rendered == [*range(15), *range(10, 25)]
     synthesize(str(tmp_path / "whole"), **settings)
     for file in (tmp_path / "whole").glob("*.parquet"):
         assert file.read_bytes() == (out / file.name).read_bytes()
     assert synthesize(str(out), **settings) == 25
-    assert len(drawn) == 30 + 25
+    assert len(rendered) == 30 + 25
 
 
 @pytest.mark.parametrize(
-    "nonsense", [{"count": 0}, {"seed": -1}, {"size": 0}, {"size": 8001}, {"samples_per_shard": 0}]
+    "settings", [{"count": 0}, {"seed": -1}, {"size": 0}, {"size": 8001}, {"samples_per_shard": 0}]
 )
-def test_nonsense_numbers_are_refused(nonsense, tmp_path):
-    with pytest.raises(DataError, match=f"{next(iter(nonsense))}.* must be"):
-        synthesize(str(tmp_path / "out"), **nonsense)
+def test_rejects_numbers_out_of_range(settings, tmp_path):
+    with pytest.raises(DataError, match=f"{next(iter(settings))}.* must be"):
+        synthesize(str(tmp_path / "out"), **settings)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Stored text features: what the encoder says, once for each caption, whatever happens in between."""
+"""Stored text features: the encoder's outputs, once for each caption, even after interruptions."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from imtok.pretrained.language import TextEncoder
 
 
 class Letters(TextEncoder):
-    """Stands in for a text encoder: a token for each letter, whose states are its code and its place."""
+    """Stand-in for a text encoder: one token per letter, whose states are the letter's code and its position."""
 
     name, sha256 = "text_encoder/letters", "abc"
 
@@ -30,7 +30,7 @@ class Letters(TextEncoder):
         self.read: list[str] = []
 
     def check_length(self, max_tokens: int) -> None:
-        """Any will do."""
+        """Accept any length."""
 
     def length(self, text: str) -> int:
         return len(text)
@@ -66,7 +66,7 @@ def captions(shards: str) -> list[str]:
     return list(text_features.distinct_captions(shards))
 
 
-def test_every_caption_is_read_once_and_comes_back(shards: str, letters: Letters) -> None:
+def test_every_caption_is_encoded_once_and_stored(shards: str, letters: Letters) -> None:
     stored = TextFeatures(embed(shards, "text_encoder/letters", max_tokens=20, batch_size=4))
     assert sorted(letters.read) == sorted(captions(shards))
     assert len(stored) == len(captions(shards)) > 20
@@ -79,7 +79,9 @@ def test_every_caption_is_read_once_and_comes_back(shards: str, letters: Letters
         stored.states("something else")
 
 
-def test_a_second_run_reads_only_what_is_new(shards: str, letters: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_encodes_only_missing_captions(
+    shards: str, letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(text_features, "CAPTIONS_PER_PART", 8)
     written = text_features._write
 
@@ -101,7 +103,7 @@ def test_a_second_run_reads_only_what_is_new(shards: str, letters: Letters, monk
     assert letters.read == []
 
 
-def test_each_length_and_other_weights_have_folders_of_their_own(
+def test_each_maximum_length_and_encoder_hash_has_its_own_folder(
     shards: str, letters: Letters, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = TextFeatures(embed(shards, "text_encoder/letters"))
@@ -119,7 +121,7 @@ def test_each_length_and_other_weights_have_folders_of_their_own(
     assert {one.folder for one in stored_features(shards, "text_encoder/letters", 128)} == {long.folder, other.folder}
 
 
-def test_a_lost_part_is_made_again_without_touching_the_others(
+def test_missing_part_is_rewritten_and_the_others_are_kept(
     shards: str, letters: Letters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_features, "CAPTIONS_PER_PART", 8)
@@ -131,30 +133,30 @@ def test_a_lost_part_is_made_again_without_touching_the_others(
     assert all(caption in stored for caption in captions(shards))
 
 
-def test_a_part_with_states_too_large_for_half_precision_is_kept_in_full(
+def test_part_with_states_too_large_for_float16_is_stored_in_float32(
     shards: str, letters: Letters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_features, "CAPTIONS_PER_PART", 8)
     encode, large = letters.encode, captions(shards)[9]
 
-    def loud(texts: Sequence[str], max_tokens: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_large(texts: Sequence[str], max_tokens: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
         states, mask = encode(texts, max_tokens)
         return torch.where(torch.tensor([text == large for text in texts])[:, None, None], states * 1e6, states), mask
 
-    monkeypatch.setattr(letters, "encode", loud)
+    monkeypatch.setattr(letters, "encode", encode_large)
     stored = TextFeatures(embed(shards, "text_encoder/letters"))
     kinds = [pa.ipc.open_file(part).schema.field("states").type.value_type for part in stored.parts[:3]]
     assert kinds == [pa.float16(), pa.float32(), pa.float16()]
     for caption in captions(shards):
-        states, mask = loud([caption])
+        states, mask = encode_large([caption])
         assert np.array_equal(stored.states(caption), states[mask].numpy())
     monkeypatch.setattr(letters, "encode", lambda texts, most: (encode(texts, most)[0] / 0, encode(texts, most)[1]))
     with pytest.raises(DataError, match="are not finite"):
         embed(shards, "text_encoder/letters", max_tokens=5)
 
 
-def test_half_precision_costs_little(needs) -> None:
-    """Of MiniLM's states fp16 loses about .02 %, and bf16, whose mantissa is shorter, eight times as much."""
+def test_half_precision_loses_little(needs) -> None:
+    """fp16 loses about .02 % of MiniLM's states, and bf16, whose mantissa is shorter, eight times as much."""
     network = needs("text_encoder/minilm")
     states, mask = network.encode(["a red sign that says OPEN", "two dogs run along the beach at sunset"])
     kept = states[mask]
@@ -165,7 +167,7 @@ def test_half_precision_costs_little(needs) -> None:
     assert losses[0] < 3e-4 < 1e-3 < losses[1]
 
 
-def test_more_parts_than_may_be_open_at_once(shards: str, letters: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_open_part_files_is_limited(shards: str, letters: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_features, "CAPTIONS_PER_PART", 1)
     monkeypatch.setattr(text_features, "OPEN_FILES", 4)
     embed(shards, "text_encoder/letters")
@@ -177,7 +179,7 @@ def test_more_parts_than_may_be_open_at_once(shards: str, letters: Letters, monk
     assert len(os.listdir("/proc/self/fd")) - before <= 4
 
 
-def test_nothing_is_left_behind_by_what_cannot_be_read(tmp_path: Path, letters: Letters, shards: str) -> None:
+def test_rejects_missing_source_bad_batch_size_and_broken_part(tmp_path: Path, letters: Letters, shards: str) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         embed(str(tmp_path / "typo"), "text_encoder/letters")
     assert not (tmp_path / "typo").exists()
@@ -189,7 +191,7 @@ def test_nothing_is_left_behind_by_what_cannot_be_read(tmp_path: Path, letters: 
         embed(shards, "text_encoder/letters")
 
 
-def test_the_command_line_says_what_is_wrong(
+def test_cli_reports_unsuitable_or_missing_encoders_and_sources(
     tmp_path: Path, needs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs("text_encoder/minilm")
@@ -199,6 +201,6 @@ def test_the_command_line_says_what_is_wrong(
     assert main(["embed", str(tmp_path / "nowhere"), "--encoder", "text_encoder/minilm"]) == 2
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["embed", str(tmp_path), "--encoder", "text_encoder/t5_xl"]) == 2
-    said = capsys.readouterr().err
-    assert "text_encoder/t5_xl is missing: T5 xl's encoder" in said
-    assert len(said.splitlines()) == 2
+    errors = capsys.readouterr().err
+    assert "text_encoder/t5_xl is missing: T5 xl's encoder" in errors
+    assert len(errors.splitlines()) == 2

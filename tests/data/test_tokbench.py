@@ -1,4 +1,4 @@
-"""TokBench's release as it lies on disk, in small."""
+"""Reading TokBench's release, from a small folder in its layout."""
 
 import json
 import shutil
@@ -41,26 +41,26 @@ def write(file: Path, rows: object) -> None:
     file.write_text(json.dumps(rows))
 
 
-def test_a_file_may_be_named_from_its_own_folder(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_annotation_file_can_be_opened_from_its_own_folder(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(release / "annotations")
     for name in ("text_ic13.json", "./text_ic13.json"):
         (sample,) = open_dataset(name)
         assert sample.width == 120
 
 
-def test_a_set_s_words_have_the_stated_size_and_are_cut_out_as_they_are(release: Path) -> None:
+def test_words_have_the_stated_size_ratio_and_are_cropped_to_their_box(release: Path) -> None:
     (sample,) = open_dataset(release / "annotations/text_ic13.json")
     assert sample.path == "images/text_data/ic13/a.jpg"
     assert sample.faces is None
     assert sample.words is not None
     word, short = sample.words
-    assert (word.box, word.text) == ((12.0, 30.0, 58.0, 51.0), "Hello")  # cut off towards zero
+    assert (word.box, word.text) == ((12.0, 30.0, 58.0, 51.0), "Hello")  # truncated towards zero
     assert size_ratio(word, sample.width, sample.height) == 0.033125  # not 46 / (5 * 120) = 0.077
     assert crop_word(np.zeros((80, 120, 3), dtype=np.uint8), word).shape == (21, 46, 3)
-    assert is_scored(short)  # whatever is listed
+    assert is_scored(short)  # every listed word is scored
 
 
-def test_faces_have_the_stated_size_and_their_points(release: Path) -> None:
+def test_faces_have_the_stated_size_ratio_and_landmarks(release: Path) -> None:
     (sample,) = open_dataset(release / "annotations/face_meta.json")
     assert sample.faces == [
         Face(box=(30.0, 40.0, 70.0, 80.0), landmarks=tuple((float(x), float(y)) for x, y in POINTS), ratio=0.21)
@@ -68,14 +68,14 @@ def test_faces_have_the_stated_size_and_their_points(release: Path) -> None:
     assert face_ratio(sample.faces[0], 100, 100) == 0.21
 
 
-def test_the_release_is_all_of_it(release: Path) -> None:
+def test_release_folder_opens_all_sets(release: Path) -> None:
     sets = [sample.path.split("/")[-2:] for sample in open_dataset(release)]
     assert sets == [["deep", "b.png"], ["ic13", "a.jpg"], ["tt", "a.jpg"]]
     found = evaluate("jpeg:50", release, metrics=["psnr"], size=64, checks=False)
     assert (found.sets[0].pictures, found.sets[0].unreadable) == (3, 0)
 
 
-def test_what_is_broken_is_one_line(release: Path) -> None:
+def test_rejects_missing_pictures_and_malformed_entries_and_files(release: Path) -> None:
     (release / "images/text_data/tt/a.jpg").unlink()
     with pytest.raises(PictureError, match=r"images/text_data/tt/a\.jpg"):
         open_dataset(release / "annotations/text_tt.json")[0]
@@ -87,20 +87,20 @@ def test_what_is_broken_is_one_line(release: Path) -> None:
     with pytest.raises(PictureError, match=r"text_tt\.json: entry 0 is malformed \(OverflowError"):
         open_dataset(release / "annotations/text_tt.json")[0]
     write(release / "annotations/other.json", [])
-    for name, said in (("other.json", "expected TokBench's text_SET.json"), ("text_tt.json", "not JSON")):
+    for name, message in (("other.json", "expected TokBench's text_SET.json"), ("text_tt.json", "not JSON")):
         (release / "annotations/text_tt.json").write_text("[")
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             open_dataset(release / "annotations" / name)
 
 
-def test_pictures_are_named_by_their_paths(release: Path) -> None:
+def test_rejects_addresses_as_picture_names(release: Path) -> None:
     entry = {"file_name": "a.jpg::memory://b.jpg", "height": 80, "width": 120, "annotations": []}
     write(release / "annotations/text_ic13.json", [entry])
     with pytest.raises(PictureError, match=r"entry 0 names an address, images/text_data/ic13/a\.jpg::memory"):
         open_dataset(release / "annotations/text_ic13.json")[0]
 
 
-def test_the_release_may_lie_in_an_archive(release: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_release_can_be_read_from_a_zip_archive(release: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     packed = shutil.make_archive(str(tmp_path_factory.mktemp("packed") / "release"), "zip", release)
     (sample,) = open_dataset(f"zip://annotations/text_ic13.json::{packed}")
     assert (sample.width, len(sample.words or [])) == (120, 2)

@@ -1,4 +1,4 @@
-"""Training batches of tokens: every crop and caption has its turn, and what could not be read has none."""
+"""Training batches of tokens: every crop and caption is sampled, and unreadable pictures are skipped."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CROPS, CAPTIONS = 10, ["a sign", "a red sign", "OPEN"]
 
 
 def shards(folder: Path, *, crops: list[int]) -> TokenShards:
-    """Pictures with so many crops each, whose one code tells picture and crop."""
+    """Write pictures with these numbers of crops; each crop has one code, which encodes picture and crop."""
     manifest = TokenManifest(
         tokenizer="none",
         sha256="0" * 64,
@@ -43,7 +43,7 @@ def shards(folder: Path, *, crops: list[int]) -> TokenShards:
     return TokenShards(folder)
 
 
-def test_every_crop_and_caption_is_drawn_and_rows_without_crops_never(tmp_path: Path) -> None:
+def test_samples_every_crop_and_caption_but_no_rows_without_crops(tmp_path: Path) -> None:
     found = shards(tmp_path, crops=[CROPS, 0, CROPS])
     loader = TokenLoader(found, batch_size=3)
     batches = [batch for _, batch in loader.batches(0, 60)]
@@ -58,6 +58,6 @@ def test_every_crop_and_caption_is_drawn_and_rows_without_crops_never(tmp_path: 
     assert set(fixed.captions) == {CAPTIONS[0]}
 
 
-def test_nothing_to_train_on_is_said(tmp_path: Path) -> None:
+def test_raises_if_no_picture_has_crops(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of the pictures could be read when it was encoded"):
         TokenLoader(shards(tmp_path, crops=[0, 0]), batch_size=2).batch(0)

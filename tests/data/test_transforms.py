@@ -1,4 +1,4 @@
-"""Crops of drawn pictures: coloured rectangles must be found again where the moved boxes say."""
+"""Crops of painted pictures: coloured rectangles must be found where the transformed boxes are."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def paint(boxes: dict[tuple[int, int, int], tuple[int, int, int, int]], width=30
 
 
 def find(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[float, float, float, float]:
-    """The box of the pixels that are nearer to a colour than to gray."""
+    """Return the box of the pixels that are nearer to a colour than to gray."""
     distances = [np.abs(picture.astype(int) - c).sum(-1) for c in (colour, GRAY)]
     rows, columns = np.nonzero(distances[0] < distances[1])
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
@@ -53,8 +53,8 @@ def test_boxes_follow_resize_and_crop():
     assert seen > 30
 
 
-def test_faces_follow_the_flip_too():
-    eyes = {BLUE: (214, 40, 222, 48), RED: (240, 42, 248, 50)}  # left and right as seen
+def test_faces_follow_resize_crop_and_flip():
+    eyes = {BLUE: (214, 40, 222, 48), RED: (240, 42, 248, 50)}  # left and right in the picture
     points = ((218.0, 44.0), (244.0, 46.0), (230.0, 60.0), (220.0, 80.0), (240.0, 80.0))
     face = Face(box=float_box(FACE), landmarks=points, score=0.9)
     picture = paint({GREEN: FACE} | eyes)
@@ -74,7 +74,7 @@ def test_faces_follow_the_flip_too():
             assert moved.landmarks[2] == crop.point(points[2])
             for eye, colour in ((left, RED if crop.flip else BLUE), (right, BLUE if crop.flip else RED)):
                 if not all(10 < value < 118 for value in eye):
-                    continue  # its square may be cut
+                    continue  # its square may be cut by the crop
                 x0, y0, x1, y1 = find(pixels, colour)
                 assert eye == pytest.approx(((x0 + x1) / 2, (y0 + y1) / 2), abs=1.0)
             outline = np.abs(pixels.astype(int) - GRAY).sum(-1) > 128
@@ -86,18 +86,18 @@ def test_faces_follow_the_flip_too():
 
 def test_words_are_never_mirrored():
     word = TextRegion(box=float_box(WORD))
-    draws = [np.random.default_rng(seed) for seed in range(40)]
+    generators = [np.random.default_rng(seed) for seed in range(40)]
     config = CropConfig()
-    assert not any(random_crop(sample([word]), config, rng).flip for rng in draws)
-    assert any(random_crop(sample([]), config, rng).flip for rng in draws)
-    assert any(random_crop(sample(None), config, rng).flip for rng in draws)
-    assert not any(random_crop(sample(None), dataclasses.replace(config, flip=False), rng).flip for rng in draws)
+    assert not any(random_crop(sample([word]), config, rng).flip for rng in generators)
+    assert any(random_crop(sample([]), config, rng).flip for rng in generators)
+    assert any(random_crop(sample(None), config, rng).flip for rng in generators)
+    assert not any(random_crop(sample(None), dataclasses.replace(config, flip=False), rng).flip for rng in generators)
     mirrored = Crop(left=0.0, top=0.0, side=100.0, resolution=50, flip=True)
     with pytest.raises(ValueError, match="mirrored"):
         list(mirrored.words([word]))
 
 
-def test_regions_that_the_crop_cuts():
+def test_regions_that_the_crop_cuts_too_much_are_dropped():
     crop = Crop(left=0.0, top=0.0, side=100.0, resolution=50)
     words = [TextRegion(box=(x, 10.0, x + 50, 20.0)) for x in (50.0, 60.0, 60.5, 99.0, 120.0)]
     kept = list(crop.words(words))  # of which 50, 40, 39.5, 1 and 0 pixels are inside
@@ -111,7 +111,7 @@ def test_regions_that_the_crop_cuts():
     assert list(crop.words([TextRegion(box=(10.0, 10.0, 60.0, 11.9))])) == []  # thinner than a pixel
 
 
-def test_quads_move_with_their_words():
+def test_quads_are_transformed_with_their_words():
     quad = ((10.0, 10.0), (30.0, 14.0), (29.0, 22.0), (9.0, 18.0))
     word = TextRegion(box=(9.0, 10.0, 30.0, 22.0), quad=quad)
     (moved,) = Crop(left=5.0, top=0.0, side=50.0, resolution=100).words([word])
@@ -119,7 +119,7 @@ def test_quads_move_with_their_words():
     assert moved.height == pytest.approx(2 * word.height)
 
 
-def test_zoom_makes_words_legible_and_keeps_them_whole():
+def test_zoom_shows_a_whole_word_of_the_configured_height():
     config = CropConfig(resolution=128, word_height=(24.0, 48.0))
     small = [TextRegion(box=(200.0, 150.0, 240.0, 170.0)), TextRegion(box=(20.0, 20.0, 50.0, 34.0))]
     positions = set()
@@ -139,7 +139,7 @@ def test_zoom_makes_words_legible_and_keeps_them_whole():
     assert len(positions) > 30
 
 
-def test_zoom_on_faces():
+def test_zoom_shows_faces_in_the_configured_size():
     config = CropConfig(resolution=128, face_size=(60.0, 80.0))
     faces = [Face(box=(100.0, 50.0, 140.0, 100.0))]
     for seed in range(50):
@@ -156,14 +156,14 @@ def test_zoom_on_faces():
         (10.0, 10.0, 150.0, 30.0),  # 140 long and 20 high: whole, it is at most 18 pixels high
     ],
 )
-def test_zoom_leaves_pictures_alone_whose_words_do_not_fit(box):
+def test_no_zoom_on_words_that_do_not_fit(box):
     config = CropConfig(resolution=128, word_height=(24.0, 48.0), scale=(0.5, 0.6))
     sides = [random_crop(sample([TextRegion(box=box)]), config, np.random.default_rng(i)).side for i in range(50)]
     assert 100 <= min(sides) <= max(sides) <= 120
 
 
 @pytest.mark.parametrize("size", [(300, 200), (150, 333), (20, 31), (8, 1000)])
-def test_crops_stay_inside_and_the_centred_one_is_what_pillow_cuts(size):
+def test_crops_stay_inside_and_centre_crop_matches_pillow(size):
     width, height = size
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     left, top, side = (width - min(size)) / 2, (height - min(size)) / 2, min(size)
@@ -195,6 +195,6 @@ def test_a_flipped_crop_is_the_mirror_image():
         {"max_enlargement": float("nan")},
     ],
 )
-def test_settings_that_cannot_be_meant(settings):
+def test_rejects_invalid_settings(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         CropConfig(**settings)

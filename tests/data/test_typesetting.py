@@ -14,7 +14,7 @@ def faces() -> list[Typeface]:
 
 
 def inked(words, size: tuple[int, int]) -> np.ndarray:
-    """Which pixels the words cover, drawn together."""
+    """Return the mask of the pixels that the words cover, drawn on one canvas."""
     canvas = Image.new("RGB", size)
     for word in words:
         word.draw(canvas, (255, 255, 255))
@@ -29,7 +29,7 @@ def test_boxes_are_the_bounds_of_the_pixels(faces):
             assert word.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), face
 
 
-def test_rows_have_the_height_asked_for(faces):
+def test_rows_have_the_given_height(faces):
     for face in faces:
         rows = set_rows(face, [["SALE"], ["open", "day"]], height=40.0)
         for row in (rows[:1], rows[1:]):

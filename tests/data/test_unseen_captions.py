@@ -1,4 +1,4 @@
-"""New captions of every class: none that a training picture has, whoever writes them, whatever happens in between."""
+"""New captions of every class: none that a training picture has, from any source, even after interruptions."""
 
 import dataclasses
 import shutil
@@ -65,46 +65,44 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh(shards: str) -> str:
-    """The shards, without lists."""
+    """The shards, without lists of unseen captions."""
     for file in (Path(shards) / unseen_captions.FOLDER).glob("*"):
         file.unlink()
     return shards
 
 
-def test_captions_of_other_pictures(fresh: str, others: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_takes_new_captions_from_other_pictures(fresh: str, others: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["captions", fresh, "--source", others, "--per-class", "3"]) == 0
     lists = UnseenCaptions(capsys.readouterr().out.strip())
-    known, theirs = captions_by_class(fresh), captions_by_class(others)
+    known, available = captions_by_class(fresh), captions_by_class(others)
     assert set(lists.labels) == set(known)
     for label in known:
-        drawn = {lists.draw(label, seed) for seed in range(60)}
-        assert len(drawn) == 3
-        assert drawn <= set(theirs[label])
-        assert not drawn & set(known[label])
+        sampled = {lists.draw(label, seed) for seed in range(60)}
+        assert len(sampled) == 3
+        assert sampled <= set(available[label])
+        assert not sampled & set(known[label])
         assert lists.draw(label, 5) == lists.draw(label, 5)
 
 
-def test_no_caption_of_a_training_picture_is_taken(fresh: str) -> None:
+def test_rejects_source_with_only_captions_of_training_pictures(fresh: str) -> None:
     with pytest.raises(DataError, match="gave no caption that no training picture has"):
         write_unseen_captions(fresh, fresh)
 
 
-def test_few_new_ones_among_many_old_ones_are_found(fresh: str, tmp_path: Path, capfd) -> None:
+def test_finds_few_new_captions_among_many_known_ones(fresh: str, tmp_path: Path, capfd) -> None:
     label = next(iter(captions_by_class(fresh)))
     with ShardWriter(str(tmp_path / "mixed")) as writer:
         for other, captions in captions_by_class(fresh).items():
             (picture,) = SyntheticPictures(1, seed=9, size=48, word_height=(10.0, 20.0))
-            told = [*captions * 30, "a new one", "another"] if other == label else [*captions, "a new one", "another"]
-            writer.write(dataclasses.replace(picture, label=other, captions=told))
+            mixed = [*captions * 30, "a new one", "another"] if other == label else [*captions, "a new one", "another"]
+            writer.write(dataclasses.replace(picture, label=other, captions=mixed))
     lists = UnseenCaptions(write_unseen_captions(fresh, str(tmp_path / "mixed"), per_class=5, references=1))
     assert {lists.draw(label, seed) for seed in range(20)} == {"a new one", "another"}
-    said = capfd.readouterr()
-    assert f"{label}: {tmp_path}/mixed gave only 2 new captions of 5" in said.out + said.err
+    output = capfd.readouterr()
+    assert f"{label}: {tmp_path}/mixed gave only 2 new captions of 5" in output.out + output.err
 
 
-def test_a_list_that_a_new_training_picture_has_made_old_is_written_anew(
-    shards: str, others: str, tmp_path: Path
-) -> None:
+def test_rewrites_list_with_a_caption_that_a_new_training_picture_has(shards: str, others: str, tmp_path: Path) -> None:
     fresh = str(tmp_path / "shards")
     shutil.copytree(shards, fresh, ignore=shutil.ignore_patterns(unseen_captions.FOLDER))
     folder = Path(write_unseen_captions(fresh, others, per_class=2))
@@ -122,8 +120,8 @@ def test_a_list_that_a_new_training_picture_has_made_old_is_written_anew(
         UnseenCaptions(folder)
 
 
-def test_a_list_is_made_of_the_class_s_own_captions(fresh: str, others: str, monkeypatch) -> None:
-    """What a language model is shown are captions of training pictures of the class, drawn anew each time."""
+def test_references_are_captions_of_the_same_class(fresh: str, others: str, monkeypatch) -> None:
+    """A language model's references are captions of training pictures of the class, redrawn for each new caption."""
     known, shown = captions_by_class(fresh), []
 
     def write(label: str, references: list[str], seed: int) -> str:
@@ -133,12 +131,14 @@ def test_a_list_is_made_of_the_class_s_own_captions(fresh: str, others: str, mon
     monkeypatch.setattr(unseen_captions, "_open", lambda *_: write)
     write_unseen_captions(fresh, others, per_class=6, references=2)
     for label, captions in known.items():
-        of_it = [references for of, references in shown if of == label]
-        assert all(set(references) <= set(captions) for references in of_it)
-        assert len(captions) < 3 or len(set(of_it)) > 1
+        class_references = [references for shown_label, references in shown if shown_label == label]
+        assert all(set(references) <= set(captions) for references in class_references)
+        assert len(captions) < 3 or len(set(class_references)) > 1
 
 
-def test_a_kill_costs_one_class(fresh: str, others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_loses_only_the_current_class(
+    fresh: str, others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(write_unseen_captions(fresh, others, per_class=2))
     whole = {file.name: file.read_bytes() for file in folder.iterdir()}
     for file in folder.iterdir():
@@ -155,11 +155,11 @@ def test_a_kill_costs_one_class(fresh: str, others: str, tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         write_unseen_captions(fresh, others, per_class=2)
     write_unseen_captions(fresh, others, per_class=2)
-    assert len(calls) == len(captions_by_class(fresh)) + 1  # only the one that was cut short was begun twice
+    assert len(calls) == len(captions_by_class(fresh)) + 1  # only the interrupted class was started twice
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
 
 
-def test_a_language_model_writes(fresh: str, model: Path) -> None:
+def test_language_model_writes_captions(fresh: str, model: Path) -> None:
     writer = load_writer(model, max_words=5)
     written = [writer.write("golden_retriever", ["red dog", "dog sea"], seed) for seed in range(12)]
     assert max(len(caption.split()) for caption in written) == 5
@@ -168,19 +168,19 @@ def test_a_language_model_writes(fresh: str, model: Path) -> None:
     writer.tokenizer.chat_template = "red {{ messages[0]['content'] }}{% if not enable_thinking %} sea{% endif %}"
     with pytest.MonkeyPatch.context() as patch:
         given = []
-        patch.setattr(writer.model, "generate", lambda **how: given.append(how["input_ids"]) or how["input_ids"])
-        assert writer.write("golden_retriever", ["red dog", "dog sea"], 0) == ""  # nothing but the prompt
-    told = writer.tokenizer.decode(given[0][0]).split()
-    assert (told[0], told[-1]) == ("red", "sea")
+        patch.setattr(writer.model, "generate", lambda **kw: given.append(kw["input_ids"]) or kw["input_ids"])
+        assert writer.write("golden_retriever", ["red dog", "dog sea"], 0) == ""  # the model outputs only the prompt
+    prompt_words = writer.tokenizer.decode(given[0][0]).split()
+    assert (prompt_words[0], prompt_words[-1]) == ("red", "sea")
     writer.tokenizer.chat_template = None
-    asked = writer.prompt("golden_retriever", ["red dog", "dog sea"])
-    assert "golden retriever" in asked
-    assert "- red dog\n- dog sea\n" in asked
+    prompt = writer.prompt("golden_retriever", ["red dog", "dog sea"])
+    assert "golden retriever" in prompt
+    assert "- red dog\n- dog sea\n" in prompt
     lists = UnseenCaptions(write_unseen_captions(fresh, f"{model}:4", per_class=2))
     assert all(0 < len(lists.draw(label, 0).split()) <= 4 for label in lists.labels)
 
 
-def test_what_is_refused(fresh: str, others: str, tmp_path: Path) -> None:
+def test_rejects_changed_settings_unknown_classes_and_bad_sources(fresh: str, others: str, tmp_path: Path) -> None:
     write_unseen_captions(fresh, others, per_class=2)
     with pytest.raises(DataError, match="was begun in another way"):
         write_unseen_captions(fresh, others, per_class=3)
@@ -196,7 +196,7 @@ def test_what_is_refused(fresh: str, others: str, tmp_path: Path) -> None:
         write_unseen_captions(others, str(tmp_path))
 
 
-def test_a_source_that_cannot_be_read_leaves_nothing_behind(fresh: str, others: str, tmp_path: Path) -> None:
+def test_failed_source_leaves_nothing_behind(fresh: str, others: str, tmp_path: Path) -> None:
     for source, reason in ((str(tmp_path / "typo"), "no such file or folder"), (fresh, "gave no caption")):
         with pytest.raises(DataError, match=reason):
             write_unseen_captions(fresh, source)

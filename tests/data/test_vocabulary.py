@@ -6,7 +6,7 @@ from imtok.data import vocabulary
 from imtok.data.vocabulary import LABELS, draw_paragraph, draw_words, in_split
 
 
-def drawn(split: str) -> set[str]:
+def sampled_words(split: str) -> set[str]:
     rng = np.random.default_rng(0)
     words = {word.casefold() for _ in range(3000) for word in draw_words(rng, 3, split)[1]}
     for _ in range(300):
@@ -14,22 +14,22 @@ def drawn(split: str) -> set[str]:
     return words
 
 
-def test_splits_share_no_word_and_together_are_all():
-    train, test = drawn("train"), drawn("test")
+def test_splits_share_no_word_and_test_is_about_a_fifth():
+    train, test = sampled_words("train"), sampled_words("test")
     assert not train & test
     assert len(train) > 800
     assert len(test) > 200
-    assert not {word + "s" for word in test} & train  # nor one's plural
+    assert not {word + "s" for word in test} & train  # nor its plural
     assert in_split("anything", "all")
     assert sum(in_split(f"word{i}", "test") for i in range(1000)) in range(160, 240)
 
 
-def test_plurals_stay_with_their_singulars():
+def test_plurals_have_the_stem_of_their_singulars():
     for noun in vocabulary._NOUNS.split():
         assert vocabulary._stem(vocabulary._plural(noun)) == vocabulary._stem(noun), noun
 
 
-def test_words_have_their_label_and_one_spelling():
+def test_words_belong_to_their_label_and_share_capitalization():
     rng = np.random.default_rng(1)
     labels = set()
     for _ in range(500):
@@ -46,7 +46,7 @@ def test_words_have_their_label_and_one_spelling():
     assert labels == set(LABELS) - {"paragraph"}
 
 
-def test_paragraphs_have_the_length_of_the_papers_quotes():
+def test_paragraphs_have_100_to_300_characters_like_the_papers_quotes():
     rng = np.random.default_rng(2)
     lengths = [len(draw_paragraph(rng)) for _ in range(500)]
     assert min(lengths) >= 100

@@ -1,4 +1,4 @@
-"""What judges said of originals is not asked twice, and changes no number."""
+"""Judge outputs for originals are not computed twice, and caching them changes no score."""
 
 import json
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ TEMPLATE = torch.tensor([(10.0, 12.0), (22.0, 12.0), (16.0, 18.0), (11.0, 23.0),
 METRICS = ["psnr", "text_accuracy", "text_ned", "face_similarity", "fd_efficientnet_lite0"]
 
 
-def some_pictures(count: int = 12) -> InMemoryDataset:
-    """Cut out of a photograph, each with a word and, in every second one, a face."""
+def make_dataset(count: int = 12) -> InMemoryDataset:
+    """Return crops of a photograph, each with a word and every second one with a face."""
     pictures = [np.ascontiguousarray(data.coffee()[20 * i : 20 * i + 64, 30 * i : 30 * i + 80]) for i in range(count)]
     word = TextRegion(box=(4.0, 40.0, 40.0, 52.0), text="word")
     face = Face(box=(20.0, 20.0, 60.0, 60.0), landmarks=POINTS)
     return InMemoryDataset(
-        Sample(image=encode(p), path=f"{i}.png", width=80, height=64, words=[word], faces=[face] * (i % 2))
-        for i, p in enumerate(pictures)
+        Sample(image=encode(picture), path=f"{i}.png", width=80, height=64, words=[word], faces=[face] * (i % 2))
+        for i, picture in enumerate(pictures)
     )
 
 
 class Reader:
-    """Reads what stands in the originals, and of anything else how bright it is."""
+    """Reads the words of the originals correctly, and outputs the mean brightness of any other crop."""
 
     name, sha256 = "text_judge/table", "1" * 64
     reads_lines = True
@@ -45,7 +45,7 @@ class Reader:
     def __init__(self) -> None:
         from imtok.data.pictures import decode
 
-        crops = [crop_word(decode(one.image), word) for one in some_pictures() for word in one.words or []]
+        crops = [crop_word(decode(sample.image), word) for sample in make_dataset() for word in sample.words or []]
         self.known = {crop.tobytes() for crop in crops}
         self.originals = self.others = 0
 
@@ -67,8 +67,8 @@ class Embedder:
         return F.avg_pool2d(images, 4).flatten(1)
 
 
-class Describer(FeatureExtractor):
-    """Says of a picture what depends, in its last digits, on the batch."""
+class BatchDependentExtractor(FeatureExtractor):
+    """Outputs features whose last digits depend on the batch."""
 
     name, sha256 = "vision/efficientnet_lite0", "3" * 64
 
@@ -83,34 +83,34 @@ class Describer(FeatureExtractor):
         return ExtractedFeatures(pooled, pooled, pooled)
 
 
-Networks = tuple[Reader, Embedder, Describer]
+Networks = tuple[Reader, Embedder, BatchDependentExtractor]
 
 
 @pytest.fixture
 def judges(monkeypatch: pytest.MonkeyPatch) -> Networks:
-    reader, embedder, describer = Reader(), Embedder(), Describer()
-    by_name = {"text_judge/easyocr": reader, "face_judge/dlib": embedder, Describer.name: describer}
+    reader, embedder, extractor = Reader(), Embedder(), BatchDependentExtractor()
+    by_name = {"text_judge/easyocr": reader, "face_judge/dlib": embedder, BatchDependentExtractor.name: extractor}
     monkeypatch.setattr("imtok.pretrained.load", by_name.__getitem__)
-    return reader, embedder, describer
+    return reader, embedder, extractor
 
 
-def test_a_second_evaluation_asks_nothing_of_originals_and_finds_the_same(
+def test_second_evaluation_reuses_cached_outputs_and_gives_equal_scores(
     judges: Networks, tmp_path: Path, own_answers: Path
 ) -> None:
-    reader, embedder, describer = judges
+    reader, embedder, extractor = judges
 
     def run(out: str, count: int | None = None, **options: Any) -> tuple[int, int, int, int]:
-        reader.originals = reader.others = embedder.faces = describer.pictures = 0
-        pictures = {"photos": some_pictures()}
+        reader.originals = reader.others = embedder.faces = extractor.pictures = 0
+        pictures = {"photos": make_dataset()}
         evaluate(
             ["jpeg:30", "webp:50"], pictures, tmp_path / out, metrics=METRICS, count=count, checks=False, **options
         )
-        return reader.originals, reader.others, embedder.faces, describer.pictures
+        return reader.originals, reader.others, embedder.faces, extractor.pictures
 
     assert run("without", cache=False) == (12, 24, 6 * 3, 12 * 3)
     assert not own_answers.exists()
     assert run("few", count=4)[0] == 4
-    assert run("first")[0] == 8  # those that the four did not answer
+    assert run("first")[0] == 8  # the other four are in the cache
     assert run("second") == (0, 24, 6 * 2, 12 * 2)
     for file in ("metrics.json", "items.jsonl"):
         files = [(tmp_path / out / file).read_bytes() for out in ("without", "first", "second")]
@@ -121,41 +121,41 @@ def test_a_second_evaluation_asks_nothing_of_originals_and_finds_the_same(
     assert 0 < scores["face_similarity"]["value"] < 1
 
 
-def test_only_what_is_not_known_is_asked_for_in_its_order(tmp_path: Path) -> None:
-    asked: list[list[int]] = []
+def test_only_missing_outputs_are_computed_and_order_is_kept(tmp_path: Path) -> None:
+    computed: list[list[int]] = []
 
-    def ask(places: list[int]) -> list[str]:
-        asked.append(places)
-        return [f"answer {place}" for place in places]
+    def compute(positions: list[int]) -> list[str]:
+        computed.append(positions)
+        return [f"answer {position}" for position in positions]
 
     with EvaluationCache(tmp_path / "new" / "answers.sqlite") as cache:
-        assert cache.get_or_compute(["a", None, "b"], ask) == ["answer 0", "answer 1", "answer 2"]
+        assert cache.get_or_compute(["a", None, "b"], compute) == ["answer 0", "answer 1", "answer 2"]
     with EvaluationCache(tmp_path / "new" / "answers.sqlite") as cache:
-        assert cache.get_or_compute(["b", "c", None, "a"], ask) == ["answer 2", "answer 1", "answer 2", "answer 0"]
-        assert cache.get_or_compute(["c"], ask) == ["answer 1"]
-    assert asked == [[0, 1, 2], [1, 2]]
+        assert cache.get_or_compute(["b", "c", None, "a"], compute) == ["answer 2", "answer 1", "answer 2", "answer 0"]
+        assert cache.get_or_compute(["c"], compute) == ["answer 1"]
+    assert computed == [[0, 1, 2], [1, 2]]
 
 
-def test_without_a_file_or_with_a_broken_one_the_judges_are_asked(tmp_path: Path) -> None:
+def test_outputs_are_computed_without_a_usable_cache_file(tmp_path: Path) -> None:
     broken = tmp_path / "broken.sqlite"
     broken.write_bytes(b"no database at all " * 100)
     (tmp_path / "a file").write_bytes(b"")
     for file in (None, broken, tmp_path / "a file" / "answers.sqlite"):
         with EvaluationCache(file) as cache:
-            assert cache.get_or_compute(["a"], lambda places: [1]) == [1]
-            assert cache.get_or_compute(["a"], lambda places: [2]) == [2]
+            assert cache.get_or_compute(["a"], lambda positions: [1]) == [1]
+            assert cache.get_or_compute(["a"], lambda positions: [2]) == [2]
     assert broken.read_bytes().startswith(b"no database")
 
 
-def test_beyond_the_limit_the_oldest_answers_go(tmp_path: Path) -> None:
+def test_oldest_outputs_beyond_the_limit_are_deleted(tmp_path: Path) -> None:
     file = tmp_path / "answers.sqlite"
     keys = [f"key {index}" for index in range(10)]
-    with EvaluationCache(file, limit=300) as cache:  # an answer takes 98 letters and two quotation marks
+    with EvaluationCache(file, limit=300) as cache:  # an output takes 98 letters and two quotation marks
         for key in keys:
-            cache.get_or_compute([key], lambda places: ["x" * 98])
+            cache.get_or_compute([key], lambda positions: ["x" * 98])
     missing: list[int] = []
     with EvaluationCache(file, limit=300) as cache:
-        cache.get_or_compute(keys, lambda places: missing.extend(places) or ["x"] * len(places))
+        cache.get_or_compute(keys, lambda positions: missing.extend(positions) or ["x"] * len(positions))
     assert missing == [0, 1, 2, 3, 4, 5, 6]
 
 
@@ -164,24 +164,24 @@ class Judge:
         self.name, self.sha256 = name, sha256
 
 
-def key(name: str, sha256: str, image: bytes, regions: list[list[int]], width: int = 20) -> str | None:
+def make_key(name: str, sha256: str, image: bytes, regions: list[list[int]], width: int = 20) -> str | None:
     picture = np.zeros((16, width, 3), dtype=np.uint8)
     sample = Sample(image=image, path="x", width=width, height=16)
-    shown = OriginalPicture(row=0, sample=sample, original=picture, prepared=picture, content=picture)
-    return keys_of(Judge(name, sha256), [shown], [regions])[0]
+    original = OriginalPicture(row=0, sample=sample, original=picture, prepared=picture, content=picture)
+    return keys_of(Judge(name, sha256), [original], [regions])[0]
 
 
-def test_an_answer_belongs_to_a_judge_its_weights_a_picture_and_its_regions() -> None:
+def test_key_depends_on_judge_weights_picture_and_regions() -> None:
     keys = [
-        key("judge", "1", b"picture", [[0, 0, 5, 5]]),
-        key("other", "1", b"picture", [[0, 0, 5, 5]]),
-        key("judge", "2", b"picture", [[0, 0, 5, 5]]),
-        key("judge", "1", b"other", [[0, 0, 5, 5]]),
-        key("judge", "1", b"picture", [[0, 0, 5, 6]]),
-        key("judge", "1", b"picture", [[0, 0, 5, 5], [0, 0, 5, 5]]),
-        key("judge", "1", b"picture", [[0, 0, 5, 5]], width=21),
+        make_key("judge", "1", b"picture", [[0, 0, 5, 5]]),
+        make_key("other", "1", b"picture", [[0, 0, 5, 5]]),
+        make_key("judge", "2", b"picture", [[0, 0, 5, 5]]),
+        make_key("judge", "1", b"other", [[0, 0, 5, 5]]),
+        make_key("judge", "1", b"picture", [[0, 0, 5, 6]]),
+        make_key("judge", "1", b"picture", [[0, 0, 5, 5], [0, 0, 5, 5]]),
+        make_key("judge", "1", b"picture", [[0, 0, 5, 5]], width=21),
     ]
     assert len(set(keys)) == 7
-    assert key("judge", "1", b"picture", [[0, 0, 5, 5]]) == keys[0]
-    assert key("judge", "", b"picture", [[0, 0, 5, 5]]) is None
-    assert key("judge", "1", b"picture", []) is None
+    assert make_key("judge", "1", b"picture", [[0, 0, 5, 5]]) == keys[0]
+    assert make_key("judge", "", b"picture", [[0, 0, 5, 5]]) is None
+    assert make_key("judge", "1", b"picture", []) is None

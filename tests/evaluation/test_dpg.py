@@ -1,4 +1,4 @@
-"""DPG-Bench's rules with recorded answers; every score was worked out by hand."""
+"""DPG-Bench's rules with recorded answers; every score was computed by hand."""
 
 from pathlib import Path
 
@@ -25,23 +25,29 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "dpg_bench.csv"
 
 
-def test_a_question_counts_with_its_parents(table: Path) -> None:
+def test_question_counts_only_if_its_parents_are_answered_yes(table: Path) -> None:
     questions = read_questions(str(table))
-    assert [one.number for one in questions["dog"]] == [1, 2, 3, 4]  # the first row too
+    assert [question.number for question in questions["dog"]] == [1, 2, 3, 4]  # the first row is not skipped
     assert questions["dog"][3].parents == (1, 3)
-    for no, counted in (((), (1, 1, 1, 1)), ((1,), (0, 0, 1, 0)), ((3,), (1, 1, 0, 0)), ((1, 3), (0, 0, 0, 0))):
-        answers = {number: number not in no for number in (1, 2, 3, 4)}
+    for answered_no, counted in (
+        ((), (1, 1, 1, 1)),
+        ((1,), (0, 0, 1, 0)),
+        ((3,), (1, 1, 0, 0)),
+        ((1, 3), (0, 0, 0, 0)),
+    ):
+        answers = {number: number not in answered_no for number in (1, 2, 3, 4)}
         assert tuple(apply_dependencies(questions["dog"], answers).values()) == counted
 
 
-def test_what_counts_as_yes() -> None:
-    counts = [plain_answer(said) == "yes" for said in ("yes", " Yes.\n", "YES", "no", "yes, two dogs", "")]
+def test_only_a_plain_yes_counts_as_yes() -> None:
+    counts = [plain_answer(answer) == "yes" for answer in ("yes", " Yes.\n", "YES", "no", "yes, two dogs", "")]
     assert counts == [True] * 3 + [False] * 3
 
 
-def test_a_chain_falls_whatever_its_order(tmp_path: Path) -> None:
+def test_answer_no_propagates_along_a_dependency_chain_in_any_order(tmp_path: Path) -> None:
     rows = [f"x,t,,{number},{parent},c,c,c (x),q{number}" for number, parent in ((3, 2), (2, 1), (1, 0))]
-    (tmp_path / "chain.csv").write_text("\n".join([HEADER, rows[0], ROWS[4], *rows[1:]]))  # and rows that stand apart
+    # The rows of x are not contiguous.
+    (tmp_path / "chain.csv").write_text("\n".join([HEADER, rows[0], ROWS[4], *rows[1:]]))
     questions = read_questions(str(tmp_path / "chain.csv"))["x"]
     assert apply_dependencies(questions, {1: False, 2: True, 3: True}) == {1: 0, 2: 0, 3: 0}
     assert apply_dependencies(questions, {1: True, 2: False, 3: True}) == {1: 1, 2: 0, 3: 0}
@@ -57,8 +63,8 @@ def test_a_chain_falls_whatever_its_order(tmp_path: Path) -> None:
         ("x,t,,1,0,c,c,c (x),q", "x: two questions have one number"),
     ],
 )
-def test_broken_questions_are_refused_in_a_line(row: str, message: str, tmp_path: Path) -> None:
+def test_rejects_broken_questions_with_a_one_line_error(row: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "chain.csv").write_text("\n".join([HEADER, "x,t,,1,0,c,c,c (x),q1", row]))
-    with pytest.raises(ConfigError, match=message) as refused:
+    with pytest.raises(ConfigError, match=message) as error:
         read_questions(str(tmp_path / "chain.csv"))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)

@@ -14,7 +14,7 @@ from imtok.evaluation.meters import OriginalPicture, ReconstructedPicture
 from imtok.evaluation.reconstructors import Reconstruction
 
 
-def test_similarity_falls_with_damage_and_is_one_for_the_same_picture(needs) -> None:
+def test_similarity_is_one_for_the_original_and_falls_with_compression(needs) -> None:
     judge = needs("face_judge/dlib")
     picture = data.astronaut()
     sample = Sample(image=encode(picture), path="astronaut", width=512, height=512)
@@ -29,7 +29,7 @@ def test_similarity_falls_with_damage_and_is_one_for_the_same_picture(needs) -> 
     assert scores[-1] < 0.97
 
 
-def test_no_faces_and_faces_without_landmarks() -> None:
+def test_no_faces_give_no_embeddings_and_landmarks_are_required() -> None:
     picture = np.zeros((32, 32, 3), dtype=np.uint8)
 
     class Judge:
@@ -45,7 +45,7 @@ def test_no_faces_and_faces_without_landmarks() -> None:
         embed_faces(Judge(), picture, [Face(box=(0.0, 0.0, 8.0, 8.0))])
 
 
-def test_a_judge_that_answers_no_numbers_is_named() -> None:
+def test_judge_that_outputs_nan_is_named_in_the_error() -> None:
     class Judge:
         name, sha256, input_size, template = "face_judge/broken", "", (16, 16), torch.rand(5, 2)
 
@@ -58,8 +58,8 @@ def test_a_judge_that_answers_no_numbers_is_named() -> None:
 
 
 @pytest.mark.parametrize("version", ["first", "second"])
-def test_tokbench_s_rules_on_faces_written_down(version: FaceBuckets) -> None:
-    """What is scored, in which bucket, by a judge whose embeddings turn by a known angle."""
+def test_scored_faces_and_their_buckets_follow_tokbench(version: FaceBuckets) -> None:
+    """Which faces are scored and in which bucket, with a judge that rotates each embedding by a known angle."""
     table = [(20, 10.0, True), (40, 20.0, True), (60, 30.0, True), (150, 40.0, True), (150, 90.0, False)]
 
     class Judge:
@@ -78,19 +78,19 @@ def test_tokbench_s_rules_on_faces_written_down(version: FaceBuckets) -> None:
     ]
     picture = np.zeros((512, 512, 3), dtype=np.uint8)
     sample = Sample(image=b"", path="x", width=512, height=512, faces=faces)
-    shown = [OriginalPicture(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
+    originals = [OriginalPicture(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
     meter = FaceMeter(Judge(), version)
-    seen = meter.process(
-        shown, {"one": [ReconstructedPicture(output=Reconstruction(picture), content=picture, restored=picture)]}
+    processed = meter.process(
+        originals, {"one": [ReconstructedPicture(output=Reconstruction(picture), content=picture, restored=picture)]}
     )
-    meter.add(seen, groups=[0])
-    found = meter.results("one")["face_similarity"]
-    assert found.items is not None
+    meter.add(processed, groups=[0])
+    measurement = meter.results("one")["face_similarity"]
+    assert measurement.items is not None
     # Limits of 512 px: .05, .1 and .2 of the side, or 0, .05 and .2 in the first version.
     angles, buckets, skipped = (
         ([20, 30, 40], [0, 1, 2], 2) if version == "second" else ([10, 20, 30, 40], [0, 1, 1, 2], 1)
     )
-    assert found.items.values.tolist() == pytest.approx(np.cos(np.deg2rad(angles)).tolist(), abs=1e-6)
-    assert found.items.buckets is not None
-    assert found.items.buckets.tolist() == buckets
-    assert (found.note or "").startswith(f"{skipped} faces too small or without landmarks")
+    assert measurement.items.values.tolist() == pytest.approx(np.cos(np.deg2rad(angles)).tolist(), abs=1e-6)
+    assert measurement.items.buckets is not None
+    assert measurement.items.buckets.tolist() == buckets
+    assert (measurement.note or "").startswith(f"{skipped} faces too small or without landmarks")

@@ -51,12 +51,12 @@ def test_worse_jpeg_scores_worse(pair: tuple[np.ndarray, np.ndarray]) -> None:
         assert scores == sorted(scores, reverse=True)
 
 
-def test_ssim_refuses_pictures_smaller_than_its_window() -> None:
+def test_ssim_rejects_pictures_smaller_than_its_window() -> None:
     with pytest.raises(ValueError, match="11 x 11 pixels or more, got 20 x 10"):
         ssim(torch.zeros(1, 3, 10, 20, dtype=torch.uint8), torch.zeros(1, 3, 10, 20, dtype=torch.uint8))
 
 
-def test_codebook_numbers_by_hand() -> None:
+def test_codebook_usage_and_perplexity_by_hand() -> None:
     codes = torch.tensor([[[0, 5], [0, 6]], [[1, 7], [1, 7]]])
     assert codebook_usage(codes, (4, 8)) == [0.5, 3 / 8]
     perplexity = codebook_perplexity(codes, (4, 8))
@@ -64,7 +64,7 @@ def test_codebook_numbers_by_hand() -> None:
     assert perplexity[1] == pytest.approx(2**1.5)
 
 
-def test_rate_of_table_1() -> None:
+def test_bits_per_pixel_agrees_with_the_rate_in_table_1() -> None:
     assert bits_per_pixel(1024, 14.0, 512, 512) == pytest.approx(0.0547, abs=5e-5)
 
 
@@ -76,8 +76,8 @@ def statistics(features: np.ndarray, batch: int = 7) -> FeatureStatistics:
 
 
 @pytest.mark.parametrize("count", [5, 40, 200])
-def test_frechet_distance_is_scipy_s(count: int) -> None:
-    """With fewer pictures than features, and with so many that the rows are reduced on the way."""
+def test_frechet_distance_agrees_with_scipy(count: int) -> None:
+    """With fewer pictures than features, and with so many that the collected rows are reduced in between."""
     rng = np.random.default_rng(count)
     a, b = rng.normal(0, 1, (count, 12)) @ rng.normal(0, 1, (12, 12)), rng.normal(0.5, 2, (count + 3, 12))
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
@@ -86,8 +86,8 @@ def test_frechet_distance_is_scipy_s(count: int) -> None:
     assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_frechet_distance_of_hand_made_gaussians() -> None:
-    """Of N(m, s^2 I) and N(0, I) in two dimensions: |m|^2 + 2 (s - 1)^2; four corners have exactly these moments."""
+def test_frechet_distance_of_gaussians_by_hand() -> None:
+    """For N(m, s^2 I) and N(0, I) in two dimensions: |m|^2 + 2 (s - 1)^2; the corners have exactly these moments."""
     corners = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)]) * 0.75**0.5  # unbiased covariance I
     distance = frechet_distance(statistics(3 * corners + (1, 2)), statistics(corners))
     assert distance == pytest.approx(5 + 2 * 4, abs=1e-9)

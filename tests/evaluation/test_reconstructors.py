@@ -1,4 +1,4 @@
-"""Wrong captions: every picture hears of another one, in whatever batches they come."""
+"""Tokenizers conditioned on captions, and wrong captions: those of other pictures, whatever the batches."""
 
 import dataclasses
 import html
@@ -22,13 +22,13 @@ from imtok.evaluation.wrong_captions import WrongCaptions, wrong_for
 from imtok.tokenizers.catalog import build
 
 
-def test_each_picture_hears_of_another_one() -> None:
-    known = [None if caption == "-" else caption for caption in "aab-bc-a"]
-    assert wrong_for(known) == [*"bbabab", "c", "c"]
-    assert wrong_for(known[:2]) == [None] * 2  # nothing else is known of any
+def test_each_picture_is_given_the_text_of_another_one() -> None:
+    captions = [None if caption == "-" else caption for caption in "aab-bc-a"]
+    assert wrong_for(captions) == [*"bbabab", "c", "c"]
+    assert wrong_for(captions[:2]) == [None] * 2  # there is no other text
 
 
-def test_pictures_of_one_path_do_not_hear_of_themselves() -> None:
+def test_pictures_with_the_same_path_are_given_each_other_s_caption() -> None:
     samples = [Sample(image=b"", path="x.png", width=1, height=1, captions=[caption]) for caption in ("cat", "dog")]
 
     class Set:
@@ -43,10 +43,10 @@ def test_pictures_of_one_path_do_not_hear_of_themselves() -> None:
 
     wrong = WrongCaptions(TokenizerReconstructor("a", build(presets.get("textok-debug").tokenizer), frozenset()))
     wrong.begin(Set())
-    assert wrong.hear(samples) == ["dog", "cat"]
+    assert wrong.texts_for(samples) == ["dog", "cat"]
 
 
-def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -> None:
+def test_wrong_captions_are_compared_with_the_right_ones(tmp_path: Path, hearing: str) -> None:
     synthesize(str(tmp_path / "signs"), count=12, seed=5, size=64, word_height=(12.0, 24.0))
     signs = str(tmp_path / "signs")
     metrics = ["--metrics", "psnr", "--no-checks", "--wrong-captions"]
@@ -55,11 +55,11 @@ def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -
     assert list(found.tokenizers) == ["hearing", "hearing, wrong captions"]
     (comparison,) = found.comparisons
     assert (comparison.tokenizer, comparison.baseline) == ("hearing, wrong captions", "hearing")
-    assert comparison.difference != 0  # an untrained tokenizer is swayed already
+    assert comparison.difference != 0  # even an untrained tokenizer depends on the caption
     later = evaluate(["jpeg:30", hearing], signs, metrics=["psnr"], checks=False, wrong_captions=True)
     pairs = [(one.tokenizer, one.baseline) for one in later.comparisons]
-    assert pairs == [("hearing", "jpeg:30"), ("hearing, wrong captions", "hearing")]  # whoever comes first
-    labels = {sample.path: sample.label for sample in open_dataset(signs)}  # of which alone it hears
+    assert pairs == [("hearing", "jpeg:30"), ("hearing, wrong captions", "hearing")]  # whichever tokenizer comes first
+    labels = {sample.path: sample.label for sample in open_dataset(signs)}  # the only text that it is conditioned on
     right, wrong = ({one.path: one.texts[name] for one in found.examples} for name in found.tokenizers)
     assert right == labels
     assert all(wrong[path] in set(labels.values()) - {right[path]} for path in labels)
@@ -68,14 +68,14 @@ def test_they_are_measured_beside_the_right_ones(tmp_path: Path, hearing: str) -
     assert len({sample.label for sample in open_dataset(signs)}) > 1
 
 
-def test_where_nobody_hears_captions_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_if_no_tokenizer_is_conditioned_on_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     synthesize(str(tmp_path / "signs"), count=2, size=64)
     found = evaluate("jpeg:30", str(tmp_path / "signs"), metrics=["psnr"], checks=False, wrong_captions=True)
     assert list(found.tokenizers) == ["jpeg:30"]
     assert "wrong captions: none of the tokenizers is conditioned on captions" in capsys.readouterr().out
 
 
-def test_pictures_that_it_is_told_nothing_of_are_counted(
+def test_pictures_without_captions_are_counted_and_reported(
     tmp_path: Path, hearing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     synthesize(str(tmp_path / "signs"), count=3, seed=5, size=64, word_height=(12.0, 24.0))
@@ -87,29 +87,29 @@ def test_pictures_that_it_is_told_nothing_of_are_counted(
     assert "is conditioned on captions" not in capsys.readouterr().out
 
 
-def test_the_shipped_textok_writes_what_it_is_told(needs: Callable[[str], Any]) -> None:
-    """Right captions against wrong ones and against its twin without text, on signs that none of them has seen."""
+def test_textok_nano_loses_psnr_with_wrong_captions_or_without_text(needs: Callable[[str], Any]) -> None:
+    """Right captions against wrong ones and against the counterpart without text, on signs that neither has seen."""
     needs("text_encoder/minilm")
-    known = PlainSigns(48, seed=77, size=64, split="combinations", labels=("shop", "animal", "food"), steady=True)
-    reconstructors, data = ["textok-nano", "baseline-nano"], {"known": known}
+    signs = PlainSigns(48, seed=77, size=64, split="combinations", labels=("shop", "animal", "food"), steady=True)
+    reconstructors, data = ["textok-nano", "baseline-nano"], {"known": signs}
     found = evaluate(reconstructors, data, metrics=["psnr"], checks=False, wrong_captions=True)
-    lost = {one.tokenizer: one for one in found.comparisons}
-    assert lost["textok-nano, wrong captions"].high < -10
-    assert lost["baseline-nano"].high < 0
+    comparisons = {one.tokenizer: one for one in found.comparisons}
+    assert comparisons["textok-nano, wrong captions"].high < -10
+    assert comparisons["baseline-nano"].high < 0
     assert found.score("textok-nano", "known", "psnr").low > 30
 
 
-def test_a_caption_s_bits_are_spread_over_the_picture_s_pixels() -> None:
+def test_caption_bits_are_divided_by_the_number_of_pixels() -> None:
     meter = CodeMeter({"a": (), "b": ()}, {"a": None, "b": "stated"})
     picture = np.zeros((20, 10, 3), dtype=np.uint8)
     sample = Sample(image=b"", path="x", width=10, height=20)
-    heard = Reconstruction(picture, bits_per_pixel=0.1, caption_bits=40.0)
-    drawn = {
-        name: [ReconstructedPicture(output=made, content=picture, restored=picture)]
-        for name, made in (("a", heard), ("b", Reconstruction(picture, bits_per_pixel=0.2)))
+    with_caption = Reconstruction(picture, bits_per_pixel=0.1, caption_bits=40.0)
+    reconstructions = {
+        name: [ReconstructedPicture(output=output, content=picture, restored=picture)]
+        for name, output in (("a", with_caption), ("b", Reconstruction(picture, bits_per_pixel=0.2)))
     }
-    shown = [OriginalPicture(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
-    meter.add(meter.process(shown, drawn), groups=[0])
+    originals = [OriginalPicture(row=0, sample=sample, original=picture, prepared=picture, content=picture)]
+    meter.add(meter.process(originals, reconstructions), groups=[0])
     found = meter.results("a")
     values = {metric: measured.items.values.tolist() for metric, measured in found.items() if measured.items}
     assert values == {"bits_per_pixel": [0.1], "caption_bits": [40], "bits_per_pixel_with_caption": [0.1 + 40 / 200]}

@@ -1,4 +1,4 @@
-"""What an evaluation says of how it came about."""
+"""What an evaluation records for its reproduction: command, versions and hashes."""
 
 import hashlib
 import json
@@ -14,30 +14,30 @@ from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.reproduction import command_line
 
 
-def test_the_command_can_be_given_to_a_shell() -> None:
-    given = {"size": 64, "metrics": ["psnr", "ssim"], "checks": False, "fit": "pad", "count": None}  # two as always
-    line = command_line(evaluate, ["evaluate", "a", "b c", "--data", "d"], given)
+def test_command_line_is_quoted_for_the_shell_and_omits_defaults() -> None:
+    options = {"size": 64, "metrics": ["psnr", "ssim"], "checks": False, "fit": "pad", "count": None}  # two defaults
+    line = command_line(evaluate, ["evaluate", "a", "b c", "--data", "d"], options)
     assert shlex.split(line) == [
         *("imtok", "evaluate", "a", "b c", "--data", "d", "--out", "OUT"),
         *("--size", "64", "--metrics", "psnr", "ssim", "--no-checks"),
     ]
 
 
-def test_everything_needed_stands_in_the_files(tmp_path: Path) -> None:
+def test_output_files_contain_command_versions_and_hashes(tmp_path: Path) -> None:
     for folder, brightness in (("photos", 10), ("drawn", 20)):
         (tmp_path / folder).mkdir()
         for name in ("a", "b"):
             picture = np.full((20, 30, 3), brightness, dtype=np.uint8)
             (tmp_path / folder / f"{name}.png").write_bytes(encode(picture))
-    places = [str(tmp_path / "drawn"), str(tmp_path / "photos")]
-    evaluate(places[0], places[1], tmp_path / "out", metrics=["psnr"], count=2, checks=False)
+    paths = [str(tmp_path / "drawn"), str(tmp_path / "photos")]
+    evaluate(paths[0], paths[1], tmp_path / "out", metrics=["psnr"], count=2, checks=False)
     written = json.loads((tmp_path / "out/metrics.json").read_text())
-    expected = f"imtok evaluate {places[0]} --data {places[1]} --out OUT --metrics psnr --count 2 --no-checks"
+    expected = f"imtok evaluate {paths[0]} --data {paths[1]} --out OUT --metrics psnr --count 2 --no-checks"
     assert written["command"] == expected
     assert written["versions"]["torch"] == torch.__version__
     files = [(tmp_path / "drawn" / name).read_bytes() for name in ("a.png", "b.png")]
     sums = b"".join(hashlib.sha256(file).digest() for file in files)
-    assert written["tokenizers"][places[0]]["sha256"] == hashlib.sha256(sums).hexdigest()
+    assert written["tokenizers"][paths[0]]["sha256"] == hashlib.sha256(sums).hexdigest()
     (about,) = written["data"]
     assert about["paths_sha256"] == hashlib.sha256(b"a.png\nb.png\n").hexdigest()
     page = (tmp_path / "out/report.html").read_text()
@@ -45,7 +45,7 @@ def test_everything_needed_stands_in_the_files(tmp_path: Path) -> None:
         assert text in page
 
 
-def test_sets_in_memory_have_no_command(tmp_path: Path) -> None:
+def test_no_command_is_recorded_for_sets_in_memory(tmp_path: Path) -> None:
     picture = encode(np.zeros((20, 30, 3), dtype=np.uint8))
     signs = InMemoryDataset([Sample(image=picture, path="a.png", width=30, height=20)])
     evaluate("jpeg:30", {"some signs": signs}, tmp_path, metrics=["psnr"], checks=False)

@@ -14,20 +14,20 @@ from imtok.pretrained import ExtractedFeatures, FeatureExtractor
 
 
 def test_frechet_distance_of_given_moments_is_the_closed_form() -> None:
-    """Of Gaussians with commuting covariances: |m_a - m_b|^2 + sum of (sqrt a - sqrt b)^2 over the shared axes."""
+    """For Gaussians with commuting covariances: |m_a - m_b|^2 + sum of (sqrt a - sqrt b)^2 over the shared axes."""
     rng = np.random.default_rng(0)
     axes = np.linalg.qr(rng.normal(size=(6, 6)))[0]
     a, b = np.array([0, 1, 4, 9, 16, 25.0]), np.array([1, 1, 1, 0, 4, 36.0])  # singular ones too
     mean = rng.normal(size=6)
     sets = [Moments(torch.tensor(m), torch.tensor(axes * v @ axes.T)) for m, v in ((mean, a), (0 * mean, b))]
     expected = mean @ mean + np.square(np.sqrt(a) - np.sqrt(b)).sum()
-    assert frechet_distance(*sets) == pytest.approx(expected, rel=1e-6)  # roots of zero cost half the digits
+    assert frechet_distance(*sets) == pytest.approx(expected, rel=1e-6)  # square roots of zero lose half the digits
     assert frechet_distance(sets[0], sets[0]) == pytest.approx(0, abs=1e-6)
-    nowhere = Moments(sets[0].mean * torch.nan, sets[0].covariance)
-    assert math.isnan(frechet_distance(nowhere, sets[1]))  # and not a perfect 0
+    undefined = Moments(sets[0].mean * torch.nan, sets[0].covariance)
+    assert math.isnan(frechet_distance(undefined, sets[1]))  # not 0, the best score
 
 
-def test_moments_are_numpy_s_and_stand_for_the_pictures() -> None:
+def test_moments_agree_with_numpy_and_replace_the_statistics() -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8))
     statistics, other = FeatureStatistics(), FeatureStatistics()
@@ -41,7 +41,7 @@ def test_moments_are_numpy_s_and_stand_for_the_pictures() -> None:
 
 
 def test_class_score_by_hand() -> None:
-    """Certain of four classes equally often: 4. Never certain: 1. Batches make no difference."""
+    """Four classes, certain and equally frequent: 4. Uniform predictions: 1. Batches make no difference."""
     certain, unsure = ClassScore(), ClassScore()
     for batch in (torch.eye(4) * 1e4).split(3):
         certain.add(batch)
@@ -52,13 +52,13 @@ def test_class_score_by_hand() -> None:
         ClassScore().value()
 
 
-def test_parts_are_disjoint_even_and_mixed() -> None:
+def test_parts_are_disjoint_balanced_and_shuffled() -> None:
     parts = disjoint_parts(103, 10)
     assert sorted(np.bincount(parts, minlength=10).tolist()) == [10] * 7 + [11] * 3
-    assert len(set(parts[:30].tolist())) > 5  # pictures that lie side by side may be of one class
+    assert len(set(parts[:30].tolist())) > 5  # adjacent pictures may be of one class
 
 
-def test_inception_score_is_torch_fidelity_s_whatever_the_batches_and_groups() -> None:
+def test_inception_score_agrees_with_torch_fidelity_for_any_batches() -> None:
     fidelity = pytest.importorskip("torch_fidelity.metric_isc")
     logits = torch.randn(63, 20, generator=torch.Generator().manual_seed(0)) * 3
     meter = InceptionMeter(Stub().freeze(), total=len(logits))  # pyright: ignore[reportArgumentType]
@@ -71,8 +71,8 @@ def test_inception_score_is_torch_fidelity_s_whatever_the_batches_and_groups() -
     assert np.std(ours.parts) == pytest.approx(theirs["inception_score_std"], rel=1e-9)
 
 
-def test_the_parts_of_a_frechet_distance_are_whole_groups() -> None:
-    """Each group is moved by another distance, whose square is the Fréchet distance of what was only moved."""
+def test_parts_of_a_frechet_distance_consist_of_whole_groups() -> None:
+    """Each group is shifted by a different distance; the Fréchet distance of a pure shift is its squared length."""
     points = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double()
     meter = FrechetMeter(Stub().freeze(), "fd_inception")  # pyright: ignore[reportArgumentType]
     for batch in range(2):  # pictures of a group come in several batches
@@ -84,11 +84,11 @@ def test_the_parts_of_a_frechet_distance_are_whole_groups() -> None:
     assert found.parts == pytest.approx([3 * group**2 for group in range(4)], abs=1e-4)
 
 
-def test_the_parts_of_a_set_together_are_the_set() -> None:
+def test_joined_parts_equal_the_statistics_of_the_whole_set() -> None:
     features = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)).double() @ torch.randn(4, 4).double()
     parted = PartedStatistics()
     for rows in torch.arange(60).split(7):
-        parted.add(features[rows], rows % 3)  # and one part is empty
+        parted.add(features[rows], rows % 3)  # one part stays empty
     found = parted.whole().moments()
     assert parted.whole().count == 60
     assert np.allclose(found.mean, features.mean(0).numpy(), atol=1e-12)
@@ -106,7 +106,7 @@ class Stub(FeatureExtractor):
         pytest.fail("the meter adds what was described before")
 
 
-def by_scipy(points: np.ndarray, centres: np.ndarray, k: int) -> np.ndarray:
+def covered_by_scipy(points: np.ndarray, centres: np.ndarray, k: int) -> np.ndarray:
     """Whether a point is no farther from some centre than that centre's k-th neighbour."""
     own = cdist(centres, centres)
     np.fill_diagonal(own, np.inf)
@@ -115,15 +115,15 @@ def by_scipy(points: np.ndarray, centres: np.ndarray, k: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_coverage_is_that_of_brute_force(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coverage_agrees_with_brute_force(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imtok.evaluation.set_metrics._BLOCK", 17)
     rng = np.random.default_rng(k)
-    real, drawn = rng.normal(size=(60, 5)), rng.normal(0.7, 0.6, size=(45, 5))
-    real_t, drawn_t = torch.tensor(real), torch.tensor(drawn)
-    precision = covered(drawn_t, real_t, neighbour_radii(real_t, k)).numpy()
-    recall = covered(real_t, drawn_t, neighbour_radii(drawn_t, k)).numpy()
-    assert (precision == by_scipy(drawn, real, k)).all()
-    assert (recall == by_scipy(real, drawn, k)).all()
-    assert 0 < recall.mean() < precision.mean() < 1  # narrower than the real ones
+    real, generated = rng.normal(size=(60, 5)), rng.normal(0.7, 0.6, size=(45, 5))
+    real_t, generated_t = torch.tensor(real), torch.tensor(generated)
+    precision = covered(generated_t, real_t, neighbour_radii(real_t, k)).numpy()
+    recall = covered(real_t, generated_t, neighbour_radii(generated_t, k)).numpy()
+    assert (precision == covered_by_scipy(generated, real, k)).all()
+    assert (recall == covered_by_scipy(real, generated, k)).all()
+    assert 0 < recall.mean() < precision.mean() < 1  # the generated distribution is narrower than the real one
     with pytest.raises(ValueError, match="need 4 pictures or more, got 3"):
         neighbour_radii(real_t[:3], 3)

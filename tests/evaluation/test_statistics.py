@@ -17,7 +17,7 @@ def items(
     )
 
 
-def test_the_interval_is_the_normal_one_for_independent_items() -> None:
+def test_interval_agrees_with_the_normal_one_for_independent_items() -> None:
     values = np.random.default_rng(0).normal(3, 2, 400)
     found = interval(items(values))
     error = values.std() / 400**0.5
@@ -26,20 +26,20 @@ def test_the_interval_is_the_normal_one_for_independent_items() -> None:
     assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
 
 
-def test_close_ups_of_one_picture_are_drawn_together() -> None:
+def test_close_ups_of_one_picture_are_resampled_together() -> None:
     """Ten equal copies of each number carry no more information than one."""
     values = np.random.default_rng(1).normal(0, 1, 40)
     alone, copied = interval(items(values)), interval(items(values.repeat(10), groups=np.arange(40).repeat(10)))
     assert copied.high - copied.low == pytest.approx(alone.high - alone.low, rel=0.05)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words of pictures that are hard or easy as a whole, of two sizes, read by two tokenizers that share the pictures.
+def test_intervals_have_nominal_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words of two sizes, in pictures that are hard or easy as a whole, from two tokenizers on the same pictures.
 
-    Small words are read with a chance of .3, the fewer large ones of .6, and .1 more by the second tokenizer. An
-    interval that forgot pictures or sizes would miss the truth, one that forgot pairs would be much too wide.
+    Small words are read with a probability of .3, the fewer large ones of .6, and .1 more for the second tokenizer.
+    Intervals that ignored pictures or sizes would miss the true value, those that ignored pairs would be much too wide.
     """
-    monkeypatch.setattr("imtok.evaluation.statistics.RESAMPLES", 400)  # enough for this
+    monkeypatch.setattr("imtok.evaluation.statistics.RESAMPLES", 400)  # sufficient here
     rng = np.random.default_rng(2)
     trials, pictures = 120, 60
     covered = dict.fromkeys(("mean", "difference", "without pictures", "without sizes"), 0)
@@ -47,9 +47,9 @@ def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch: pytest.Monk
     for _ in range(trials):
         groups = np.repeat(np.arange(pictures), rng.integers(3, 10, pictures))
         buckets = rng.binomial(1, 0.2, len(groups))
-        chance = 0.3 + 0.3 * buckets + rng.choice([-0.3, 0.3], pictures)[groups]
-        luck = rng.random(len(groups))  # shared too
-        first, second = (items(luck < chance + more, groups, buckets, names=2) for more in (0, 0.1))
+        probability = 0.3 + 0.3 * buckets + rng.choice([-0.3, 0.3], pictures)[groups]
+        uniform = rng.random(len(groups))  # shared by the tokenizers too
+        first, second = (items(uniform < probability + gain, groups, buckets, names=2) for gain in (0, 0.1))
         alone, mixed = items(first.values, buckets=buckets, names=2), items(first.values, groups)
         found, difference = interval(first), paired_difference(second, first)
         for name, one, truth in (
@@ -67,7 +67,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch: pytest.Monk
     assert np.mean(widths) < 0.5
 
 
-def test_buckets_count_alike_and_small_ones_not_at_all() -> None:
+def test_buckets_have_equal_weight_and_small_ones_are_ignored() -> None:
     large, small = MIN_ITEMS * 5, MIN_ITEMS
     values = np.r_[np.zeros(large), np.ones(small), np.full(MIN_ITEMS - 1, 50.0)]
     buckets = np.r_[np.zeros(large), np.ones(small), np.full(MIN_ITEMS - 1, 2)].astype(np.int64)
@@ -85,21 +85,21 @@ def test_a_set_with_small_buckets_only_still_has_a_mean() -> None:
         interval(items(np.array([])))
 
 
-def test_groups_without_items_and_uncounted_ones_change_nothing() -> None:
+def test_interval_is_unchanged_by_empty_and_ignored_groups() -> None:
     values = np.random.default_rng(4).normal(0, 1, 30)
     apart = items(values, groups=np.arange(30) * 7 + 3)
     assert interval(apart) == interval(items(values))
     few = np.r_[values, np.full(5, 100.0)]
     buckets = np.r_[np.zeros(30), np.ones(5)].astype(np.int64)
     of_few, of_all = interval(items(few, buckets=buckets, names=2)), interval(items(values))
-    # Another grouping may add in another order, which on some processors shows in the last bit.
+    # Another grouping may change the order of summation, which on some processors changes the last bit.
     assert (of_few.value, of_few.low, of_few.high) == pytest.approx((of_all.value, of_all.low, of_all.high), rel=1e-12)
 
 
-def test_pairing_takes_out_what_both_share() -> None:
+def test_pairing_removes_shared_variation() -> None:
     rng = np.random.default_rng(3)
-    hard = rng.normal(0, 10, 300)
-    ours, theirs = items(hard + 0.5 + rng.normal(0, 0.1, 300)), items(hard)
+    shared = rng.normal(0, 10, 300)
+    ours, theirs = items(shared + 0.5 + rng.normal(0, 0.1, 300)), items(shared)
     found = paired_difference(ours, theirs)
     assert found.value == pytest.approx(0.5, abs=0.03)
     assert 0.45 < found.low < found.high < 0.55
@@ -107,7 +107,7 @@ def test_pairing_takes_out_what_both_share() -> None:
     assert apart.high - apart.low > 20 * (found.high - found.low)
 
 
-def test_only_the_same_items_can_be_compared() -> None:
+def test_paired_difference_rejects_different_items_and_no_items() -> None:
     with pytest.raises(ValueError, match="same pictures"):
         paired_difference(items(np.zeros(3)), items(np.zeros(3), groups=np.array([0, 0, 1])))
     with pytest.raises(ValueError, match="same pictures"):
@@ -123,7 +123,7 @@ def test_few_groups_give_no_interval() -> None:
     assert np.isfinite(interval(items(np.arange(40.0), groups=np.arange(40) % MIN_GROUPS)).low)
 
 
-def test_what_is_not_finite_stays_out_of_every_mean() -> None:
+def test_non_finite_values_are_excluded_from_every_mean() -> None:
     values = np.repeat([1.0, np.nan, 3.0, 5.0, np.inf], MIN_ITEMS)
     faces = items(values, buckets=np.repeat([0, 0, 0, 1, 1], MIN_ITEMS), names=2)
     score = score_of(Measurement(items=faces, note="rule"), frozenset())
@@ -133,12 +133,12 @@ def test_what_is_not_finite_stays_out_of_every_mean() -> None:
     assert score.note == f"rule; {2 * MIN_ITEMS} that are not finite are left out"
 
 
-def test_less_is_better_where_the_label_says_so() -> None:
-    def fell(metric: str) -> Comparison:
-        of = {"tokenizer": "b", "baseline": "a", "data": "x", "count": 9}
-        return Comparison(metric=metric, difference=-0.1, low=-0.2, high=-0.05, **of)
+def test_lower_is_better_for_metrics_labelled_so() -> None:
+    def decrease(metric: str) -> Comparison:
+        fields = {"tokenizer": "b", "baseline": "a", "data": "x", "count": 9}
+        return Comparison(metric=metric, difference=-0.1, low=-0.2, high=-0.05, **fields)
 
-    assert [fell(metric).better for metric in ("lpips", "vgg16_distance", "psnr", "face_similarity")] == [
+    assert [decrease(metric).better for metric in ("lpips", "vgg16_distance", "psnr", "face_similarity")] == [
         True,
         True,
         False,

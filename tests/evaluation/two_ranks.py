@@ -1,6 +1,8 @@
-"""Run by test_ranks.py in two processes: commands one after another, and what each process answers and says.
+"""Run commands one after another in the processes of test_ranks.py, and record each process's exit codes and output.
 
-python two_ranks.py FOLDER, which holds commands.json and gets RANK.json
+python two_ranks.py FOLDER
+
+FOLDER contains commands.json; process N writes rankN.json there.
 """
 
 import contextlib
@@ -14,27 +16,27 @@ from imtok import pretrained
 from imtok.cli import main
 from imtok.layers.collective import process_group, rank
 
-load = pretrained.load
+original_load = pretrained.load
 
 
-def away(name: str, file: Any = None) -> Any:
+def raise_missing_weights(name: str, file: Any = None) -> Any:
     raise pretrained.MissingWeights(f"{name} is away")
 
 
-def answers(folder: Path) -> None:
-    found = []
+def run_commands(folder: Path) -> None:
+    results = []
     with process_group():
-        for lacking, command, _ in json.loads((folder / "commands.json").read_text()):
-            pretrained.load = away if lacking == rank() else load
-            said = io.StringIO()
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        for rank_without_networks, command, _ in json.loads((folder / "commands.json").read_text()):
+            pretrained.load = raise_missing_weights if rank_without_networks == rank() else original_load
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 try:
                     code = main(command)
-                except SystemExit as ended:
-                    code = ended.code
-            found.append((code, said.getvalue()))
-        (folder / f"rank{rank()}.json").write_text(json.dumps(found))
+                except SystemExit as exit_error:
+                    code = exit_error.code
+            results.append((code, output.getvalue()))
+        (folder / f"rank{rank()}.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
-    answers(Path(sys.argv[1]))
+    run_commands(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""What every generator must fulfil."""
+"""Checks that every autoregressive generator must pass."""
 
 import itertools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def assert_steps_agree() -> Callable[..., None]:
 def _assert_steps_agree(
     model: AutoregressiveGenerator, codes: torch.Tensor, conditions: Conditions, tolerance: float = 1e-5
 ) -> None:
-    """Step by step, with a cache, the logits are those of all places at once."""
+    """Step-by-step logits, computed with a cache, equal those of one pass over all tokens."""
     expected = model(codes, conditions)
     session = model.begin(conditions)
     cache = model.head.new_cache(len(conditions))
@@ -47,15 +47,15 @@ def assert_bf16_is_near() -> Callable[..., None]:
 
 @torch.no_grad()
 def _assert_bf16_is_near(model: AutoregressiveGenerator, codes: torch.Tensor, conditions: Conditions) -> None:
-    """Of rounded weights the logits are those of exact ones but for the rounding, step by step too."""
+    """With weights in bf16, logits equal the fp32 ones up to rounding, both in one pass and step by step."""
     exact = model(codes, conditions)
     model.cast(torch.bfloat16)
     for rounded, logits in zip(model(codes, conditions), exact, strict=True):
         assert 0 < (rounded.float() - logits).norm() / logits.norm() < 0.02
     _assert_steps_agree(model, codes, conditions, tolerance=0.1)
     assert all(buffer.dtype == torch.float32 for buffer in model.buffers() if buffer.is_floating_point())
-    drawn = model.sample(conditions, range(len(conditions)), SamplingConfig(guidance_scale=(2.0,)))
-    assert drawn.shape == codes.shape
+    sampled = model.sample(conditions, range(len(conditions)), SamplingConfig(guidance_scale=(2.0,)))
+    assert sampled.shape == codes.shape
 
 
 @pytest.fixture
@@ -65,29 +65,29 @@ def enumerate_pictures() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
 
 @torch.no_grad()
 def _enumerate_pictures(model: AutoregressiveGenerator, condition: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every picture and how often a sampler would draw it: the product of its codes' shares, one after the other."""
-    places = list(itertools.product(*map(range, model.codebook_sizes)))
-    every = torch.tensor(list(itertools.product(places, repeat=model.tokens)))
-    session, cache = model.begin([condition] * len(every)), model.head.new_cache(len(every))
-    share = torch.ones(len(every), dtype=torch.double)
+    """Return all possible pictures and their probabilities: products of their codes' conditional probabilities."""
+    tokens = list(itertools.product(*map(range, model.codebook_sizes)))
+    pictures = torch.tensor(list(itertools.product(tokens, repeat=model.tokens)))
+    session, cache = model.begin([condition] * len(pictures)), model.head.new_cache(len(pictures))
+    probability = torch.ones(len(pictures), dtype=torch.double)
     for token in range(model.tokens):
 
         def pick(logits: torch.Tensor, index: int, token: int = token) -> torch.Tensor:
-            nonlocal share
+            nonlocal probability
             weights = (logits + model.shared_logits(session.hidden, index)).double().exp()
-            codes = every[:, token, index]
-            share = share * weights.gather(1, codes[:, None])[:, 0] / weights.sum(1)
+            codes = pictures[:, token, index]
+            probability = probability * weights.gather(1, codes[:, None])[:, 0] / weights.sum(1)
             return codes
 
         model.head.draw(session.hidden, model.embedding, pick, cache)
         if token + 1 < model.tokens:
-            session.advance(every[:, token])
-    return every, share
+            session.advance(pictures[:, token])
+    return pictures, probability
 
 
 @pytest.fixture
 def assert_guided_steps_agree(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """What `sample` draws from are the uncached logits, guided by each codebook's own scale, which rises."""
+    """`sample` samples from the uncached logits, guided by each codebook's own scale, which rises over the tokens."""
 
     @torch.no_grad()
     def check(model: AutoregressiveGenerator, conditions: Conditions) -> None:
@@ -102,12 +102,12 @@ def assert_guided_steps_agree(monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         monkeypatch.setattr(autoregressive, "sample_code", spy)
         settings = SamplingConfig(guidance_scale=scales, guidance_schedule="linear")
         codes = model.sample(conditions, range(len(conditions)), settings)
-        told, unconditional = model(codes, conditions), model(codes, [None] * len(conditions))
+        conditional, unconditional = model(codes, conditions), model(codes, [None] * len(conditions))
         steps = iter(seen)
         for token in range(model.tokens):
-            for full, yes, no in zip(scales, told, unconditional, strict=True):
+            for full, cond, uncond in zip(scales, conditional, unconditional, strict=True):
                 scale = 1 + (full - 1) * token / (model.tokens - 1)
-                expected = no[:, token] + scale * (yes - no)[:, token]
+                expected = uncond[:, token] + scale * (cond - uncond)[:, token]
                 assert torch.allclose(next(steps), expected, atol=1e-4)
         assert next(steps, None) is None
 

@@ -1,4 +1,4 @@
-"""To noise and back: diffusers' DDIM, the algebra of what is predicted, and a mixture whose denoiser is known."""
+"""Diffusion against diffusers' samplers, algebra of the prediction targets, and a mixture with a known denoiser."""
 
 import dataclasses
 import itertools
@@ -33,14 +33,14 @@ def noise(*shape: int) -> torch.Tensor:
 
 
 def network(noisy: torch.Tensor, time: float) -> torch.Tensor:
-    """Some function of both that is far from the truth."""
+    """An arbitrary function of both inputs, far from a good prediction."""
     return torch.sin(3 * noisy + time / 100) + 0.3 * noisy.roll(1, 1)
 
 
 @pytest.mark.parametrize("steps", [1, 50, 250])
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 @pytest.mark.parametrize(("ours", "theirs"), [("v", "v_prediction"), ("noise", "epsilon"), ("clean", "sample")])
-def test_ddim_is_that_of_diffusers(steps: int, spacing: Spacing, ours: Prediction, theirs: str) -> None:
+def test_ddim_matches_diffusers(steps: int, spacing: Spacing, ours: Prediction, theirs: str) -> None:
     scheduler = DDIMScheduler(
         beta_start=1e-4,
         beta_end=0.02,
@@ -53,19 +53,19 @@ def test_ddim_is_that_of_diffusers(steps: int, spacing: Spacing, ours: Predictio
     diffusion = Diffusion(DiffusionConfig(prediction=ours))
     assert diffusion.timesteps(steps, spacing) == [*scheduler.timesteps.tolist(), -1]
     theirs_now = noise(3, 5, 8)
-    share = 0.2 if ours == "noise" else 1.0  # dividing by alpha = .006 blows a wrong noise up, and rounding with it
+    factor = 0.2 if ours == "noise" else 1.0  # dividing by alpha = .006 amplifies a wrong noise and its rounding
     for time in scheduler.timesteps:
-        said = share * network(theirs_now, time.item())
-        theirs_now = scheduler.step(said, time, theirs_now, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
-    found = diffusion.sample(lambda x, time: share * network(x, time), noise(3, 5, 8), steps, spacing)
+        pred = factor * network(theirs_now, time.item())
+        theirs_now = scheduler.step(pred, time, theirs_now, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
+    found = diffusion.sample(lambda x, time: factor * network(x, time), noise(3, 5, 8), steps, spacing)
     tolerance = 1e-5 * theirs_now.abs().max().clamp_min(1.0).item()
     assert torch.allclose(found, theirs_now, atol=tolerance, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside the solver
 @pytest.mark.parametrize("steps", [75, 150])
-def test_steps_that_do_not_divide_1000_go_to_the_next_visited_time(steps: int) -> None:
-    """As diffusers' DPM-Solver++ of first order, which is DDIM too, goes; its DDIM visits the same times."""
+def test_steps_not_dividing_1000_step_to_the_next_visited_time(steps: int) -> None:
+    """Matches diffusers' first-order DPM-Solver++, which is DDIM too; diffusers' DDIM visits the same times."""
     shared: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
     shared |= {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
     ddim, solver = DDIMScheduler(**shared), DPMSolverMultistepScheduler(**shared, solver_order=1)
@@ -77,10 +77,10 @@ def test_steps_that_do_not_divide_1000_go_to_the_next_visited_time(steps: int) -
         theirs = solver.step(network(theirs, time.item()), time, theirs, return_dict=False)[0]
     found = diffusion.sample(network, noise(3, 5, 8), steps)
     assert torch.allclose(found, theirs, atol=1e-5 * theirs.abs().max().clamp_min(1.0).item(), rtol=0)
-    assert diffusion.timesteps(steps, "leading")[0] == {75: 987, 150: 993}[steps]  # theirs: 962 and 894
+    assert diffusion.timesteps(steps, "leading")[0] == {75: 987, 150: 993}[steps]  # diffusers: 962 and 894
 
 
-def test_rectified_flow_is_euler_s_method_of_diffusers() -> None:
+def test_rectified_flow_matches_the_euler_sampler_of_diffusers() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(sigmas=[1 - index / 20 for index in range(20)])
     theirs = noise(3, 5, 8)
@@ -91,18 +91,18 @@ def test_rectified_flow_is_euler_s_method_of_diffusers() -> None:
 
 @pytest.mark.parametrize("prediction", ["v", "noise", "clean", "velocity"])
 @pytest.mark.parametrize("path", ["variance_preserving", "straight"])
-def test_what_is_predicted_tells_data_from_noise(path: NoisePath, prediction: Prediction) -> None:
+def test_prediction_target_determines_clean_data_and_noise(path: NoisePath, prediction: Prediction) -> None:
     diffusion = Diffusion(DiffusionConfig(path=path))
     clean, added, times = noise(6, 4, 3), noise(2, 6, 4, 3)[1], torch.tensor([1.0, 20, 300, 600, 800, 990])
     alpha, sigma = (level[:, None, None].double() for level in diffusion.alpha_sigma(times))
     mixed = alpha * clean + sigma * added
-    said = prediction_target(prediction, clean.double(), added.double(), alpha, sigma)
-    found = predicted_clean_and_noise(prediction, mixed, said, alpha, sigma)
-    for one, wanted in zip(found, (clean, added), strict=True):
-        assert torch.allclose(one, wanted.double(), atol=1e-6)
+    target = prediction_target(prediction, clean.double(), added.double(), alpha, sigma)
+    found = predicted_clean_and_noise(prediction, mixed, target, alpha, sigma)
+    for recovered, expected in zip(found, (clean, added), strict=True):
+        assert torch.allclose(recovered, expected.double(), atol=1e-6)
 
 
-def test_the_levels_are_the_chain_s() -> None:
+def test_alpha_and_sigma_match_the_noise_schedule() -> None:
     alpha, sigma = Diffusion(DiffusionConfig()).alpha_sigma(torch.tensor([-1.0, 0, 999]))
     assert alpha.square().tolist() == pytest.approx([1, 1 - 1e-4, 4.0358e-5], rel=1e-4)
     assert (alpha.square() + sigma.square()).tolist() == pytest.approx([1, 1, 1])
@@ -112,7 +112,7 @@ def test_the_levels_are_the_chain_s() -> None:
 
 
 @pytest.mark.parametrize("config", [DiffusionConfig(), FLOW], ids=["ddim", "flow"])
-def test_training_draws_all_times_alike(config: DiffusionConfig) -> None:
+def test_training_times_are_sampled_uniformly(config: DiffusionConfig) -> None:
     torch.manual_seed(0)
     times = Diffusion(config).sample_timesteps(20_000)
     assert 0 <= times.min() < 2
@@ -121,20 +121,20 @@ def test_training_draws_all_times_alike(config: DiffusionConfig) -> None:
     assert times.std() == pytest.approx(1000 / 12**0.5, rel=0.02)
 
 
-MEANS, SHARES, WIDTH = torch.tensor([[-1.0, 0.5], [1.5, 1.0], [0.5, -2.0]]), torch.tensor([0.5, 0.3, 0.2]), 0.2
+MEANS, WEIGHTS, WIDTH = torch.tensor([[-1.0, 0.5], [1.5, 1.0], [0.5, -2.0]]), torch.tensor([0.5, 0.3, 0.2]), 0.2
 
 
 def expected_clean(noisy: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
-    """The mean of a Gaussian mixture's points, given them with noise: what an optimal network knows."""
+    """Return the posterior mean of a Gaussian mixture's points given noisy ones: an optimal network's prediction."""
     variance = alpha**2 * WIDTH**2 + sigma**2
-    away = noisy[:, :, None] - alpha * MEANS  # batch, 1, components, 2
-    belongs = (SHARES.log() - away.square().sum(3) / (2 * variance)).softmax(2)
-    nearest = MEANS + alpha * WIDTH**2 / variance * away
-    return (belongs[..., None] * nearest).sum(2)
+    offset = noisy[:, :, None] - alpha * MEANS  # batch, 1, components, 2
+    responsibility = (WEIGHTS.log() - offset.square().sum(3) / (2 * variance)).softmax(2)
+    component_mean = MEANS + alpha * WIDTH**2 / variance * offset
+    return (responsibility[..., None] * component_mean).sum(2)
 
 
 @pytest.mark.parametrize("config", [DiffusionConfig(), FLOW], ids=["ddim", "flow"])
-def test_an_optimal_denoiser_brings_the_data_back(config: DiffusionConfig) -> None:
+def test_optimal_denoiser_recovers_the_data_distribution(config: DiffusionConfig) -> None:
     diffusion = Diffusion(config)
 
     def predict(noisy: torch.Tensor, time: float) -> torch.Tensor:
@@ -143,13 +143,13 @@ def test_an_optimal_denoiser_brings_the_data_back(config: DiffusionConfig) -> No
         added = (noisy - alpha * clean) / sigma
         return added - clean if config.prediction == "velocity" else alpha * added - sigma * clean
 
-    drawn = diffusion.sample(predict, noise(8000, 1, 2), 100)[:, 0]
-    component = (drawn[:, None] - MEANS).norm(dim=2).argmin(1)
-    for index, (mean, share) in enumerate(zip(MEANS, SHARES, strict=True)):
-        own = drawn[component == index]
-        assert len(own) / len(drawn) == pytest.approx(share.item(), abs=0.02)
-        assert torch.allclose(own.mean(0), mean, atol=0.02)
-        assert torch.allclose(own.T.cov(), torch.eye(2) * WIDTH**2, atol=0.006)
+    samples = diffusion.sample(predict, noise(8000, 1, 2), 100)[:, 0]
+    component = (samples[:, None] - MEANS).norm(dim=2).argmin(1)
+    for index, (mean, weight) in enumerate(zip(MEANS, WEIGHTS, strict=True)):
+        members = samples[component == index]
+        assert len(members) / len(samples) == pytest.approx(weight.item(), abs=0.02)
+        assert torch.allclose(members.mean(0), mean, atol=0.02)
+        assert torch.allclose(members.T.cov(), torch.eye(2) * WIDTH**2, atol=0.006)
 
 
 def test_guidance_rises_from_one_to_the_scale() -> None:
@@ -166,17 +166,17 @@ def test_guidance_rises_from_one_to_the_scale() -> None:
     }
 
 
-def test_guidance_of_one_is_none_and_zero_is_unconditional() -> None:
-    told, unconditional = noise(2, 3, 8), noise(4, 3, 8)[2:]
-    both = torch.cat([told, unconditional])
-    assert torch.equal(classifier_free_guidance(both, 1.0), told)
+def test_guidance_of_one_is_conditional_and_of_zero_unconditional() -> None:
+    conditional, unconditional = noise(2, 3, 8), noise(4, 3, 8)[2:]
+    both = torch.cat([conditional, unconditional])
+    assert torch.equal(classifier_free_guidance(both, 1.0), conditional)
     assert torch.equal(classifier_free_guidance(both, 0.0), unconditional)
     assert torch.allclose(
-        classifier_free_guidance(both, 3.0), unconditional + 3 * (told - unconditional)
-    )  # on every one of the 8 channels
+        classifier_free_guidance(both, 3.0), unconditional + 3 * (conditional - unconditional)
+    )  # on all 8 channels
 
 
-def test_noise_is_the_seed_s_alone() -> None:
+def test_noise_depends_only_on_the_seed() -> None:
     together = gaussian_noise([3, 4, 5], 6, 8)
     assert torch.equal(together[1:2], gaussian_noise([4], 6, 8))
     assert gaussian_noise([], 6, 8).shape == (0, 6, 8)
@@ -200,7 +200,7 @@ def test_noise_is_the_seed_s_alone() -> None:
         (lambda: DiffusionConfig(path="straight", prediction="noise"), "which then says nothing of data"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(make, message: str) -> None:
+def test_rejects_invalid_settings(make, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)

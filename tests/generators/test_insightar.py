@@ -1,4 +1,4 @@
-"""InsightAR over a tiny Llama: cached equals uncached, padding means nothing, codes are the tokenizer's vectors."""
+"""InsightAR on a tiny Llama: cached logits equal uncached, padding has no influence, codes use tokenizer vectors."""
 
 import dataclasses
 import itertools
@@ -41,7 +41,7 @@ def small(head: HeadKind = "mlp", **changes: object) -> InsightAR:
     config = dataclasses.replace(SMALL, head=head, **changes)  # pyright: ignore[reportArgumentType]
     model = InsightAR(config, ByteTokenizer(config.max_prompt_tokens)).eval()
     for name, parameter in model.named_parameters():
-        if "classifiers" in name:  # they start at zero, and would hide every mistake
+        if "classifiers" in name:  # initialized to zero, they would hide every error
             torch.nn.init.normal_(parameter, std=0.5)
     for index in range(len(config.codebook_sizes)):
         torch.nn.init.normal_(model.get_buffer(f"codebook_{index}"))
@@ -56,7 +56,7 @@ def some_codes(model: InsightAR, batch: int = 3) -> torch.Tensor:
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("head", ["mlp", "linear", "factorized"])
-def test_step_by_step_gives_the_logits_of_all_at_once_guided_or_not(
+def test_cached_logits_equal_uncached_with_and_without_guidance(
     k: int, head: HeadKind, assert_steps_agree, assert_guided_steps_agree
 ) -> None:
     model = small(head, codebook_sizes=(7, 5, 4)[:k], codebook_dims=(3,) * k)
@@ -65,12 +65,12 @@ def test_step_by_step_gives_the_logits_of_all_at_once_guided_or_not(
 
 
 @pytest.mark.parametrize("head", ["mlp", "factorized"])
-def test_weights_in_bf16_say_almost_the_same(head: HeadKind, assert_bf16_is_near) -> None:
+def test_bf16_logits_are_close_to_fp32(head: HeadKind, assert_bf16_is_near) -> None:
     model = small(head, code_similarity=True, grid_embedding=True)
     assert_bf16_is_near(model, some_codes(model), PROMPTS)
 
 
-def test_the_next_place_on_the_grid_is_told_alike_step_by_step(assert_steps_agree, assert_guided_steps_agree) -> None:
+def test_cached_logits_equal_uncached_with_grid_embedding(assert_steps_agree, assert_guided_steps_agree) -> None:
     model = small(grid_embedding=True, token_shape=(2, 3))
     assert_steps_agree(model, some_codes(model), PROMPTS)
     assert_guided_steps_agree(model, ["a red sign", "STOP"])
@@ -80,7 +80,7 @@ def test_the_next_place_on_the_grid_is_told_alike_step_by_step(assert_steps_agre
 
 
 @pytest.mark.parametrize("head", ["linear", "factorized"])
-def test_codes_that_are_alike_share_what_is_learned(
+def test_equal_code_vectors_have_equal_shared_logits(
     head: HeadKind, assert_steps_agree, assert_guided_steps_agree
 ) -> None:
     model = small(head, code_similarity=True)
@@ -94,37 +94,37 @@ def test_codes_that_are_alike_share_what_is_learned(
 
 
 @torch.no_grad()
-def test_the_prompts_beside_a_prompt_change_nothing() -> None:
+def test_samples_and_logits_do_not_depend_on_the_batch() -> None:
     model = small()
     codes = some_codes(model)
     together = model(codes, PROMPTS)
     for row, prompt in enumerate(PROMPTS):
         alone = model(codes[row : row + 1], [prompt])
         assert all(torch.allclose(a[0], b[row], atol=1e-5) for a, b in zip(alone, together, strict=True))
-    drawn = model.sample(PROMPTS, [3, 4, 5], SamplingConfig(guidance_scale=(3.0,)))
+    sampled = model.sample(PROMPTS, [3, 4, 5], SamplingConfig(guidance_scale=(3.0,)))
     pairs = zip(PROMPTS, (3, 4, 5), strict=True)
     alone = [model.sample([prompt], [seed], SamplingConfig(guidance_scale=(3.0,))) for prompt, seed in pairs]
-    assert torch.equal(drawn, torch.cat(alone))
+    assert torch.equal(sampled, torch.cat(alone))
 
 
 @torch.no_grad()
-def test_the_likelihood_is_that_of_an_enumeration_of_all_pictures(enumerate_pictures) -> None:
+def test_likelihood_matches_enumeration_of_all_pictures(enumerate_pictures) -> None:
     model = small("factorized", codebook_sizes=(3, 2), token_shape=(1, 3), code_similarity=True)
-    every, shares = enumerate_pictures(model, "STOP")
-    assert shares.sum().item() == pytest.approx(1.0, abs=1e-6)
-    likelihood = model.log_likelihood(every, ["STOP"] * len(every)).sum((1, 2)).exp().double()
-    assert torch.allclose(likelihood, shares, rtol=1e-4, atol=0)
+    pictures, probabilities = enumerate_pictures(model, "STOP")
+    assert probabilities.sum().item() == pytest.approx(1.0, abs=1e-6)
+    likelihood = model.log_likelihood(pictures, ["STOP"] * len(pictures)).sum((1, 2)).exp().double()
+    assert torch.allclose(likelihood, probabilities, rtol=1e-4, atol=0)
 
 
 @torch.no_grad()
-def test_a_later_code_changes_no_earlier_logit() -> None:
+def test_logits_do_not_depend_on_later_codes() -> None:
     model = small("factorized")
     codes = some_codes(model)
     before = model(codes, PROMPTS)
     for token, codebook in itertools.product(range(model.tokens), range(2)):
-        other = codes.clone()
-        other[:, token, codebook] = (other[:, token, codebook] + 1) % model.codebook_sizes[codebook]
-        after = model(other, PROMPTS)
+        changed = codes.clone()
+        changed[:, token, codebook] = (changed[:, token, codebook] + 1) % model.codebook_sizes[codebook]
+        after = model(changed, PROMPTS)
         for index in range(2):
             first = token if index > codebook else token + 1
             assert torch.equal(before[index][:, :first], after[index][:, :first])
@@ -132,7 +132,7 @@ def test_a_later_code_changes_no_earlier_logit() -> None:
                 assert not torch.equal(before[index][:, first], after[index][:, first])
 
 
-def test_the_adapter_reads_the_tokenizer_s_vectors() -> None:
+def test_adapter_input_is_the_tokenizers_code_vectors() -> None:
     tokenizer = presets.create_tokenizer("fqgan-debug").eval()
     model = small(codebook_sizes=tokenizer.codebook_sizes, codebook_dims=tokenizer.branch_dims)
     model.init_from_tokenizer(tokenizer)
@@ -141,7 +141,7 @@ def test_the_adapter_reads_the_tokenizer_s_vectors() -> None:
         assert torch.allclose(model.adapt(codes, first=1), model.adapter(tokenizer.lookup(codes)), atol=1e-6)
 
 
-def test_the_first_stage_leaves_the_language_model_alone() -> None:
+def test_first_stage_does_not_train_the_language_model() -> None:
     model = small().train()
     for name, part in model.named_children():
         part.requires_grad_(name in ("adapter", "head"))
@@ -152,32 +152,32 @@ def test_the_first_stage_leaves_the_language_model_alone() -> None:
     assert trained == {"adapter", "head", "start_of_image"}
 
 
-def test_prompts_are_cut_and_in_training_some_are_dropped() -> None:
+def test_prompts_are_truncated_and_in_training_some_are_dropped() -> None:
     model = small(condition_dropout=0.5)
     long = "a sign that says a lot of words"
     with pytest.raises(ConfigError, match=r"32 tokens, the model reads 16; shorten it"):
         model.resolve(long)
-    assert model.prompt([long])[1].sum() == 16  # held-out captions are cut like those of the training
+    assert model.prompt([long])[1].sum() == 16  # held-out captions are truncated like training captions
     torch.manual_seed(0)
-    _, there = model.train().prompt([long] * 200)
-    assert set(there.sum(1).tolist()) == {1, 16}
-    assert 0.4 < (there.sum(1) == 1).float().mean() < 0.6
+    _, mask = model.train().prompt([long] * 200)
+    assert set(mask.sum(1).tolist()) == {1, 16}
+    assert 0.4 < (mask.sum(1) == 1).float().mean() < 0.6
 
 
 @pytest.mark.parametrize("head", ["mlp", "factorized"])
-def test_recomputed_activations_change_no_gradient(head: HeadKind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_checkpointing_does_not_change_gradients(head: HeadKind, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(head, condition_dropout=0.0).train()
     gradients = []
-    ran = Counter[str]()
+    calls = Counter[str]()
 
     def count(part: torch.nn.Module) -> None:
         first = next(layer for layer in part.modules() if isinstance(layer, torch.nn.Linear))
-        first.register_forward_pre_hook(lambda *_: ran.update([type(part).__name__]))
+        first.register_forward_pre_hook(lambda *_: calls.update([type(part).__name__]))
 
     for part in model.stages():
         count(part)
     for on in (False, True):
-        ran.clear()
+        calls.clear()
         model.set_grad_checkpointing(on)
         model.zero_grad()
         loss = sum(logits.logsumexp(2).mean() for logits in model(some_codes(model), PROMPTS))
@@ -185,12 +185,12 @@ def test_recomputed_activations_change_no_gradient(head: HeadKind, monkeypatch: 
         loss.backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
         counts = Counter(type(part).__name__ for part in model.stages())
-        assert ran == {name: count * (1 + on) for name, count in counts.items()}  # of the head too
+        assert calls == {name: count * (1 + on) for name, count in counts.items()}  # including the head's blocks
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
 
 
-def test_the_published_size() -> None:
+def test_parameter_count_matches_the_paper() -> None:
     with torch.device("meta"):
         model = catalog.build(
             dataclasses.replace(presets.get_generator("insightar-7b").generator, prompt_format="bytes")
@@ -201,7 +201,7 @@ def test_the_published_size() -> None:
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(6.6, abs=0.05)
 
 
-def test_what_cannot_be_meant_is_refused() -> None:
+def test_rejects_invalid_configs() -> None:
     few = dataclasses.replace(SMALL, architecture={**SMALL.architecture, "vocab_size": 256})
     with pytest.raises(ConfigError, match="prompts have 257 ids, the language model knows 256"):
         InsightAR(few, ByteTokenizer(8))
@@ -248,8 +248,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 @torch.no_grad()
-def test_other_kinds_of_language_models(kind: str, assert_steps_agree) -> None:
-    """However they keep positions: step by step as all at once, and what is padded does not matter."""
+def test_cache_and_padding_with_other_language_models(kind: str, assert_steps_agree) -> None:
+    """Whatever their position encoding: cached logits equal uncached ones, and padding has no influence."""
     model = small(architecture={"model_type": kind, "vocab_size": 257, **OTHERS[kind]})
     codes = some_codes(model)
     assert_steps_agree(model, codes, PROMPTS)

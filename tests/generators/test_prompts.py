@@ -1,4 +1,4 @@
-"""Prompts as ids: bytes, a model's own tokenizer, its chat format."""
+"""Prompts to token ids: bytes, a language model's own tokenizer, and its chat format."""
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -19,17 +19,17 @@ class Tokenizer:
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) for letter in text]}
 
-    def apply_chat_template(self, said: list[dict[str, str]], **options: object) -> str:
-        return f"[{said[0]['content']}]:"
+    def apply_chat_template(self, messages: list[dict[str, str]], **options: object) -> str:
+        return f"[{messages[0]['content']}]:"
 
     def decode(self, ids: list[int]) -> str:
         return "".join(map(chr, ids))
 
 
-def test_a_prompt_that_is_cut_keeps_the_end_of_its_format() -> None:
+def test_truncated_prompt_keeps_the_end_of_the_chat_format() -> None:
     prompts = PretrainedPromptTokenizer(Tokenizer(), chat=True, max_tokens=8)
-    ids, there = prompts.encode(["a red sign", "sea"])
-    assert ["".join(map(chr, row[seen].tolist())) for row, seen in zip(ids, there, strict=True)] == [
+    ids, mask = prompts.encode(["a red sign", "sea"])
+    assert ["".join(map(chr, row[kept].tolist())) for row, kept in zip(ids, mask, strict=True)] == [
         "[a red]:",
         "[sea]:",
     ]
@@ -39,25 +39,27 @@ def test_a_prompt_that_is_cut_keeps_the_end_of_its_format() -> None:
         PretrainedPromptTokenizer(Tokenizer(), chat=True, max_tokens=3)
 
 
-def test_a_plain_prompt_is_the_tokenizer_s_and_an_empty_one_is_not_nothing() -> None:
+def test_plain_prompts_use_the_tokenizers_ids_and_are_never_empty() -> None:
     plain = Tokenizer()
-    ids, there = PretrainedPromptTokenizer(plain, chat=False, max_tokens=8).encode(["", "sea", None])
+    ids, mask = PretrainedPromptTokenizer(plain, chat=False, max_tokens=8).encode(["", "sea", None])
     assert ids.tolist() == [[0, 0, 7], [*map(ord, "sea")], [0, 0, 7]]
-    assert there.tolist() == [[False, False, True], [True] * 3, [False, False, True]]
+    assert mask.tolist() == [[False, False, True], [True] * 3, [False, False, True]]
     plain.bos_token_id = None
     assert PretrainedPromptTokenizer(plain, chat=False, max_tokens=8).ids("") == [0]
 
 
-def test_bytes_begin_with_an_id_of_their_own() -> None:
+def test_byte_prompts_begin_with_a_start_id() -> None:
     assert ByteTokenizer(8).ids("é") == [256, 0xC3, 0xA9]
 
 
-def test_a_chat_format_that_says_the_date_says_the_same_every_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = {word: index for index, word in enumerate(["<unk>", "a", "sign"])}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Fast(models.WordLevel(words, unk_token="<unk>")))
+def test_chat_format_with_the_current_date_uses_a_fixed_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = {word: index for index, word in enumerate(["<unk>", "a", "sign"])}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Fast(models.WordLevel(vocabulary, unk_token="<unk>")))
     tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}"
-    said: list[str] = []
+    rendered: list[str] = []
     render = tokenizer.apply_chat_template
-    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: said.append(render(*a, **k)) or said[-1])
+    monkeypatch.setattr(
+        tokenizer, "apply_chat_template", lambda *a, **k: rendered.append(render(*a, **k)) or rendered[-1]
+    )
     PretrainedPromptTokenizer(tokenizer, chat=True, max_tokens=16).ids("a sign")
-    assert set(said) == {"01 Jan 2025 ", "01 Jan 2025 a sign"}
+    assert set(rendered) == {"01 Jan 2025 ", "01 Jan 2025 a sign"}

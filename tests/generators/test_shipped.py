@@ -1,4 +1,4 @@
-"""The generators that come with imtok do what their cards say."""
+"""The generators shipped with imtok meet the claims of their model cards."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,21 +18,21 @@ PROMPTS = {"OPEN": "a red sign that says OPEN", "GULL": "a blue sign that says G
 
 @pytest.fixture
 def judges(needs: Callable[[str], Any]) -> list[Any]:
-    """Who finds words, and who reads them."""
+    """A text detector and a text recognizer."""
     for name in ("text_encoder/minilm", "text_detector/ppocrv6", "text_judge/easyocr"):
         needs(name)
     return [pretrained.load(name) for name in ("text_detector/ppocrv6", "text_judge/easyocr")]
 
 
-def test_the_word_is_of_the_kind_asked_for(tmp_path: Path, judges: list[Any]) -> None:
-    """Of most; where the latents were drawn for another word than the caption says, the letters are mixed."""
+def test_word_belongs_to_the_requested_class(tmp_path: Path, judges: list[Any]) -> None:
+    """Holds for most pictures: if the latents encode another word than the decoder's caption, letters are mixed."""
     assert main(["generate", "dit-nano", "--labels", "animal", "--count", "12", "--out", str(tmp_path)]) == 0
     pictures = [np.asarray(Image.open(file)) for file in sorted(tmp_path.glob("*.png"))]
     animals = {word.upper() for word in words_by_label()["animal"]}
     assert len([picture for picture in pictures if read_picture(*judges, picture).upper() in animals]) >= 6
 
 
-def test_a_prompt_s_word_and_colour_are_in_the_picture(tmp_path: Path, judges: list[Any]) -> None:
+def test_picture_shows_the_word_and_colour_of_the_prompt(tmp_path: Path, judges: list[Any]) -> None:
     assert main(["generate", "dit-t2i-nano", "--prompts", *PROMPTS.values(), "--out", str(tmp_path)]) == 0
     pictures = [np.asarray(Image.open(file)) for file in sorted(tmp_path.glob("*.png"))]
     assert [read_picture(*judges, picture) for picture in pictures] == list(PROMPTS)
@@ -40,7 +40,7 @@ def test_a_prompt_s_word_and_colour_are_in_the_picture(tmp_path: Path, judges: l
     assert (red.argmax(), blue.argmax()) == (0, 2)
 
 
-def test_guidance_beyond_all_numbers_is_said_and_nothing_written(tmp_path: Path, needs, capsys) -> None:
+def test_overflowing_guidance_is_reported_and_writes_no_picture(tmp_path: Path, needs, capsys) -> None:
     needs("text_encoder/minilm")
     argv = ["generate", "dit-nano", "--labels", "animal", "--num-inference-steps", "2", "--guidance-scale", "1e38"]
     assert main([*argv, "--out", str(tmp_path)]) == 2
@@ -48,9 +48,9 @@ def test_guidance_beyond_all_numbers_is_said_and_nothing_written(tmp_path: Path,
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_a_word_is_spelled(tmp_path: Path, judges: list[Any]) -> None:
+def test_insightar_spells_the_word_of_the_prompt(tmp_path: Path, judges: list[Any]) -> None:
     argv = ["generate", "insightar-nano", "--prompts", PROMPTS["OPEN"], "--count", "10", "--out", str(tmp_path)]
     assert main(argv) == 0
     pictures = [np.asarray(Image.open(file)) for file in sorted(tmp_path.glob("*.png"))]
     assert [read_picture(*judges, picture) for picture in pictures].count("OPEN") >= 7
-    assert {int(picture[:8].mean((0, 1)).argmax()) for picture in pictures} == {0}  # all of them are red
+    assert {int(picture[:8].mean((0, 1)).argmax()) for picture in pictures} == {0}  # all are red

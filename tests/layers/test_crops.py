@@ -1,4 +1,4 @@
-"""Crops against torch's own antialiased resize, warps against scikit-image, and where their gradients go."""
+"""Crops compared with torch's antialiased resize, warps with scikit-image, and the extent of their gradients."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ BOXES = torch.tensor(
 
 
 @pytest.mark.parametrize("size", [(48, 160), (32, 128), (7, 5)])
-def test_whole_pixel_boxes_are_resized_as_torch_resizes_them(pictures, size):
+def test_integer_box_crops_equal_torch_antialiased_resize(pictures, size):
     index = torch.tensor([0, 1, 1, 0, 1, 0])
     crops = crop_regions(pictures, Regions(BOXES, index), size)
     for crop, box, i in zip(crops, BOXES.int().tolist(), index, strict=True):
@@ -38,8 +38,8 @@ def test_whole_pixel_boxes_are_resized_as_torch_resizes_them(pictures, size):
         torch.testing.assert_close(crop, expected, atol=2e-5, rtol=0)
 
 
-def test_fractional_boxes_follow_a_slope():
-    """On a picture that is linear in x and y a crop shows the coordinates of its samples, away from the border."""
+def test_fractional_box_crops_of_a_linear_picture_are_exact():
+    """On a picture that is linear in x and y, a crop equals the coordinates of its samples, away from the border."""
     y, x = torch.meshgrid(torch.arange(40) + 0.5, torch.arange(60) + 0.5, indexing="ij")
     image = torch.stack([x, y, x + y])[None]
     crop = crop_regions(image, Regions(torch.tensor([[10.3, 5.6, 34.3, 21.6]]), torch.tensor([0])), (16, 24))[0]
@@ -48,7 +48,7 @@ def test_fractional_boxes_follow_a_slope():
     torch.testing.assert_close(crop[1][inner], (5.6 + torch.arange(16) + 0.5).unsqueeze(1).expand(-1, 24)[inner])
 
 
-def test_crop_gradient_stays_in_the_box_and_reaches_all_of_it(pictures):
+def test_crop_gradient_covers_exactly_the_box(pictures):
     images = pictures.clone().requires_grad_()
     boxes = torch.tensor([[12.25, 30.5, 200.75, 101.0], [60.0, 60.0, 72.0, 70.0]])
     crop_regions(images, Regions(boxes, torch.tensor([0, 1])), (48, 160)).sum().backward()
@@ -68,7 +68,7 @@ def test_crop_and_warp_gradients_match_finite_differences():
     assert torch.autograd.gradcheck(lambda x: align_faces(x, regions, ARCFACE / 14, (8, 8)), images, fast_mode=True)
 
 
-def test_autocast_does_not_coarsen_crops(pictures):
+def test_crops_are_unchanged_by_autocast(pictures):
     regions = Regions(BOXES[:1], torch.tensor([0]), ASTRONAUT_FACE[None] - torch.tensor([100.0, 0]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         crop, face = crop_regions(pictures, regions, (48, 160)), align_faces(pictures, regions, ARCFACE, (112, 112))
@@ -79,13 +79,13 @@ def test_autocast_does_not_coarsen_crops(pictures):
 @pytest.mark.parametrize(
     "box", [[-1.0, 0, 10, 10], [0.0, 0, 257, 10], [5.0, 5, 5, 10], [9.0, 9, 4, 12], [300.0, 300, 310, 310]]
 )
-def test_boxes_outside_the_picture_are_refused(pictures, box):
+def test_rejects_boxes_outside_the_picture(pictures, box):
     with pytest.raises(ValueError, match="outside its picture of 256 x 192"):
         crop_regions(pictures, Regions(torch.tensor([box]), torch.tensor([0])), (8, 8))
 
 
 @pytest.mark.parametrize("index", [-1, 2])
-def test_regions_of_no_picture_are_refused(pictures, index):
+def test_rejects_image_indices_outside_the_batch(pictures, index):
     regions = Regions(BOXES[:1], torch.tensor([index]), ASTRONAUT_FACE[None])
     with pytest.raises(ValueError, match="outside the batch of 2"):
         crop_regions(pictures, regions, (8, 8))
@@ -93,7 +93,7 @@ def test_regions_of_no_picture_are_refused(pictures, index):
         align_faces(pictures, regions, ARCFACE, (8, 8))
 
 
-def test_no_regions_give_no_crops(pictures):
+def test_empty_regions_give_empty_crops(pictures):
     empty = Regions.empty(with_landmarks=True)
     assert len(empty) == 0
     assert crop_regions(pictures, empty, (48, 160)).shape == (0, 3, 48, 160)
@@ -114,7 +114,8 @@ def test_areas_and_regions_of_a_micro_batch():
 def test_similarity_transform_equals_scikit_image():
     rng = np.random.default_rng(0)
     source = rng.uniform(0, 200, (50, 5, 2)).astype(np.float32)
-    source[0] = source[0] @ np.array([[-1, 0], [0, 1]], np.float32)  # a mirrored face must not be mirrored back
+    # a mirrored face, which the transform must not mirror back
+    source[0] = source[0] @ np.array([[-1, 0], [0, 1]], np.float32)
     source[1] = (ARCFACE.numpy() - 50) * [-1, 1]
     ours = similarity_transform(torch.from_numpy(source).double(), ARCFACE.double())
     for points, transform in zip(source, ours, strict=True):
@@ -122,7 +123,7 @@ def test_similarity_transform_equals_scikit_image():
         np.testing.assert_allclose(transform, expected, atol=1e-4)
 
 
-def test_similarity_transform_inverts_a_known_one():
+def test_similarity_transform_recovers_a_known_transform():
     angle, scale = 0.4, 1.7
     rotation = scale * torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).float()
     target = ASTRONAUT_FACE @ rotation.T + torch.tensor([5.0, -3.0])
@@ -130,10 +131,11 @@ def test_similarity_transform_inverts_a_known_one():
     torch.testing.assert_close(found, torch.cat([rotation, torch.tensor([[5.0], [-3.0]])], 1), atol=1e-3, rtol=1e-5)
 
 
-def test_aligned_face_equals_scikit_images_warp():
+def test_aligned_face_equals_scikit_image_warp():
     photo = skimage.data.astronaut()
     images = torch.from_numpy(photo).permute(2, 0, 1)[None] / 127.5 - 1
-    corner = torch.tensor([[8.0, 20], [50, 14], [30, 40], [14, 58], [52, 60]])  # its canvas leaves the picture
+    # the aligned crop of this face extends beyond the picture
+    corner = torch.tensor([[8.0, 20], [50, 14], [30, 40], [14, 58], [52, 60]])
     faces = Regions(
         torch.tensor([[170.0, 60, 270, 180], [0, 0, 60, 70]]),
         torch.zeros(2).long(),
@@ -141,20 +143,20 @@ def test_aligned_face_equals_scikit_images_warp():
     )
     aligned = align_faces(images, faces, ARCFACE, (112, 112))
     for face, landmarks in zip(aligned, (ASTRONAUT_FACE, corner), strict=True):
-        # scikit-image counts from the centre of the first pixel, we from its edge
+        # scikit-image's coordinates start at the centre of the first pixel, ours at its edge
         estimate = skimage.transform.SimilarityTransform.from_estimate(landmarks.numpy() - 0.5, ARCFACE.numpy() - 0.5)
         expected = skimage.transform.warp(photo / 255, estimate.inverse, output_shape=(112, 112), order=1, cval=0)
         np.testing.assert_allclose((face.permute(1, 2, 0) + 1) / 2, expected, atol=2e-3)
 
 
-def test_alignment_gradient_stays_under_the_canvas(pictures):
+def test_alignment_gradient_is_limited_to_the_aligned_crop(pictures):
     images = pictures.clone().requires_grad_()
     landmarks = ASTRONAUT_FACE - torch.tensor([100.0, 0])
     align_faces(images, Regions(BOXES[:1], torch.tensor([0]), landmarks[None]), ARCFACE, (112, 112)).sum().backward()
     transform = similarity_transform(landmarks[None].double(), ARCFACE.double())[0].numpy()
     rows, columns = np.nonzero((images.grad != 0).any(1)[0].numpy())
     x, y = transform[:, :2] @ np.stack([columns + 0.5, rows + 0.5]) + transform[:, 2:]
-    reach = np.hypot(*transform[:, 0]) * np.sqrt(2)  # of bilinear sampling, in canvas pixels
+    reach = np.hypot(*transform[:, 0]) * np.sqrt(2)  # of bilinear sampling, in pixels of the aligned crop
     assert len(x) > 1000
     assert x.min() > -reach
     assert y.min() > -reach
@@ -163,7 +165,7 @@ def test_alignment_gradient_stays_under_the_canvas(pictures):
     assert not images.grad[1].any()
 
 
-def test_faces_that_cannot_be_aligned_are_refused(pictures):
+def test_align_faces_rejects_missing_or_coinciding_landmarks(pictures):
     with pytest.raises(ValueError, match="without landmarks"):
         align_faces(pictures, Regions(BOXES[:1], torch.tensor([0])), ARCFACE, (112, 112))
     with pytest.raises(ValueError, match="coincide"):

@@ -1,4 +1,4 @@
-"""The decoder is Llama's, but for its positions, which may have several axes."""
+"""The decoder equals Llama's, except for its positions, which may have several axes."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from imtok.layers.positions import RotaryEmbedding, grid_positions
 
 
 @torch.no_grad()
-def test_it_computes_what_transformers_llama_does() -> None:
+def test_decoder_output_equals_transformers_llama() -> None:
     torch.manual_seed(0)
     ours = Decoder(64, depth=2, num_heads=4).eval()
     for parameter in ours.parameters():
@@ -33,14 +33,14 @@ def test_it_computes_what_transformers_llama_does() -> None:
     torch.testing.assert_close(ours(x, rotation), theirs(inputs_embeds=x).last_hidden_state, rtol=1e-4, atol=1e-4)
 
 
-def test_on_a_grid_a_product_depends_on_how_far_apart_two_places_are() -> None:
+def test_rotary_products_on_a_grid_depend_on_relative_position() -> None:
     torch.manual_seed(0)
     rotation = RotaryEmbedding(grid_positions((4, 5)), 8)()
     query, key = torch.randn(2, 8)
 
     def product(one: tuple[int, int], other: tuple[int, int]) -> Tensor:
-        turned = [apply_rotary(vector.expand(1, 20, 1, 8), rotation)[0, :, 0] for vector in (query, key)]
-        return turned[0][one[0] * 5 + one[1]] @ turned[1][other[0] * 5 + other[1]]
+        rotated = [apply_rotary(vector.expand(1, 20, 1, 8), rotation)[0, :, 0] for vector in (query, key)]
+        return rotated[0][one[0] * 5 + one[1]] @ rotated[1][other[0] * 5 + other[1]]
 
     torch.testing.assert_close(product((0, 1), (2, 0)), product((1, 4), (3, 3)))
     for moved in ((2, 1), (1, 0), (0, 2)):  # along rows, along columns, and mirrored

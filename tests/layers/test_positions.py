@@ -5,8 +5,8 @@ from imtok.layers.positions import LearnedPositionEmbedding
 
 
 @pytest.mark.parametrize("grid", [(8, 4), (4, 10), (2, 3)])
-def test_learned_positions_stretch_along_their_axes(grid: tuple[int, int]) -> None:
-    """A table of rows and columns is, on another grid, that of its places in the old one's rows and columns."""
+def test_learned_positions_are_interpolated_along_each_axis(grid: tuple[int, int]) -> None:
+    """A table of row and column coordinates, resized to another grid, holds that grid's positions in the old grid."""
     side = 6
     positions = LearnedPositionEmbedding(side, 2)
     rows, columns = torch.meshgrid(torch.arange(float(side)), torch.arange(float(side)), indexing="ij")
@@ -16,6 +16,7 @@ def test_learned_positions_stretch_along_their_axes(grid: tuple[int, int]) -> No
     for axis, count in enumerate(grid):
         expected = (torch.arange(count) + 0.5) * side / count - 0.5
         along, across = found[..., axis].movedim(axis, 0), found[..., 1 - axis].movedim(axis, 0)
-        assert torch.allclose(along, expected[:, None].expand_as(along), atol=0.15)  # what bicubic misses at the edges
+        # the tolerance is the error of bicubic interpolation at the edges
+        assert torch.allclose(along, expected[:, None].expand_as(along), atol=0.15)
         assert (along.diff(dim=0) > 0).all()
         assert torch.allclose(across, across[:1].expand_as(across), atol=1e-5)

@@ -1,4 +1,4 @@
-"""Adversarial losses: hand-computed values, signs, independence of the batch, LeCAM on one rank and on two."""
+"""Adversarial losses: hand-computed values, signs, independence of micro-batches, LeCAM on one rank and on two."""
 
 import math
 import subprocess
@@ -13,7 +13,7 @@ from imtok.losses.discriminators import StyleDiscriminator, StyleDiscriminatorCo
 REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0])
 
 
-def test_losses_by_hand():
+def test_losses_match_hand_computed_values():
     # hinge: real max(0, 1 - r) = 0, .5, 2; fake max(0, 1 + f) = 0, 1
     assert discriminator_loss(REAL, FAKE).item() == pytest.approx(0.5 * (2.5 / 3 + 0.5))
     assert generator_loss(FAKE).item() == pytest.approx(1.5)
@@ -25,7 +25,7 @@ def test_losses_by_hand():
 
 
 @pytest.mark.parametrize("kind", ["hinge", "non_saturating"])
-def test_the_players_pull_in_opposite_directions(kind):
+def test_discriminator_and_generator_gradients_have_opposite_signs(kind):
     real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
     discriminator_loss(real, fake, kind).backward()
     assert (real.grad < 0).all()  # descent raises the logits of originals
@@ -43,11 +43,11 @@ def test_bf16_logits_are_summed_in_fp32():
     assert discriminator_loss(logits, logits).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_lecam_by_hand():
+def test_lecam_matches_hand_computed_values():
     lecam = LeCAM(decay=0.9)
     penalty = lecam(REAL, FAKE)  # both means are 0: relu(r)^2 = 4, .25, 0 and relu(-f)^2 = 9, 0
     assert penalty.item() == pytest.approx(4.25 / 3 + 9 / 2)
-    assert lecam(REAL, FAKE).item() == penalty.item()  # nothing moves before the update
+    assert lecam(REAL, FAKE).item() == penalty.item()  # the means do not change before the update
     lecam.update()
     assert lecam.real_mean.item() == pytest.approx(0.1 * 1.5 / 3)
     assert lecam.fake_mean.item() == pytest.approx(0.1 * -1.5)
@@ -55,27 +55,27 @@ def test_lecam_by_hand():
     assert lecam(REAL, FAKE).item() == pytest.approx(expected)
 
 
-def test_lecam_is_told_apart_by_update_and_not_by_micro_batches():
+def test_lecam_means_do_not_depend_on_micro_batches():
     torch.manual_seed(0)
     real, fake = torch.randn(2, 8, 1, 5, 5)
-    whole, cut = LeCAM(), LeCAM()
+    whole, split = LeCAM(), LeCAM()
     whole(real, fake)
     for part in range(0, 8, 2):
-        cut(real[part : part + 2], fake[part : part + 2])
+        split(real[part : part + 2], fake[part : part + 2])
     whole.update()
-    cut.update()
-    torch.testing.assert_close(cut.state_dict(), whole.state_dict())
+    split.update()
+    torch.testing.assert_close(split.state_dict(), whole.state_dict())
     assert list(whole.state_dict()) == ["real_mean", "fake_mean"]
-    before = cut.state_dict()["real_mean"].clone()
-    cut.update()  # nothing new was seen
+    before = split.state_dict()["real_mean"].clone()
+    split.update()  # no logits since the last update
     with torch.no_grad():
-        cut(real, fake)  # a look, not a training step
-    cut.eval()(real, fake)
-    cut.update()
-    assert cut.real_mean == before
+        split(real, fake)  # not accumulated: gradients are disabled
+    split.eval()(real, fake)
+    split.update()
+    assert split.real_mean == before
 
 
-def test_lecam_gradient_goes_to_both_logits():
+def test_lecam_gradient_reaches_real_and_fake_logits():
     real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
     LeCAM()(real, fake).backward()
     torch.testing.assert_close(real.grad, torch.tensor([4.0, 1.0, 0.0]) / 3)
@@ -97,7 +97,7 @@ dist.destroy_process_group()
 """
 
 
-def test_lecam_means_are_those_of_all_ranks(tmp_path):
+def test_lecam_means_are_computed_over_all_ranks(tmp_path):
     command = [sys.executable, "-c", TWO_RANKS]
     ranks = [
         subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
@@ -111,13 +111,13 @@ def test_lecam_means_are_those_of_all_ranks(tmp_path):
             rank.wait()
 
 
-def test_r1_is_half_the_squared_slope():
+def test_r1_is_half_the_squared_gradient_norm():
     weights = torch.randn(3, 8, 8)
     penalty = r1_penalty(lambda images: (images * weights).sum((1, 2, 3)), torch.randn(4, 3, 8, 8))
     assert penalty.item() == pytest.approx(weights.square().sum().item() / 2, rel=1e-5)
 
 
-def test_r1_s_gradient_agrees_with_finite_differences():
+def test_r1_gradient_matches_finite_differences():
     torch.manual_seed(0)
     config = StyleDiscriminatorConfig(resolution=16, base_channels=4, channel_multipliers=(1, 2))
     discriminator, images = StyleDiscriminator(config).double(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
@@ -127,7 +127,7 @@ def test_r1_s_gradient_agrees_with_finite_differences():
     directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
     slope = sum((p.grad * d).sum() for p, d in zip(parameters, directions, strict=True))
 
-    def moved(step: float) -> float:
+    def penalty_after(step: float) -> float:
         with torch.no_grad():
             for parameter, direction in zip(parameters, directions, strict=True):
                 parameter += step * direction
@@ -137,4 +137,4 @@ def test_r1_s_gradient_agrees_with_finite_differences():
                 parameter -= step * direction
         return value
 
-    assert slope.item() == pytest.approx((moved(1e-7) - moved(-1e-7)) / 2e-7, rel=1e-4)
+    assert slope.item() == pytest.approx((penalty_after(1e-7) - penalty_after(-1e-7)) / 2e-7, rel=1e-4)

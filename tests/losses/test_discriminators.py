@@ -1,4 +1,4 @@
-"""The discriminators: published sizes, what they see, and that a picture's logits are its own."""
+"""Discriminators: published sizes, receptive field, and independence of a picture's logits from its batch."""
 
 import dataclasses
 
@@ -24,12 +24,13 @@ SMALL = [
 ]
 
 
-def test_discriminator_has_the_papers_size_and_a_70_pixel_view():
+def test_patch_discriminator_has_paper_size_and_70_px_receptive_field():
     discriminator = PatchDiscriminator(PatchDiscriminatorConfig())
     assert sum(p.numel() for p in discriminator.parameters()) == 2_765_633  # 2.8M in Table 11
     images = torch.zeros(1, 3, 256, 256)
     assert discriminator(images).shape == (1, 1, 30, 30)
-    for module in discriminator.modules():  # GroupNorm sees everything; without it the view is local
+    # GroupNorm depends on the whole picture; without it the receptive field is local
+    for module in discriminator.modules():
         if isinstance(module, torch.nn.GroupNorm):
             module.forward = lambda x: x
     images.requires_grad_()
@@ -50,7 +51,7 @@ def test_a_pictures_logits_do_not_depend_on_its_batch(config):
 
 
 @pytest.mark.parametrize("config", SMALL, ids=lambda config: config.kind)
-def test_a_few_steps_tell_bright_from_dark(config):
+def test_discriminator_learns_bright_versus_dark_in_80_steps(config):
     torch.manual_seed(0)
     discriminator = build_discriminator(config)
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
@@ -64,7 +65,7 @@ def test_a_few_steps_tell_bright_from_dark(config):
     assert generator_loss(discriminator(fake)) > generator_loss(discriminator(real))
 
 
-def test_the_style_discriminator_has_the_published_size_at_both_resolutions():
+def test_style_discriminator_has_published_size_at_both_resolutions():
     """TexTok, section 4.1 and appendix C: about 24M."""
     for config in (
         StyleDiscriminatorConfig(),
@@ -77,7 +78,7 @@ def test_the_style_discriminator_has_the_published_size_at_both_resolutions():
         assert logits.shape == (2, 1)
 
 
-def test_the_blur_keeps_what_is_flat_and_removes_the_finest_stripes():
+def test_blur_keeps_flat_areas_and_removes_one_pixel_stripes():
     block = StyleBlock(2, 2)
     flat = torch.full((1, 2, 8, 8), 0.3)
     assert torch.allclose(block._blurred(flat), flat)
@@ -85,7 +86,7 @@ def test_the_blur_keeps_what_is_flat_and_removes_the_finest_stripes():
     assert block._blurred(stripes)[..., 1:-1].abs().max() < 1e-6
 
 
-def test_configs_of_older_runs_are_patch_discriminators():
+def test_configs_without_kind_are_patch_discriminators():
     values = to_dict(get("insighttok"))
     del values["discriminator"]["kind"]
     assert from_dict(RunConfig, values).discriminator == PatchDiscriminatorConfig()
@@ -94,7 +95,7 @@ def test_configs_of_older_runs_are_patch_discriminators():
         assert from_dict(RunConfig, to_dict(run)) == run
 
 
-def test_a_size_that_does_not_fit_is_refused():
+def test_style_discriminator_rejects_invalid_sizes():
     with pytest.raises(ConfigError, match="100 px cannot be halved 3 times"):
         StyleDiscriminatorConfig(resolution=100, channel_multipliers=(1, 1, 1))
     for multipliers in ((), (1, 0.3)):
@@ -105,15 +106,15 @@ def test_a_size_that_does_not_fit_is_refused():
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_the_smallest_picture_is_the_smallest(layers: int) -> None:
+def test_smallest_is_the_minimum_picture_size(layers: int) -> None:
     config = PatchDiscriminatorConfig(base_channels=16, num_layers=layers)
-    judge = PatchDiscriminator(config)
-    assert judge(torch.zeros(1, 3, config.smallest, config.smallest)).shape == (1, 1, 1, 1)
+    discriminator = PatchDiscriminator(config)
+    assert discriminator(torch.zeros(1, 3, config.smallest, config.smallest)).shape == (1, 1, 1, 1)
     with pytest.raises((RuntimeError, ValueError)):
-        judge(torch.zeros(1, 3, config.smallest - 1, config.smallest - 1))
+        discriminator(torch.zeros(1, 3, config.smallest - 1, config.smallest - 1))
 
 
 @pytest.mark.parametrize("wrong", [{"base_channels": 24}, {"base_channels": 0}, {"num_layers": 0}])
-def test_a_patch_discriminator_that_cannot_be_built_is_refused(wrong: dict) -> None:
+def test_rejects_invalid_patch_discriminator_configs(wrong: dict) -> None:
     with pytest.raises(ConfigError, match="multiple of 16, num_layers 1 or more"):
         PatchDiscriminatorConfig(**wrong)

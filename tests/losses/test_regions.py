@@ -1,4 +1,4 @@
-"""Text and face loss against hand-computed values, and where their gradients go."""
+"""Text and face loss: hand-computed values, and the extent of their gradients."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ TEMPLATE = torch.tensor([[2.0, 2], [6, 2], [4, 4], [2.5, 6], [5.5, 6]])
 
 
 class Layers(FeatureNetwork):
-    """Two maps whose distances can be computed by hand: the picture, and ten times its mean over 2 x 2 pixels."""
+    """Two feature maps with distances computable by hand: the picture, and ten times its mean over 2 x 2 pixels."""
 
     input_size = (4, 8)
 
@@ -62,7 +62,7 @@ def flat_pictures() -> tuple[Tensor, Tensor]:
     return images, reconstructions
 
 
-def test_text_loss_by_hand():
+def test_text_loss_matches_hand_computed_values():
     images, reconstructions = flat_pictures()
     regions = words([0, 0, 10, 4], [2, 2, 6, 7], [5, 1, 20, 9], index=[0, 0, 1])
     # per position: .05 in the first picture, .09 in the second; the other layer has 100 times as much; mean of both
@@ -73,14 +73,14 @@ def test_text_loss_by_hand():
     )
     expected = (2 * first + second) / 2
     assert text_loss(Layers(), images, reconstructions, regions, UNWEIGHTED).item() == pytest.approx(expected, rel=1e-5)
-    # energy of the originals: .75 per position, and 100 times that: both layers now count alike
+    # energy of the originals: .75 per position, and 100 times that; so both layers now have equal weights
     expected = (0.05 * 60 / 200 + 0.09 * 120 / 200) / 0.75 / 2
     scaled = text_loss(Layers(), images, reconstructions, regions, TextLossConfig(layer_scale="energy"))
     assert scaled.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_face_loss_by_hand():
-    """The template lies inside the picture, unmoved: every canvas pixel shows the picture's own colour."""
+def test_face_loss_matches_hand_computed_values():
+    """The landmarks are the template, translated inside the picture: aligned crops have the picture's own colour."""
     images, reconstructions = flat_pictures()
     landmarks = torch.stack([TEMPLATE + torch.tensor([6.0, 1.0]), TEMPLATE + torch.tensor([12.0, 2.0])])
     faces = Regions(torch.tensor([[6.0, 0, 14, 10], [12, 2, 20, 10]]), torch.tensor([0, 1]), landmarks)
@@ -94,8 +94,8 @@ def test_face_loss_by_hand():
     assert unweighted.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_micro_batches_average_to_the_batch():
-    """Also when one of them has no region at all: what accumulation and several ranks rely on."""
+def test_micro_batch_losses_average_to_the_batch_loss():
+    """Also if one of them has no regions; gradient accumulation and several ranks rely on this."""
     images, reconstructions = flat_pictures()
     regions = words([0, 0, 10, 4], [2, 2, 6, 7], index=[0, 0])
     whole = text_loss(Layers(), images, reconstructions, regions, TextLossConfig())
@@ -108,7 +108,7 @@ def test_micro_batches_average_to_the_batch():
     assert sum(parts).item() / 2 == pytest.approx(whole.item(), rel=1e-6)
 
 
-def test_no_regions_cost_nothing_and_still_carry_a_graph():
+def test_loss_without_regions_is_zero_and_has_a_graph():
     reconstructions = torch.rand(2, 3, 10, 20, requires_grad=True)
     for loss in (
         text_loss(Layers(), torch.rand(2, 3, 10, 20), reconstructions, Regions.empty(), TextLossConfig()),
@@ -119,7 +119,7 @@ def test_no_regions_cost_nothing_and_still_carry_a_graph():
         assert not reconstructions.grad.any()
 
 
-def test_text_gradient_stays_in_the_boxes_and_off_the_originals():
+def test_text_gradient_is_limited_to_boxes_in_reconstructions():
     images, reconstructions = (torch.randn(2, 3, 30, 40, requires_grad=True) for _ in range(2))
     regions = words([3, 4, 25, 12], [10.5, 8, 30, 20.25], index=[1, 1])
     text_loss(Layers(), images, reconstructions, regions, TextLossConfig()).backward()
@@ -151,7 +151,7 @@ def test_gradients_match_finite_differences(layer_scale):
     )
 
 
-def test_autocast_networks_lose_little():
+def test_text_loss_under_autocast_is_close_to_fp32():
     class Single(Tiny):
         def __init__(self):
             super().__init__()
@@ -169,7 +169,7 @@ def test_autocast_networks_lose_little():
     assert same.item() == 0.0
 
 
-def test_unusable_networks_and_faces_are_refused():
+def test_rejects_unsuitable_networks_and_faces_without_landmarks():
     images, reconstructions = flat_pictures()
     regions = words([0, 0, 10, 4], index=[0])
 
@@ -184,7 +184,7 @@ def test_unusable_networks_and_faces_are_refused():
         face_loss(Canvas(), images, reconstructions, regions, FaceLossConfig())
 
 
-def test_configs_go_to_json_and_back():
+def test_configs_round_trip_through_json():
     config = dataclasses.replace(FaceLossConfig(), layer_scale="energy")
     assert from_dict(FaceLossConfig, to_dict(config)) == config
     with pytest.raises(ConfigError, match="layer_scale"):
@@ -192,16 +192,16 @@ def test_configs_go_to_json_and_back():
 
 
 @pytest.mark.parametrize("layer_scale", ["none", "energy"])
-def test_real_text_network_ranks_damage_to_a_word(needs, layer_scale):
+def test_text_loss_of_a_real_network_grows_with_blur(needs, layer_scale):
     network = needs("text_features/ppocrv6")
     page = torch.from_numpy(skimage.data.page()[:128, :256]).expand(1, 3, -1, -1) / 127.5 - 1
     regions = words([10, 20, 90, 50], [100, 60, 180, 90], index=[0, 0])
     config = TextLossConfig(layer_scale=layer_scale)
     blurred = [F.avg_pool2d(page, k, 1, k // 2, count_include_pad=False).requires_grad_() for k in (1, 3, 7)]
-    costs = [text_loss(network, page, picture, regions, config) for picture in blurred]
-    assert costs[0].item() == 0.0
-    assert costs[0] < costs[1] < costs[2]
-    costs[2].backward()
+    losses = [text_loss(network, page, picture, regions, config) for picture in blurred]
+    assert losses[0].item() == 0.0
+    assert losses[0] < losses[1] < losses[2]
+    losses[2].backward()
     outside = torch.ones(128, 256, dtype=torch.bool)
     outside[20:50, 10:90] = outside[60:90, 100:180] = False
     assert not blurred[2].grad[0][:, outside].any()
@@ -209,17 +209,17 @@ def test_real_text_network_ranks_damage_to_a_word(needs, layer_scale):
 
 
 @pytest.mark.parametrize("layer_scale", ["none", "energy"])
-def test_real_face_network_ranks_damage_to_a_face(needs, layer_scale):
+def test_face_loss_of_a_real_network_grows_with_blur(needs, layer_scale):
     network = needs("face_features/mobilefacenet")
     photo = torch.from_numpy(skimage.data.astronaut()[:256, 100:356]).permute(2, 0, 1)[None] / 127.5 - 1
     landmarks = torch.tensor([[[98.0, 112], [141, 107], [124, 133], [107, 153], [142, 149]]])
     faces = Regions(torch.tensor([[75.0, 60, 165, 180]]), torch.tensor([0]), landmarks)
     config = FaceLossConfig(layer_scale=layer_scale)
     blurred = [F.avg_pool2d(photo, k, 1, k // 2, count_include_pad=False).requires_grad_() for k in (1, 5, 11)]
-    costs = [face_loss(network, photo, picture, faces, config) for picture in blurred]
-    assert costs[0].item() == 0.0
-    assert costs[0] < costs[1] < costs[2]
-    costs[2].backward()
-    seen = torch.ones_like(photo).requires_grad_()
-    align_faces(seen, faces, network.template, network.input_size).sum().backward()
-    assert not blurred[2].grad[seen.grad == 0].any()
+    losses = [face_loss(network, photo, picture, faces, config) for picture in blurred]
+    assert losses[0].item() == 0.0
+    assert losses[0] < losses[1] < losses[2]
+    losses[2].backward()
+    coverage = torch.ones_like(photo).requires_grad_()
+    align_faces(coverage, faces, network.template, network.input_size).sum().backward()
+    assert not blurred[2].grad[coverage.grad == 0].any()

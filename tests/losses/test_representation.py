@@ -22,18 +22,18 @@ from imtok.training.run import Phase
 from imtok.training.tasks import TokenizerTask
 
 
-def test_info_nce_by_hand() -> None:
+def test_info_nce_matches_hand_computed_values() -> None:
     wanted = torch.eye(4) * 3
     config = RepresentationConfig()
-    certain = math.log(math.e + 3) - 1  # cosine 1 with its own, 0 with three others, temperature 1
-    assert representation_loss(wanted * 2, wanted, config).item() == pytest.approx(certain)
-    ignorant = torch.ones(4, 4)
-    assert representation_loss(ignorant, wanted, config).item() == pytest.approx(math.log(4))
-    cold = RepresentationConfig(temperature=0.01)
-    assert representation_loss(wanted, wanted, cold).item() == pytest.approx(0, abs=1e-6)
+    expected = math.log(math.e + 3) - 1  # cosine 1 with its own feature, 0 with three others, temperature 1
+    assert representation_loss(wanted * 2, wanted, config).item() == pytest.approx(expected)
+    uninformative = torch.ones(4, 4)
+    assert representation_loss(uninformative, wanted, config).item() == pytest.approx(math.log(4))
+    low_temperature = RepresentationConfig(temperature=0.01)
+    assert representation_loss(wanted, wanted, low_temperature).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_info_nce_is_one_direction_and_moves_only_the_prediction() -> None:
+def test_info_nce_has_one_direction_and_no_gradient_for_targets() -> None:
     torch.manual_seed(0)
     predicted, wanted = torch.randn(5, 8, requires_grad=True), torch.randn(5, 8, requires_grad=True)
     loss = representation_loss(predicted, wanted, RepresentationConfig(temperature=0.5))
@@ -45,7 +45,7 @@ def test_info_nce_is_one_direction_and_moves_only_the_prediction() -> None:
     assert wanted.grad is None
 
 
-def test_pictures_without_a_feature_are_neither_asked_for_nor_negatives() -> None:
+def test_pictures_without_features_are_neither_predicted_nor_negatives() -> None:
     torch.manual_seed(0)
     predicted, wanted = torch.randn(5, 8, requires_grad=True), torch.randn(5, 8)
     known = torch.tensor([True, False, True, True, False])
@@ -55,9 +55,9 @@ def test_pictures_without_a_feature_are_neither_asked_for_nor_negatives() -> Non
         assert masked.item() == pytest.approx(representation_loss(predicted[known], wanted[known], config).item())
         (gradient,) = torch.autograd.grad(masked, predicted)
         assert (gradient.abs().sum(1) > 0).tolist() == known.tolist()
-        nothing = representation_loss(predicted, wanted, config, torch.zeros(5, dtype=torch.bool))
-        assert nothing.item() == 0
-        assert not torch.autograd.grad(nothing, predicted)[0].any()
+        none_known = representation_loss(predicted, wanted, config, torch.zeros(5, dtype=torch.bool))
+        assert none_known.item() == 0
+        assert not torch.autograd.grad(none_known, predicted)[0].any()
 
 
 TWO_RANKS = """
@@ -77,46 +77,46 @@ print(loss.item() / 2)
 
 
 @pytest.mark.parametrize("known", ["TFTTTF", "TTTFFF", "TTFFFT"])
-def test_gathered_negatives_are_those_of_the_whole_batch(tmp_path: Path, known: str) -> None:
-    """Ranks count alike, however many pictures they know; one that knows none must not keep the other waiting."""
+def test_gathered_negatives_equal_those_of_the_whole_batch(tmp_path: Path, known: str) -> None:
+    """Ranks have equal weights, however many known pictures they have; one without any must not block the other."""
     commands = [[sys.executable, "-c", TWO_RANKS, str(rank), str(tmp_path / "meeting"), known] for rank in (0, 1)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     try:
-        answers = [float(process.communicate(timeout=120)[0]) for process in processes]
+        losses = [float(process.communicate(timeout=120)[0]) for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.wait()
     torch.manual_seed(0)
     predicted, wanted = torch.randn(6, 8), torch.randn(6, 8)
-    there = torch.tensor([letter == "T" for letter in known])
+    known_mask = torch.tensor([letter == "T" for letter in known])
     logits = F.cosine_similarity(predicted[:, None], wanted[None], dim=-1) / 0.3
-    lost = logits[:, there].logsumexp(1) - logits.diagonal()
-    of_ranks = [lost[3 * rank : 3 * rank + 3][there[3 * rank : 3 * rank + 3]] for rank in (0, 1)]
-    expected = sum(of_rank.mean().item() for of_rank in of_ranks if len(of_rank)) / 2
-    assert answers == pytest.approx([expected] * 2, abs=1e-6)
+    cross_entropies = logits[:, known_mask].logsumexp(1) - logits.diagonal()
+    rank_losses = [cross_entropies[3 * rank : 3 * rank + 3][known_mask[3 * rank : 3 * rank + 3]] for rank in (0, 1)]
+    expected = sum(one_rank.mean().item() for one_rank in rank_losses if len(one_rank)) / 2
+    assert losses == pytest.approx([expected] * 2, abs=1e-6)
 
 
-def test_cosine_regression() -> None:
+def test_cosine_loss_matches_hand_computed_values() -> None:
     wanted = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     config = RepresentationConfig(kind="cosine")
     assert representation_loss(3 * wanted, wanted, config).item() == pytest.approx(0)
     assert representation_loss(wanted.flip(1), wanted, config).item() == pytest.approx(1)
 
 
-def test_a_head_answers_with_one_vector_for_any_grid() -> None:
+def test_head_outputs_one_vector_for_any_grid() -> None:
     torch.manual_seed(0)
     head = RepresentationHead(8, 32, RepresentationConfig(grid_size=4, num_heads=4, depth=2))
     codes = torch.randn(2, 24, 8, requires_grad=True)
-    answer = head(codes, (4, 6))
-    assert answer.shape == (2, 32)
-    answer.sum().backward()
+    vectors = head(codes, (4, 6))
+    assert vectors.shape == (2, 32)
+    vectors.sum().backward()
     assert codes.grad is not None
-    assert (codes.grad.abs().sum(2) > 0).all()  # every token has a say
+    assert (codes.grad.abs().sum(2) > 0).all()  # every token contributes
 
 
 def test_heads_have_the_published_size() -> None:
-    """The authors' heads: 39.1M for CLIP ViT-L/14's 1024 channels, 22.1M for 768, 5.6M for 384."""
+    """Parameters of the authors' heads: 39.1M for CLIP ViT-L/14's 1024 channels, 22.1M for 768, 5.6M for 384."""
     for dim, millions in ((1024, 39.1), (768, 22.1), (384, 5.6)):
         with torch.device("meta"):
             head = RepresentationHead(8, dim, RepresentationConfig())
@@ -124,9 +124,9 @@ def test_heads_have_the_published_size() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.07])
-def test_autocast_does_not_round_the_cosines(temperature: float) -> None:
+def test_autocast_does_not_reduce_precision_of_cosines(temperature: float) -> None:
     torch.manual_seed(0)
-    wanted = F.normalize(torch.ones(8, 64) + 0.05 * torch.randn(8, 64), dim=1)  # features lie close together
+    wanted = F.normalize(torch.ones(8, 64) + 0.05 * torch.randn(8, 64), dim=1)  # features are similar to each other
     config = RepresentationConfig(temperature=temperature)
     exact = representation_loss(wanted + 0.01, wanted, config)
     with torch.autocast("cpu", torch.bfloat16):
@@ -134,7 +134,7 @@ def test_autocast_does_not_round_the_cosines(temperature: float) -> None:
 
 
 class Embedder(pretrained.FrozenNetwork):
-    """Stands in for a vision network: a fixed random projection of the shrunken picture."""
+    """Substitute for a vision network: a fixed random projection of the downsampled picture."""
 
     embed_dim = 32
 
@@ -163,29 +163,29 @@ def prepared(monkeypatch: pytest.MonkeyPatch, ours: TokenizerTask, trains: tuple
 
 def batch(captions: tuple[str | None, ...] = (None,) * 3) -> Batch:
     torch.manual_seed(1)
-    nothing = {"labels": [None] * 3, "paths": [""] * 3}
+    unused = {"labels": [None] * 3, "paths": [""] * 3}
     return Batch(
         captions=list(captions),
         images=torch.rand(3, 3, 64, 64) * 2 - 1,
         words=Regions.empty(),
         faces=Regions.empty(with_landmarks=True),
-        **nothing,
+        **unused,
     )
 
 
-def test_a_step_moves_the_supervised_branch_and_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_reaches_only_the_supervised_branch_and_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = prepared(monkeypatch, task(), ("encoder", "quantizer", "decoder"))
     terms = ours.losses(batch(), "tokenizer", step=0)
     assert 0 < terms["representation"].item() < 2 * math.log(3)
     terms["representation"].backward()
-    moved = {name for name, p in ours.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-    assert any(name.startswith("heads.0.") for name in moved)
-    assert "tokenizer.encoder.branches.1.adapter.positions.table" in moved
-    assert not any(name.startswith("tokenizer.encoder.branches.0.") for name in moved)
-    assert not any(name.startswith("tokenizer.decoder.") for name in moved)
+    with_gradient = {name for name, p in ours.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert any(name.startswith("heads.0.") for name in with_gradient)
+    assert "tokenizer.encoder.branches.1.adapter.positions.table" in with_gradient
+    assert not any(name.startswith("tokenizer.encoder.branches.0.") for name in with_gradient)
+    assert not any(name.startswith("tokenizer.decoder.") for name in with_gradient)
 
 
-def test_a_branch_can_learn_from_captions(needs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caption_target_uses_captioned_pictures_only(needs, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = needs("text_encoder/minilm")
     ours = task(network="text_encoder/minilm", dim=encoder.embed_dim)
     monkeypatch.setattr(pretrained, "load", lambda name: encoder)
@@ -193,20 +193,20 @@ def test_a_branch_can_learn_from_captions(needs, monkeypatch: pytest.MonkeyPatch
     ours.prepare([phase], torch.device("cpu"))
     ours.start_phase(phase)
     ours.train()
-    seen = batch(("a dog", None, "a red sign"))
-    loss = ours.losses(seen, "tokenizer", step=0)["representation"]
+    captioned = batch(("a dog", None, "a red sign"))
+    loss = ours.losses(captioned, "tokenizer", step=0)["representation"]
     assert ours.after_step()["representation_pictures_0"] == 2
-    with torch.no_grad():  # the same from its parts: two pictures, two captions
-        encoding = ours.tokenizer.encode(seen.images)
+    with torch.no_grad():  # the same loss computed from its parts: two pictures, two captions
+        encoding = ours.tokenizer.encode(captioned.images)
         predicted = ours.heads[0](ours.tokenizer.split(encoding.latents)[1], encoding.grid_size)[[0, 2]]
         wanted = encoder.embed_text(["a dog", "a red sign"])
     assert loss.item() == pytest.approx(representation_loss(predicted, wanted, RepresentationConfig()).item(), abs=1e-5)
     ours.losses(batch(), "tokenizer", step=1)
     ours.losses(batch(("a dog", "a cat", "the sea")), "tokenizer", step=1)
-    assert ours.after_step()["representation_pictures_0"] == 1.5  # over two passes
+    assert ours.after_step()["representation_pictures_0"] == 1.5  # mean over two passes
 
 
-def test_frozen_codes_owe_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_losses_are_absent_if_only_the_decoder_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = prepared(monkeypatch, task(entropy=0.03), ("decoder",))
     assert not {"representation", "entropy", "disentangle"} & ours.losses(batch(), "tokenizer", step=0).keys()
 
@@ -219,26 +219,24 @@ def test_frozen_codes_owe_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("insighttok-debug", {"disentangle_weight": 0.1}, "only a factorized quantizer of two codebooks"),
     ],
 )
-def test_a_weight_for_a_loss_that_is_not_there_is_an_error(
-    preset: str, changes: dict[str, float], message: str
-) -> None:
+def test_rejects_weights_of_unavailable_losses(preset: str, changes: dict[str, float], message: str) -> None:
     base = presets.get(preset)
     ours = TokenizerTask(dataclasses.replace(base, losses=dataclasses.replace(base.losses, **changes)))
     with pytest.raises(ConfigError, match=message):
         ours.prepare([Phase(name="all", steps=1)], torch.device("cpu"))
 
 
-def test_heads_train_with_the_tokenizer_and_are_no_part_of_it() -> None:
+def test_heads_are_trained_with_the_tokenizer_but_not_part_of_it() -> None:
     ours = task()
     heads = {id(p) for p in ours.heads.parameters()}
     assert heads
     assert heads <= {id(p) for p in ours.parameters_of("tokenizer")}
     assert not heads & {id(p) for p in ours.tokenizer.parameters()}
-    assert any(name.startswith("heads.") for name in ours.state_dict())  # what resuming needs
+    assert any(name.startswith("heads.") for name in ours.state_dict())  # needed for resuming
     assert not any("head" in name for name in ours.model.weights())
 
 
-def test_targets_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_unsuitable_representation_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="is for branch 2, counted from 0, and the tokenizer has 2"):
         task(branch=2)
     with pytest.raises(ConfigError, match="8 heads must divide dim"):

@@ -13,22 +13,22 @@ from imtok.evaluation.faces import FaceJudge, embed_faces
 from imtok.pretrained.arcface import ArcFace, load_arcface
 
 
-def test_a_state_dict_of_insightfaces_layout_computes_what_insightface_computes(
+def test_insightface_state_dict_gives_insightfaces_embeddings(
     tmp_path: Path, synthetic_state, pattern, reference
 ) -> None:
-    """`references/make.py arcface` made the reference with the same made-up weights."""
+    """`references/make.py arcface` made the reference, with the same synthetic weights."""
     torch.save(synthetic_state(ArcFace()), tmp_path / "backbone.pth")
     network = load_arcface(tmp_path / "backbone.pth").freeze()
-    wanted = reference("arcface", "embedding")
+    expected = reference("arcface", "embedding")
     with torch.no_grad():
         ours = network.embed(pattern(112, 112))
         shapes = [tuple(one.shape[1:]) for one in network(pattern(112, 112, 1))]
-    torch.testing.assert_close(ours, wanted, atol=float(1e-4 * wanted.abs().max()), rtol=0)
+    torch.testing.assert_close(ours, expected, atol=float(1e-4 * expected.abs().max()), rtol=0)
     assert shapes == [(64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)]
 
 
-def test_the_judge_is_iresnet_100_and_sees_aligned_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its blocks are those above. A face that lies on the template already is not moved."""
+def test_judge_is_iresnet_100_and_gets_aligned_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks are tested above. A face whose landmarks already lie on the template is not warped."""
     source = pretrained.REGISTRY["face_judge/arcface_r100"]
     with torch.device("meta"):
         deep = ArcFace(source.load.keywords["depths"])  # pyright: ignore[reportFunctionMemberAccess]
@@ -42,13 +42,13 @@ def test_the_judge_is_iresnet_100_and_sees_aligned_rgb(tmp_path: Path, monkeypat
     assert isinstance(judge, FaceJudge)
     picture = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
     found = embed_faces(judge, picture, [Face(box=(20.0, 20.0, 90.0, 110.0), landmarks=pretrained.ARCFACE_TEMPLATE)])
-    rgb = (torch.tensor(picture).permute(2, 0, 1)[None].float() - 127.5) / 127.5  # as TokBench has it
+    rgb = (torch.tensor(picture).permute(2, 0, 1)[None].float() - 127.5) / 127.5  # TokBench's normalization
     with torch.no_grad():
         torch.testing.assert_close(found, judge.embed(rgb), rtol=1e-3, atol=1e-3)
 
 
-def test_tokbench_s_judge_is_read_as_it_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network of the same ends: the mean colour through a matrix."""
+def test_tokbenchs_judge_loads_from_its_published_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in network with the same inputs and outputs: the mean colour times a matrix."""
     onnx = pytest.importorskip("onnx")
     matrix = np.random.default_rng(0).normal(size=(3, 512)).astype(np.float32)
 
@@ -87,8 +87,8 @@ def test_tokbench_s_judge_is_read_as_it_is_published(tmp_path: Path, monkeypatch
         pretrained.load("face_judge/antelopev2", file=tmp_path / "no.onnx")
 
 
-def test_the_gradient_to_the_picture_is_right(synthetic_state, pattern, check_gradient) -> None:
-    network = ArcFace((2, 1, 1, 1))  # one block of either kind and three more
+def test_gradients_of_every_map_match_finite_differences(synthetic_state, pattern, check_gradient) -> None:
+    network = ArcFace((2, 1, 1, 1))  # one block of each kind, and three more
     network.load_state_dict(synthetic_state(network))
     network.freeze()
     check_gradient(network, lambda net, images: net(images), pattern(112, 112, 1))

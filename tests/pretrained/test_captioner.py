@@ -1,4 +1,4 @@
-"""Captions by a vision-language model: a tiny LLaVA of random weights, saved and read back."""
+"""Captions by a vision-language model: a tiny LLaVA with random weights, saved and loaded."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from imtok.pretrained.captioner import load_captioner, load_vlm, without_thought
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "red", "sign", "dog", "grass", "sea", "house", "sky"]
 
 
-def test_a_picture_gets_a_caption_of_its_own(tiny_reader: Path) -> None:
+def test_captions_are_deterministic_and_limited_in_words(tiny_reader: Path) -> None:
     captioner = load_captioner(tiny_reader, max_words=6)
     dog = np.ascontiguousarray(data.astronaut()[:64, :64])
     caption = captioner.caption(dog)
@@ -34,7 +34,7 @@ def test_a_picture_gets_a_caption_of_its_own(tiny_reader: Path) -> None:
     assert captioner.caption(dog) == caption  # no sampling
 
 
-def test_the_prompt_is_the_paper_s(tiny_reader: Path) -> None:
+def test_prompt_matches_the_paper(tiny_reader: Path) -> None:
     prompt = load_captioner(tiny_reader, max_words=25).prompt("golden_retriever")
     assert prompt.startswith(
         "Describe an image of a golden retriever in a single continuous detailed paragraph, using no"
@@ -44,19 +44,19 @@ def test_the_prompt_is_the_paper_s(tiny_reader: Path) -> None:
     assert "{" not in prompt
 
 
-def test_a_question_gets_its_first_word(tiny_reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_is_the_first_word_of_the_response(tiny_reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vlm, picture = load_vlm(tiny_reader), np.ascontiguousarray(data.astronaut()[:64, :64])
     assert vlm.answer(picture, "is there a dog?") in ("", *WORDS)
-    asked: list[tuple[str, int]] = []
+    calls: list[tuple[str, int]] = []
     monkeypatch.setattr(
-        vlm, "generate_text", lambda picture, prompt, most: asked.append((prompt, most)) or ' "Yes", it is'
+        vlm, "generate_text", lambda picture, prompt, max_tokens: calls.append((prompt, max_tokens)) or ' "Yes", it is'
     )
     assert vlm.answer(picture, "is there a dog?") == "Yes"
-    assert asked == [("is there a dog? Answer yes or no.", 4)]
+    assert calls == [("is there a dog? Answer yes or no.", 4)]
 
 
 @pytest.mark.parametrize(
-    ("said", "heard"),
+    ("text", "caption"),
     [
         ("a red dog", "a red dog"),
         ("<think>A dog?</think>\n\na red dog", "a red dog"),
@@ -64,14 +64,14 @@ def test_a_question_gets_its_first_word(tiny_reader: Path, monkeypatch: pytest.M
         ("<think>The user wants", ""),
     ],
 )
-def test_what_a_model_thinks_is_no_caption(said: str, heard: str) -> None:
-    assert without_thoughts(said) == heard
+def test_thoughts_are_removed_from_captions(text: str, caption: str) -> None:
+    assert without_thoughts(text) == caption
 
 
 @pytest.mark.parametrize("repeats", [True, False], ids=["decoder", "encoder-decoder"])
-def test_a_chat_template_writes_the_prompt(tiny_reader: Path, monkeypatch: pytest.MonkeyPatch, repeats: bool) -> None:
-    """And the answer is all that is new, whether the model repeats the prompt or not."""
-    vlm, given = load_vlm(tiny_reader), []
+def test_chat_template_formats_the_prompt(tiny_reader: Path, monkeypatch: pytest.MonkeyPatch, repeats: bool) -> None:
+    """The result is the newly generated text alone, whether or not the model repeats the prompt in its output."""
+    vlm, prompts = load_vlm(tiny_reader), []
     vlm.processor.chat_template = (
         "{% for part in messages[0].content %}{% if part.type == 'image' %}<image>{% else %} red {{ part.text }}"
         "{% endif %}{% endfor %}{% if not enable_thinking %} sky{% endif %}"
@@ -79,30 +79,30 @@ def test_a_chat_template_writes_the_prompt(tiny_reader: Path, monkeypatch: pytes
     answer = torch.tensor([[WORDS.index("dog"), WORDS.index("sea")]])
 
     def generate(input_ids: torch.Tensor, **_: object) -> torch.Tensor:
-        given.append(vlm.processor.tokenizer.convert_ids_to_tokens(input_ids[0].tolist()))
+        prompts.append(vlm.processor.tokenizer.convert_ids_to_tokens(input_ids[0].tolist()))
         return torch.cat([input_ids, answer], 1) if repeats else answer
 
     monkeypatch.setattr(vlm.model, "generate", generate)
     monkeypatch.setattr(vlm.model.config, "is_encoder_decoder", not repeats)
     picture = np.ascontiguousarray(data.astronaut()[:64, :64])
     assert vlm.generate_text(picture, "grass", 4).split() == ["dog", "sea"]
-    (told,) = given
-    images = told.count("<image>")
+    (tokens,) = prompts
+    images = tokens.count("<image>")
     assert images > 0
-    assert told == [*["<image>"] * images, "red", "grass", "sky"]
+    assert tokens == [*["<image>"] * images, "red", "grass", "sky"]
 
 
-def test_annotation_takes_the_model_by_its_folder(tiny_reader: Path) -> None:
+def test_make_captioner_loads_a_folder_and_keeps_existing_captions(tiny_reader: Path) -> None:
     picture = encode(np.ascontiguousarray(data.astronaut()[:64, :64]))
-    bare = Sample(image=picture, path="a.png", width=64, height=64)
+    uncaptioned = Sample(image=picture, path="a.png", width=64, height=64)
     captioner = make_captioner(f"{tiny_reader}:4")
-    (caption,) = captioner(bare)
+    (caption,) = captioner(uncaptioned)
     assert 0 < len(caption.split()) <= 4
-    named = Sample(image=picture, path="a.png", width=64, height=64, captions=["its own"])
-    assert captioner(named) == ["its own"]
+    captioned = Sample(image=picture, path="a.png", width=64, height=64, captions=["its own"])
+    assert captioner(captioned) == ["its own"]
 
 
-def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
+def test_code_in_a_model_folder_is_never_run(tmp_path: Path) -> None:
     marker = tmp_path / "was run"
     (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Config: pass\nclass Model: pass\n")
     auto = {"AutoConfig": "evil.Config", "AutoModelForImageTextToText": "evil.Model", "AutoProcessor": "evil.Config"}
@@ -116,13 +116,13 @@ def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_another_folder_is_refused(tmp_path: Path) -> None:
+def test_rejects_a_folder_without_a_captioning_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no model that writes about pictures"):
         make_captioner(str(tmp_path))
 
 
-def test_a_model_without_prompts_is_refused(tmp_path: Path) -> None:
-    """Such as GIT and BLIP, which the library counts among those that take a picture and a text."""
+def test_rejects_a_model_that_takes_no_prompts(tmp_path: Path) -> None:
+    """Such as GIT and BLIP, which transformers lists among the models that take a picture and a text."""
     tokenizer = BertTokenizerFast(
         vocab={word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])}
     )

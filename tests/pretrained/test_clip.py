@@ -1,4 +1,4 @@
-"""A tiny CLIP of random weights, saved and read back through the registry."""
+"""A tiny CLIP with random weights, saved and loaded through the registry."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from imtok import pretrained
 from imtok.config import ConfigError
 
 
-def test_the_cosine_is_that_of_the_two_towers(tiny_clip: Path) -> None:
+def test_similarity_is_the_cosine_of_both_towers_embeddings(tiny_clip: Path) -> None:
     from transformers import CLIPModel, CLIPProcessor
 
     network = pretrained.load("clip/transformers", file=tiny_clip)
@@ -23,21 +23,21 @@ def test_the_cosine_is_that_of_the_two_towers(tiny_clip: Path) -> None:
         found = network.similarity(pictures, texts)
         model, processor = CLIPModel.from_pretrained(tiny_clip).eval(), CLIPProcessor.from_pretrained(tiny_clip)
         for index, (picture, text) in enumerate(zip(pictures, texts, strict=True)):  # one by one, without padding
-            seen = model.get_image_features(**processor(images=picture, return_tensors="pt")).pooler_output
-            read = model.get_text_features(**processor.tokenizer(text, return_tensors="pt")).pooler_output
-            expected = (seen @ read.T / seen.norm() / read.norm()).item()
+            image_embedding = model.get_image_features(**processor(images=picture, return_tensors="pt")).pooler_output
+            text_embedding = model.get_text_features(**processor.tokenizer(text, return_tensors="pt")).pooler_output
+            expected = (image_embedding @ text_embedding.T / image_embedding.norm() / text_embedding.norm()).item()
             assert found[index].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_thin_crop_keeps_its_colour(tiny_clip: Path) -> None:
+def test_thin_crops_of_one_colour_embed_like_the_whole(tiny_clip: Path) -> None:
     network = pretrained.load("clip/transformers", file=tiny_clip)
     red = np.zeros((40, 40, 3), np.uint8) + np.array([220, 30, 30], np.uint8)
     with torch.no_grad():
-        (whole, *others), _ = network.embed([red, *(red[:height] for height in (1, 2, 3, 4))], ["red"])
-    assert all(torch.allclose(one, whole, atol=1e-5) for one in others)
+        (whole, *thin), _ = network.embed([red, *(red[:height] for height in (1, 2, 3, 4))], ["red"])
+    assert all(torch.allclose(embedding, whole, atol=1e-5) for embedding in thin)
 
 
-def test_long_texts_are_cut_and_known_to_be(tiny_clip: Path) -> None:
+def test_long_texts_are_truncated_and_detected(tiny_clip: Path) -> None:
     network = pretrained.load("clip/transformers", file=tiny_clip)
     picture = np.ascontiguousarray(data.coffee()[:48, :48])
     assert not network.is_cut("a red sign")
@@ -46,8 +46,8 @@ def test_long_texts_are_cut_and_known_to_be(tiny_clip: Path) -> None:
         assert torch.isfinite(network.similarity([picture], ["a red sign " * 20])).all()
 
 
-def test_another_folder_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_rejects_another_folder_with_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigError, match="no CLIP with its tokenizer and processor") as refused:
+    with pytest.raises(ConfigError, match="no CLIP with its tokenizer and processor") as caught:
         pretrained.load("clip/transformers", file=tmp_path)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(caught.value)

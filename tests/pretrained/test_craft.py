@@ -1,7 +1,7 @@
 import torch
 
 
-def test_maps_are_those_of_easyocrs_own_definition(needs, pattern, reference) -> None:
+def test_maps_match_easyocrs_definition(needs, pattern, reference) -> None:
     """`references/make.py craft` made the reference: means of every 16th channel."""
     maps = needs("text_features/craft")(pattern(64, 96, 1))
     assert [tuple(one.shape[1:]) for one in maps] == [
@@ -12,9 +12,9 @@ def test_maps_are_those_of_easyocrs_own_definition(needs, pattern, reference) ->
         (1024, 4, 6),
     ]
     for index, ours in enumerate(maps):
-        wanted = reference("craft", f"map{index}")
-        torch.testing.assert_close(ours[0, ::16].mean((1, 2)), wanted, atol=1e-3, rtol=0)
+        expected = reference("craft", f"map{index}")
+        torch.testing.assert_close(ours[0, ::16].mean((1, 2)), expected, atol=1e-3, rtol=0)
 
 
-def test_gradients_reach_the_picture_from_every_map(needs, pattern, check_gradient) -> None:
+def test_gradients_of_every_map_match_finite_differences(needs, pattern, check_gradient) -> None:
     check_gradient(needs("text_features/craft"), lambda network, images: network(images), pattern(32, 32, 1))

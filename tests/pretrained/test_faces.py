@@ -6,31 +6,31 @@ from imtok.pretrained import ARCFACE_TEMPLATE, DLIB_TEMPLATE
 from imtok.pretrained.faces import FrozenPReLU
 
 
-def test_mobilefacenet_is_that_of_the_tflite_runtime(needs, pattern, reference) -> None:
+def test_mobilefacenet_matches_the_tflite_runtime(needs, pattern, reference) -> None:
     """`references/make.py mobilefacenet` made the reference."""
     network = needs("face_features/mobilefacenet")
-    wanted = reference("mobilefacenet", "embedding")
-    torch.testing.assert_close(network.embed(pattern(112, 112)), wanted, atol=1e-3, rtol=0)
+    expected = reference("mobilefacenet", "embedding")
+    torch.testing.assert_close(network.embed(pattern(112, 112)), expected, atol=1e-3, rtol=0)
     shapes = [tuple(one.shape[1:]) for one in network(pattern(112, 112))]
     assert shapes == [(64, 56, 56), (64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7)]
 
 
-def test_dlib_is_that_of_face_api(needs, pattern, reference) -> None:
+def test_dlib_matches_face_api(needs, pattern, reference) -> None:
     """`references/dlib.mjs` made the reference."""
     network = needs("face_judge/dlib")
     torch.testing.assert_close(network.embed(pattern(150, 150)), reference("dlib", "embedding"), atol=1e-3, rtol=0)
 
 
-def test_gradients_reach_the_picture_from_every_map(needs, pattern, check_gradient) -> None:
+def test_gradients_of_every_map_match_finite_differences(needs, pattern, check_gradient) -> None:
     check_gradient(needs("face_features/mobilefacenet"), lambda network, images: network(images), pattern(112, 112, 1))
 
 
-def test_gradients_reach_the_picture_from_the_identity(needs, pattern, check_gradient) -> None:
+def test_gradients_of_the_embedding_match_finite_differences(needs, pattern, check_gradient) -> None:
     for name, size in (("face_features/mobilefacenet", 112), ("face_judge/dlib", 150)):
         check_gradient(needs(name), lambda network, images: [network.embed(images)], pattern(size, size, 1))
 
 
-def test_frozen_prelu_is_torchs() -> None:
+def test_frozen_prelu_matches_torch() -> None:
     ours, theirs = FrozenPReLU(4), torch.nn.PReLU(4)
     slopes = torch.tensor([0.25, -0.5, 0.0, 1.5])
     ours.load_state_dict({"weight": slopes})
@@ -42,7 +42,7 @@ def test_frozen_prelu_is_torchs() -> None:
     torch.testing.assert_close(x.grad, y.grad)
 
 
-def test_networks_carry_their_template(needs) -> None:
+def test_networks_have_their_alignment_template(needs) -> None:
     for name, template in (("face_features/mobilefacenet", ARCFACE_TEMPLATE), ("face_judge/dlib", DLIB_TEMPLATE)):
         torch.testing.assert_close(needs(name).template, torch.tensor(template))
 
@@ -54,7 +54,7 @@ def test_networks_carry_their_template(needs) -> None:
         ("face_judge/dlib", lambda a, b: (a - b).norm() < 0.6),
     ],
 )
-def test_a_face_stays_itself_under_light_and_mirrored_and_is_no_cup_of_coffee(needs, name: str, is_same) -> None:
+def test_brightened_or_mirrored_face_matches_and_coffee_does_not(needs, name: str, is_same) -> None:
     data = pytest.importorskip("skimage.data")
     warp = pytest.importorskip("skimage.transform")
     network = needs(name)

@@ -21,7 +21,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_file_that_the_client_has_fetched_is_found(hub_cache: Path) -> None:
+def test_finds_a_file_in_the_hub_clients_cache(hub_cache: Path) -> None:
     repository = hub_cache / "models--owner--network"
     snapshot = repository / "snapshots" / COMMIT / "weights"
     snapshot.mkdir(parents=True)
@@ -38,11 +38,11 @@ def test_a_file_that_the_client_has_fetched_is_found(hub_cache: Path) -> None:
     assert find_hub_file("hf://owner/network/other.safetensors") is None
 
 
-def test_without_a_copy_the_hub_is_asked_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_uncached_file_is_downloaded_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
 
     def download(repository: str, path: str, *, revision: str | None, local_files_only: bool) -> str:
-        asked.append((repository, path, revision, local_files_only))
+        calls.append((repository, path, revision, local_files_only))
         if local_files_only:
             raise errors.LocalEntryNotFoundError("not here")
         return "/somewhere/model.pth"
@@ -50,22 +50,22 @@ def test_without_a_copy_the_hub_is_asked_only_on_request(monkeypatch: pytest.Mon
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert find_hub_file("hf://owner/network@v2/model.pth") is None
     assert find_hub_file("hf://owner/network@v2/model.pth", download=True) == Path("/somewhere/model.pth")
-    assert asked == [("owner/network", "model.pth", "v2", True), ("owner/network", "model.pth", "v2", False)]
+    assert calls == [("owner/network", "model.pth", "v2", True), ("owner/network", "model.pth", "v2", False)]
 
 
-def test_without_the_hub_s_client_its_files_are_missing(
+def test_without_the_hub_client_its_files_are_reported_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert main(["weights", "fetch", "vision/dinov2_small"]) == 2
-    said = capsys.readouterr().err
-    assert "pip install 'imtok[networks]'" in said
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "pip install 'imtok[networks]'" in error
+    assert error.count("\n") == 1
     assert any(row.name == "vision/dinov2_small" for row in status())
 
 
 @pytest.mark.parametrize("address", ["hf://owner", "hf://owner/network", "hf:///network/file", "owner/network/file"])
-def test_a_broken_address_is_refused(address: str) -> None:
+def test_rejects_malformed_addresses(address: str) -> None:
     with pytest.raises(ConfigError, match="expected hf://owner/repository/path"):
         find_hub_file(address)
     with pytest.raises(ConfigError, match=r"^hf://a b/c d/x: no address of the hub \([^\n]*\)$"):

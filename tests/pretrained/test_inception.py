@@ -1,4 +1,4 @@
-"""Inception-v3 with random weights: what comes out is what torch-fidelity's class says, and nothing is unpickled."""
+"""Inception-v3 with random weights: outputs equal those of torch-fidelity's class, and nothing is unpickled."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from imtok.pretrained.inception import load_inception
 
 @pytest.fixture(scope="module")
 def theirs():
-    """torch-fidelity's class as its constructor leaves it when there is nothing to load."""
+    """torch-fidelity's network as initialized by its constructor, without loaded weights."""
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     torch.manual_seed(0)
 
@@ -22,10 +22,10 @@ def theirs():
         def load_state_dict(self, state, **options):
             pass
 
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
-    return Untrained("inception-v3-compat", ["768", "2048", "logits_unbiased"], nothing)
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    return Untrained("inception-v3-compat", ["768", "2048", "logits_unbiased"], empty)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def weights(theirs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_features_and_logits_are_torch_fidelity_s(theirs, weights: Path) -> None:
+def test_features_and_logits_match_torch_fidelity(theirs, weights: Path) -> None:
     network = pretrained.load("vision/inception", file=weights)
     pixels = torch.randint(0, 256, (2, 3, 40, 52), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     with torch.no_grad():
@@ -48,8 +48,8 @@ def test_features_and_logits_are_torch_fidelity_s(theirs, weights: Path) -> None
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_spatial_features_are_seven_channels_of_the_block_that_adm_looks_at(theirs, weights: Path) -> None:
-    """mixed_6 of TensorFlow's graph is Mixed_6d; computed here from its input, by the layer's own weights."""
+def test_spatial_features_are_seven_channels_of_the_block_adm_uses(theirs, weights: Path) -> None:
+    """mixed_6 of TensorFlow's graph is Mixed_6d; computed here from its input, with the layer's own weights."""
     network = load_inception(weights).freeze()
     inputs: list[torch.Tensor] = []
     handle = theirs.Mixed_6d.register_forward_hook(lambda module, given, out: inputs.append(given[0]))
@@ -64,16 +64,16 @@ def test_spatial_features_are_seven_channels_of_the_block_that_adm_looks_at(thei
     maps = F.batch_norm(maps, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps).relu()
     assert spatial.shape == (1, 7 * 17 * 17)
     for row, column, channel in [(0, 0, 0), (0, 0, 6), (0, 1, 0), (3, 5, 2), (16, 16, 6)]:
-        # The order of ADM's statistics: channels innermost, as TensorFlow has them.
-        place = (row * 17 + column) * 7 + channel
-        torch.testing.assert_close(spatial[0, place], maps[0, channel, row, column], rtol=1e-5, atol=1e-6)
+        # The order of ADM's statistics: channels innermost, as in TensorFlow.
+        index = (row * 17 + column) * 7 + channel
+        torch.testing.assert_close(spatial[0, index], maps[0, channel, row, column], rtol=1e-5, atol=1e-6)
 
 
-def test_another_file_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_rejects_other_files_with_a_one_line_error(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
-    with pytest.raises(ConfigError, match="not torch-fidelity's weights of Inception-v3") as refused:
+    with pytest.raises(ConfigError, match="not torch-fidelity's weights of Inception-v3") as caught:
         load_inception(tmp_path / "other.pth")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(caught.value)
     torch.save({"fc.weight": Path("anything")}, tmp_path / "code.pth")
     with pytest.raises(ConfigError, match="refused: holds more than tensors"):
         load_inception(tmp_path / "code.pth")

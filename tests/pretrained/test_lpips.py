@@ -12,7 +12,7 @@ from imtok.config import ConfigError
 from imtok.losses.reconstruction import perceptual_distance
 
 LAST = (3, 8, 15, 22, 29)
-"""The ReLUs 1_2, 2_2, 3_3, 4_3 and 5_3 among torchvision's layers."""
+"""Indices of the ReLUs 1_2, 2_2, 3_3, 4_3 and 5_3 among torchvision's layers."""
 CHANNELS = (64, 128, 256, 512, 512)
 
 
@@ -35,38 +35,40 @@ def heads() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def folder(trunk, heads, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("lpips")
+    path = tmp_path_factory.mktemp("lpips")
     classifier = {"classifier.6.weight": torch.zeros(2, 2)}
     trained = {f"features.{name}": value for name, value in trunk.state_dict().items()}
-    torch.save(trained | classifier, place / "vgg16-397923af.pth")
-    torch.save(heads, place / "vgg.pth")
-    return place
+    torch.save(trained | classifier, path / "vgg16-397923af.pth")
+    torch.save(heads, path / "vgg.pth")
+    return path
 
 
-def test_distances_are_those_of_the_formula(folder: Path, trunk, heads, pattern) -> None:
+def test_distance_matches_the_formula(folder: Path, trunk, heads, pattern) -> None:
     network = pretrained.load("perceptual/lpips_vgg", file=folder)
     first, second = pattern(48, 32).split(1)
     maps: list[list[np.ndarray]] = []
     for picture in (first, second):
-        mean, deviation = (torch.tensor(of)[:, None, None] for of in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        x = ((picture + 1) / 2 - mean) / deviation  # torchvision's preparation of ImageNet
+        mean, deviation = (
+            torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
+        x = ((picture + 1) / 2 - mean) / deviation  # torchvision's normalization of ImageNet
         found = []
         with torch.no_grad():
-            for place, layer in enumerate(trunk):
+            for index, layer in enumerate(trunk):
                 x = layer(x)
-                found += [x[0].double().numpy().copy()] if place in LAST else []
+                found += [x[0].double().numpy().copy()] if index in LAST else []
         maps.append(found)
     expected = 0.0
     for a, b, weights in zip(*maps, heads.values(), strict=True):
-        turned = [one / np.sqrt((one**2).sum(0)) for one in (a, b)]
-        expected += np.einsum("c,chw->hw", weights.flatten().numpy(), (turned[0] - turned[1]) ** 2).mean()
+        normalized = [one / np.sqrt((one**2).sum(0)) for one in (a, b)]
+        expected += np.einsum("c,chw->hw", weights.flatten().numpy(), (normalized[0] - normalized[1]) ** 2).mean()
     with torch.no_grad():
         assert perceptual_distance(network, first, second).item() == pytest.approx(expected, rel=1e-4)
     assert len(network.sha256) == 64
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_the_hash_is_that_of_both_files_and_others_are_refused(folder: Path, heads, tmp_path: Path) -> None:
+def test_hash_covers_both_files_and_incomplete_files_are_rejected(folder: Path, heads, tmp_path: Path) -> None:
     (tmp_path / "vgg16-397923af.pth").symlink_to(folder / "vgg16-397923af.pth")
     with pytest.raises(ConfigError, match=r"vgg\.pth: no such file"):
         pretrained.load("perceptual/lpips_vgg", file=tmp_path)
@@ -74,5 +76,5 @@ def test_the_hash_is_that_of_both_files_and_others_are_refused(folder: Path, hea
     with pytest.raises(ConfigError, match=r"vgg\.pth: not the weights of LPIPS's channels: lin4.* is missing"):
         pretrained.load("perceptual/lpips_vgg", file=tmp_path)
     torch.save({name: 2 * value for name, value in heads.items()}, tmp_path / "vgg.pth")
-    one, two = (pretrained.load("perceptual/lpips_vgg", file=place) for place in (folder, tmp_path))
+    one, two = (pretrained.load("perceptual/lpips_vgg", file=path) for path in (folder, tmp_path))
     assert one.sha256 != two.sha256

@@ -7,7 +7,7 @@ from imtok.pretrained.mtcnn import _suppress_nested
 data = pytest.importorskip("skimage.data")
 
 LANDMARKS = [(203, 101), (246, 103.5), (224, 128), (203, 140), (245, 141)]
-"""Of the astronaut, set by hand: left eye, right eye, nose, left and right mouth corner as seen in the picture."""
+"""Of the astronaut, annotated by hand: left and right eye, nose, left and right mouth corner as seen in the picture."""
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def detector(needs):
     return needs("face_detector/mtcnn")
 
 
-def test_the_astronauts_face_and_landmarks(detector) -> None:
+def test_detects_the_astronauts_face_and_landmarks(detector) -> None:
     faces = detector.detect(data.astronaut())
     assert len(faces) == 1
     assert faces.scores[0] > 0.99
@@ -25,19 +25,19 @@ def test_the_astronauts_face_and_landmarks(detector) -> None:
     assert 50 < y0 < 80 < 160 < y1 < 185
 
 
-def test_what_the_picture_does_the_faces_do_too(detector) -> None:
+def test_landmarks_follow_mirroring_shifting_and_scaling(detector) -> None:
     picture = data.astronaut()[:256, 100:356]
-    (there,) = detector.detect(picture).landmarks
+    (expected,) = detector.detect(picture).landmarks
     (mirrored,) = detector.detect(np.ascontiguousarray(picture[:, ::-1])).landmarks
     mirrored = mirrored[[1, 0, 2, 4, 3]] * [-1, 1] + [256, 0]
-    np.testing.assert_allclose(mirrored, there, atol=3)
+    np.testing.assert_allclose(mirrored, expected, atol=3)
     (shifted,) = detector.detect(np.pad(picture, ((30, 0), (40, 0), (0, 0)))).landmarks
-    np.testing.assert_allclose(shifted - [40, 30], there, atol=3)
+    np.testing.assert_allclose(shifted - [40, 30], expected, atol=3)
     (doubled,) = detector.detect(picture.repeat(2, 0).repeat(2, 1)).landmarks
-    np.testing.assert_allclose(doubled / 2, there, atol=3)
+    np.testing.assert_allclose(doubled / 2, expected, atol=3)
 
 
-def test_several_faces_come_each_once_and_inside_the_picture(detector) -> None:
+def test_several_faces_are_each_detected_once_inside_the_picture(detector) -> None:
     face = data.astronaut()[40:200, 150:300]
     faces = detector.detect(np.concatenate([face, face, face], axis=1))
     assert len(faces) == 3
@@ -55,7 +55,7 @@ def test_pictures_without_faces_give_empty_arrays(detector, size) -> None:
     assert len(detector.detect(data.coffee())) == 0
 
 
-def test_a_box_inside_a_surer_one_goes_but_a_neighbour_stays() -> None:
+def test_keeps_the_best_of_nested_boxes_and_all_neighbours() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [2, 2, 6, 6], [8, 0, 18, 10]])
     assert _suppress_nested(boxes, torch.tensor([0.9, 0.8, 0.7])).tolist() == [0, 2]
     assert _suppress_nested(boxes, torch.tensor([0.7, 0.8, 0.9])).tolist() == [2, 1]

@@ -24,16 +24,16 @@ def test_a_frozen_network_stays_frozen_inside_another_one() -> None:
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_folding_batch_norms_changes_nothing() -> None:
+def test_folding_batch_norms_does_not_change_outputs() -> None:
     network = Small().freeze()
     pictures = torch.randn(2, 3, 8, 8)
-    wanted = network.layers(pictures)
+    expected = network.layers(pictures)
     folded = fold_batch_norms(copy.deepcopy(network))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    torch.testing.assert_close(folded.layers(pictures), wanted)
+    torch.testing.assert_close(folded.layers(pictures), expected)
 
 
-def test_a_state_dict_of_another_network_is_refused_by_name(tmp_path: Path) -> None:
+def test_rejects_mismatched_state_dicts_naming_the_tensor(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     state = Small().state_dict()
 

@@ -26,7 +26,7 @@ class Twin(nn.Module):
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
-    """A network as Paddle exports it: biases as Add, a batch norm, identities, a layer norm in pieces."""
+    """A network as Paddle exports it: biases as Add, a batch norm, identities, a decomposed layer norm."""
     random = np.random.default_rng(0)
     values = {
         "w1": (4, 3, 3, 3), "b1": (1, 4, 1, 1),
@@ -72,16 +72,16 @@ def graph(tmp_path: Path) -> Path:
     return tmp_path / "network.onnx"
 
 
-def test_layers_read_from_a_graph_compute_what_the_graph_computes(graph: Path) -> None:
+def test_layers_read_from_a_graph_match_onnxruntime(graph: Path) -> None:
     twin = Twin()
     assign_layers(twin, read_layers(graph))
     pictures = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
-    (wanted,) = onnxruntime.InferenceSession(graph).run(None, {"x": pictures})
+    (expected,) = onnxruntime.InferenceSession(graph).run(None, {"x": pictures})
     with torch.no_grad():
-        np.testing.assert_allclose(twin(torch.tensor(pictures)).numpy(), wanted, atol=1e-5)
+        np.testing.assert_allclose(twin(torch.tensor(pictures)).numpy(), expected, atol=1e-5)
 
 
-def test_a_network_of_other_shapes_is_refused(graph: Path) -> None:
+def test_rejects_a_network_with_other_shapes(graph: Path) -> None:
     with pytest.raises(ValueError, match=r"Conv2d.*the file's weight is \(4, 3, 3, 3\)"):
         assign_layers(nn.Sequential(nn.Conv2d(3, 8, 3)), read_layers(graph))
     with pytest.raises(ValueError, match="has 9 layers, the file only 4"):

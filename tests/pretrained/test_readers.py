@@ -15,13 +15,13 @@ WORDS = ["Hello", "WORLD", "reading", "1984", "tokenizer", "Question?"]
 def test_rendered_words_are_read(needs, draw_word, name: str) -> None:
     judge = needs(name)
     readings = judge.read([draw_word(word) for word in WORDS])
-    right = sum(reading.text.lower() == word.lower() for reading, word in zip(readings, WORDS, strict=True))
-    assert right >= 5
+    correct = sum(reading.text.lower() == word.lower() for reading, word in zip(readings, WORDS, strict=True))
+    assert correct >= 5
     assert all(0 <= reading.score <= 1 for reading in readings)
     assert judge.read([]) == []
 
 
-def test_a_crop_reads_the_same_alone_and_in_company(needs, draw_word) -> None:
+def test_readings_do_not_depend_on_the_batch(needs, draw_word) -> None:
     judge = needs("text_judge/easyocr")
     crops = [draw_word(word, height) for word, height in zip(WORDS, (20, 31, 40, 64, 90, 25), strict=True)]
     together = judge.read(crops)
@@ -31,23 +31,25 @@ def test_a_crop_reads_the_same_alone_and_in_company(needs, draw_word) -> None:
         assert alone.score == pytest.approx(reading.score, abs=1e-4)
 
 
-def test_blur_takes_the_judges_confidence(needs, draw_word) -> None:
+def test_blur_lowers_the_judges_confidence(needs, draw_word) -> None:
     judge = needs("text_judge/easyocr")
     crop = draw_word("tokenizer")
-    tiny = crop[::8, ::8].repeat(8, 0).repeat(8, 1)
-    clear, blurred = judge.read([crop, tiny])
+    pixelated = crop[::8, ::8].repeat(8, 0).repeat(8, 1)
+    clear, blurred = judge.read([crop, pixelated])
     assert clear.text == "tokenizer" != blurred.text
     assert blurred.score < clear.score
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (40, 100)])
-def test_empty_crops_are_no_trouble(needs, size) -> None:
+def test_blank_crops_give_almost_no_text(needs, size) -> None:
     (reading,) = needs("text_judge/easyocr").read([np.full((*size, 3), 255, np.uint8)])
     assert len(reading.text) <= 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in program is a shell script")
-def test_tesseracts_table_is_understood(tmp_path: Path, draw_word, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parses_tesseracts_table_and_reports_its_errors(
+    tmp_path: Path, draw_word, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "eng.traineddata").write_bytes(b"of something else")
     program = tmp_path / "tesseract"
@@ -62,7 +64,7 @@ def test_tesseracts_table_is_understood(tmp_path: Path, draw_word, monkeypatch: 
     assert TesseractReader(program).read([draw_word("")]) == [Reading("", 0.0)]
     monkeypatch.setattr(registry.shutil, "which", lambda name: str(program))
     reader = registry.load("text_judge/tesseract")
-    assert reader.sha256 == ""  # its model is not known, and must not be taken for another's in a cache
+    assert reader.sha256 == ""  # its model is unknown and must not be mistaken for another in a cache
     program.write_text("#!/bin/sh\ncat > /dev/null\necho 'Error opening data file eng.traineddata' >&2\nexit 1\n")
     with pytest.raises(ConfigError, match=r"tesseract: failed \(Error opening data file eng.traineddata\)"):
         reader.read([draw_word("good day")])

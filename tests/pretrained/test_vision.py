@@ -5,7 +5,7 @@ import torch
 from imtok.pretrained.entries import REGISTRY
 
 
-def test_vgg16_maps_are_those_of_onnxruntime(needs, pattern) -> None:
+def test_vgg16_maps_match_onnxruntime(needs, pattern) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     from imtok.pretrained.packages import find_file
 
@@ -19,13 +19,13 @@ def test_vgg16_maps_are_those_of_onnxruntime(needs, pattern) -> None:
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(edge) for edge in edges)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
-    images = pattern(240, 240, 1)  # the only size that the classifier behind the convolutions takes
+    images = pattern(240, 240, 1)  # the only size that the classifier after the convolutions accepts
     bgr = (images.flip(1) * 127.5 + 127.5).permute(0, 2, 3, 1).numpy() - np.float32([103.939, 116.779, 123.68])
     for ours, theirs in zip(network(images), session.run(edges, {"input": bgr}), strict=True):
         assert np.linalg.norm(ours.numpy() - theirs) < 2e-5 * np.linalg.norm(theirs)  # features reach hundreds
 
 
-def test_vgg16_gradients_reach_the_picture_from_every_map(needs, pattern, check_gradient) -> None:
+def test_vgg16_gradients_of_every_map_match_finite_differences(needs, pattern, check_gradient) -> None:
     check_gradient(needs("perceptual/vgg16"), lambda network, images: network(images), pattern(32, 32, 1))
 
 
@@ -42,13 +42,13 @@ def test_vgg16_distance_grows_with_blur(needs) -> None:
     assert distances == sorted(distances)
 
 
-def test_efficientnet_features_are_those_of_timm(needs, pattern, reference) -> None:
+def test_efficientnet_features_match_timm(needs, pattern, reference) -> None:
     """`references/make.py efficientnet_lite0` made the reference."""
     features = needs("vision/efficientnet_lite0").embed(pattern(224, 224))
     torch.testing.assert_close(features[:, ::5], reference("efficientnet_lite0", "embedding"), atol=1e-3, rtol=0)
 
 
-def test_efficientnet_takes_any_size_and_tells_pictures_apart(needs) -> None:
+def test_efficientnet_takes_any_size_and_distinguishes_pictures(needs) -> None:
     data = pytest.importorskip("skimage.data")
     network = needs("vision/efficientnet_lite0")
 

@@ -1,4 +1,4 @@
-"""CLIP's and DINOv2's vision halves: small instances of the transformers library's own classes, saved and read back."""
+"""Vision encoders of CLIP and DINOv2: small instances of the transformers library's classes, saved and loaded."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from imtok.pretrained.vit import load_clip, load_dinov2
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def test_clip_answers_with_its_class_token_before_the_last_norm(tmp_path: Path) -> None:
+def test_clip_outputs_its_class_token_before_the_last_norm(tmp_path: Path) -> None:
     torch.manual_seed(0)
     clip = CLIPModel(CLIPConfig(vision_config={**SMALL, "patch_size": 14}, text_config=SMALL)).eval()
     tensors = {name: tensor.contiguous() for name, tensor in clip.state_dict().items()}
@@ -37,7 +37,7 @@ def test_clip_answers_with_its_class_token_before_the_last_norm(tmp_path: Path) 
         assert network.embed(torch.rand(2, 3, 64, 80) * 2 - 1).shape == (2, 32)
 
 
-def test_dinov2_answers_with_its_class_token(tmp_path: Path) -> None:
+def test_dinov2_outputs_its_class_token(tmp_path: Path) -> None:
     torch.manual_seed(0)
     settings = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "patch_size": 14, "image_size": 70}
     model = Dinov2Model(Dinov2Config(**settings)).eval()
@@ -50,7 +50,7 @@ def test_dinov2_answers_with_its_class_token(tmp_path: Path) -> None:
         assert torch.allclose(network.embed(images), model(pixel_values=pixels).pooler_output, atol=1e-4)
 
 
-def test_full_sizes_are_those_of_the_papers_targets() -> None:
+def test_full_sizes_match_the_papers_target_networks() -> None:
     with torch.device("meta"):
         from imtok.pretrained import vit
 
@@ -65,7 +65,7 @@ def test_full_sizes_are_those_of_the_papers_targets() -> None:
 
 
 @pytest.mark.usefixtures("no_own_weights")
-def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
+def test_reports_missing_and_mismatched_weights(tmp_path: Path) -> None:
     for name in (name for name in REGISTRY if name.startswith(("vision/clip", "vision/dino"))):
         with pytest.raises(MissingWeights, match=rf"{name} is missing.*`imtok weights fetch {name}` gets hf://"):
             load(name)

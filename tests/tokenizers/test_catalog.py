@@ -1,4 +1,4 @@
-"""Every kind of tokenizer in half precision, as users of other libraries load theirs."""
+"""Every kind of tokenizer in bf16, as users of other libraries load theirs, and the loading of a wrong run."""
 
 import pytest
 import torch
@@ -11,13 +11,13 @@ from imtok.tokenizers.catalog import load
 
 @pytest.mark.parametrize("preset", ["insighttok-debug", "fqgan-debug", "kl-nano", "textok-debug"])
 @torch.no_grad()
-def test_in_bf16_codes_decode_to_what_latents_decode_to(preset: str) -> None:
+def test_bf16_codes_and_latents_decode_to_equal_images(preset: str) -> None:
     torch.manual_seed(0)
     tokenizer = presets.create_tokenizer(preset).eval().to(torch.bfloat16)
     side = presets.get(preset).data.crop.resolution
     images = torch.rand(2, 3, side, side, dtype=torch.bfloat16) * 2 - 1
     text = None
-    if tokenizer.text_config is not None:  # what a frozen encoder says is in fp32
+    if tokenizer.text_config is not None:  # the states of a frozen text encoder are in fp32
         text = torch.randn(2, 4, tokenizer.text_config.dim), torch.ones(2, 4, dtype=torch.bool)
     encoding = tokenizer.encode(images, text)
     decoded = tokenizer.decode(encoding.latents, text, encoding.grid_size)
@@ -27,7 +27,7 @@ def test_in_bf16_codes_decode_to_what_latents_decode_to(preset: str) -> None:
 
 
 @pytest.mark.parametrize("tokenizer", [None, {"name": "tokenizer", "sha256": ""}])
-def test_a_generator_s_run_is_no_tokenizer(tokenizer: object, tmp_path) -> None:
+def test_load_rejects_generator_run(tokenizer: object, tmp_path) -> None:
     RunFolder(tmp_path).write_config({"generator": to_dict(presets.get_generator("far-debug")), "tokenizer": tokenizer})
     with pytest.raises(ConfigError, match="holds no tokenizer, but another kind of model"):
         load(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Models of diffusers as tokenizers, against the library's own encode and decode."""
+"""Models of diffusers as tokenizers, compared with diffusers' own encode and decode."""
 
 import dataclasses
 import json
@@ -49,16 +49,16 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Untrained models, as `save_pretrained` leaves them."""
-    made = {}
+    """Folders of untrained models, written by `save_pretrained`."""
+    paths = {}
     for name, make in MODELS.items():
         torch.manual_seed(0)
         model = make().eval()
         if hasattr(model, "quantize"):
             torch.nn.init.normal_(model.quantize.embedding.weight, std=0.3)
-        made[name] = tmp_path_factory.mktemp("models") / name
-        model.save_pretrained(made[name])
-    return made
+        paths[name] = tmp_path_factory.mktemp("models") / name
+        model.save_pretrained(paths[name])
+    return paths
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def original(folder: Path) -> Any:
-    settings = json.loads((folder / "config.json").read_text())
-    return getattr(diffusers, settings["_class_name"]).from_pretrained(folder, local_files_only=True)
+    config = json.loads((folder / "config.json").read_text())
+    return getattr(diffusers, config["_class_name"]).from_pretrained(folder, local_files_only=True)
 
 
 def images(height: int, width: int) -> torch.Tensor:
@@ -80,7 +80,7 @@ def images(height: int, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["vq", "movq"])
 @torch.no_grad()
-def test_vq_models_give_the_library_s_codes_and_pictures(folders: dict[str, Path], name: str) -> None:
+def test_vq_models_match_codes_and_images_of_diffusers(folders: dict[str, Path], name: str) -> None:
     tokenizer, model, pictures = imtok.load_tokenizer(str(folders[name])), original(folders[name]), images(32, 48)
     encoding = tokenizer.encode(pictures)
     unquantized = model.encode(pictures).latents
@@ -90,24 +90,24 @@ def test_vq_models_give_the_library_s_codes_and_pictures(folders: dict[str, Path
     assert len(torch.unique(codes)) > 4
     assert (encoding.grid_size, encoding.image_size) == ((8, 12), (32, 48))
     assert torch.allclose(encoding.latents.transpose(1, 2).unflatten(2, (8, 12)), quantized, atol=1e-6)
-    drawn = tokenizer.decode(encoding.latents, grid_size=(8, 12))
-    assert torch.allclose(drawn, model.decode(unquantized).sample, atol=1e-5)
-    assert torch.equal(drawn, tokenizer.decode_codes(encoding.codes, grid_size=(8, 12)))
+    decoded = tokenizer.decode(encoding.latents, grid_size=(8, 12))
+    assert torch.allclose(decoded, model.decode(unquantized).sample, atol=1e-5)
+    assert torch.equal(decoded, tokenizer.decode_codes(encoding.codes, grid_size=(8, 12)))
     assert (tokenizer.codebook_sizes, tokenizer.bits_per_token) == ((32,), 5.0)
     assert tokenizer.branch_dims == (encoding.latents.shape[2],)
 
 
 @pytest.mark.parametrize("name", ["kl", "dc"])
 @torch.no_grad()
-def test_continuous_models_give_the_library_s_latents_and_pictures(folders: dict[str, Path], name: str) -> None:
+def test_continuous_models_match_latents_and_images_of_diffusers(folders: dict[str, Path], name: str) -> None:
     tokenizer, model, pictures = imtok.load_tokenizer(str(folders[name])), original(folders[name]), images(32, 48)
-    answer = model.encode(pictures)
-    expected = answer.latent_dist.mean if name == "kl" else answer.latent
+    output = model.encode(pictures)
+    expected = output.latent_dist.mean if name == "kl" else output.latent
     encoding = tokenizer.encode(pictures)
     assert encoding.codes is None
     assert torch.equal(encoding.latents, expected.flatten(2).transpose(1, 2))
-    drawn = tokenizer.decode(encoding.latents, grid_size=(8, 12))
-    assert torch.allclose(drawn, model.decode(expected).sample, atol=1e-5)
+    decoded = tokenizer.decode(encoding.latents, grid_size=(8, 12))
+    assert torch.allclose(decoded, model.decode(expected).sample, atol=1e-5)
     channels = {"kl": 4, "dc": 8}[name]
     assert (tokenizer.codebook_sizes, tokenizer.bits_per_token) == ((), 32.0 * channels)
     with pytest.raises(TypeError):
@@ -115,24 +115,26 @@ def test_continuous_models_give_the_library_s_latents_and_pictures(folders: dict
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_sizes_that_do_not_fit_are_padded(folders: dict[str, Path], name: str) -> None:
+def test_image_sizes_not_divisible_by_patch_size_are_padded(folders: dict[str, Path], name: str) -> None:
     tokenizer, pictures = imtok.load_tokenizer(str(folders[name])), images(29, 34)
-    drawn = tokenizer.reconstruct(pictures)
-    assert drawn.shape == pictures.shape
+    reconstruction = tokenizer.reconstruct(pictures)
+    assert reconstruction.shape == pictures.shape
     padded = torch.nn.functional.pad(pictures, (0, 2, 0, 3), mode="replicate")
-    assert torch.allclose(drawn, tokenizer.reconstruct(padded)[:, :, :29, :34])
+    assert torch.allclose(reconstruction, tokenizer.reconstruct(padded)[:, :, :29, :34])
 
 
 @pytest.mark.parametrize("name", ["vq", "kl"])
-def test_every_verb_takes_the_folder(folders: dict[str, Path], name: str, photos: Path, tmp_path: Path) -> None:
+def test_cli_commands_accept_diffusers_folder(
+    folders: dict[str, Path], name: str, photos: Path, tmp_path: Path
+) -> None:
     folder, out = str(folders[name]), tmp_path / "out"
     assert main(["reconstruct", folder, str(photos), "--out", str(out)]) == 0
     assert decode(read_bytes(out / "eye.png"), "eye").shape == (50, 38, 3)
-    scored = ["--data", str(photos), "--metrics", "psnr", "bits_per_pixel", "--out", str(out)]
-    assert main(["evaluate", folder, *scored, "--no-checks"]) == 0
-    found = json.loads((out / "metrics.json").read_text())
-    assert found["tokenizers"][name]["teachers"] == [UNKNOWN]
-    rows = found["results"]
+    options = ["--data", str(photos), "--metrics", "psnr", "bits_per_pixel", "--out", str(out)]
+    assert main(["evaluate", folder, *options, "--no-checks"]) == 0
+    report = json.loads((out / "metrics.json").read_text())
+    assert report["tokenizers"][name]["teachers"] == [UNKNOWN]
+    rows = report["results"]
     tokens, bits = math.ceil(50 / 4) * math.ceil(38 / 4), {"vq": 5, "kl": 32 * 4}[name]
     assert [row["tokenizer"] for row in rows] == [name]
     assert rows[0]["metrics"]["bits_per_pixel"]["value"] == pytest.approx(tokens * bits / (38 * 50))
@@ -146,13 +148,15 @@ def test_every_verb_takes_the_folder(folders: dict[str, Path], name: str, photos
     assert np.isfinite(shards[0].values).all()
     run = RunFolder(tmp_path / "generator")
     generators.copy_tokenizer(shards.manifest, run)
-    place = generators.locate_tokenizer(generators.reference(shards.manifest), run)
+    location = generators.locate_tokenizer(generators.reference(shards.manifest), run)
     run.write_config({"tokenizer": {"name": generators.reference(shards.manifest).name}})
     assert teachers_behind(str(run.path)) == {UNKNOWN}
-    assert imtok.load_tokenizer(place).encode(images(32, 32)).latents.shape[1] == 64
+    assert imtok.load_tokenizer(location).encode(images(32, 32)).latents.shape[1] == 64
 
 
-def test_a_dit_draws_through_an_autoencoder(folders: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+def test_dit_pipeline_decodes_with_diffusers_autoencoder(
+    folders: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
     for name in ("eye", "hat"):
         (photos / name).mkdir()
         (photos / f"{name}.png").rename(photos / name / "one.png")
@@ -161,18 +165,18 @@ def test_a_dit_draws_through_an_autoencoder(folders: dict[str, Path], photos: Pa
     base = presets.get_generator("dit-debug")
     training = dataclasses.replace(base.training, steps=2, global_batch_size=2, preview_every=0)
     run = train(dataclasses.replace(base, training=training), str(tmp_path / "latents"), tmp_path / "run")
-    shutil.rmtree(folder)  # the run folder carries it along
+    shutil.rmtree(folder)  # the run folder holds a copy of it
     pipeline = imtok.load_generator(str(run))
     config = pipeline.generator.config
     assert (config.token_shape, config.channels, config.classes) == ((6, 6), 4, ("eye", "hat"))
     latents = pipeline.generator.sample(["hat"], [1], pipeline.sampling)
     grid = latents.transpose(1, 2).unflatten(2, (6, 6))
-    with torch.no_grad():  # they come as the autoencoder's own, not as the network sees them
+    with torch.no_grad():  # the latents have the autoencoder's scale, not that of the network's inputs
         expected = original(folders["kl"]).decode(grid).sample.clamp(-1, 1)
     assert torch.allclose(pipeline.generate(["hat"], seed=1), expected, atol=1e-5)
 
 
-def test_a_pipeline_s_folder_stands_for_its_autoencoder(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_pipeline_folder_loads_its_autoencoder(folders: dict[str, Path], tmp_path: Path) -> None:
     pipeline = tmp_path / "pipeline"
     shutil.copytree(folders["vq"], pipeline / "vqvae")
     (pipeline / "model_index.json").write_text("{}")
@@ -181,13 +185,13 @@ def test_a_pipeline_s_folder_stands_for_its_autoencoder(folders: dict[str, Path]
     assert hash_of(str(pipeline)) == hash_of(str(folders["vq"]))
 
 
-def test_half_precision_and_old_names_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_loads_half_precision_weights_with_old_names(folders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folders["kl"], tmp_path / "half")
     file = tmp_path / "half" / "diffusion_pytorch_model.safetensors"
-    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    old_names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     tensors = {}
     for name, tensor in load_file(file).items():
-        for new, before in old.items():
+        for new, before in old_names.items():
             name = name.replace(f"attentions.0.{new}.", f"attentions.0.{before}.")
         tensors[name] = tensor.bfloat16()
     assert sum("proj_attn" in name for name in tensors) == 4
@@ -198,7 +202,7 @@ def test_half_precision_and_old_names_are_read(folders: dict[str, Path], tmp_pat
     assert torch.allclose(tokenizer.encode(pictures).latents, expected.flatten(2).transpose(1, 2))
 
 
-def refused(folder: Path) -> str:
+def load_error(folder: Path) -> str:
     with pytest.raises(ConfigError) as caught:
         imtok.load_tokenizer(str(folder))
     assert "\n" not in str(caught.value)
@@ -206,47 +210,51 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-def changed(folder: Path, copy: Path, **settings: object) -> Path:
+def copy_with_settings(folder: Path, copy: Path, **settings: object) -> Path:
     shutil.copytree(folder, copy)
-    known = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(known | settings))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | settings))
     return copy
 
 
-def test_what_is_refused(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_unsupported_models_misfit_weights_and_no_diffusers(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kl = folders["kl"]
-    assert "is a UNet2DModel of diffusers" in refused(changed(kl, tmp_path / "unet", _class_name="UNet2DModel"))
-    assert "describes no AutoencoderKL" in refused(changed(kl, tmp_path / "odd", block_out_channels=[8]))
-    assert "from 4 channels to 3" in refused(changed(kl, tmp_path / "rgba", in_channels=4))
-    assert "has the shape (8, 16, 3, 3), not (10, 16, 3, 3)" in refused(
-        changed(kl, tmp_path / "deep", latent_channels=5)
+    assert "is a UNet2DModel of diffusers" in load_error(
+        copy_with_settings(kl, tmp_path / "unet", _class_name="UNet2DModel")
     )
-    assert "quantize.embedding.weight is not part of it" in refused(
-        changed(folders["vq"], tmp_path / "other", _class_name="AutoencoderKL")
+    assert "describes no AutoencoderKL" in load_error(copy_with_settings(kl, tmp_path / "odd", block_out_channels=[8]))
+    assert "from 4 channels to 3" in load_error(copy_with_settings(kl, tmp_path / "rgba", in_channels=4))
+    assert "has the shape (8, 16, 3, 3), not (10, 16, 3, 3)" in load_error(
+        copy_with_settings(kl, tmp_path / "deep", latent_channels=5)
+    )
+    assert "quantize.embedding.weight is not part of it" in load_error(
+        copy_with_settings(folders["vq"], tmp_path / "other", _class_name="AutoencoderKL")
     )
     file = "diffusion_pytorch_model.safetensors"
-    cut = changed(kl, tmp_path / "cut")
-    (cut / file).write_bytes((kl / file).read_bytes()[:5000])
-    assert "not a readable checkpoint" in refused(cut)
-    (cut / file).unlink()
-    assert f"has no {file}" in refused(cut)
+    truncated = copy_with_settings(kl, tmp_path / "cut")
+    (truncated / file).write_bytes((kl / file).read_bytes()[:5000])
+    assert "not a readable checkpoint" in load_error(truncated)
+    (truncated / file).unlink()
+    assert f"has no {file}" in load_error(truncated)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    assert "pip install 'diffusers>=0.35'" in refused(kl)
+    assert "pip install 'diffusers>=0.35'" in load_error(kl)
 
 
-def test_pickled_weights_are_not_touched(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected_without_execution(folders: dict[str, Path], tmp_path: Path) -> None:
     marker = tmp_path / "executed"
 
     class Payload:
         def __reduce__(self):
             return (Path.touch, (marker,))
 
-    folder = changed(folders["kl"], tmp_path / "pickled")
+    folder = copy_with_settings(folders["kl"], tmp_path / "pickled")
     (folder / "diffusion_pytorch_model.safetensors").unlink()
     torch.save({"a": Payload()}, folder / "diffusion_pytorch_model.bin")
-    assert "from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW_FOLDER)" in refused(folder)
+    assert "from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW_FOLDER)" in load_error(folder)
     assert not marker.exists()
 
 
-def test_folders_of_pictures_stay_folders_of_pictures(photos: Path) -> None:
+def test_folder_of_pictures_opens_as_folder_reconstructor(photos: Path) -> None:
     assert isinstance(open_reconstructor(str(photos)), FolderReconstructor)

@@ -16,7 +16,7 @@ def quantizer(size: int = 16, dim: int = 4, seed: int = 0, **settings: float | b
 @pytest.mark.parametrize("normalized", [False, True])
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
-def test_nearest_code_is_the_one_at_the_smallest_distance(normalized: bool, seed: int) -> None:
+def test_nearest_code_has_smallest_distance(normalized: bool, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     vectors, codebook = torch.randn(50, 6, generator=generator), torch.randn(33, 6, generator=generator)
     if normalized:
@@ -24,7 +24,7 @@ def test_nearest_code_is_the_one_at_the_smallest_distance(normalized: bool, seed
     assert torch.equal(nearest_codes(vectors, codebook, normalized), torch.cdist(vectors, codebook).argmin(1))
 
 
-def test_search_in_blocks_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blockwise_search_equals_whole_search(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, codebook = torch.randn(101, 6), torch.randn(33, 6)
     whole = nearest_codes(vectors, codebook, False)
     monkeypatch.setattr("imtok.tokenizers.quantization._SEARCH_ELEMENTS", 33 * 7)
@@ -66,7 +66,7 @@ def test_update_follows_equations_11_to_13_by_hand() -> None:
     torch.testing.assert_close(q.codebook[:, 0], total / count)
 
 
-def test_a_code_that_nobody_needs_stays_where_it_is() -> None:
+def test_unused_code_keeps_its_value() -> None:
     q = quantizer(2, 1, normalize=False, decay=0.5, restart_threshold=0.0)
     q.codebook.copy_(torch.tensor([[0.0], [10.0]]))
     q.restart_statistics()
@@ -76,7 +76,7 @@ def test_a_code_that_nobody_needs_stays_where_it_is() -> None:
     assert q.codebook[1].item() == pytest.approx(10, rel=1e-5)
 
 
-def test_micro_batches_count_as_one_step() -> None:
+def test_micro_batches_are_accumulated_into_one_update() -> None:
     whole, halves = quantizer(), quantizer()
     z = torch.randn(4, 9, 4, requires_grad=True)
     whole(z)
@@ -101,7 +101,7 @@ def test_codebook_learns_the_clusters_of_its_data() -> None:
     assert nearest.values.min() > 0.99
 
 
-def test_dead_code_is_restarted_from_the_batch_and_its_statistics_with_it() -> None:
+def test_dead_codes_and_their_statistics_are_restarted_from_the_batch() -> None:
     q = quantizer(4, 2, normalize=False, decay=0.5)
     q.codebook.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [100.0, 0.0], [200.0, 0.0]]))
     q.restart_statistics()
@@ -116,11 +116,11 @@ def test_dead_code_is_restarted_from_the_batch_and_its_statistics_with_it() -> N
     for code in (2, 3):
         assert (batch - q.codebook[code]).abs().sum(1).min() < 1e-6
         torch.testing.assert_close(q.statistics.sum[code], q.codebook[code] * q.statistics.count[code])
-        assert q.statistics.count[code] > 0.5  # the mean count: it has time to prove itself
+        assert q.statistics.count[code] > 0.5  # set to the mean count, so that it is not dead again at once
 
 
-def test_few_vectors_for_many_codes_do_not_redraw_the_codebook_at_every_step() -> None:
-    """With raw counts as printed in the paper, nearly all of 1,024 codes would count as dead at 64 vectors a step."""
+def test_small_batch_does_not_restart_large_codebook_at_every_step() -> None:
+    """With raw counts as printed in the paper, nearly all of 1,024 codes would count as dead at 64 vectors per step."""
     torch.manual_seed(0)
     q = quantizer(1024, 8)
     pool = F.normalize(torch.randn(4096, 8), dim=1)
@@ -131,7 +131,7 @@ def test_few_vectors_for_many_codes_do_not_redraw_the_codebook_at_every_step() -
     assert sum(restarts[-50:]) / 50 < 0.02 * 1024
 
 
-def test_more_dead_codes_than_vectors_still_get_different_vectors() -> None:
+def test_more_dead_codes_than_vectors_get_distinct_vectors() -> None:
     q = quantizer(32, 4)
     q.bypass = True
     q(torch.randn(1, 5, 4, requires_grad=True))
@@ -139,7 +139,7 @@ def test_more_dead_codes_than_vectors_still_get_different_vectors() -> None:
     assert torch.pdist(q.codebook).min() > 0
 
 
-def test_bypass_passes_vectors_and_lets_the_codebook_follow_them() -> None:
+def test_bypass_returns_unquantized_vectors_and_updates_codebook() -> None:
     q = quantizer(8, 4)
     q.bypass = True
     z = torch.randn(2, 16, 4, requires_grad=True)
@@ -151,7 +151,7 @@ def test_bypass_passes_vectors_and_lets_the_codebook_follow_them() -> None:
     assert (q.codebook @ vectors.T).max(1).values.min() > 1 - 1e-6
 
 
-def test_frozen_and_eval_and_no_grad_passes_change_nothing() -> None:
+def test_frozen_eval_and_no_grad_passes_do_not_change_codebook() -> None:
     q = quantizer()
     before = q.codebook.clone()
     z = torch.randn(2, 50, 4)
@@ -167,7 +167,7 @@ def test_frozen_and_eval_and_no_grad_passes_change_nothing() -> None:
     assert torch.equal(q.codebook, before)
 
 
-def test_forward_without_update_does_not_fill_the_memory() -> None:
+def test_forward_without_update_keeps_bounded_number_of_vectors() -> None:
     q = quantizer(8, 4)
     for _ in range(300):
         q(torch.randn(1, 1000, 4, requires_grad=True))
@@ -177,7 +177,7 @@ def test_forward_without_update_does_not_fill_the_memory() -> None:
     assert q._pool == []
 
 
-def test_lookup_is_the_inverse_of_the_codes_in_eval_mode() -> None:
+def test_lookup_of_codes_equals_latents_in_eval_mode() -> None:
     q = quantizer(64, 4).eval()
     result = q(torch.randn(3, 10, 4))
     assert torch.equal(q.lookup(result.codes), result.latents)

@@ -28,7 +28,7 @@ def model(sizes: tuple[int, ...], adapters: bool = True, update: str = "gradient
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("adapters", [True, False])
-def test_codes_and_latents_are_inverse_and_decode_alike(sizes: tuple[int, ...], adapters: bool) -> None:
+def test_codes_and_latents_are_interconvertible_and_decode_equally(sizes: tuple[int, ...], adapters: bool) -> None:
     tokenizer = model(sizes, adapters).eval()
     encoding = tokenizer.encode(torch.rand(2, 3, 16, 24) * 2 - 1)
     assert encoding.codes is not None
@@ -46,10 +46,10 @@ def test_codes_and_latents_are_inverse_and_decode_alike(sizes: tuple[int, ...], 
 def test_gradients_reach_every_adapter_and_every_codebook(sizes: tuple[int, ...]) -> None:
     tokenizer = model(sizes).train()
     encoding = tokenizer.encode(torch.rand(2, 3, 16, 16) * 2 - 1)
-    drawn = tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
-    (drawn.square().mean() + sum(encoding.losses.values())).backward()
-    without = [name for name, parameter in tokenizer.named_parameters() if parameter.grad is None]
-    assert without == []
+    decoded = tokenizer.decode(encoding.latents, grid_size=encoding.grid_size)
+    (decoded.square().mean() + sum(encoding.losses.values())).backward()
+    without_gradient = [name for name, parameter in tokenizer.named_parameters() if parameter.grad is None]
+    assert without_gradient == []
     for branch in range(len(sizes)):
         for part in (f"encoder.branches.{branch}.adapter.positions.table", f"quantizer.branches.{branch}.codebook"):
             gradient = tokenizer.get_parameter(part).grad
@@ -57,7 +57,7 @@ def test_gradients_reach_every_adapter_and_every_codebook(sizes: tuple[int, ...]
             assert gradient.abs().sum() > 0
 
 
-def test_one_codebook_without_adapter_is_the_vqgan() -> None:
+def test_one_codebook_without_adapter_equals_vqgan() -> None:
     factorized = model((16,), adapters=False)
     config = VQGANConfig(**{**vars(factorized.config), "quantizer": VQConfig(codebook_size=16, codebook_dim=4)})
     plain = VQGAN(config)
@@ -73,8 +73,8 @@ def test_one_codebook_without_adapter_is_the_vqgan() -> None:
     assert all(torch.equal(ours.losses[name], theirs.losses[name]) for name in ours.losses)
 
 
-def test_branches_are_quantized_apart() -> None:
-    """What one branch sees does not touch the codes of another."""
+def test_branches_are_quantized_independently() -> None:
+    """The input of one branch does not affect the codes of another."""
     quantizer = FactorizedQuantizer(FactorizedVQConfig(codebook_sizes=(16, 8), sub_dim=4)).eval()
     z = torch.randn(1, 6, 8)
     other = torch.cat([z[..., :4], torch.randn(1, 6, 4)], dim=2)
@@ -82,7 +82,7 @@ def test_branches_are_quantized_apart() -> None:
     assert not torch.equal(quantizer(z).codes[..., 1], quantizer(other).codes[..., 1])
 
 
-def test_running_means_serve_as_codebooks_too() -> None:
+def test_ema_update_changes_every_codebook() -> None:
     tokenizer = model((16, 8), update="ema").train()
     before = [branch.codebook.clone() for branch in tokenizer.quantizer.branches]
     tokenizer.encode(torch.rand(2, 3, 16, 16) * 2 - 1)
@@ -94,31 +94,31 @@ def test_running_means_serve_as_codebooks_too() -> None:
     assert not any("statistics" in name for name in tokenizer.weights())
 
 
-def test_a_phase_reaches_every_branch() -> None:
+def test_start_phase_applies_to_every_branch() -> None:
     quantizer = FactorizedQuantizer(FactorizedVQConfig(codebook_sizes=(4, 4), sub_dim=2, update="ema"))
     quantizer.start_phase(frozen=True, bypass=True, skipped_losses=frozenset({"entropy"}))
     before = [tensor.clone() for tensor in quantizer.state_dict().values()]
     quantizer.train()(torch.randn(2, 3, 4))
     quantizer.update()
-    assert all(map(torch.equal, before, quantizer.state_dict().values()))  # no codebook has followed
-    told = [(branch.frozen, branch.bypass, branch.skipped_losses) for branch in quantizer.branches]
-    assert told == [(True, True, {"entropy"})] * 2
+    assert all(map(torch.equal, before, quantizer.state_dict().values()))  # no codebook was updated
+    branch_settings = [(branch.frozen, branch.bypass, branch.skipped_losses) for branch in quantizer.branches]
+    assert branch_settings == [(True, True, {"entropy"})] * 2
 
 
-def test_losses_are_the_branches_means_and_the_pairs_cosines() -> None:
+def test_losses_are_branch_means_and_disentangle_loss() -> None:
     torch.manual_seed(0)
     quantizer = FactorizedQuantizer(FactorizedVQConfig(codebook_sizes=(16, 8), sub_dim=4)).train()
     z = torch.randn(2, 6, 8, requires_grad=True)
-    found = quantizer(z)
-    apart = [branch(part) for branch, part in zip(quantizer.branches, z.split(4, dim=2), strict=True)]
-    assert found.losses.keys() == {"codebook", "commitment", "entropy", "disentangle"} == quantizer.loss_names
-    for name in apart[0].losses:
-        mean = (apart[0].losses[name] + apart[1].losses[name]) / 2
-        assert found.losses[name].item() == pytest.approx(mean.item(), abs=1e-6)
+    output = quantizer(z)
+    branch_outputs = [branch(part) for branch, part in zip(quantizer.branches, z.split(4, dim=2), strict=True)]
+    assert output.losses.keys() == {"codebook", "commitment", "entropy", "disentangle"} == quantizer.loss_names
+    for name in branch_outputs[0].losses:
+        mean = (branch_outputs[0].losses[name] + branch_outputs[1].losses[name]) / 2
+        assert output.losses[name].item() == pytest.approx(mean.item(), abs=1e-6)
     to_z, *to_codebooks = torch.autograd.grad(
-        found.losses["disentangle"], (z, *quantizer.parameters()), allow_unused=True
+        output.losses["disentangle"], (z, *quantizer.parameters()), allow_unused=True
     )
-    assert to_z.abs().sum() > 0  # the adapters learn, the codes follow
+    assert to_z.abs().sum() > 0  # only the adapters get its gradient; the codes follow by their own loss
     assert to_codebooks == [None, None]
     quantizer.bypass = True
     assert "disentangle" not in quantizer(z).losses
@@ -127,13 +127,13 @@ def test_losses_are_the_branches_means_and_the_pairs_cosines() -> None:
     assert "disentangle" not in FactorizedQuantizer(FactorizedVQConfig(codebook_sizes=(4,))).train()(z).losses
 
 
-def test_presets_take_codebook_sizes_from_outside() -> None:
-    fresh = presets.create_tokenizer("fqgan-debug", codebook_sizes=(8, 4, 4))
-    assert fresh.codebook_sizes == (8, 4, 4)
-    assert len(fresh.encoder.branches) == 3  # pyright: ignore
+def test_codebook_sizes_override_those_of_preset() -> None:
+    tokenizer = presets.create_tokenizer("fqgan-debug", codebook_sizes=(8, 4, 4))
+    assert tokenizer.codebook_sizes == (8, 4, 4)
+    assert len(tokenizer.encoder.branches) == 3  # pyright: ignore
 
 
-def test_disentanglement_by_hand() -> None:
+def test_disentangle_loss_matches_hand_computation() -> None:
     x, y = torch.tensor([[[1.0, 0.0], [2.0, 0.0]]]), torch.tensor([[[0.0, 3.0], [1.0, 1.0]]])
     assert disentangle_loss([x, y]).item() == pytest.approx((0 + 0.5) / 2)
     assert disentangle_loss([x, -3 * x]).item() == pytest.approx(1)
@@ -141,17 +141,17 @@ def test_disentanglement_by_hand() -> None:
     assert three.item() == pytest.approx((0.25 + 1 + 0.25) / 3)
 
 
-def test_one_branch_alone() -> None:
+def test_keep_codebook_zeroes_channels_of_other_branches() -> None:
     tokenizer = model((16, 8)).eval()
     latents = tokenizer.encode(torch.rand(1, 3, 16, 16)).latents
-    only = [tokenizer.keep_codebook(latents, branch) for branch in range(2)]
-    assert torch.equal(only[0] + only[1], latents)
-    assert only[1][..., :4].abs().max() == 0
+    kept = [tokenizer.keep_codebook(latents, branch) for branch in range(2)]
+    assert torch.equal(kept[0] + kept[1], latents)
+    assert kept[1][..., :4].abs().max() == 0
     with pytest.raises(ValueError, match="there are 2 codebooks, counted from 0, and no 2"):
         tokenizer.keep_codebook(latents, 2)
 
 
-def test_adapters_serve_grids_of_other_sizes() -> None:
+def test_adapter_positions_are_resized_to_other_grids() -> None:
     tokenizer = model((16, 8)).eval()
     positions = tokenizer.encoder.branches[0].adapter.positions
     assert torch.equal(positions((8, 8)), positions.table)
@@ -177,7 +177,7 @@ def test_adapters_serve_grids_of_other_sizes() -> None:
         ({"quantizer": {"kind": "factorized", "sizes": [4]}}, "sizes: no such setting"),
     ],
 )
-def test_settings_that_cannot_be_meant(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as refused:
+def test_rejects_invalid_configs(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         from_dict(VQGANConfig, {**to_dict(VQGANConfig()), **changes})
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(caught.value)

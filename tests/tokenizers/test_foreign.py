@@ -20,16 +20,16 @@ REFERENCE = Path(__file__).parent / "reference"
 
 
 @pytest.mark.parametrize("name", ["insighttok", "llamagen"])
-def test_reference_checkpoint_gives_the_original_codes_and_pictures(name: str) -> None:
+def test_reference_checkpoint_matches_original_codes_and_images(name: str) -> None:
     """The files hold what the original classes computed in fp32 from random weights (see reference/README.md)."""
     model = load(str(REFERENCE / f"{name}_tiny.pt"))
     expected = load_file(REFERENCE / f"{name}_tiny_io.safetensors")
     with torch.no_grad():
         encoding = model.encode(expected["images"])
-        drawn = model.decode(encoding.latents)
+        reconstruction = model.decode(encoding.latents)
     assert encoding.codes is not None
     assert torch.equal(encoding.codes[..., 0], expected["codes"].long())
-    assert (drawn - expected["reconstruction"]).abs().max() < 1e-4
+    assert (reconstruction - expected["reconstruction"]).abs().max() < 1e-4
 
 
 def key_list(name: str) -> dict[str, list[int]]:
@@ -50,7 +50,7 @@ def test_full_size_key_list_loads_completely(name: str, millions: float) -> None
 
 
 def fqgan_state(name: str) -> dict[str, torch.Tensor]:
-    """FQGAN's tensors, a quarter as wide: random ones, in no order."""
+    """Random tensors with FQGAN's names, a quarter as wide, in random order."""
     torch.manual_seed(0)
     state = {}
     for key, shape in key_list(name).items():
@@ -61,7 +61,7 @@ def fqgan_state(name: str) -> dict[str, torch.Tensor]:
 
 
 def adapter_of(state: dict[str, torch.Tensor], stem: str) -> nn.Sequential:
-    """An adapter of torch's own transformer layers, by the names that FQGAN has for them."""
+    """An adapter built from torch's own transformer layers, with the weights of FQGAN's adapter at `stem`."""
     width = state[f"{stem}.ln_pre.weight"].shape[0]
     layers = []
     for index in range(6):
@@ -78,8 +78,8 @@ def adapter_of(state: dict[str, torch.Tensor], stem: str) -> nn.Sequential:
 
 @pytest.mark.parametrize(("name", "branches"), [("fqgan_dual", "vis sem"), ("fqgan_triple", "vis sem_mid sem_high")])
 @torch.no_grad()
-def test_fqgan_is_what_its_facts_say_computed_with_torch_s_own_layers(name: str, branches: str) -> None:
-    """No outputs of the original are at hand. The encoder and decoder are LlamaGen's, which are checked above."""
+def test_fqgan_equals_computation_with_torch_layers(name: str, branches: str) -> None:
+    """No outputs of the original are available. The encoder and decoder are LlamaGen's, which are checked above."""
     state = fqgan_state(name)
     config, weights = convert(state, name)
     model = VQGAN(config)
@@ -115,13 +115,13 @@ def test_fqgan_is_what_its_facts_say_computed_with_torch_s_own_layers(name: str,
     assert model.reconstruct(images[:, :, :100, :70]).shape == (2, 3, 100, 70)
 
 
-def test_fqgan_checkpoints_are_what_the_presets_train() -> None:
+def test_fqgan_checkpoint_configs_equal_presets() -> None:
     for name in ("fqgan_dual", "fqgan_triple"):
         state = {key: torch.empty(shape, device="meta") for key, shape in key_list(name).items()}
         assert convert(state, name)[0] == presets.get(name.replace("_", "-")).tokenizer
 
 
-def test_fqgan_with_more_branches_and_what_does_not_fit() -> None:
+def test_fqgan_loads_four_branches_and_rejects_misfit_tensors() -> None:
     state = fqgan_state("fqgan_dual")
     fourth = {key.replace("sem", "sem_10"): tensor for key, tensor in state.items() if "_sem" in key}
     fourth |= {k.replace("head", "head_10"): tensor for k, tensor in state.items() if "semantic_head" in k}
@@ -144,14 +144,14 @@ def test_fqgan_with_more_branches_and_what_does_not_fit() -> None:
         convert(state | {"decoder.conv_in.weight": torch.zeros(1)}, "x.pt")
 
 
-def test_what_only_training_needs_is_left_out_by_name() -> None:
+def test_training_only_tensors_are_skipped_by_name() -> None:
     state = fqgan_state("fqgan_dual")
-    more = {"loss.discriminator.main.0.weight": torch.zeros(3), "discriminator.a": torch.zeros(3)}
-    more |= {"model_ema.encoderconv_inweight": torch.zeros(3), "quantize_vis.codebook_used": torch.zeros(9)}
-    assert convert(state | more, "x.pt")[1].keys() == convert(state, "x.pt")[1].keys()
+    training_only = {"loss.discriminator.main.0.weight": torch.zeros(3), "discriminator.a": torch.zeros(3)}
+    training_only |= {"model_ema.encoderconv_inweight": torch.zeros(3), "quantize_vis.codebook_used": torch.zeros(9)}
+    assert convert(state | training_only, "x.pt")[1].keys() == convert(state, "x.pt")[1].keys()
 
 
-def test_names_that_wrappers_have_changed_are_understood() -> None:
+def test_prefixes_of_ddp_and_torch_compile_are_removed() -> None:
     state = fqgan_state("fqgan_dual")
     wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}
     config, weights = convert(wrapped, "x.pt")
@@ -160,7 +160,7 @@ def test_names_that_wrappers_have_changed_are_understood() -> None:
 
 
 def taming_state() -> dict[str, torch.Tensor]:
-    """The names of a taming-transformers VQGAN: those of InsightTok, without EMA statistics, with a loss network."""
+    """Tensors with the names of taming's VQGAN: InsightTok's, without EMA statistics, with a loss network."""
     state = torch.load(REFERENCE / "insighttok_tiny.pt", weights_only=True)["model"]
     plain = {k: v for k, v in state.items() if not k.startswith("quantize.") or k == "quantize.embedding.weight"}
     return plain | {"loss.discriminator.main.0.weight": torch.zeros(3)}
@@ -177,8 +177,8 @@ def test_taming_codes_are_not_normalized() -> None:
     assert model.eval().reconstruct(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
 
 
-def test_ibq_is_not_taken_for_taming() -> None:
-    """The same names, but another rule by which a code is found; its checkpoints have averaged weights beside them."""
+def test_ibq_checkpoint_is_rejected_instead_of_read_as_taming() -> None:
+    """IBQ has the same names, but selects codes by another rule; its checkpoints also hold averaged weights."""
     state = taming_state()
     averaged = {"model_ema.decay": torch.tensor(0.999), "model_ema.encoderconv_inweight": torch.zeros(1)}
     with pytest.raises(ConfigError, match=r"ibq\.ckpt: averaged weights .* largest dot product"):
@@ -187,8 +187,8 @@ def test_ibq_is_not_taken_for_taming() -> None:
     assert convert(state | averaged | statistics, "insighttok.ckpt")[0].quantizer.normalize
 
 
-def test_running_statistics_are_not_taken_for_the_codebook() -> None:
-    """Those of taming's EmbeddingEMA stand behind the codebook, under its name."""
+def test_running_statistics_are_not_mistaken_for_codebook() -> None:
+    """The statistics of taming's EmbeddingEMA follow the codebook, and their names have the same prefix."""
     state = taming_state()
     codebook = state["quantize.embedding.weight"]
     state |= {"quantize.embedding.cluster_size": codebook[:, 0], "quantize.embedding.embed_avg": codebook + 1}
@@ -202,7 +202,7 @@ def test_lightning_checkpoint_on_disk_loads(tmp_path: Path) -> None:
     assert isinstance(load(str(tmp_path / "last.ckpt")), VQGAN)
 
 
-def test_other_checkpoints_are_refused() -> None:
+def test_rejects_checkpoints_with_unknown_or_missing_tensors() -> None:
     with pytest.raises(ConfigError, match=r"x\.pt: not a tokenizer checkpoint that imtok knows"):
         convert({"layer.weight": torch.zeros(1)}, "x.pt")
     with pytest.raises(ConfigError, match="unknown layout"):
@@ -214,7 +214,7 @@ def test_other_checkpoints_are_refused() -> None:
         convert(taming_state() | {"encoder.down.0.surprise": torch.zeros(1)}, "x.pt")
 
 
-def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_checkpoint_with_code_is_rejected_without_execution(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
 
     class Payload:
@@ -227,26 +227,26 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> 
     assert not marker.exists()
 
 
-def test_a_checkpoint_that_lightning_wrote_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its notes have a class of its own as their key, which is named in the file and not run."""
+def test_lightning_checkpoint_with_class_as_key_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its callback states have one of Lightning's classes as key, which the file names and loading does not execute."""
     name = "pytorch_lightning.callbacks.model_checkpoint"
-    theirs = types.ModuleType(name)
+    module = types.ModuleType(name)
     for part in ("pytorch_lightning", "pytorch_lightning.callbacks"):
         monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
-    monkeypatch.setitem(sys.modules, name, theirs)
+    monkeypatch.setitem(sys.modules, name, module)
     callback = type("ModelCheckpoint", (), {"__module__": name})
-    theirs.ModelCheckpoint = callback  # pyright: ignore[reportAttributeAccessIssue]
+    module.ModelCheckpoint = callback  # pyright: ignore[reportAttributeAccessIssue]
     state = torch.load(REFERENCE / "llamagen_tiny.pt", weights_only=True)["model"]
-    notes = {callback: {"best_model_score": torch.tensor(0.5), "best_model_path": "/a/b.ckpt"}}
-    torch.save({"epoch": 3, "state_dict": state, "callbacks": notes}, tmp_path / "last.ckpt")
+    callbacks = {callback: {"best_model_score": torch.tensor(0.5), "best_model_path": "/a/b.ckpt"}}
+    torch.save({"epoch": 3, "state_dict": state, "callbacks": callbacks}, tmp_path / "last.ckpt")
     monkeypatch.undo()
     assert "pytorch_lightning" not in sys.modules
-    ours, original = load(str(tmp_path / "last.ckpt")), load(str(REFERENCE / "llamagen_tiny.pt"))
-    for (key, value), (_, expected) in zip(ours.weights().items(), original.weights().items(), strict=True):
+    loaded, original = load(str(tmp_path / "last.ckpt")), load(str(REFERENCE / "llamagen_tiny.pt"))
+    for (key, value), (_, expected) in zip(loaded.weights().items(), original.weights().items(), strict=True):
         assert torch.equal(value, expected), key
 
 
-def test_broken_and_missing_files_get_one_line(tmp_path: Path) -> None:
+def test_broken_and_missing_files_raise_one_line_errors(tmp_path: Path) -> None:
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 not really")
     (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 20)
     whole = (REFERENCE / "llamagen_tiny.pt").read_bytes()

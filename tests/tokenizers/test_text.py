@@ -1,4 +1,4 @@
-"""What tokenizers are told: stored features, the encoder itself, classes, and nothing."""
+"""Text conditioning: stored features, states computed by the encoder, classes, and no text."""
 
 import copy
 import dataclasses
@@ -32,19 +32,19 @@ def shards(tmp_path: Path) -> str:
     return str(tmp_path / "signs")
 
 
-def test_stored_features_are_what_the_encoder_says(shards: str, needs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_features_equal_encoder_outputs(shards: str, needs, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("text_encoder/minilm")
     captions = [*distinct_captions(shards), None]
-    fresh, there = TextConditioner(MINILM).encode(captions)
+    fresh, fresh_mask = TextConditioner(MINILM).encode(captions)
     embed(shards, "text_encoder/minilm", max_tokens=16)
     monkeypatch.setattr(pretrained, "load", lambda name: pytest.fail("everything is stored"))
     stored, mask = TextConditioner(MINILM, [shards]).encode(captions)
-    assert torch.equal(mask, there)
+    assert torch.equal(mask, fresh_mask)
     assert not mask[-1].any()
-    assert torch.allclose(stored, fresh * there[:, :, None], atol=2e-3)
+    assert torch.allclose(stored, fresh * fresh_mask[:, :, None], atol=2e-3)
 
 
-def test_what_is_not_stored_is_read(shards: str, needs) -> None:
+def test_captions_without_stored_features_are_encoded(shards: str, needs) -> None:
     needs("text_encoder/minilm")
     embed(shards, "text_encoder/minilm", max_tokens=16)
     known = next(iter(distinct_captions(shards)))
@@ -53,10 +53,11 @@ def test_what_is_not_stored_is_read(shards: str, needs) -> None:
     assert torch.allclose(both[1][mask[1]], alone[0], atol=1e-5)
 
 
-def test_features_of_another_width_and_an_encoder_of_other_weights_are_refused(shards: str, needs) -> None:
+def test_rejects_other_widths_other_weights_and_non_text_encoders(shards: str, needs) -> None:
     needs("text_encoder/minilm")
     embed(shards, "text_encoder/minilm", max_tokens=16)
-    TextConditioner(dataclasses.replace(MINILM, max_tokens=8), [shards])  # another length lies elsewhere
+    # Features of another length are stored separately.
+    TextConditioner(dataclasses.replace(MINILM, max_tokens=8), [shards])
     with pytest.raises(ConfigError, match="of 384 channels, the tokenizer wants 12"):
         TextConditioner(dataclasses.replace(MINILM, dim=12), [shards])
     with pytest.raises(ConfigError, match="has 384 channels, not 12"):
@@ -68,29 +69,31 @@ def test_features_of_another_width_and_an_encoder_of_other_weights_are_refused(s
         TextConditioner(dataclasses.replace(MINILM, encoder="perceptual/vgg16")).encode(["a dog"])
 
 
-def test_features_of_two_weights_lie_side_by_side(shards: str, needs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model hears those of the weights that it was trained with, and a new one those of the weights that are here."""
+def test_features_of_two_encoder_weights_are_stored_side_by_side(
+    shards: str, needs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model gets the features of the weights it was trained with, a new one those of the available weights."""
     encoder = needs("text_encoder/minilm")
     other = copy.deepcopy(encoder)
     next(other.model.parameters()).data *= 3
     other.sha256 = "of others"
     captions = [*distinct_captions(shards)]
     with torch.no_grad():
-        said = {one.sha256: one.encode(captions, 16)[0] for one in (encoder, other)}
-    assert not torch.allclose(*said.values(), atol=0.1)
+        states_by_hash = {one.sha256: one.encode(captions, 16)[0] for one in (encoder, other)}
+    assert not torch.allclose(*states_by_hash.values(), atol=0.1)
     for one in (encoder, other):
         monkeypatch.setattr(pretrained, "load", lambda name, one=one: one)
         embed(shards, "text_encoder/minilm", max_tokens=16)
     monkeypatch.setattr(pretrained, "load", lambda name: pytest.fail("everything is stored"))
-    for sha256, states in said.items():
-        heard, mask = TextConditioner(dataclasses.replace(MINILM, sha256=sha256), [shards]).encode(captions)
-        assert torch.allclose(heard, states * mask[:, :, None], atol=2e-3)
+    for sha256, states in states_by_hash.items():
+        stored, mask = TextConditioner(dataclasses.replace(MINILM, sha256=sha256), [shards]).encode(captions)
+        assert torch.allclose(stored, states * mask[:, :, None], atol=2e-3)
     for one in (encoder, other):
         monkeypatch.setattr(pretrained, "load", lambda name, one=one: one)
         assert TextConditioner(MINILM, [shards]).config.sha256 == one.sha256
 
 
-def test_of_captions_that_are_cut_one_line_tells(needs, caplog: pytest.LogCaptureFixture) -> None:
+def test_truncated_captions_are_warned_about_once(needs, caplog: pytest.LogCaptureFixture) -> None:
     needs("text_encoder/minilm")
     text_conditioner = TextConditioner(MINILM)
     text_conditioner.encode(["a sign", None, "ünï 標識"])
@@ -105,11 +108,13 @@ def test_of_captions_that_are_cut_one_line_tells(needs, caplog: pytest.LogCaptur
     ]
 
 
-def test_what_will_be_missing_is_said_at_once(shards: str, needs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_loads_needed_encoder_and_rejects_unknown_classes(
+    shards: str, needs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs("text_encoder/minilm")
     loaded: list[str] = []
-    load = pretrained.load
-    monkeypatch.setattr(pretrained, "load", lambda name: loaded.append(name) or load(name))
+    original_load = pretrained.load
+    monkeypatch.setattr(pretrained, "load", lambda name: loaded.append(name) or original_load(name))
     TextConditioner(MINILM, [shards]).prepare()
     assert loaded == ["text_encoder/minilm"]
     embed(shards, "text_encoder/minilm", max_tokens=16)
@@ -121,7 +126,7 @@ def test_what_will_be_missing_is_said_at_once(shards: str, needs, monkeypatch: p
         TextConditioner(TextConfig(encoder=LABELS, dim=1, classes=("cat",)), [shards]).prepare()
 
 
-def test_captions_beside_pictures_are_found_too(tmp_path: Path, needs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_in_jsonl_beside_pictures_are_found(tmp_path: Path, needs, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("text_encoder/minilm")
     for index in range(2):
         Image.new("RGB", (9, 9)).save(tmp_path / f"{index}.png")
@@ -135,7 +140,7 @@ def test_captions_beside_pictures_are_found_too(tmp_path: Path, needs, monkeypat
 
 
 @pytest.mark.parametrize("length", [-1, 0, 2, 513])
-def test_a_length_that_the_encoder_cannot_read(length: int, shards: str, needs) -> None:
+def test_rejects_max_tokens_outside_the_encoder_range(length: int, shards: str, needs) -> None:
     encoder = needs("text_encoder/minilm")
     with pytest.raises(ConfigError, match=rf"minilm: reads at least 3 and at most 512 tokens of a text, not {length}"):
         embed(shards, "text_encoder/minilm", max_tokens=length)
@@ -144,7 +149,7 @@ def test_a_length_that_the_encoder_cannot_read(length: int, shards: str, needs) 
     assert encoder.encode(["dog " * 1000], 512)[0].shape == (1, 512, 384)
 
 
-def test_autocast_changes_nothing(needs) -> None:
+def test_autocast_does_not_change_text_states(needs) -> None:
     encoder = needs("text_encoder/minilm")
     with torch.no_grad():
         states, _ = encoder.encode(["a red sign"])
@@ -152,26 +157,24 @@ def test_autocast_changes_nothing(needs) -> None:
             assert torch.equal(encoder.encode(["a red sign"])[0], states)
 
 
-def test_the_bits_are_those_that_the_decoder_is_told() -> None:
+def test_bits_count_only_text_given_to_the_decoder() -> None:
     assert list(TextConditioner(MINILM).bits(["ünï", None])) == [8 * 5, 0]
-    deaf = dataclasses.replace(MINILM, where=("encoder",))
-    assert list(TextConditioner(deaf).bits(["a dog"])) == [0]
+    encoder_only = dataclasses.replace(MINILM, where=("encoder",))
+    assert list(TextConditioner(encoder_only).bits(["a dog"])) == [0]
     classes = TextConfig(encoder=LABELS, dim=4, classes=("a", "b", "c", "d"))
     assert list(TextConditioner(classes).bits(["b", None])) == [2, 0]
 
 
-def test_without_encoder_and_features_the_line_says_what_to_get(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_encoder_error_names_weights_to_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(pretrained.MissingWeights, match=r"text_encoder/t5_xl is missing: .*t5-v1_1-xl"):
         TextConditioner(TextConfig()).encode(["a dog"])
-    states, mask = TextConditioner(TextConfig()).encode([None, None])  # nothing to read, nothing missing
+    states, mask = TextConditioner(TextConfig()).encode([None, None])  # without any text no encoder is needed
     assert states.shape == (2, 1, 2048)
     assert not mask.any()
 
 
-def test_a_class_is_a_word_of_its_own() -> None:
+def test_class_is_encoded_as_one_one_hot_token() -> None:
     config = TextConfig(encoder=LABELS, dim=3, classes=("cat", "dog", "sign"))
     states, mask = TextConditioner(config).encode(["dog", None, "cat"])
     assert states[:, 0].tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
@@ -182,50 +185,49 @@ def test_a_class_is_a_word_of_its_own() -> None:
         TextConfig(encoder=LABELS, dim=3, classes=("cat", "dog"))
 
 
-def test_a_template_tells_the_class_in_words(needs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_encodes_class_as_text(needs, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = needs("text_encoder/minilm")
     text_conditioner = TextConditioner(dataclasses.replace(MINILM, template="a photo of a {label}"))
     states, mask = text_conditioner.encode(["golden_retriever", None])
     with torch.no_grad():
-        wanted, there = encoder.encode(["a photo of a golden retriever"], MINILM.max_tokens)
-    assert torch.equal(states[0], wanted[0])
-    assert mask.tolist() == [there[0].tolist(), [False] * mask.shape[1]]
-    monkeypatch.setattr(text_conditioner, "_captions", None)  # what was read once is not read again
-    assert torch.equal(text_conditioner.encode(["golden_retriever"])[0], wanted)
+        expected, expected_mask = encoder.encode(["a photo of a golden retriever"], MINILM.max_tokens)
+    assert torch.equal(states[0], expected[0])
+    assert mask.tolist() == [expected_mask[0].tolist(), [False] * mask.shape[1]]
+    monkeypatch.setattr(text_conditioner, "_captions", None)  # states of a class are computed only once
+    assert torch.equal(text_conditioner.encode(["golden_retriever"])[0], expected)
     assert list(text_conditioner.bits(["dog"])) == [8 * 3]
     for template, name in (("a photo", "text_encoder/minilm"), ("a {label}", LABELS)):
         with pytest.raises(ConfigError, match="once, and an encoder that reads it"):
             TextConfig(encoder=name, dim=1, classes=("cat",), template=template)
 
 
-def test_captions_that_are_not_stored_are_read_once_where_they_are_asked_for_twice(
-    needs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder, asked = needs("text_encoder/minilm"), []
+def test_last_captions_without_stored_features_are_encoded_once(needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, encoded = needs("text_encoder/minilm"), []
     text_conditioner = TextConditioner(MINILM)
     captions = ["a dog", None, "a red sign", "a dog"]
     states, mask = text_conditioner.encode(captions)
     assert torch.equal(states[0], states[3])
     assert mask.any(1).tolist() == [True, False, True, True]
-    read = type(encoder).encode
+    original_encode = type(encoder).encode
 
-    def listen(self: Any, texts: list[str], most: int) -> tuple[torch.Tensor, torch.Tensor]:
-        asked.extend(texts)
-        return read(self, texts, most)
+    def recording_encode(self: Any, texts: list[str], max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded.extend(texts)
+        return original_encode(self, texts, max_tokens)
 
-    monkeypatch.setattr(type(encoder), "encode", listen)
+    monkeypatch.setattr(type(encoder), "encode", recording_encode)
     assert torch.equal(text_conditioner.encode(captions)[0], states)
-    assert not asked
+    assert not encoded
     text_conditioner.encode(["a long caption of a cat with a hat on a mat, that is " + "very " * 40 + "fat", "a dog"])
     after = text_conditioner.encode(captions[:2])
-    assert asked[-1] == "a dog"
+    assert encoded[-1] == "a dog"
     alone = TextConditioner(MINILM).encode(captions[:2])
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(after, alone, strict=True))  # a resumed run's bits
+    # Bit-identical, as in a resumed run.
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(after, alone, strict=True))
 
 
 @pytest.fixture
 def t5(tmp_path: Path) -> Path:
-    """A small T5 of random weights in the layout of a hub's folder."""
+    """Folder of a small T5 with random weights, in the layout of the Hugging Face hub."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     torch.manual_seed(0)
@@ -241,7 +243,7 @@ def t5(tmp_path: Path) -> Path:
     return tmp_path / "t5"
 
 
-def test_t5_s_encoder_is_read_from_a_folder_and_masks_its_padding(t5: Path) -> None:
+def test_t5_encoder_loads_from_folder_and_masks_padding(t5: Path) -> None:
     encoder = pretrained.load("text_encoder/t5_small", t5)
     model = T5EncoderModel.from_pretrained(t5).eval()
     with torch.no_grad():
@@ -255,22 +257,22 @@ def test_t5_s_encoder_is_read_from_a_folder_and_masks_its_padding(t5: Path) -> N
     assert cut.shape == (1, 4, 32)
 
 
-def test_t5_in_half_precision_runs_in_full(t5: Path, tmp_path: Path) -> None:
+def test_half_precision_t5_outputs_fp32_states(t5: Path, tmp_path: Path) -> None:
     model = T5EncoderModel.from_pretrained(t5)
-    for dtype, kept in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
+    for dtype, expected in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
         model.to(dtype).save_pretrained(t5)
         encoder = load_t5(t5)
-        assert encoder.model.dtype == kept
+        assert encoder.model.dtype == expected
         assert encoder.encode(["a dog"])[0].dtype == torch.float32
 
 
-def test_t5_is_read_as_google_has_put_it_out(t5: Path, tmp_path: Path) -> None:
-    """With SentencePiece's own model and a pickle of the weights; sentencepiece itself says what the ids are."""
+def test_t5_loads_in_the_layout_of_google_releases(t5: Path, tmp_path: Path) -> None:
+    """With SentencePiece's own model and pickled weights; the expected ids are computed by sentencepiece itself."""
     import sentencepiece
 
-    words = ["a red sign", "a green dog", "a red dog says open", "green signs say open"] * 20
+    sentences = ["a red sign", "a green dog", "a red dog says open", "green signs say open"] * 20
     sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
-        sentence_iterator=iter(words),
+        sentence_iterator=iter(sentences),
         model_prefix=str(tmp_path / "spiece"),
         vocab_size=20,
         pad_id=0,
@@ -293,12 +295,12 @@ def test_t5_is_read_as_google_has_put_it_out(t5: Path, tmp_path: Path) -> None:
         alone = encoder.model(input_ids=torch.tensor(expected[:1])).last_hidden_state
     assert mask.sum(1).tolist() == [len(ids) for ids in expected]
     torch.testing.assert_close(states[0, : len(expected[0])], alone[0], atol=1e-5, rtol=0)
-    torch.save({"w": Path("/")}, t5 / "pytorch_model.bin")  # anything but tensors
+    torch.save({"w": Path("/")}, t5 / "pytorch_model.bin")  # something other than tensors
     with pytest.raises(ConfigError, match="no T5 in transformers' layout"):
         load_t5(t5)
 
 
-def test_a_folder_that_is_no_t5_is_refused(t5: Path, tmp_path: Path) -> None:
+def test_rejects_folder_without_complete_t5(t5: Path, tmp_path: Path) -> None:
     (t5 / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match="not a tokenizer"):
         load_t5(t5)
@@ -313,8 +315,8 @@ def test_a_folder_that_is_no_t5_is_refused(t5: Path, tmp_path: Path) -> None:
         load_t5(tmp_path / "empty")
 
 
-def test_what_looks_like_a_t5_is_refused(t5: Path) -> None:
-    """UMT5 has position biases in every block, and a T5 would do without them and say nothing."""
+def test_rejects_umt5_and_adapter_in_place_of_t5(t5: Path) -> None:
+    """UMT5 has position biases in every block; a T5 would silently be loaded without them."""
     config = UMT5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=50)
     UMT5EncoderModel(config).save_pretrained(t5)
     with pytest.raises(ConfigError, match="but of the type umt5"):
@@ -324,13 +326,13 @@ def test_what_looks_like_a_t5_is_refused(t5: Path) -> None:
         load_t5(t5)
 
 
-def test_a_caption_is_checked_for_its_length(needs, shards: str) -> None:
+def test_check_rejects_captions_longer_than_max_tokens(needs, shards: str) -> None:
     text_conditioner = TextConditioner(dataclasses.replace(MINILM, max_tokens=8))
     text_conditioner.check(None)
-    text_conditioner.check("a sign that says it all")  # six words between the frame's two tokens
+    text_conditioner.check("a sign that says it all")  # six words between the two special tokens
     with pytest.raises(ConfigError, match=r"9 tokens, the model reads 8; shorten it"):
         text_conditioner.check("a sign that says it all twice")
-    states, _ = text_conditioner.encode(["a sign that says it all twice"])  # in training it is cut
+    states, _ = text_conditioner.encode(["a sign that says it all twice"])  # in training it is truncated
     assert states.shape[1] == 8
     labels = TextConfig(encoder=LABELS, dim=1, classes=("a",))
-    TextConditioner(labels).check("any words " * 100)  # a class is no text
+    TextConditioner(labels).check("any words " * 100)  # a class is not tokenized

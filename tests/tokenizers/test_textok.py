@@ -1,4 +1,4 @@
-"""TexTok: what text may and may not change, the published sizes, and every bottleneck."""
+"""TexTok: the influence of text, the published sizes, and every bottleneck."""
 
 import dataclasses
 import math
@@ -41,7 +41,7 @@ def small(**changes: object) -> TexTok:
     return tokenizer
 
 
-def heard(how: str, where: tuple[str, ...]) -> TexTok:
+def text_conditioned(how: str, where: tuple[str, ...]) -> TexTok:
     assert SMALL.text is not None
     return small(text=dataclasses.replace(SMALL.text, how=how, where=where))  # pyright: ignore[reportArgumentType]
 
@@ -58,59 +58,62 @@ def captions(tokens: int = 5) -> Text:
 
 
 @torch.no_grad()
-def through(tokenizer: TexTok, text: Text | None, images: torch.Tensor | None = None) -> torch.Tensor:
+def reconstructed(tokenizer: TexTok, text: Text | None, images: torch.Tensor | None = None) -> torch.Tensor:
     return tokenizer.reconstruct(pictures() if images is None else images, text)
 
 
 @pytest.mark.parametrize(("how", "where"), HOW)
-def test_what_the_mask_hides_has_exactly_no_influence(how: str, where: tuple[str, ...]) -> None:
-    tokenizer, (states, mask) = heard(how, where), captions()
+def test_masked_text_has_exactly_no_influence(how: str, where: tuple[str, ...]) -> None:
+    tokenizer, (states, mask) = text_conditioned(how, where), captions()
     changed = states.clone()
     changed[~mask] = 1e4
-    assert torch.equal(through(tokenizer, (states, mask)), through(tokenizer, (changed, mask)))
+    assert torch.equal(reconstructed(tokenizer, (states, mask)), reconstructed(tokenizer, (changed, mask)))
     changed[0, 2] += 1.0
-    assert not torch.allclose(through(tokenizer, (states, mask))[0], through(tokenizer, (changed, mask))[0], atol=1e-6)
+    assert not torch.allclose(
+        reconstructed(tokenizer, (states, mask))[0], reconstructed(tokenizer, (changed, mask))[0], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("how", "where"), HOW)
-def test_more_padding_and_its_place_do_not_matter(how: str, where: tuple[str, ...]) -> None:
-    tokenizer, (states, mask) = heard(how, where), captions()
-    plain = through(tokenizer, (states, mask))
+def test_padding_and_order_of_text_tokens_do_not_matter(how: str, where: tuple[str, ...]) -> None:
+    tokenizer, (states, mask) = text_conditioned(how, where), captions()
+    plain = reconstructed(tokenizer, (states, mask))
     longer = torch.cat([torch.randn(2, 3, 12), states], dim=1), torch.cat([torch.zeros(2, 3).bool(), mask], dim=1)
-    assert torch.allclose(plain, through(tokenizer, longer), atol=1e-5)
+    assert torch.allclose(plain, reconstructed(tokenizer, longer), atol=1e-5)
     order = torch.tensor([4, 2, 0, 3, 1])
-    assert torch.allclose(plain, through(tokenizer, (states[:, order], mask[:, order])), atol=1e-5)
+    assert torch.allclose(plain, reconstructed(tokenizer, (states[:, order], mask[:, order])), atol=1e-5)
 
 
 @pytest.mark.parametrize(("how", "where"), HOW)
-def test_no_text_is_text_dropped(how: str, where: tuple[str, ...]) -> None:
-    tokenizer, (states, mask) = heard(how, where), captions()
+def test_fully_masked_text_equals_no_text(how: str, where: tuple[str, ...]) -> None:
+    tokenizer, (states, mask) = text_conditioned(how, where), captions()
     mask[0] = False
-    some = through(tokenizer, (states, mask))
-    none = through(tokenizer, None)
-    assert torch.allclose(some[0], none[0], atol=1e-5)
-    assert not torch.allclose(some[1], none[1], atol=1e-4)
+    partly_masked = reconstructed(tokenizer, (states, mask))
+    unconditional = reconstructed(tokenizer, None)
+    assert torch.allclose(partly_masked[0], unconditional[0], atol=1e-5)
+    assert not torch.allclose(partly_masked[1], unconditional[1], atol=1e-4)
     for half in (tokenizer.encoder, tokenizer.decoder):
         half.text_in = None
-    assert torch.equal(through(tokenizer, None), none)
+    assert torch.equal(reconstructed(tokenizer, None), unconditional)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("where", ["encoder", "decoder"])
-def test_text_reaches_the_half_that_hears_it(where: str) -> None:
+def test_text_conditions_only_the_configured_half(where: str) -> None:
     images, text = pictures(), captions()
-    tokenizer = heard("in_context", (where,))
-    told, unconditional = (tokenizer.encode(images, known).latents for known in (text, None))
-    drawn = [tokenizer.decode(unconditional, known) for known in (text, None)]
-    assert torch.equal(told, unconditional) == (where == "decoder")
-    assert torch.equal(*drawn) == (where == "encoder")
-    assert torch.equal(drawn[1], tokenizer.decode(unconditional, grid_size=(4, 4)))  # the grid that it was made for
-    deaf = small(text=None)
-    assert torch.equal(through(deaf, text), through(deaf, None))
-    assert not any("text" in name or "cross" in name for name in deaf.state_dict())
+    tokenizer = text_conditioned("in_context", (where,))
+    conditional, unconditional = (tokenizer.encode(images, condition).latents for condition in (text, None))
+    decoded = [tokenizer.decode(unconditional, condition) for condition in (text, None)]
+    assert torch.equal(conditional, unconditional) == (where == "decoder")
+    assert torch.equal(*decoded) == (where == "encoder")
+    # The default grid is that of the config.
+    assert torch.equal(decoded[1], tokenizer.decode(unconditional, grid_size=(4, 4)))
+    without_text = small(text=None)
+    assert torch.equal(reconstructed(without_text, text), reconstructed(without_text, None))
+    assert not any("text" in name or "cross" in name for name in without_text.state_dict())
 
 
-def test_the_number_of_tokens_changes_only_the_bottleneck() -> None:
+def test_number_of_tokens_changes_only_shapes_of_image_tokens() -> None:
     few, many = (small(num_latent_tokens=n).state_dict() for n in (6, 9))
     assert few.keys() == many.keys()
     changed = {name for name in few if few[name].shape != many[name].shape}
@@ -118,8 +121,8 @@ def test_the_number_of_tokens_changes_only_the_bottleneck() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(16, 4), (8, 2), (32, 4), (7, 1)])
-def test_tokens_begin_near_what_they_will_stand_for(tokens: int, rows: int) -> None:
-    """The token whose part of the picture a patch lies in is the most like it, and is looked at most."""
+def test_start_places_makes_tokens_similar_to_their_patches(tokens: int, rows: int) -> None:
+    """A patch is most similar to the token of its cell, and the first half of the heads attends to this token most."""
     tokenizer = small(num_latent_tokens=tokens, grid_size=8 if tokens > 7 else 7, dim=64, start="places")
     side = tokenizer.config.grid_size
     columns = tokens // rows
@@ -139,12 +142,12 @@ def test_tokens_begin_near_what_they_will_stand_for(tokens: int, rows: int) -> N
         both = torch.nn.functional.layer_norm(torch.cat([table, places]), (64,))
         queries, keys, _ = attention.qkv(both).unflatten(1, (3, attention.num_heads, -1)).permute(1, 2, 0, 3)
         weights = (queries @ keys.mT / keys.shape[-1] ** 0.5).softmax(-1)[:, : side**2, side**2 :]
-        near, anywhere = (heads[:, torch.arange(side**2), expected].mean() / heads.mean() for heads in weights.chunk(2))
-        assert near > 2
-        assert anywhere < 2
+        local, other = (heads[:, torch.arange(side**2), expected].mean() / heads.mean() for heads in weights.chunk(2))
+        assert local > 2
+        assert other < 2
 
 
-def test_the_paper_s_tokens_begin_at_random() -> None:
+def test_default_start_initializes_tokens_at_random() -> None:
     tokenizer = small(num_latent_tokens=64, dim=64, depth=1)
     for half, places in ((tokenizer.encoder, "image_tokens"), (tokenizer.decoder, "positions")):
         assert getattr(half, places).std().item() == pytest.approx(0.02, rel=0.05)
@@ -153,12 +156,12 @@ def test_the_paper_s_tokens_begin_at_random() -> None:
     assert not torch.equal(tokenizer.encoder.image_tokens, tokenizer.decoder.positions)
 
 
-def test_without_tokens_the_caption_alone_makes_the_picture() -> None:
+def test_zero_tokens_decode_from_the_caption_alone() -> None:
     tokenizer = small(num_latent_tokens=0)
-    drawn = through(tokenizer, captions())
-    assert drawn.shape == pictures().shape
-    assert torch.equal(drawn, through(tokenizer, captions(), pictures().flip(3)))
-    assert not torch.equal(drawn, through(tokenizer, None))
+    reconstruction = reconstructed(tokenizer, captions())
+    assert reconstruction.shape == pictures().shape
+    assert torch.equal(reconstruction, reconstructed(tokenizer, captions(), pictures().flip(3)))
+    assert not torch.equal(reconstruction, reconstructed(tokenizer, None))
     tokenizer.train()
     encoding = tokenizer.encode(pictures(), captions())
     tokenizer.decode(encoding.latents, captions(), encoding.grid_size).square().mean().backward()
@@ -166,13 +169,13 @@ def test_without_tokens_the_caption_alone_makes_the_picture() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 40), (33, 20)])
-def test_any_picture_comes_back_at_its_size_in_as_many_tokens(height: int, width: int) -> None:
+def test_images_of_any_size_are_reconstructed_from_six_tokens(height: int, width: int) -> None:
     tokenizer, images = small(), pictures(height, width)
     encoding = tokenizer.encode(images, captions())
     assert encoding.latents.shape == (2, 6, 8)
     assert encoding.codes is None
     assert encoding.grid_size == (-(-height // 8), -(-width // 8))
-    assert through(tokenizer, captions(), images).shape == images.shape
+    assert reconstructed(tokenizer, captions(), images).shape == images.shape
 
 
 @pytest.mark.parametrize(
@@ -184,18 +187,18 @@ def test_any_picture_comes_back_at_its_size_in_as_many_tokens(height: int, width
     ],
     ids=lambda config: config.kind,
 )
-def test_codes_decode_to_what_latents_decode_to(quantizer: object) -> None:
+def test_codes_and_latents_decode_to_equal_images(quantizer: object) -> None:
     tokenizer, text = small(quantizer=quantizer), captions()
     with torch.no_grad():
         encoding = tokenizer.encode(pictures(), text)
         assert encoding.codes is not None
         assert encoding.codes.shape == (2, 6, len(tokenizer.codebook_sizes))
-        drawn = tokenizer.decode(encoding.latents, text, encoding.grid_size)
-        assert torch.equal(tokenizer.decode_codes(encoding.codes, text, encoding.grid_size), drawn)
+        decoded = tokenizer.decode(encoding.latents, text, encoding.grid_size)
+        assert torch.equal(tokenizer.decode_codes(encoding.codes, text, encoding.grid_size), decoded)
 
 
-def test_a_patch_is_drawn_where_it_was_taken() -> None:
-    """With identities in place of the blocks and of both projections, the patch tokens are the picture."""
+def test_patches_are_decoded_at_their_positions_in_the_image() -> None:
+    """With identities in place of the blocks and of both projections, the patch tokens hold the picture's pixels."""
     tokenizer, images = small(patch_size=2, dim=12, text=None), pictures(8, 6)
     decoder = tokenizer.decoder
     with torch.no_grad():
@@ -212,22 +215,22 @@ def test_a_patch_is_drawn_where_it_was_taken() -> None:
 @pytest.mark.parametrize(
     ("depth", "dim", "heads", "millions"), [(8, 512, 8, 54), (12, 768, 12, 176), (24, 1024, 16, 612)]
 )
-def test_the_published_sizes(depth: int, dim: int, heads: int, millions: float) -> None:
+def test_parameter_counts_match_published_sizes(depth: int, dim: int, heads: int, millions: float) -> None:
     """TexTok, Table 4e."""
     with torch.device("meta"):
         tokenizer = build(TexTokConfig(depth=depth, dim=dim, num_heads=heads))
     assert sum(p.numel() for p in tokenizer.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
 
 
-def test_training_reaches_every_weight_and_recomputing_changes_nothing() -> None:
+def test_every_weight_gets_gradient_unchanged_by_grad_checkpointing() -> None:
     for how, where in HOW[:2]:
         gradients = []
         for recompute in (False, True):
-            tokenizer = heard(how, where).train()
+            tokenizer = text_conditioned(how, where).train()
             tokenizer.set_grad_checkpointing(recompute)
             encoding = tokenizer.encode(pictures(), captions())
-            drawn = tokenizer.decode(encoding.latents, captions(), encoding.grid_size)
-            (drawn - pictures()).square().mean().backward()
+            decoded = tokenizer.decode(encoding.latents, captions(), encoding.grid_size)
+            (decoded - pictures()).square().mean().backward()
             gradients.append({name: p.grad for name, p in tokenizer.named_parameters()})
         assert all(gradient is not None and gradient.any() for gradient in gradients[0].values())
         for name, gradient in gradients[0].items():
@@ -235,24 +238,24 @@ def test_training_reaches_every_weight_and_recomputing_changes_nothing() -> None
             torch.testing.assert_close(gradients[1][name], gradient)
 
 
-def test_the_kl_bottleneck_draws_in_training_and_owes_the_divergence() -> None:
+def test_kl_bottleneck_samples_in_training_and_returns_divergence() -> None:
     torch.manual_seed(0)
     bottleneck, z = Continuous(ContinuousConfig(codebook_dim=3, kl=True)), torch.randn(2, 5, 3)
     assert bottleneck.to_moments is not None
     mean, log_variance = bottleneck.to_moments(z).chunk(2, dim=2)
-    owed = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum((1, 2)).mean()
-    drawn = bottleneck.train()(z)
-    assert drawn.losses["kl"].item() == pytest.approx(owed.item(), rel=1e-5)
-    assert not torch.equal(drawn.latents, bottleneck(z).latents)
+    divergence = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum((1, 2)).mean()
+    output = bottleneck.train()(z)
+    assert output.losses["kl"].item() == pytest.approx(divergence.item(), rel=1e-5)
+    assert not torch.equal(output.latents, bottleneck(z).latents)
     assert torch.equal(bottleneck.eval()(z).latents, mean)
     assert bottleneck(z).losses == {}
-    many = torch.stack([bottleneck.train()(z).latents for _ in range(3000)])
-    assert torch.allclose(many.mean(0), mean, atol=0.15)
-    assert torch.allclose(many.std(0), (log_variance / 2).exp(), rtol=0.1)
+    samples = torch.stack([bottleneck.train()(z).latents for _ in range(3000)])
+    assert torch.allclose(samples.mean(0), mean, atol=0.15)
+    assert torch.allclose(samples.std(0), (log_variance / 2).exp(), rtol=0.1)
 
 
 @pytest.mark.parametrize("kl", [False, True])
-def test_a_convolutional_tokenizer_can_be_continuous(kl: bool) -> None:
+def test_vqgan_supports_continuous_bottleneck(kl: bool) -> None:
     config = VQGANConfig(
         channels=16,
         channel_multipliers=(1, 2),
@@ -269,7 +272,7 @@ def test_a_convolutional_tokenizer_can_be_continuous(kl: bool) -> None:
         tokenizer.lookup(torch.zeros(1, 1, 1, dtype=torch.long))
 
 
-def test_configs_go_to_json_and_back() -> None:
+def test_config_survives_dict_round_trip() -> None:
     config = dataclasses.replace(SMALL, quantizer=FactorizedVQConfig(codebook_sizes=(4, 4)))
     assert from_dict(TexTokConfig, to_dict(config)) == config
 
@@ -292,12 +295,12 @@ def test_configs_go_to_json_and_back() -> None:
         (lambda: ContinuousConfig(codebook_dim=0), "codebook_dim must be positive"),
     ],
 )
-def test_a_config_that_cannot_be_meant_is_refused(make, message: str) -> None:
+def test_rejects_invalid_configs(make, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
 
 
-def test_text_or_tokens_of_another_model_are_refused() -> None:
+def test_rejects_text_width_and_token_count_of_another_model() -> None:
     tokenizer, mask = small(), torch.ones(2, 5, dtype=torch.bool)
     with pytest.raises(ValueError, match=re.escape("text states of 13 channels, expected 12")):
         tokenizer.encode(pictures(), (torch.zeros(2, 5, 13), mask))

@@ -47,7 +47,7 @@ def test_reconstruct_keeps_the_size_of_any_picture(patch_size: int, height: int,
     assert reconstruction.abs().max() <= 1
 
 
-def test_codes_decode_to_exactly_what_latents_decode_to() -> None:
+def test_codes_and_latents_decode_to_equal_images() -> None:
     model = tiny().eval()
     encoding = model.encode(torch.rand(2, 3, 32, 48) * 2 - 1)
     assert encoding.codes is not None
@@ -55,7 +55,7 @@ def test_codes_decode_to_exactly_what_latents_decode_to() -> None:
     assert torch.equal(model.decode_codes(encoding.codes, grid_size=encoding.grid_size), from_latents)
 
 
-def test_a_picture_is_encoded_the_same_alone_and_in_a_batch() -> None:
+def test_image_gets_same_codes_alone_and_in_a_batch() -> None:
     model = tiny().eval()
     images = torch.rand(3, 3, 32, 32) * 2 - 1
     together, alone = model.encode(images), model.encode(images[1:2])
@@ -67,11 +67,11 @@ def test_gradient_reaches_every_parameter() -> None:
     encoding = model.encode(torch.rand(2, 3, 16, 16) * 2 - 1)
     (model.decode(encoding.latents).square().mean() + encoding.losses["commitment"]).backward()
     # A key's bias shifts all attention scores of a query alike, so its gradient is zero but for rounding.
-    dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
-    assert dead == []
+    without_gradient = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert without_gradient == []
 
 
-def test_recomputing_activations_changes_no_gradient() -> None:
+def test_grad_checkpointing_does_not_change_gradients() -> None:
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     gradients = []
     for recompute in (False, True):
@@ -92,7 +92,7 @@ def test_weights_round_trip_without_the_running_statistics() -> None:
     assert torch.equal(fresh.quantizer.statistics.sum, fresh.quantizer.codebook)
 
 
-def test_weights_that_do_not_fit_are_refused_by_name() -> None:
+def test_misfit_weights_are_rejected_by_name() -> None:
     model, other = tiny(), tiny(channels=32)
     with pytest.raises(ConfigError, match=r"somewhere: these weights do not fit: .* has the shape \(32, .*, not \(16"):
         model.load_weights(other.weights(), "somewhere")
@@ -102,7 +102,7 @@ def test_weights_that_do_not_fit_are_refused_by_name() -> None:
         model.load_weights(incomplete)
 
 
-def test_bad_configs_are_refused() -> None:
+def test_rejects_invalid_configs() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         tiny(patch_size=0)
     for wrong in ({"groups": 0}, {"latent_channels": 0}, {"channel_multipliers": (1, 0)}):
@@ -116,7 +116,7 @@ def test_bad_configs_are_refused() -> None:
         tiny(kanals=3)
 
 
-def test_tokens_that_fill_no_grid_are_refused() -> None:
+def test_rejects_token_counts_that_fill_no_grid() -> None:
     assert grid_from_tokens(16, None) == (4, 4)
     assert grid_from_tokens(12, (3, 4)) == (3, 4)
     with pytest.raises(ValueError, match="12 tokens do not fill a square grid"):

@@ -12,7 +12,7 @@ from imtok.tokenizers.encode import encode_pictures
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Signs, an untrained tokenizer of two codebooks, and the codes."""
+    """A folder of synthetic `signs`, an untrained tokenizer with two codebooks (`dual`), and the signs' `codes`."""
     folder = tmp_path_factory.mktemp("generator")
     synthesize(str(folder / "signs"), count=24, size=64, word_height=(12.0, 24.0))
     torch.manual_seed(0)

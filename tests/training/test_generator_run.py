@@ -1,4 +1,4 @@
-"""A generator from pictures to pictures: encode, train, stop, resume, generate; on an untrained tokenizer."""
+"""A generator end to end: encode, train, stop, resume, generate; with an untrained tokenizer."""
 
 import dataclasses
 import json
@@ -44,11 +44,11 @@ def trained(home: Path) -> Path:
     return train(presets.get_generator("far-debug"), codes, home / "far", validation=codes)
 
 
-def test_a_run_learns_and_says_how_likely_the_pictures_are(trained: Path) -> None:
+def test_run_learns_and_reports_nll_with_and_without_conditions(trained: Path) -> None:
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     steps = {line["step"]: line for line in lines if "phase" in line}
     held_out = [line["validation/nll"] for line in lines if "validation/nll" in line]
-    assert steps[1]["cross_entropy_0"] == pytest.approx(np.log(32), abs=1e-3)  # a fresh head finds all codes alike
+    assert steps[1]["cross_entropy_0"] == pytest.approx(np.log(32), abs=1e-3)  # a fresh head predicts all codes equally
     assert steps[12]["cross_entropy_0"] < steps[1]["cross_entropy_0"]
     assert held_out[-1] < held_out[0] < np.log(32) + np.log(16)
     last = next(line for line in reversed(lines) if "validation/nll" in line)
@@ -57,33 +57,35 @@ def test_a_run_learns_and_says_how_likely_the_pictures_are(trained: Path) -> Non
     assert len(list((trained / "previews").glob("*.png"))) == 3
 
 
-def test_it_is_told_each_picture_s_class(home: Path) -> None:
-    """A class of no picture in the batch has no gradient."""
+def test_each_picture_is_conditioned_on_its_class(home: Path) -> None:
+    """The embedding of a class has a gradient if and only if a picture of the batch has that class."""
     shards = TokenShards(home / "codes")
     config = for_tokens(presets.get_generator("far-debug"), shards)
     generator = dataclasses.replace(config.generator, condition_dropout=0.0)  # pyright: ignore[reportCallIssue]
     task = GeneratorTask(dataclasses.replace(config, generator=generator)).train()
     model = task.generator
     assert isinstance(model, FAR)
-    for parameter in model.head.parameters():  # a fresh head passes nothing on
+    for parameter in model.head.parameters():  # a fresh head is zero and passes on no gradient
         torch.nn.init.normal_(parameter, std=0.1)
     (batch,) = fixed_token_batches(shards, count=2, batch_size=2)
     losses = task.losses(batch, "generator", 0)
     assert [task.weight(name) for name in losses] == [0.5, 0.5]  # a mean over the codebooks
     torch.stack(list(losses.values())).sum().backward()
-    told = {model.config.classes.index(label) for label in batch.labels if label}
+    classes = {model.config.classes.index(label) for label in batch.labels if label}
     gradient = model.class_embedding.weight.grad
     assert gradient is not None
-    assert set(gradient.abs().sum(1).nonzero().flatten().tolist()) == told
+    assert set(gradient.abs().sum(1).nonzero().flatten().tolist()) == classes
 
 
-def killed(home: Path, config: GeneratorRunConfig, out: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Begin a run that dies when it asks for so many batches."""
-    taken = []
+def train_until_killed(
+    home: Path, config: GeneratorRunConfig, out: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Start a run that is killed when it requests its batch number `at`."""
+    requested = []
 
     def stop(self: TokenLoader, step: int, batch=TokenLoader.batch) -> object:
-        taken.append(step)
-        if len(taken) == at:
+        requested.append(step)
+        if len(requested) == at:
             raise RuntimeError("killed")
         return batch(self, step)
 
@@ -94,21 +96,21 @@ def killed(home: Path, config: GeneratorRunConfig, out: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_resuming_gives_the_same_bits(
+def test_resuming_is_bit_exact(
     home: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["adamw", "muon"]
 ) -> None:
     config, codes = presets.get_generator("far-debug"), str(home / "codes")
     optimizer = dataclasses.replace(config.training.optimizer, algorithm=kind)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, optimizer=optimizer))
     straight = trained if kind == "adamw" else train(config, codes, home / "muon", validation=codes)
-    killed(home, config, home / f"cut-{kind}", monkeypatch, at=6)
+    train_until_killed(home, config, home / f"cut-{kind}", monkeypatch, at=6)
     cut = train(config, codes, home / f"cut-{kind}", validation=codes, resume=True)
     ours, theirs, others = (load_tensors(folder / "model.safetensors") for folder in (cut, straight, trained))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert all(torch.equal(ours[name], others[name]) for name in others) == (kind == "adamw")
 
 
-def test_it_opens_anywhere_with_its_tokenizer(
+def test_moved_run_generates_pictures_in_python_and_by_command(
     home: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     elsewhere = tmp_path / "moved"
@@ -118,9 +120,9 @@ def test_it_opens_anywhere_with_its_tokenizer(
     images = pipeline.generate([label, 1, None], seed=4, guidance_scale=1.5)
     assert images.shape == (3, 3, 64, 64)
     assert images.abs().max() <= 1
-    for one in ([1], 1, torch.tensor([1]), [np.int64(1)], pipeline.generator.config.classes[1]):
+    for labels in ([1], 1, torch.tensor([1]), [np.int64(1)], pipeline.generator.config.classes[1]):
         for seeds in ([5], np.array([5]), torch.tensor([5])):
-            again = pipeline.generate(one, seeds=seeds, guidance_scale=1.5)
+            again = pipeline.generate(labels, seeds=seeds, guidance_scale=1.5)
             assert torch.allclose(again[0], images[1], atol=1e-5)
     for seeds, message in (
         ([1, 2], "2 seeds for 1 pictures"),
@@ -136,25 +138,25 @@ def test_it_opens_anywhere_with_its_tokenizer(
     files = sorted((tmp_path / "out").glob("*.png"))
     assert len(files) == 4
     with Image.open(files[1]) as picture:
-        about = json.loads(picture.info["imtok"])
-    assert (about["label"], about["seed"], about["guidance_scale"]) == (label, 4, [1.5])
-    whole = decode(files[2].read_bytes()).astype(int)
+        saved = json.loads(picture.info["imtok"])
+    assert (saved["label"], saved["seed"], saved["guidance_scale"]) == (label, 4, [1.5])
+    expected = decode(files[2].read_bytes()).astype(int)
     files[2].unlink()
     before = files[0].stat().st_mtime_ns
     assert main(["generate", str(elsewhere), "--out", str(tmp_path / "out"), *flags]) == 0
-    assert np.abs(decode(files[2].read_bytes()) - whole).max() <= 1  # alone, and not in a batch of three
+    assert np.abs(decode(files[2].read_bytes()) - expected).max() <= 1  # generated alone instead of in a batch of three
     assert files[0].stat().st_mtime_ns == before
     capsys.readouterr()
-    for otherwise in (["--top-k", "3"], ["--precision", "bf16"]):
-        assert main(["generate", str(elsewhere), "--out", str(tmp_path / "out"), *flags, *otherwise]) == 2
+    for other_flags in (["--top-k", "3"], ["--precision", "bf16"]):
+        assert main(["generate", str(elsewhere), "--out", str(tmp_path / "out"), *flags, *other_flags]) == 2
         assert "was made in another way" in capsys.readouterr().err
-    rounded = imtok.load_generator(str(elsewhere), dtype=torch.bfloat16)
-    assert {weights.dtype for weights in rounded.generator.parameters()} == {torch.bfloat16}
+    in_bf16 = imtok.load_generator(str(elsewhere), dtype=torch.bfloat16)
+    assert {weights.dtype for weights in in_bf16.generator.parameters()} == {torch.bfloat16}
     assert main(["generate", str(elsewhere), "--out", str(tmp_path / "rounded"), *flags, "--precision", "bf16"]) == 0
     assert len(list((tmp_path / "rounded").glob("*.png"))) == 4
 
 
-def test_another_tokenizer_is_refused(home: Path, trained: Path, tmp_path: Path) -> None:
+def test_rejects_another_tokenizer_and_other_shard_formats(home: Path, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
     copy = RunFolder(tmp_path / "run" / "tokenizer")
     copy.write_model({name: tensor + 1 for name, tensor in copy.read_model().items()})
@@ -172,7 +174,7 @@ def test_another_tokenizer_is_refused(home: Path, trained: Path, tmp_path: Path)
             train(presets.get_generator("far-debug"), str(tmp_path / "codes"), tmp_path / "other")
 
 
-def test_what_cannot_be_meant_is_said_in_a_line(home: Path, trained: Path, tmp_path: Path, capsys) -> None:
+def test_rejects_invalid_requests_to_generate_and_train(home: Path, trained: Path, tmp_path: Path, capsys) -> None:
     for argv, message in (
         (["--labels", "no such class"], "no class is called 'no such class'"),
         (["--prompts", "a dog"], "is conditioned on labels, not on prompts"),
@@ -202,20 +204,18 @@ def test_what_cannot_be_meant_is_said_in_a_line(home: Path, trained: Path, tmp_p
         train(presets.get_generator("far-debug"), str(tmp_path / "few"), tmp_path / "bad")
 
 
-def test_a_run_begins_with_another_one_s_weights_if_these_mean_the_same(
-    home: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_init_from_copies_weights_and_rejects_incompatible_runs(home: Path, trained: Path, tmp_path: Path) -> None:
     config, codes = presets.get_generator("far-debug"), str(home / "codes")
-    still = dataclasses.replace(config.training, optimizer=OptimizerConfig(learning_rate=1e-30, weight_decay=0.0))
-    run = train(dataclasses.replace(config, training=still), codes, tmp_path / "run", init_from=str(trained))
+    no_learning = dataclasses.replace(config.training, optimizer=OptimizerConfig(learning_rate=1e-30, weight_decay=0.0))
+    run = train(dataclasses.replace(config, training=no_learning), codes, tmp_path / "run", init_from=str(trained))
     ours, theirs = (load_tensors(folder / "model.safetensors") for folder in (run, trained))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    refused = {
+    rejected = {
         "generator": ({"classes": ["a", "b"], "num_classes": 2}, "knows the classes"),
         "tokenizer": ({"sha256": "0" * 64}, "writes for another tokenizer"),
-        "generator ": ({"num_heads": 1}, r"has generator\.num_heads = 1, this run 2"),  # the weights' shapes are alike
+        "generator ": ({"num_heads": 1}, r"has generator\.num_heads = 1, this run 2"),  # weights of the same shapes
     }
-    for name, (changes, message) in refused.items():
+    for name, (changes, message) in rejected.items():
         other, section = RunFolder(tmp_path / name), name.strip()
         shutil.copytree(trained, other.path)
         values = other.read_config()
@@ -228,7 +228,7 @@ def test_a_run_begins_with_another_one_s_weights_if_these_mean_the_same(
         train(config, codes, tmp_path / "other", init_from="nowhere")
 
 
-def test_nothing_is_deleted_where_the_tokenizer_s_copy_belongs(home: Path, trained: Path, tmp_path: Path) -> None:
+def test_existing_tokenizer_folder_is_not_deleted(home: Path, trained: Path, tmp_path: Path) -> None:
     config, codes = presets.get_generator("far-debug"), str(home / "codes")
     (tmp_path / "runs/tokenizer").mkdir(parents=True)
     (tmp_path / "runs/tokenizer/notes.txt").write_text("months of work")
@@ -237,7 +237,7 @@ def test_nothing_is_deleted_where_the_tokenizer_s_copy_belongs(home: Path, train
     assert (tmp_path / "runs/tokenizer/notes.txt").exists()
     shutil.rmtree(tmp_path / "runs/tokenizer")
     shutil.copytree(trained / "tokenizer", tmp_path / "runs/tokenizer")
-    (tmp_path / "runs/tokenizer/resume").mkdir()  # the tokenizer's own run, in which it goes on one day
+    (tmp_path / "runs/tokenizer/resume").mkdir()  # the tokenizer's own run, which may be resumed later
     train(config, codes, tmp_path / "runs")
     assert (tmp_path / "runs/tokenizer/resume").is_dir()
     shutil.copytree(trained, tmp_path / "torn", ignore=shutil.ignore_patterns("tokenizer"))
@@ -245,9 +245,7 @@ def test_nothing_is_deleted_where_the_tokenizer_s_copy_belongs(home: Path, train
         imtok.load_generator(str(tmp_path / "torn"))
 
 
-def test_how_it_draws_may_change_and_is_looked_at_before_the_first_step(
-    home: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_sampling_settings_may_change_on_resume_and_are_validated(home: Path, trained: Path, tmp_path: Path) -> None:
     config, codes = presets.get_generator("far-debug"), str(home / "codes")
     other = dataclasses.replace(config, sampling=SamplingConfig(guidance_scale=(3.0,), top_p=0.5))
     shutil.copytree(trained, tmp_path / "run")
@@ -259,7 +257,7 @@ def test_how_it_draws_may_change_and_is_looked_at_before_the_first_step(
     assert not (tmp_path / "never/config.json").exists()
 
 
-def test_what_it_will_look_at_is_checked_before_the_first_step(home: Path, tmp_path: Path) -> None:
+def test_rejects_other_resolution_or_unknown_class_before_first_step(home: Path, tmp_path: Path) -> None:
     config, codes = presets.get_generator("far-debug"), str(home / "codes")
     encode_pictures(str(home / "dual"), str(home / "signs"), tmp_path / "smaller", 32)
     with pytest.raises(ConfigError, match="of another tokenizer or resolution"):
@@ -270,7 +268,7 @@ def test_what_it_will_look_at_is_checked_before_the_first_step(home: Path, tmp_p
         train(dataclasses.replace(config, generator=one_less), codes, tmp_path / "run")
 
 
-def test_a_run_goes_on_without_the_tokenizer_that_made_its_codes(home: Path, tmp_path: Path) -> None:
+def test_run_resumes_after_its_tokenizer_was_deleted(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "dual", tmp_path / "dual")
     encode_pictures(str(tmp_path / "dual"), str(home / "signs"), tmp_path / "codes", 64)
     config = presets.get_generator("far-debug")
@@ -283,7 +281,7 @@ def test_a_run_goes_on_without_the_tokenizer_that_made_its_codes(home: Path, tmp
 
 
 def language_model(folder: Path) -> str:
-    """A tiny Llama with a tokenizer of words, in the layout of a hub's folder."""
+    """Write a tiny Llama with a word tokenizer, in the layout of a folder of the Hugging Face Hub."""
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -301,21 +299,21 @@ def language_model(folder: Path) -> str:
     return str(folder)
 
 
-def test_a_language_model_learns_in_two_stages_and_goes_on_to_the_same_bits(
+def test_language_model_trains_in_two_stages_and_resumes_bit_exactly(
     home: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = presets.get_generator("insightar-debug")
     changes = {"language_model": language_model(tmp_path / "lm"), "prompt_format": "chat", "max_prompt_tokens": 24}
     config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, **changes))
     run = train(config, str(home / "codes"), tmp_path / "run", validation=str(home / "codes"))
-    killed(home, config, tmp_path / "killed", monkeypatch, at=10)  # in the second stage
+    train_until_killed(home, config, tmp_path / "killed", monkeypatch, at=10)  # in the second stage
     first = dataclasses.replace(config.training, phases=config.training.phases[:1])  # trains adapter and head alone
     early = train(dataclasses.replace(config, training=first), str(home / "codes"), tmp_path / "early")
     kept = load_tensors(early / "model.safetensors")
-    began_with = AutoModel.from_pretrained(tmp_path / "lm").state_dict()
-    assert began_with
-    assert all(torch.equal(kept[f"language_model.{name}"], tensor) for name, tensor in began_with.items())
-    shutil.rmtree(tmp_path / "lm")  # it is wanted only to begin with
+    original = AutoModel.from_pretrained(tmp_path / "lm").state_dict()
+    assert original
+    assert all(torch.equal(kept[f"language_model.{name}"], tensor) for name, tensor in original.items())
+    shutil.rmtree(tmp_path / "lm")  # it is needed only for the start
     train(config, str(home / "codes"), tmp_path / "killed", validation=str(home / "codes"), resume=True)
     ours, theirs = (load_tensors(folder / "model.safetensors") for folder in (tmp_path / "killed", run))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -324,16 +322,16 @@ def test_a_language_model_learns_in_two_stages_and_goes_on_to_the_same_bits(
     assert [steps[s]["phase"] for s in (4, 5)] == ["adapter-and-head", "all"]
     assert (steps[1]["learning_rate"], steps[5]["learning_rate"]) == (2e-3, 1e-3)  # the first step of each stage
     assert steps[12]["cross_entropy_0"] < steps[1]["cross_entropy_0"]
-    few = dataclasses.replace(config.training, steps=2)
+    two_steps = dataclasses.replace(config.training, steps=2)
     later = dataclasses.replace(config.generator, language_model="")
     later = train(
-        dataclasses.replace(config, generator=later, training=few),
+        dataclasses.replace(config, generator=later, training=two_steps),
         str(home / "codes"),
         tmp_path / "later",
         init_from=str(run),
     )
-    told = [RunFolder(folder).read_config()["generator"] for folder in (run, later)]
-    assert told[0] == told[1]  # the language model's architecture too
+    saved = [RunFolder(folder).read_config()["generator"] for folder in (run, later)]
+    assert saved[0] == saved[1]  # the language model's architecture too
     files = [
         {file.name: file.read_bytes() for file in (folder / "language_model").iterdir()} for folder in (run, later)
     ]
@@ -353,32 +351,32 @@ def test_a_language_model_learns_in_two_stages_and_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_smollm2_goes_through_both_stages(home: Path, tmp_path: Path, needs: Callable[[str], Any]) -> None:
-    known = needs("language_model/smollm2").model.state_dict()
+def test_smollm2_trains_in_both_stages(home: Path, tmp_path: Path, needs: Callable[[str], Any]) -> None:
+    original = needs("language_model/smollm2").model.state_dict()
     config = presets.get_generator("insightar-smollm2")
     phases = tuple(dataclasses.replace(phase, steps=2) for phase in config.training.phases)
     training = dataclasses.replace(config.training, phases=phases, global_batch_size=2, micro_batch_size=None)
     run = train(dataclasses.replace(config, training=training), str(home / "codes"), tmp_path / "run")
     learned = load_tensors(run / "model.safetensors")
-    moved = {name: (learned[f"language_model.{name}"] - told).abs().max() for name, told in known.items()}
-    assert 0 < max(moved.values()) < 4 * 1e-4  # in two of the four steps, at the second stage's rate
+    changes = {name: (learned[f"language_model.{name}"] - tensor).abs().max() for name, tensor in original.items()}
+    assert 0 < max(changes.values()) < 4 * 1e-4  # in two of the four steps, at the second stage's rate
     argv = ["generate", str(run), "--prompts", "a red sign that says OPEN", "--out", str(tmp_path / "out")]
     assert main(argv) == 0
     with Image.open(tmp_path / "out/00000.png") as picture:
         assert picture.size == (64, 64)
 
 
-def test_prompts_are_read_as_the_language_model_s_and_not_as_a_failed_start_s(tmp_path: Path) -> None:
-    """A chat format that a model with none would leave there stays nowhere."""
+def test_copying_the_prompt_tokenizer_removes_files_of_a_failed_start(tmp_path: Path) -> None:
+    """A chat template left by a failed start is removed, although the language model has none to overwrite it."""
     folders = [RunFolder(tmp_path / name) for name in ("first", "second")]
     for folder in folders:
         (folder.path / "language_model").mkdir(parents=True)
         (folder.path / "language_model/chat_template.jinja").write_text("of another")
 
     class Tokenizer:
-        def save_pretrained(self, place: Path) -> None:
-            place.mkdir(exist_ok=True)
-            (place / "tokenizer.json").write_text("{}")
+        def save_pretrained(self, directory: Path) -> None:
+            directory.mkdir(exist_ok=True)
+            (directory / "tokenizer.json").write_text("{}")
 
     copy_prompt_tokenizer(LanguageModel(None, Tokenizer(), {}), folders[0])
     copy_prompt_tokenizer_from_run(folders[0], folders[1])
@@ -387,35 +385,35 @@ def test_prompts_are_read_as_the_language_model_s_and_not_as_a_failed_start_s(tm
     assert (folders[1].path / "language_model/tokenizer.json").exists()
 
 
-def test_a_language_model_s_id_is_looked_up_in_the_hub_s_local_cache(tmp_path: Path) -> None:
+def test_language_model_id_is_found_in_the_local_hub_cache(tmp_path: Path) -> None:
     repository = tmp_path / "models--someone--tiny"
     language_model(repository / "snapshots/abc")
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text("abc")
     code = "from imtok.pretrained.language_model import load_language_model as load; print(load('someone/tiny'))"
     command, environment = [sys.executable, "-c", code], os.environ | {"HF_HUB_CACHE": str(tmp_path)}
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    assert "'hidden_size': 32" in shown
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert "'hidden_size': 32" in output
 
 
-def test_a_language_model_where_its_tokenizer_s_copy_belongs_is_not_deleted(home: Path, tmp_path: Path) -> None:
-    here = language_model(tmp_path / "models/language_model")
+def test_existing_language_model_folder_is_not_deleted(home: Path, tmp_path: Path) -> None:
+    folder = language_model(tmp_path / "models/language_model")
     config = presets.get_generator("insightar-debug")
-    changes = {"language_model": here, "prompt_format": "plain"}
+    changes = {"language_model": folder, "prompt_format": "plain"}
     config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, **changes))
     with pytest.raises(ConfigError, match="is in the way of the language model's tokenizer"):
         train(config, str(home / "codes"), tmp_path / "models")
-    assert AutoModel.from_pretrained(here).state_dict()
+    assert AutoModel.from_pretrained(folder).state_dict()
 
 
-def test_the_paper_s_control_reads_llamagen_s_checkpoint(home: Path, tmp_path: Path) -> None:
-    """LlamaGenTok-AR (InsightTok, Table 2): another project's .pt below the same generator, here of bytes."""
+def test_insightar_trains_on_codes_of_a_llamagen_checkpoint(home: Path, tmp_path: Path) -> None:
+    """The control LlamaGenTok-AR (InsightTok, Table 2): the same generator, here of bytes, on another project's .pt."""
     checkpoint = shutil.copy(Path(__file__).parents[1] / "tokenizers/reference/llamagen_tiny.pt", tmp_path)
     encode_pictures(str(checkpoint), str(home / "signs"), tmp_path / "codes", 32)
     base = presets.get_generator("insightar-debug")
     training = dataclasses.replace(base.training, steps=2, preview_every=0)
     run = train(dataclasses.replace(base, training=training), str(tmp_path / "codes"), tmp_path / "run")
-    Path(checkpoint).unlink()  # the run folder carries it along
+    Path(checkpoint).unlink()  # the run folder has a copy
     pipeline = imtok.load_generator(str(run))
     manifest = TokenShards(tmp_path / "codes").manifest
     assert pipeline.generator.config.codebook_sizes == manifest.codebook_sizes
@@ -425,7 +423,7 @@ def test_the_paper_s_control_reads_llamagen_s_checkpoint(home: Path, tmp_path: P
     assert pipeline.generate(prompts=["a red sign"], seed=1).shape == (1, 3, 32, 32)
 
 
-def test_batches_depend_on_seed_and_step_alone(home: Path) -> None:
+def test_batches_depend_only_on_seed_and_step(home: Path) -> None:
     shards = TokenShards(home / "codes")
     whole = TokenLoader(shards, batch_size=6, seed=3)
     halves = [TokenLoader(shards, batch_size=6, seed=3, rank=rank, world_size=2) for rank in range(2)]
@@ -438,7 +436,7 @@ def test_batches_depend_on_seed_and_step_alone(home: Path) -> None:
     assert not torch.equal(whole.batch(0).tokens, TokenLoader(shards, batch_size=6, seed=4).batch(0).tokens)
 
 
-def test_fixed_batches_go_on_to_the_next_picture_with_crops(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixed_batches_replace_pictures_without_crops_by_the_next(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards, read = TokenShards(home / "codes"), TokenShards.__getitem__
 
     def without_every_sixth(self: TokenShards, index: int) -> Tokens:
@@ -474,14 +472,14 @@ def test_prompts_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def changed(config: Any, name: str, value: object) -> Any:
-    """The same with another value of one setting, as its JSON says it."""
+    """Return the config with another value of one setting, given as in its JSON."""
     values = to_dict(config)
     *path, last = name.split(".")
-    inside = values
+    section = values
     for key in path:
-        inside = inside[key]
-    assert inside[last] != value
-    inside[last] = value
+        section = section[key]
+    assert section[last] != value
+    section[last] = value
     return from_dict(type(config), values)
 
 
@@ -512,7 +510,7 @@ MUST_STAY = {
 }
 
 
-def test_what_a_resumed_run_may_change_is_what_changes_no_result(tmp_path: Path) -> None:
+def test_resume_allows_only_changes_that_do_not_affect_results(tmp_path: Path) -> None:
     config, folder = presets.get_generator("far-debug"), RunFolder(tmp_path)
     for name, value in MAY_CHANGE.items():
         check_same_run(changed(config, name, value), config, folder)
@@ -521,7 +519,7 @@ def test_what_a_resumed_run_may_change_is_what_changes_no_result(tmp_path: Path)
             check_same_run(changed(config, name, value), config, folder)
 
 
-def test_what_a_run_may_have_otherwise_than_the_one_it_begins_with_says_nothing_of_the_weights() -> None:
+def test_init_from_allows_other_training_only_settings() -> None:
     far = presets.get_generator("far-debug").generator
     insightar = presets.get_generator("insightar-debug").generator
     ema, trained = (presets.get(name).tokenizer for name in ("insighttok-debug", "fqgan-debug"))
@@ -540,53 +538,53 @@ def test_what_a_run_may_have_otherwise_than_the_one_it_begins_with_says_nothing_
         check_same_model({"generator": to_dict(changed(far, "head_depth", 7))}, {"generator": to_dict(far)}, "run")
 
 
-def without(shards: Path, out: Path, **changes: object) -> str:
-    """Token shards of whose pictures something is not known."""
-    found = TokenShards(shards)
-    writer = TokenWriter(out, found.manifest)
-    writer.write([dataclasses.replace(found[index], **changes) for index in range(len(found))])  # pyright: ignore[reportArgumentType]
+def copy_shards(shards: Path, out: Path, **changes: object) -> str:
+    """Write a copy of token shards with some fields of every picture replaced."""
+    source = TokenShards(shards)
+    writer = TokenWriter(out, source.manifest)
+    writer.write([dataclasses.replace(source[index], **changes) for index in range(len(source))])  # pyright: ignore[reportArgumentType]
     return str(out)
 
 
-def test_shards_and_files_of_no_use_are_refused_before_the_first_step(
+def test_rejects_unusable_shards_and_models_before_the_first_step(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes, far = str(home / "codes"), presets.get_generator("far-debug")
     insightar = presets.get_generator("insightar-debug")
-    unlabelled = without(home / "codes", tmp_path / "unlabelled", label=None)
-    silent = without(home / "codes", tmp_path / "silent", captions=())
+    unlabelled = copy_shards(home / "codes", tmp_path / "unlabelled", label=None)
+    uncaptioned = copy_shards(home / "codes", tmp_path / "silent", captions=())
     for config, data, message in (
         (far, unlabelled, "unlabelled: none of its pictures has a class to be generated by"),
-        (insightar, silent, "silent: none of its pictures has a caption to be generated by"),
+        (insightar, uncaptioned, "silent: none of its pictures has a caption to be generated by"),
         (presets.get_generator("dit-debug"), codes, "holds codes; this generator wants latents of a continuous"),
     ):
         with pytest.raises(ConfigError, match=message):
             train(config, data, tmp_path / "run")
-    place = dataclasses.replace(insightar.generator, language_model="language_model/smollm2")  # pyright: ignore[reportCallIssue]
+    wrong_model = dataclasses.replace(insightar.generator, language_model="language_model/smollm2")  # pyright: ignore[reportCallIssue]
     monkeypatch.setattr("imtok.pretrained.load", lambda name: object())
     with pytest.raises(ConfigError, match="is no language model; imtok weights lists them"):
-        train(dataclasses.replace(insightar, generator=place), codes, tmp_path / "run")
+        train(dataclasses.replace(insightar, generator=wrong_model), codes, tmp_path / "run")
     monkeypatch.undo()
     monkeypatch.setattr("imtok.training.launch.mean_over_ranks", lambda tensors: tensors[0].fill_(0.5))
     with pytest.raises(ConfigError, match="only some of the processes see this run"):
         train(far, codes, tmp_path / "run")
 
 
-def test_pictures_of_other_weights_are_in_the_way(trained: Path, tmp_path: Path, capsys) -> None:
+def test_generate_rejects_a_folder_with_pictures_of_other_weights(trained: Path, tmp_path: Path, capsys) -> None:
     for name in ("run", "copied"):
         shutil.copytree(trained, tmp_path / name)
-    ask = ["--labels", "0", "--out", str(tmp_path / "out")]
-    assert main(["generate", str(tmp_path / "run"), *ask]) == 0
+    flags = ["--labels", "0", "--out", str(tmp_path / "out")]
+    assert main(["generate", str(tmp_path / "run"), *flags]) == 0
     before = (tmp_path / "out/00000.png").stat().st_mtime_ns
-    assert main(["generate", str(tmp_path / "copied"), *ask]) == 0  # wherever it lies
+    assert main(["generate", str(tmp_path / "copied"), *flags]) == 0  # wherever the run is stored
     assert (tmp_path / "out/00000.png").stat().st_mtime_ns == before
     folder = RunFolder(tmp_path / "run")
     folder.write_model({name: tensor * 1.5 for name, tensor in folder.read_model().items()})
-    assert main(["generate", str(tmp_path / "run"), *ask]) == 2
+    assert main(["generate", str(tmp_path / "run"), *flags]) == 2
     assert "was made in another way" in capsys.readouterr().err
 
 
-def test_several_processes_do_not_draw_into_one_folder(
+def test_generate_rejects_several_processes(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")

@@ -9,7 +9,7 @@ from imtok.config import ConfigError
 from imtok.training.log import TrainingLog, create_writer
 
 
-def test_lines_hold_means_since_the_line_before(tmp_path: Path) -> None:
+def test_lines_hold_means_since_the_previous_line(tmp_path: Path) -> None:
     log = TrainingLog(RunFolder(tmp_path), start=0, steps=5, every=2, writer=None)
     for step in range(1, 6):
         log.add(step, "all", 0.1, float(step), {"l1": float(step)} | ({"text": 1.0} if step == 4 else {}))
@@ -20,7 +20,7 @@ def test_lines_hold_means_since_the_line_before(tmp_path: Path) -> None:
     assert [line["seconds_per_step"] for line in lines] == [1.5, 3.5, 5.0]
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
+def test_tensorboard_replaces_values_undone_by_resume_and_rollback(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def written() -> list[tuple[int, float]]:
@@ -40,7 +40,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     assert written() == [(3, 0.25), (5, 0.75), (6, 1.0), (8, 2.0)]
 
 
-def test_a_logger_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_logger_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"wandb is not installed; pip install wandb, or use none"):
         create_writer("wandb", RunFolder(tmp_path), {}, 0)

@@ -15,7 +15,7 @@ from imtok.training.optim import averaged, create_adamw, create_optimizers, lear
 from imtok.training.run import OptimizerConfig, Phase, RunConfig
 
 
-def test_rate_rises_linearly_and_falls_by_a_cosine() -> None:
+def test_learning_rate_warms_up_linearly_and_decays_by_a_cosine() -> None:
     config = OptimizerConfig(learning_rate=2.0, warmup_share=0.1, final_share=0.25)
     phase = Phase(name="all", steps=100)
     rates = [learning_rate(config, phase, step) for step in range(100)]
@@ -30,7 +30,7 @@ def test_rate_rises_linearly_and_falls_by_a_cosine() -> None:
     assert [learning_rate(config, faster, step) for step in range(100)] == pytest.approx([3 * r for r in rates])
 
 
-def test_average_follows_the_recurrence_by_hand() -> None:
+def test_weight_average_equals_the_recurrence_computed_by_hand() -> None:
     model = nn.Linear(1, 1, bias=False)
     model.register_buffer("count", torch.zeros(()))
     average = averaged(model, decay=0.5)
@@ -78,15 +78,15 @@ def test_muon_trains_the_matrices_in_the_blocks_and_adamw_everything_else(
         "model": torch.optim.AdamW,
         "model_matrices": torch.optim.Muon,
     }
-    theirs = {key: [id(p) for p in one.param_groups[0]["params"]] for key, one in optimizers.items()}
-    assert sorted([*theirs["model"], *theirs["model_matrices"]]) == sorted(id(p) for p in named.values())
-    muons = [key for key, parameter in named.items() if id(parameter) in theirs["model_matrices"]]
-    assert len(muons) == count
-    assert all(key.startswith(hidden) and key.endswith("weight") and named[key].ndim == 2 for key in muons)
+    trained_by = {key: [id(p) for p in one.param_groups[0]["params"]] for key, one in optimizers.items()}
+    assert sorted([*trained_by["model"], *trained_by["model_matrices"]]) == sorted(id(p) for p in named.values())
+    matrices = [key for key, parameter in named.items() if id(parameter) in trained_by["model_matrices"]]
+    assert len(matrices) == count
+    assert all(key.startswith(hidden) and key.endswith("weight") and named[key].ndim == 2 for key in matrices)
 
 
-def test_muon_trains_language_models_whose_linear_layers_are_of_another_class() -> None:
-    """GPT-2's are `Conv1D`."""
+def test_muon_trains_the_conv1d_layers_of_gpt2() -> None:
+    """GPT-2's linear layers are of the class `Conv1D`."""
     config = presets.get_generator("insightar-debug").generator
     assert isinstance(config, InsightARConfig)
     shape = {"model_type": "gpt2", "vocab_size": 257, "n_embd": 32, "n_layer": 2, "n_head": 2}
@@ -94,7 +94,7 @@ def test_muon_trains_language_models_whose_linear_layers_are_of_another_class() 
     assert len(model.muon_parameters()) == 2 * 4  # qkv, out, up and down
 
 
-def test_muon_steps_along_the_gradient_s_directions_alike_and_as_far_as_adamw() -> None:
+def test_muon_orthogonalizes_gradients_with_the_step_size_of_adamw() -> None:
     model = generators.build(presets.get_generator("far-debug").generator)
     optimizers = create_optimizers("model", list(model.parameters()), model, MUON)
     matrix = model.muon_parameters()[0]
@@ -104,15 +104,15 @@ def test_muon_steps_along_the_gradient_s_directions_alike_and_as_far_as_adamw() 
     muon.param_groups[0]["lr"] = 0.1
     muon.step()
     step = (before * (1 - 0.1 * 0.05) - matrix.detach()) / 0.1  # decoupled decay
-    left, strengths, right = torch.linalg.svd(matrix.grad, full_matrices=False)
-    along = left.T @ step @ right.T
-    assert strengths.max() > 3 * strengths.min()
-    assert (along - along.diag().diag()).norm() < 0.02 * along.norm()  # the same directions
-    assert along.diag().min() > 0.5 * along.diag().max()  # whatever their strength
+    left, singular_values, right = torch.linalg.svd(matrix.grad, full_matrices=False)
+    rotated = left.T @ step @ right.T
+    assert singular_values.max() > 3 * singular_values.min()
+    assert (rotated - rotated.diag().diag()).norm() < 0.02 * rotated.norm()  # the same singular vectors
+    assert rotated.diag().min() > 0.5 * rotated.diag().max()  # similar singular values, whatever the gradient's
     assert step.square().mean().sqrt() == pytest.approx(0.2, rel=0.2)  # AdamW's: .2 to .4 of the rate (Liu et al. 2025)
 
 
-def test_muon_is_refused_where_there_are_no_blocks() -> None:
+def test_muon_rejects_models_without_transformer_blocks() -> None:
     model = presets.create_tokenizer("insighttok-debug")
     with pytest.raises(ConfigError, match="optimizer: muon trains the matrices of a transformer's blocks"):
         create_optimizers("tokenizer", list(model.parameters()), model, MUON)

@@ -1,4 +1,4 @@
-"""One step of the loop, on a problem that is computed by hand: weights, clipping, precision, noise, stopping."""
+"""Steps of the training loop on a problem computed by hand: loss weights, clipping, precision, seeds, stopping."""
 
 import dataclasses
 import io
@@ -29,8 +29,8 @@ class Point(Model):
         self.place = nn.Parameter(torch.ones(4))
 
 
-class Falling(Task):
-    """Two losses whose gradients are 1 and 2 everywhere, is_weighted as the phase says; tells what it saw."""
+class LinearTask(Task):
+    """Two losses with gradients of 1 and 2 everywhere, weighted by the phase; records seed and autocast of calls."""
 
     players = ("point",)
 
@@ -68,27 +68,27 @@ class Falling(Task):
         return {"codebook_used": self.used()}
 
 
-class Nothing:
-    """What is trained on: nothing, in batches."""
+class EmptyData:
+    """Training data without content: every batch, and every part of one, is the object itself."""
 
     def __len__(self) -> int:
         return 4
 
-    def loader(self, *_: Any) -> "Nothing":
+    def loader(self, *_: Any) -> "EmptyData":
         return self
 
-    def batches(self, start: int, stop: int) -> Iterator[tuple[int, "Nothing"]]:
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, "EmptyData"]]:
         return ((step, self) for step in range(start, stop))
 
-    def to(self, device: torch.device) -> "Nothing":
+    def to(self, device: torch.device) -> "EmptyData":
         return self
 
-    def part(self, start: int, stop: int) -> "Nothing":
+    def part(self, start: int, stop: int) -> "EmptyData":
         return self
 
 
-class Eye:
-    """Looks, at held-out pictures if it has any, for 100 seconds of the clock's."""
+class FakeValidation:
+    """A validation, with or without held-out pictures, whose evaluations take 100 seconds of `clock` each."""
 
     clock = 0.0
 
@@ -103,128 +103,135 @@ class Eye:
         return folder
 
 
-BLIND = Eye()
+NO_VALIDATION = FakeValidation()
 
 
 @pytest.fixture
 def gradients(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """What the optimizer is given, step by step."""
-    seen: list[Tensor] = []
+    """The gradients given to the optimizer, step by step."""
+    recorded: list[Tensor] = []
     step = torch.optim.AdamW.step
 
     def keep_and_step(optimizer: torch.optim.AdamW) -> None:
-        seen.append(optimizer.param_groups[0]["params"][0].grad.clone())
+        recorded.append(optimizer.param_groups[0]["params"][0].grad.clone())
         step(optimizer)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", keep_and_step)
-    return seen
+    return recorded
 
 
-def fall(folder: Path, task: Task, *phases: Phase, resume: bool = False, eye: Eye = BLIND, **training: Any) -> None:
+def train(
+    folder: Path,
+    task: Task,
+    *phases: Phase,
+    resume: bool = False,
+    validation: FakeValidation = NO_VALIDATION,
+    **training: Any,
+) -> None:
     base = presets.get("insighttok-debug")
     settings: dict[str, Any] = {"phases": phases, "global_batch_size": 4, "precision": "fp32", "ema_decay": None}
     settings = {**settings, "max_grad_norm": 1e9, **training}
     config = dataclasses.replace(base, training=dataclasses.replace(base.training, **settings))
-    Trainer(config, task, Nothing(), eye, RunFolder(folder), torch.device("cpu")).run(resume)
+    Trainer(config, task, EmptyData(), validation, RunFolder(folder), torch.device("cpu")).run(resume)
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-def test_terms_weigh_what_the_phase_says_however_many_passes_a_batch_takes(
+def test_phase_weights_apply_whatever_the_number_of_micro_batches(
     tmp_path: Path, gradients: list[Tensor], passes: int
 ) -> None:
     phases = [Phase(name="a", steps=1, weights={"text": 3.0}), Phase(name="b", steps=1, weights={"text": 0.1})]
-    fall(tmp_path, Falling(), *phases, micro_batch_size=4 // passes)
+    train(tmp_path, LinearTask(), *phases, micro_batch_size=4 // passes)
     for found, expected in zip(gradients, (0.5 * 1 + 3 * 2, 0.5 * 1 + 0.1 * 2), strict=True):
         torch.testing.assert_close(found, torch.full((4,), expected))
 
 
-def test_the_whole_gradient_is_clipped(tmp_path: Path, gradients: list[Tensor]) -> None:
-    fall(tmp_path, Falling(), Phase(name="a", steps=1, weights={"text": 3.0}), max_grad_norm=0.5)
+def test_gradient_is_clipped_by_its_global_norm(tmp_path: Path, gradients: list[Tensor]) -> None:
+    train(tmp_path, LinearTask(), Phase(name="a", steps=1, weights={"text": 3.0}), max_grad_norm=0.5)
     torch.testing.assert_close(gradients[0], torch.full((4,), 0.25), rtol=1e-5, atol=0)  # a norm of 13 before
     assert RunFolder(tmp_path).read_metrics()[0]["grad_norm_point"] == pytest.approx(13)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_losses_are_computed_in_the_run_s_precision(tmp_path: Path, precision: str) -> None:
-    task = Falling()
-    fall(tmp_path, task, Phase(name="a", steps=1, weights={"text": 1.0}), precision=precision)
+    task = LinearTask()
+    train(tmp_path, task, Phase(name="a", steps=1, weights={"text": 1.0}), precision=precision)
     assert task.autocast == [precision == "bf16"]
 
 
-def test_every_step_of_every_rank_has_noise_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_step_of_every_rank_has_its_own_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
     for rank in (0, 1):
         monkeypatch.setattr(trainer, "rank", lambda rank=rank: rank)
-        task, folder = Falling(), tmp_path / str(rank)
+        task, folder = LinearTask(), tmp_path / str(rank)
         folder.mkdir()
-        fall(folder, task, Phase(name="a", steps=2, weights={"text": 1.0}))
+        train(folder, task, Phase(name="a", steps=2, weights={"text": 1.0}))
         seeds += task.seeds
     assert len(set(seeds)) == 4
 
 
-def test_rolling_back_ends_when_it_does_not_help(tmp_path: Path) -> None:
-    task = Falling()
+def test_training_stops_after_max_rollbacks(tmp_path: Path) -> None:
+    task = LinearTask()
     task.poison = lambda: float("nan") if len(task.seeds) > 2 else 1.0
     watchdog = WatchdogConfig(action="rollback", max_rollbacks=2)
     phase = Phase(name="a", steps=6, weights={"text": 1.0})
     with pytest.raises(TrainingStopped, match=r"step 3: l1 is nan; the last saved state is kept"):
-        fall(tmp_path, task, phase, watchdog=watchdog, save_every=1)
+        train(tmp_path, task, phase, watchdog=watchdog, save_every=1)
     assert [line["step"] for line in RunFolder(tmp_path).read_metrics() if "rollback" in line] == [2, 2]
 
 
 PATIENT = WatchdogConfig(patience=3)
 
 
-def test_a_symptom_s_patience_outlasts_a_stop(tmp_path: Path) -> None:
-    task = Falling()
+def test_symptom_count_survives_stop_and_resume(tmp_path: Path) -> None:
+    task = LinearTask()
 
-    def use_and_ask_to_stop() -> float:
+    def use_and_request_stop() -> float:
         if len(task.seeds) == 2:
-            signal.raise_signal(signal.SIGTERM)  # is heard after the step behind this one
+            signal.raise_signal(signal.SIGTERM)  # takes effect after the next step
         return 0.001
 
-    task.used = use_and_ask_to_stop
+    task.used = use_and_request_stop
     phase = Phase(name="a", steps=9, weights={"text": 1.0})
     with pytest.raises(KeyboardInterrupt):
-        fall(tmp_path, task, phase, watchdog=dataclasses.replace(PATIENT, patience=4))
+        train(tmp_path, task, phase, watchdog=dataclasses.replace(PATIENT, patience=4))
     assert RunFolder(tmp_path).read_resume()[1]["symptoms"]["codebook"] == 3
     with pytest.raises(TrainingStopped, match="step 4: the codebook has collapsed"):
-        fall(tmp_path, task, phase, watchdog=dataclasses.replace(PATIENT, patience=4), resume=True)
+        train(tmp_path, task, phase, watchdog=dataclasses.replace(PATIENT, patience=4), resume=True)
 
 
-def test_the_state_that_is_kept_is_the_last_sound_one(tmp_path: Path) -> None:
-    task = Falling()
+def test_kept_state_is_the_last_one_without_symptoms(tmp_path: Path) -> None:
+    task = LinearTask()
     task.used = lambda: 0.001 if len(task.seeds) > 2 else 1.0
     with pytest.raises(TrainingStopped, match="step 5: the codebook has collapsed"):
-        fall(tmp_path, task, Phase(name="a", steps=9, weights={"text": 1.0}), watchdog=PATIENT, save_every=1)
+        train(tmp_path, task, Phase(name="a", steps=9, weights={"text": 1.0}), watchdog=PATIENT, save_every=1)
     assert RunFolder(tmp_path).read_resume()[1]["step"] == 2
 
 
-def test_a_state_that_waited_for_a_symptom_to_go_is_saved_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, saved = Falling(), []
+def test_postponed_save_is_made_when_the_symptom_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, saved = LinearTask(), []
     task.used = lambda: 0.001 if len(task.seeds) == 3 else 1.0
     monkeypatch.setattr(RunFolder, "write_resume", lambda folder, step, *_: saved.append(step))
-    fall(tmp_path, task, Phase(name="a", steps=7, weights={"text": 1.0}), watchdog=PATIENT, save_every=3)
+    train(tmp_path, task, Phase(name="a", steps=7, weights={"text": 1.0}), watchdog=PATIENT, save_every=3)
     assert saved == [0, 4, 6, 7]
 
 
-def test_scores_that_a_kill_has_cost_are_taken_on_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(*_: Any) -> None:
+def test_validation_lost_by_a_kill_is_repeated_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_killed(*_: Any) -> None:
         raise RuntimeError("killed")
 
     phases = [Phase(name="a", steps=2, weights={"text": 1.0}), Phase(name="b", steps=2, weights={"text": 1.0})]
-    eye = Eye(held_out=True)
-    for steps in (2, 4):  # looking at the end of a phase, and at that of the run
+    validation = FakeValidation(held_out=True)
+    for steps in (2, 4):  # killed in the validation at the end of a phase, and of the run
         with monkeypatch.context() as patch:
-            patch.setattr(Eye, "evaluate", die)
+            patch.setattr(FakeValidation, "evaluate", raise_killed)
             with pytest.raises(RuntimeError, match="killed"):
-                fall(tmp_path, Falling(), *phases, eye=eye, evaluate_every=9, resume=steps > 2)
+                train(tmp_path, LinearTask(), *phases, validation=validation, evaluate_every=9, resume=steps > 2)
         assert RunFolder(tmp_path).read_resume()[1]["step"] == steps
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_run_phase", die)
+            patch.setattr(Trainer, "_run_phase", raise_killed)
             with pytest.raises(RuntimeError, match="killed") if steps == 2 else nullcontext():
-                fall(tmp_path, Falling(), *phases, eye=eye, evaluate_every=9, resume=True)
-    fall(tmp_path, Falling(), *phases, eye=eye, evaluate_every=9, resume=True)  # has nothing to do any more
+                train(tmp_path, LinearTask(), *phases, validation=validation, evaluate_every=9, resume=True)
+    train(tmp_path, LinearTask(), *phases, validation=validation, evaluate_every=9, resume=True)  # no step is left
     scores = [
         (line["step"], line["validation/place"]) for line in RunFolder(tmp_path).read_metrics() if "phase" not in line
     ]
@@ -232,35 +239,42 @@ def test_scores_that_a_kill_has_cost_are_taken_on_resuming(tmp_path: Path, monke
     assert scores[0][1] > scores[1][1]
 
 
-def test_looking_takes_no_step_s_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    eye, task = Eye(held_out=True), Falling()
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: eye.clock + 2 * len(task.seeds)))
-    fall(tmp_path, task, Phase(name="a", steps=4, weights={"text": 1.0}), eye=eye, evaluate_every=1, log_every=2)
+def test_step_time_excludes_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validation, task = FakeValidation(held_out=True), LinearTask()
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: validation.clock + 2 * len(task.seeds)))
+    train(
+        tmp_path,
+        task,
+        Phase(name="a", steps=4, weights={"text": 1.0}),
+        validation=validation,
+        evaluate_every=1,
+        log_every=2,
+    )
     assert [line["seconds_per_step"] for line in RunFolder(tmp_path).read_metrics() if "phase" in line] == [2.0, 2.0]
-    assert eye.clock == 400
+    assert validation.clock == 400
 
 
-def test_a_run_goes_on_when_nobody_watches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, seen = Falling(), []
+def test_run_continues_when_stdout_and_stderr_are_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, failed_writes = LinearTask(), []
 
-    class Torn(io.StringIO):
+    class BrokenPipe(io.StringIO):
         def write(self, text: str) -> int:
             if len(task.seeds) > 1:
-                seen.append(text)
+                failed_writes.append(text)
                 raise BrokenPipeError
             return len(text)
 
-    monkeypatch.setattr(sys, "stderr", Torn())
-    monkeypatch.setattr(sys, "stdout", Torn())
+    monkeypatch.setattr(sys, "stderr", BrokenPipe())
+    monkeypatch.setattr(sys, "stdout", BrokenPipe())
     task.used = lambda: signal.raise_signal(signal.SIGINT) or 1.0 if len(task.seeds) == 3 else 1.0
     with pytest.raises(KeyboardInterrupt):
-        fall(tmp_path, task, Phase(name="a", steps=9, weights={"text": 1.0}), log_every=1)
+        train(tmp_path, task, Phase(name="a", steps=9, weights={"text": 1.0}), log_every=1)
     assert RunFolder(tmp_path).read_resume()[1]["step"] == 4
     assert [line["step"] for line in RunFolder(tmp_path).read_metrics()] == [1, 2, 3, 4]
-    assert seen
+    assert failed_writes
 
 
-def test_a_second_interrupt_does_not_wait_for_the_step() -> None:
+def test_second_interrupt_raises_at_once() -> None:
     loop, before = SimpleNamespace(_asked_to_stop=False), signal.getsignal(signal.SIGINT)
     with Trainer._stoppable(loop):
         signal.raise_signal(signal.SIGINT)

@@ -39,21 +39,21 @@ def task(**losses: float) -> TokenizerTask:
 
 
 def test_terms_of_weight_zero_are_not_computed_and_load_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
-    def refuse(name: str) -> None:
-        asked.append(name)
+    def raise_missing(name: str) -> None:
+        requested.append(name)
         raise pretrained.MissingWeights(name)
 
-    monkeypatch.setattr(pretrained, "load", refuse)
+    monkeypatch.setattr(pretrained, "load", raise_missing)
     plain = task()
     plain.prepare([Phase(name="plain", steps=1)], torch.device("cpu"))
     plain.start_phase(Phase(name="plain", steps=1))
     assert set(plain.losses(batch(), "tokenizer", 0)) == {"l1", "commitment"}
-    assert asked == []
+    assert requested == []
     with pytest.raises(pretrained.MissingWeights):
         plain.prepare([Phase(name="text", steps=1, weights={"text": 1.0})], torch.device("cpu"))
-    assert asked == ["text_features/ppocrv6"]
+    assert requested == ["text_features/ppocrv6"]
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_terms_of_weight_zero_are_not_computed_and_load_no_network(monkeypatch: 
         (Phase(name="x", steps=1, weights={"l1": 0.0, "commitment": 0.0}), "no loss that it weighs trains encoder"),
     ],
 )
-def test_a_phase_in_which_nothing_can_train_is_refused_beforehand(phase: Phase, reason: str) -> None:
+def test_rejects_a_phase_in_which_nothing_can_train(phase: Phase, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"phase x: .*{reason}"):
         task().prepare([Phase(name="first", steps=1), phase], torch.device("cpu"))
 
 
-def test_a_discriminator_that_is_not_heard_yet_teaches_nothing() -> None:
+def test_adversarial_loss_before_its_start_trains_nothing() -> None:
     late = task(adversarial_start=100)
     alone = Phase(name="x", steps=1, trains=("decoder",), weights={"l1": 0.0, "adversarial": 0.5})
     with pytest.raises(ConfigError, match="phase x: no loss that it weighs trains decoder"):
@@ -94,7 +94,7 @@ def test_each_player_has_gradients_of_its_own_losses_only() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, gradients(both, "tokenizer"), strict=True) if b is not None)
 
 
-def test_the_discriminator_rests_before_its_start() -> None:
+def test_discriminator_is_inactive_before_its_start() -> None:
     late = task(adversarial_weight=0.5, discriminator_start=10)
     late.start_phase(Phase(name="all", steps=20))
     assert "adversarial" not in late.losses(batch(), "tokenizer", 9)
@@ -103,23 +103,23 @@ def test_the_discriminator_rests_before_its_start() -> None:
     assert set(late.losses(batch(), "discriminator", 10)) == {"discriminator", "lecam"}
 
 
-def test_the_discriminator_may_learn_before_the_tokenizer_listens() -> None:
+def test_discriminator_may_start_before_the_adversarial_loss() -> None:
     early = task(adversarial_weight=0.5, discriminator_start=2, adversarial_start=5)
     early.start_phase(Phase(name="all", steps=20))
-    heard = [
+    active = [
         [bool(early.losses(batch(), p, s).keys() & {"adversarial", "discriminator"}) for s in (1, 2, 5)]
         for p in early.players
     ]
-    assert heard == [[False, False, True], [False, True, True]]
+    assert active == [[False, False, True], [False, True, True]]
 
 
-def test_a_lazy_r1_weighs_as_much_as_one_at_every_step() -> None:
+def test_lazy_r1_has_the_same_mean_as_r1_at_every_step() -> None:
     torch.manual_seed(0)
     config = presets.get("textok-debug")
-    deaf = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=None))
-    lazy = TokenizerTask(deaf).train()
+    without_text = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=None))
+    lazy = TokenizerTask(without_text).train()
     lazy.start_phase(Phase(name="all", steps=20))
-    start, found = deaf.losses.discriminator_start, []
+    start, found = without_text.losses.discriminator_start, []
     for step in range(start, start + 8):
         lazy.losses(batch(), "tokenizer", step)
         found.append(lazy.losses(batch(), "discriminator", step).get("r1", torch.zeros(())).item())
@@ -128,7 +128,7 @@ def test_a_lazy_r1_weighs_as_much_as_one_at_every_step() -> None:
     assert found.count(0) == 6
 
 
-def test_a_loss_of_what_no_picture_has_is_said_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_losses_on_annotations_that_no_picture_has_warn_or_raise(caplog: pytest.LogCaptureFixture) -> None:
     config = presets.get("insighttok-debug")
     word = TextRegion(box=(0.0, 0.0, 9.0, 9.0), text="a")
     sample = Sample(image=b"", path="x", width=9, height=9, words=[word], faces=[], captions=[])
@@ -145,15 +145,15 @@ def test_a_loss_of_what_no_picture_has_is_said_or_refused(caplog: pytest.LogCapt
         check_pictures(presets.get("fqgan-dual-nano"), InMemoryDataset([sample]))
 
 
-def test_regions_that_never_enter_the_losses_are_as_good_as_not_there(caplog: pytest.LogCaptureFixture) -> None:
+def test_regions_excluded_from_the_losses_count_as_absent(caplog: pytest.LogCaptureFixture) -> None:
     config = presets.get("insighttok-debug")
     word, face = TextRegion(box=(0.0, 0.0, 9.0, 9.0), text="a"), Face(box=(0.0, 0.0, 9.0, 9.0))
     pictures = InMemoryDataset(
         [Sample(image=b"", path="x", width=9, height=9, words=[word], faces=[face], captions=[])]
     )
     check_pictures(dataclasses.replace(config, data=dataclasses.replace(config.data, max_words=0)), pictures)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith("losses: text has a weight, but data.max_words or data.drop_regions leaves out all words")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("losses: text has a weight, but data.max_words or data.drop_regions leaves out all words")
     caplog.clear()
     check_pictures(dataclasses.replace(config, data=dataclasses.replace(config.data, drop_regions=1.0)), pictures)
     assert len(caplog.records) == 2
@@ -164,7 +164,7 @@ class AnySize(FeatureNetwork):
         return [images]
 
 
-class Crops(AnySize):
+class FixedSize(AnySize):
     input_size = (48, 160)
 
 
@@ -173,13 +173,13 @@ class Crops(AnySize):
     [
         ("text", AnySize(), 64, "text is computed on crops of one size, and x has none of its own"),
         ("face", AnySize(), 64, "face is computed on crops of one size"),
-        ("face", Crops(), 64, "face aligns faces by their landmarks, and x does not say where these lie"),
+        ("face", FixedSize(), 64, "face aligns faces by their landmarks, and x does not say where these lie"),
         ("face", FrozenNetwork(), 64, "face compares feature maps, and x has none"),
-        ("perceptual", Crops(), 64, "perceptual is computed on whole pictures, and x on crops of one size"),
+        ("perceptual", FixedSize(), 64, "perceptual is computed on whole pictures, and x on crops of one size"),
         ("ocr", AnySize(), 8, "ocr needs pictures of 16 px or more, these have 8"),
     ],
 )
-def test_networks_that_cannot_do_what_a_loss_asks_are_refused_beforehand(
+def test_rejects_networks_unsuitable_for_their_loss(
     term: str, network: FrozenNetwork, side: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imtok.pretrained.load", lambda name: network)
@@ -191,22 +191,22 @@ def test_networks_that_cannot_do_what_a_loss_asks_are_refused_beforehand(
         load_networks(settings, [Phase(name="all", steps=1, weights=alone)], side)
 
 
-def test_weights_that_were_chosen_for_other_features_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_of_loss_weights_chosen_for_other_features(caplog: pytest.LogCaptureFixture) -> None:
     config = presets.get("insighttok")
     check_scales(presets.get("insighttok-nano"))
     assert not caplog.records
     check_scales(config)
-    said = [record.getMessage() for record in caplog.records]
-    assert ["text_features/ppocrv6" in said[0], "face_features/mobilefacenet" in said[1]] == [True, True]
-    assert "--losses.face.layer-scale energy" in said[1]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert ["text_features/ppocrv6" in warnings[0], "face_features/mobilefacenet" in warnings[1]] == [True, True]
+    assert "--losses.face.layer-scale energy" in warnings[1]
     caplog.clear()
     face = dataclasses.replace(config.losses.face, network="face_features/arcface")
     check_scales(dataclasses.replace(config, losses=dataclasses.replace(config.losses, face=face)))
     assert len(caplog.records) == 1
 
 
-def test_region_losses_teach_a_tokenizer_of_tokens_without_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    """InsightTok's losses on TexTok: their gradient reaches the pixels of the regions, and those alone."""
+def test_region_losses_train_a_tokenizer_of_1d_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """InsightTok's losses on TexTok: their gradient reaches the pixels of the regions and no others."""
 
     class Colours(FeatureNetwork):
         input_size = (16, 16)
@@ -222,20 +222,20 @@ def test_region_losses_teach_a_tokenizer_of_tokens_without_places(monkeypatch: p
     config = presets.get("textok-debug")
     losses = dataclasses.replace(config.losses, l2_weight=0.0, kl_weight=0.0, adversarial_weight=0.0)
     losses = dataclasses.replace(losses, text_weight=1.0, face_weight=1.0)
-    bare = dataclasses.replace(config.tokenizer.quantizer, kl=False)
-    deaf = dataclasses.replace(config.tokenizer, text=None, quantizer=bare)
-    tiny = TokenizerTask(dataclasses.replace(config, losses=losses, tokenizer=deaf)).train()
+    without_kl = dataclasses.replace(config.tokenizer.quantizer, kl=False)
+    tokenizer = dataclasses.replace(config.tokenizer, text=None, quantizer=without_kl)
+    tiny = TokenizerTask(dataclasses.replace(config, losses=losses, tokenizer=tokenizer)).train()
     phase = Phase(name="all", steps=1)
     tiny.prepare([phase], torch.device("cpu"))
     tiny.start_phase(phase)
     points = torch.tensor([[(40.0, 40), (50, 40), (45, 45), (42, 50), (48, 50)]] * 2)
     faces = Regions(torch.tensor([[36.0, 36, 56, 56]] * 2), torch.arange(2), landmarks=points)
-    drawn = []
+    decoded = []
     decode = tiny.tokenizer.decode
-    monkeypatch.setattr(tiny.tokenizer, "decode", lambda *args: drawn.append(decode(*args)) or drawn[-1])
+    monkeypatch.setattr(tiny.tokenizer, "decode", lambda *args: decoded.append(decode(*args)) or decoded[-1])
     found = tiny.losses(dataclasses.replace(batch(), faces=faces), "tokenizer", 0)
     assert set(found) == {"text", "face"}
-    (gradient,) = torch.autograd.grad(found["text"], drawn[0], retain_graph=True)
+    (gradient,) = torch.autograd.grad(found["text"], decoded[0], retain_graph=True)
     assert gradient[:, :, 4:20, 4:40].abs().sum() > 0
     assert gradient[:, :, 21:].abs().sum() == 0
     for term in found.values():
@@ -244,23 +244,23 @@ def test_region_losses_teach_a_tokenizer_of_tokens_without_places(monkeypatch: p
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_what_is_heard_of_a_picture_teaches_both_halves_to_listen(known: bool) -> None:
+def test_text_conditions_encoder_and_decoder(known: bool) -> None:
     torch.manual_seed(0)
     config = presets.get("textok-debug")
     text = TextConfig(encoder=LABELS, dim=2, classes=("food", "plate"))
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=text))
-    listening = TokenizerTask(config, TextConditioner(text)).train()
-    listening.start_phase(Phase(name="all", steps=1))
+    conditioned = TokenizerTask(config, TextConditioner(text)).train()
+    conditioned.start_phase(Phase(name="all", steps=1))
     labels = ["food", "plate" if known else None]
-    terms = listening.losses(dataclasses.replace(batch(), labels=labels), "tokenizer", 0)
+    terms = conditioned.losses(dataclasses.replace(batch(), labels=labels), "tokenizer", 0)
     torch.stack(list(terms.values())).sum().backward()
-    for half in (listening.tokenizer.encoder, listening.tokenizer.decoder):
-        food, plate = half.text_in.weight.grad.abs().sum(0)
+    for part in (conditioned.tokenizer.encoder, conditioned.tokenizer.decoder):
+        food, plate = part.text_in.weight.grad.abs().sum(0)
         assert food > 0
         assert (plate > 0) == known
 
 
-def test_a_phase_freezes_what_it_does_not_train() -> None:
+def test_phase_freezes_parts_that_it_does_not_train() -> None:
     frozen = task()
     frozen.start_phase(Phase(name="decoder", steps=1, trains=("decoder",)))
     codebook = frozen.tokenizer.state_dict()["quantizer.codebook"].clone()
@@ -323,8 +323,8 @@ assert any(module._compiled_call_impl is not None for module in compiled.modules
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["insighttok-debug", "textok-debug", "far-debug", "insightar-debug", "dit-debug"])
-def test_compiled_parts_compute_the_same(name: str) -> None:
-    # In a process of its own: the shape checks that the tests put into the package cannot be traced.
+def test_compiled_parts_equal_uncompiled_ones(name: str) -> None:
+    # In a separate process: the shape checks that the tests install in the package cannot be traced.
     finished = subprocess.run([sys.executable, "-c", COMPILED, name], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
 
@@ -344,7 +344,7 @@ def test_a_step_on_the_gpu() -> None:
     moved.after_step()
 
 
-def test_gaussians_that_nothing_keeps_wide_are_refused() -> None:
+def test_rejects_a_kl_bottleneck_without_kl_loss() -> None:
     config = presets.get("textok-debug")
     task = TokenizerTask(dataclasses.replace(config, losses=dataclasses.replace(config.losses, kl_weight=0.0)))
     with pytest.raises(ConfigError, match=r"nothing keeps these wide; set losses\.kl_weight"):

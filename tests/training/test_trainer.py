@@ -1,4 +1,4 @@
-"""The one loop, on rendered signs: phases, averages, resuming, stopping, starting from other runs."""
+"""The training loop on rendered signs: phases, averaged weights, resuming, stopping, initializing from other runs."""
 
 import copy
 import dataclasses
@@ -50,7 +50,7 @@ def signs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def small_run(preset: str = "insighttok-debug", **training: object) -> RunConfig:
-    """A debug run without third-party networks: what is tested here does not depend on them."""
+    """Return a debug run without third-party networks, as the tests here do not depend on them."""
     base = presets.get(preset)
     phases = tuple(dataclasses.replace(phase, weights={}, region_share=None) for phase in base.training.phases)
     settings = {"phases": phases, "precision": "fp32", **training}
@@ -75,7 +75,7 @@ def test_debug_preset_trains_every_phase_with_text_and_face_losses(signs: str, t
     assert isinstance(load(str(out)), VQGAN)
 
 
-def test_a_tokenizer_hears_captions_in_training_and_afterwards(
+def test_tokenizer_is_conditioned_on_captions_in_training_and_after(
     signs: str,
     tmp_path: Path,
     needs,
@@ -96,22 +96,24 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "r1" in line] == [1, 5, 9]  # steps 0, 4 and 8, counted from 0
     assert any("validation/psnr" in line for line in lines)
-    hears = load(str(run)).text_config
-    assert hears is not None
-    assert hears.sha256 == encoder.sha256
-    told = evaluate(str(run), shards, metrics=["psnr", "bits_per_pixel", "caption_bits"], checks=False)
-    silent = {"shards": InMemoryDataset(dataclasses.replace(sample, captions=[]) for sample in open_dataset(shards))}
-    without = evaluate(str(run), silent, metrics=["psnr", "caption_bits"], checks=False)
-    assert told.score("run", "shards", "psnr").value != without.score("run", "shards", "psnr").value
-    assert told.score("run", "shards", "bits_per_pixel").value == pytest.approx(4 * 8 * 32 / 64**2)
+    text_config = load(str(run)).text_config
+    assert text_config is not None
+    assert text_config.sha256 == encoder.sha256
+    with_captions = evaluate(str(run), shards, metrics=["psnr", "bits_per_pixel", "caption_bits"], checks=False)
+    uncaptioned = {
+        "shards": InMemoryDataset(dataclasses.replace(sample, captions=[]) for sample in open_dataset(shards))
+    }
+    without_captions = evaluate(str(run), uncaptioned, metrics=["psnr", "caption_bits"], checks=False)
+    assert with_captions.score("run", "shards", "psnr").value != without_captions.score("run", "shards", "psnr").value
+    assert with_captions.score("run", "shards", "bits_per_pixel").value == pytest.approx(4 * 8 * 32 / 64**2)
     sizes = [len(sample.captions[0].encode()) for sample in open_dataset(shards)]
-    assert told.score("run", "shards", "caption_bits").value == pytest.approx(8 * sum(sizes) / len(sizes))
-    assert without.score("run", "shards", "caption_bits").value == 0
+    assert with_captions.score("run", "shards", "caption_bits").value == pytest.approx(8 * sum(sizes) / len(sizes))
+    assert without_captions.score("run", "shards", "caption_bits").value == 0
     monkeypatch.undo()
     picture = tmp_path / "sign.png"
     picture.write_bytes(open_dataset(shards)[0].image)
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "sign.png", "caption": "a red sign"}) + "\n")
-    drawn = {}
+    reconstructions = {}
     for name, flags in {
         "long": ["--captions", "a red sign " * 40],
         "told": ["--captions", "a red sign"],
@@ -122,9 +124,9 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
         assert main(["reconstruct", str(run), str(picture), "--out", str(tmp_path / name), *flags]) == 0
         assert ("of which the model reads 48" in caplog.text) == (name == "long")
         caplog.clear()
-        drawn[name] = (tmp_path / name / "sign.png").read_bytes()
-    assert drawn["told"] == drawn["table"]
-    assert len(set(drawn.values())) == 4
+        reconstructions[name] = (tmp_path / name / "sign.png").read_bytes()
+    assert reconstructions["told"] == reconstructions["table"]
+    assert len(set(reconstructions.values())) == 4
     assert (
         main(["reconstruct", "vqgan-nano", str(picture), "--out", str(tmp_path / "none"), "--captions", "a dog"]) == 2
     )
@@ -133,10 +135,10 @@ def test_a_tokenizer_hears_captions_in_training_and_afterwards(
     assert "typo.csv" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_with_the_encoder_s_weights_that_it_began_with(
+def test_resume_keeps_the_text_encoder_weights_of_the_start(
     signs: str, tmp_path: Path, needs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever others have been installed and stored since."""
+    """Other encoder weights have been installed, and features by them stored, since the start."""
     encoder = needs("text_encoder/minilm")
     shards = shutil.copytree(signs, tmp_path / "shards")
     embed(str(shards), "text_encoder/minilm", max_tokens=48)
@@ -150,38 +152,36 @@ def test_a_run_goes_on_with_the_encoder_s_weights_that_it_began_with(
     assert saved == encoder.sha256
 
 
-def test_a_run_that_has_nothing_to_hear_is_refused(signs: str, tmp_path: Path) -> None:
+def test_rejects_conditioning_on_text_that_no_picture_has(signs: str, tmp_path: Path) -> None:
     config = presets.get("textok-debug")
-    for silent, refusal in (
+    for removed, message in (
         (
             {"captions": []},
             "the tokenizer is conditioned on captions, and no picture has one; imtok annotate --captions",
         ),
         ({"label": None}, "the tokenizer is conditioned on classes, and no picture has one"),
     ):
-        with ShardWriter(str(tmp_path / min(silent))) as writer:
+        with ShardWriter(str(tmp_path / min(removed))) as writer:
             for sample in open_dataset(signs):
-                writer.write(dataclasses.replace(sample, **silent))
-        with pytest.raises(ConfigError, match=refusal):
-            train(config, str(tmp_path / min(silent)), tmp_path / "run")
+                writer.write(dataclasses.replace(sample, **removed))
+        with pytest.raises(ConfigError, match=message):
+            train(config, str(tmp_path / min(removed)), tmp_path / "run")
         text = dataclasses.replace(config.tokenizer.text, template="a {label}")
         config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, text=text))
     assert not (tmp_path / "run").exists()
 
 
-def test_first_weights_are_the_seed_s_whatever_was_loaded_before(
-    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An encoder that reads captions is loaded before, unless they are stored; making it draws random numbers."""
-    begun: list[dict[str, torch.Tensor]] = []
-    monkeypatch.setattr(Trainer, "run", lambda trainer, resume: begun.append(trainer.task.state_dict()))
-    for drawn in (0, 5):
-        monkeypatch.setattr(TextConditioner, "prepare", lambda text_conditioner, count=drawn: torch.rand(count))
-        train(small_run("textok-debug"), signs, tmp_path / str(drawn))
-    assert [name for name in begun[0] if not torch.equal(begun[0][name], begun[1][name])] == []
+def test_initial_weights_depend_only_on_the_seed(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the captions' features are stored, a text encoder is loaded first, and building it uses random numbers."""
+    initial: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(Trainer, "run", lambda trainer, resume: initial.append(trainer.task.state_dict()))
+    for numbers in (0, 5):
+        monkeypatch.setattr(TextConditioner, "prepare", lambda text_conditioner, count=numbers: torch.rand(count))
+        train(small_run("textok-debug"), signs, tmp_path / str(numbers))
+    assert [name for name in initial[0] if not torch.equal(initial[0][name], initial[1][name])] == []
 
 
-def test_a_discriminator_for_another_size_is_refused_before_the_first_step(signs: str, tmp_path: Path, needs) -> None:
+def test_rejects_a_discriminator_of_another_resolution(signs: str, tmp_path: Path, needs) -> None:
     needs("text_encoder/minilm")
     config = presets.get("textok-debug")
     crop = dataclasses.replace(config.data.crop, resolution=32)
@@ -189,14 +189,14 @@ def test_a_discriminator_for_another_size_is_refused_before_the_first_step(signs
         train(dataclasses.replace(config, data=dataclasses.replace(config.data, crop=crop)), signs, tmp_path / "run")
 
 
-def test_pictures_too_small_for_the_discriminator_are_refused_before_the_first_step(signs: str, tmp_path: Path) -> None:
+def test_rejects_pictures_too_small_for_the_discriminator(signs: str, tmp_path: Path) -> None:
     config = small_run()
-    judge = PatchDiscriminatorConfig(base_channels=16, num_layers=5)
+    discriminator = PatchDiscriminatorConfig(base_channels=16, num_layers=5)
     with pytest.raises(ConfigError, match="judges pictures of 96 px or more, these have 64"):
-        train(dataclasses.replace(config, discriminator=judge), signs, tmp_path / "run")
+        train(dataclasses.replace(config, discriminator=discriminator), signs, tmp_path / "run")
 
 
-def test_a_size_that_no_patches_fit_is_refused_before_the_first_step(signs: str, tmp_path: Path) -> None:
+def test_rejects_a_resolution_the_downsampling_factor_does_not_divide(signs: str, tmp_path: Path) -> None:
     config = small_run()
     crop = dataclasses.replace(config.data.crop, resolution=60)
     with pytest.raises(ConfigError, match=r"resolution: 60 px is no multiple of the tokenizer's 8"):
@@ -257,7 +257,7 @@ def logged_lines(out: Path) -> int:
 
 
 def run_command(config: RunConfig, signs: str, out: Path, *flags: str) -> list[str]:
-    """A training in a process of its own, with one thread, so that it may be killed."""
+    """Return a command that trains in a separate process, so that it can be killed."""
     code = (
         "import sys, json; from imtok.config import from_dict; from imtok.training.run import RunConfig\n"
         "from imtok.training.launch import train\n"
@@ -276,13 +276,11 @@ def run_command(config: RunConfig, signs: str, out: Path, *flags: str) -> list[s
         *(pytest.param("insighttok-debug", steps, marks=pytest.mark.slow) for steps in (1, 3, 6, 11)),
     ],
 )
-def test_killed_and_resumed_run_ends_in_the_same_bits(
-    signs: str, tmp_path: Path, preset: str, killed_after: int, needs
-) -> None:
+def test_killed_run_resumes_bit_exactly(signs: str, tmp_path: Path, preset: str, killed_after: int, needs) -> None:
     if not preset.startswith("insighttok"):
         needs("text_encoder/minilm")
-    once = {"preview_every": 0, "evaluate_every": 0}
-    config = small_run(preset, save_every=2, threads=1, precision="bf16", global_batch_size=2, **once)
+    no_validation = {"preview_every": 0, "evaluate_every": 0}
+    config = small_run(preset, save_every=2, threads=1, precision="bf16", global_batch_size=2, **no_validation)
     straight = train(config, signs, tmp_path / "straight")
     out = tmp_path / "killed"
     with subprocess.Popen(run_command(config, signs, out), stderr=subprocess.PIPE) as process:
@@ -301,18 +299,18 @@ def test_killed_and_resumed_run_ends_in_the_same_bits(
 
 
 @pytest.mark.parametrize("file", ["model", "resume"])
-def test_a_run_killed_while_it_saves_for_the_last_time_ends_with_the_weights_of_its_state(
+def test_run_killed_in_its_final_save_resumes_to_consistent_files(
     signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    """Whichever file is written first: no step is left that would write the other."""
+    """Whichever of the two files the kill prevents: no step is left that would write it later."""
     config = small_run(phases=(Phase(name="all", steps=2),), ema_decay=None, save_every=1, preview_every=0)
     write, writes = getattr(RunFolder, f"write_{file}"), []
 
-    def write_or_die(folder: RunFolder, *given: Any) -> None:
-        writes.append(given)
+    def write_or_die(folder: RunFolder, *arguments: Any) -> None:
+        writes.append(arguments)
         if len(writes) == 3:  # at the start, after the first step, and here
             raise KeyboardInterrupt
-        write(folder, *given)
+        write(folder, *arguments)
 
     monkeypatch.setattr(RunFolder, f"write_{file}", write_or_die)
     with pytest.raises(KeyboardInterrupt):
@@ -322,7 +320,7 @@ def test_a_run_killed_while_it_saves_for_the_last_time_ends_with_the_weights_of_
     assert [name for name in saved if not torch.equal(saved[name], state[f"module.task.tokenizer.{name}"])] == []
 
 
-def test_sigterm_saves_after_the_step_at_hand(signs: str, tmp_path: Path) -> None:
+def test_sigterm_saves_after_the_current_step(signs: str, tmp_path: Path) -> None:
     config = small_run(phases=(Phase(name="all", steps=500),), save_every=0, preview_every=0)
     out = tmp_path / "run"
     with subprocess.Popen(run_command(config, signs, out), stderr=subprocess.PIPE, text=True) as process:
@@ -330,9 +328,9 @@ def test_sigterm_saves_after_the_step_at_hand(signs: str, tmp_path: Path) -> Non
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "KeyboardInterrupt" in said  # the caller must not take the run for finished
+    assert "KeyboardInterrupt" in stderr  # the caller must not take the run for finished
     last = RunFolder(out).read_metrics()[-1]["step"]
     assert 0 < last < 500
     assert [folder.name for folder in (out / "resume").iterdir()] == [f"step-{last:08d}"]
@@ -341,22 +339,22 @@ def test_sigterm_saves_after_the_step_at_hand(signs: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_a_stop_in_the_last_step_is_none(
+def test_stop_requested_in_the_last_step_is_ignored(
     signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     @contextmanager
-    def asked_at_once(trainer: Trainer) -> Iterator[None]:
+    def request_stop_at_once(trainer: Trainer) -> Iterator[None]:
         trainer._asked_to_stop = True
         yield
 
-    monkeypatch.setattr(Trainer, "_stoppable", asked_at_once)
+    monkeypatch.setattr(Trainer, "_stoppable", request_stop_at_once)
     config = small_run(phases=(Phase(name="all", steps=steps),), preview_every=0)
     with nullcontext() if steps == 1 else pytest.raises(KeyboardInterrupt):
         train(config, signs, tmp_path / "run")
     assert (tmp_path / "run/resume/step-00000001").is_dir()
 
 
-def test_signals_are_left_alone_outside_of_the_main_thread() -> None:
+def test_no_signal_handlers_outside_of_the_main_thread() -> None:
     def enter() -> None:
         with Trainer._stoppable(SimpleNamespace()):
             pass
@@ -365,14 +363,14 @@ def test_signals_are_left_alone_outside_of_the_main_thread() -> None:
         pool.submit(enter).result()
 
 
-def test_weights_of_something_else_are_not_overwritten(signs: str, tmp_path: Path) -> None:
+def test_foreign_model_file_is_not_overwritten(signs: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"mine")
     with pytest.raises(ConfigError, match=r"holds a model.safetensors of something else"):
         train(small_run(), signs, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
 
 
-def test_half_finished_shards_are_refused(signs: str, tmp_path: Path) -> None:
+def test_rejects_unfinished_shards(signs: str, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shutil.copytree(signs, shards)
     progress = json.loads((shards / "progress.json").read_text())
@@ -382,13 +380,13 @@ def test_half_finished_shards_are_refused(signs: str, tmp_path: Path) -> None:
             train(small_run(), data, tmp_path / "run", validation)
 
 
-def test_pictures_to_look_at_must_be_readable() -> None:
+def test_rejects_unreadable_validation_pictures() -> None:
     bad = Sample(image=b"no picture", path="bad.png", width=64, height=64)
     with pytest.raises(ConfigError, match="none of the 2 pictures to look at while training can be read"):
         Validation(small_run(), InMemoryDataset([bad] * 2), held_out=True)
 
 
-def test_a_started_run_is_not_overwritten_and_resumes_only_with_the_same_settings(signs: str, tmp_path: Path) -> None:
+def test_started_run_is_not_overwritten_or_resumed_with_other_settings(signs: str, tmp_path: Path) -> None:
     phases = (Phase(name="all", steps=1),)
     train(small_run(phases=phases), signs, tmp_path / "run")
     with pytest.raises(ConfigError, match="already holds a run; give --resume"):
@@ -397,7 +395,7 @@ def test_a_started_run_is_not_overwritten_and_resumes_only_with_the_same_setting
         train(small_run(phases=phases, seed=7), signs, tmp_path / "run", resume=True)
 
 
-def test_micro_batches_are_part_of_losses_that_compare_the_pictures_of_a_pass(signs: str, tmp_path: Path) -> None:
+def test_micro_batch_size_is_fixed_if_a_loss_compares_its_pictures(signs: str, tmp_path: Path) -> None:
     phases = (Phase(name="all", steps=1),)
     for preset, may_change in (("insighttok-debug", True), ("fqgan-debug", False)):
         out = tmp_path / preset
@@ -410,17 +408,17 @@ def test_micro_batches_are_part_of_losses_that_compare_the_pictures_of_a_pass(si
                 train(other, signs, out, resume=True)
 
 
-def test_a_codebook_of_another_kind_is_no_start(signs: str, tmp_path: Path) -> None:
-    """Names and shapes alone would let a trained codebook pass for running means."""
+def test_init_from_rejects_a_codebook_with_another_update_rule(signs: str, tmp_path: Path) -> None:
+    """By names and shapes alone, a codebook trained by gradient descent would be taken for one of running means."""
     phases = (Phase(name="all", steps=1),)
-    begun = train(small_run("fqgan-debug", phases=phases), signs, tmp_path / "begun")
+    first = train(small_run("fqgan-debug", phases=phases), signs, tmp_path / "begun")
     config = small_run("fqgan-debug", phases=phases)
     quantizer = dataclasses.replace(config.tokenizer.quantizer, update="ema")
     tokenizer = dataclasses.replace(config.tokenizer, quantizer=quantizer)
     losses = dataclasses.replace(config.losses, entropy_weight=0.0)
     other = dataclasses.replace(config, tokenizer=tokenizer, losses=losses)
     with pytest.raises(ConfigError, match=r"has tokenizer.quantizer.update = gradient, this run ema"):
-        train(other, signs, tmp_path / "other", init_from=str(begun))
+        train(other, signs, tmp_path / "other", init_from=str(first))
 
 
 def test_fine_tuning_starts_from_another_projects_checkpoint(signs: str, tmp_path: Path) -> None:
@@ -450,7 +448,7 @@ def test_nan_stops_the_run_and_keeps_the_state_before_it(
     assert all(torch.isfinite(tensor).all() for tensor in saved.values() if tensor.is_floating_point())
 
 
-def test_rollback_goes_on_with_other_pictures(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollback_continues_with_other_pictures(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = poison_from(monkeypatch, 5, once=True)
     config = small_run(save_every=3, log_every=6)
     watchdog = dataclasses.replace(config.training.watchdog, action="rollback")
@@ -469,19 +467,17 @@ def test_rollback_goes_on_with_other_pictures(signs: str, tmp_path: Path, monkey
     assert len(seen) == 14  # the fourth and the fifth step twice
     assert not torch.equal(seen[3], seen[5])
     line = next(line for line in RunFolder(out).read_metrics() if line["step"] == 6)
-    assert line["l1"] == pytest.approx(sum(numbers["l1"] for numbers in added[4:7]) / 3)  # none that has been undone
+    assert line["l1"] == pytest.approx(sum(numbers["l1"] for numbers in added[4:7]) / 3)  # without the undone steps
     assert "step 5: l1 is nan" in (out / "metrics.jsonl").read_text()
     assert all(torch.isfinite(t).all() for t in load_file(out / "model.safetensors").values())
 
 
-def test_a_run_that_ends_after_a_rollback_remembers_it(
-    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_number_of_rollbacks_survives_resume(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison_from(monkeypatch, 5)
     config = small_run(save_every=3)
     watchdog = dataclasses.replace(config.training.watchdog, action="rollback", max_rollbacks=1)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, watchdog=watchdog))
-    for _ in range(2):  # and resumed, it does not roll back again
+    for _ in range(2):  # the resumed run does not roll back again
         with pytest.raises(TrainingStopped, match=r"l1 is nan"):
             train(config, signs, tmp_path / "run", resume=True)
         state = json.loads((tmp_path / "run/resume/step-00000003/state.json").read_text())
@@ -489,14 +485,14 @@ def test_a_run_that_ends_after_a_rollback_remembers_it(
     assert len([line for line in RunFolder(tmp_path / "run").read_metrics() if "rollback" in line]) == 1
 
 
-def test_ranks_with_different_states_are_refused(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_ranks_with_different_states(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = train(small_run(phases=(Phase(name="all", steps=2),)), signs, tmp_path / "run")
     monkeypatch.setattr(trainer.ObjectGroup, "gather", lambda self, mine: [mine, (1, 0)])
     with pytest.raises(ConfigError, match=r"have found different states \(after steps 2, 1\)"):
         train(small_run(phases=(Phase(name="all", steps=2),)), signs, out, resume=True)
 
 
-def test_a_run_that_begins_while_another_gets_ready_is_left_alone(
+def test_run_started_by_another_process_meanwhile_is_not_overwritten(
     signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_run(phases=(Phase(name="all", steps=2),))
@@ -517,19 +513,19 @@ def test_a_run_that_begins_while_another_gets_ready_is_left_alone(
 
 
 def poison_from(monkeypatch: pytest.MonkeyPatch, step: int, once: bool = False) -> list[torch.Tensor]:
-    """Make the l1 loss NaN from the n-th call on, or at that call alone; returns the pictures of every call."""
+    """Make the l1 loss NaN from call number `step` on, or only at that call; return the pictures of every call."""
     real, seen = tasks.l1, []
 
-    def l1(images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    def l1(images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
         seen.append(images.clone())
         bad = len(seen) == step if once else len(seen) >= step
-        return real(images, drawn) * (float("nan") if bad else 1.0)
+        return real(images, reconstruction) * (float("nan") if bad else 1.0)
 
     monkeypatch.setattr(tasks, "l1", l1)
     return seen
 
 
-def test_resume_may_change_how_steps_are_computed_and_nothing_else(signs: str, tmp_path: Path) -> None:
+def test_resume_allows_other_micro_batches_but_not_other_pictures(signs: str, tmp_path: Path) -> None:
     phases = (Phase(name="all", steps=1),)
     out = train(small_run(phases=phases), signs, tmp_path / "run")
     train(small_run(phases=phases, micro_batch_size=1, log_every=7), signs, out, resume=True)
@@ -543,7 +539,9 @@ def test_resume_may_change_how_steps_are_computed_and_nothing_else(signs: str, t
         train(small_run(phases=phases), signs, out, resume=True)
 
 
-def test_what_a_later_phase_lacks_is_said_at_once(signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_network_of_a_later_phase_raises_at_the_start(
+    signs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(name: str) -> None:
         raise MissingWeights(f"{name} is missing")
 
@@ -554,7 +552,7 @@ def test_what_a_later_phase_lacks_is_said_at_once(signs: str, tmp_path: Path, mo
     assert not (tmp_path / "run").exists()
 
 
-def test_fine_tuning_does_not_redraw_the_codebook(signs: str, tmp_path: Path) -> None:
+def test_fine_tuning_does_not_reinitialize_the_codebook(signs: str, tmp_path: Path) -> None:
     first = train(small_run(), signs, tmp_path / "first")
     with pytest.raises(ConfigError, match="begins without quantization, which redraws the codebook"):
         train(small_run(), signs, tmp_path / "second", init_from=str(first))
@@ -564,11 +562,11 @@ def test_fine_tuning_does_not_redraw_the_codebook(signs: str, tmp_path: Path) ->
     assert (before * after).sum(1).mean() > 0.9
 
 
-def test_what_taught_the_first_weights_is_remembered(signs: str, tmp_path: Path) -> None:
+def test_teachers_of_the_initial_weights_are_recorded(signs: str, tmp_path: Path) -> None:
     first = train(small_run(), signs, tmp_path / "first")
-    taught = RunFolder(first).read_config()
-    taught["losses"]["ocr_weight"] = 1.0
-    RunFolder(first).write_config(taught)
+    values = RunFolder(first).read_config()
+    values["losses"]["ocr_weight"] = 1.0
+    RunFolder(first).write_config(values)
     config = small_run(phases=(Phase(name="all", steps=2),))
     second = train(config, signs, tmp_path / "second", init_from=str(first))
     train(config, signs, second, resume=True)
@@ -583,7 +581,7 @@ def test_steps_scale_all_phases() -> None:
         assert [phase.steps for phase in scaled] == expected
 
 
-def test_bad_settings_are_refused() -> None:
+def test_invalid_settings_are_rejected() -> None:
     with pytest.raises(ConfigError, match="no loss term is called txt"):
         Phase(name="x", steps=1, weights={"txt": 1.0})
     with pytest.raises(ConfigError, match="less than one step for each"):

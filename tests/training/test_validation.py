@@ -1,4 +1,4 @@
-"""What is said of a run while it trains, on a tokenizer whose answers are known."""
+"""Scores and previews during training, for a tokenizer whose outputs are known."""
 
 import dataclasses
 from pathlib import Path
@@ -23,7 +23,7 @@ SIDE = 64
 
 
 class Brighter(Tokenizer):
-    """Two codes of sixteen, and the picture itself, a tenth brighter."""
+    """Uses two of sixteen codes, and reconstructs a picture exactly, but brighter by 0.1."""
 
     codebook_sizes = (16,)
     downsample_factor = SIDE
@@ -40,11 +40,11 @@ class Brighter(Tokenizer):
 
 
 def pictures(count: int) -> InMemoryDataset:
-    """Of greys far from black and white, of the crops' size."""
+    """Random pictures of the crops' size, with values far from black and white."""
     rng = np.random.default_rng(0)
-    greys = [rng.integers(60, 190, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(count)]
+    arrays = [rng.integers(60, 190, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(count)]
     return InMemoryDataset(
-        Sample(image=encode(grey), path=str(index), width=SIDE, height=SIDE) for index, grey in enumerate(greys)
+        Sample(image=encode(array), path=str(index), width=SIDE, height=SIDE) for index, array in enumerate(arrays)
     )
 
 
@@ -55,7 +55,7 @@ def validation() -> Validation:
     return Validation(dataclasses.replace(config, training=training), pictures(6), held_out=True)
 
 
-def test_pictures_that_cannot_be_scored_are_refused() -> None:
+def test_rejects_held_out_pictures_too_small_to_be_scored() -> None:
     config = presets.get("insighttok-debug")
     small = dataclasses.replace(config.data, crop=dataclasses.replace(config.data.crop, resolution=8))
     with pytest.raises(ConfigError, match="pictures of 8 px cannot be scored; SSIM needs 16 or more"):
@@ -63,7 +63,7 @@ def test_pictures_that_cannot_be_scored_are_refused() -> None:
     Validation(dataclasses.replace(config, data=small), pictures(6), held_out=False)
 
 
-def test_scores_are_those_of_the_pictures(validation: Validation) -> None:
+def test_scores_equal_the_known_values(validation: Validation) -> None:
     scores = validation.evaluate(Brighter(), torch.device("cpu"))
     assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 13), abs=1e-3)
     assert 0.95 < scores["ssim"] < 1
@@ -81,7 +81,7 @@ def test_a_preview_shows_originals_above_their_reconstructions(validation: Valid
     assert set(np.unique(sheet[SIDE:] - sheet[:SIDE])) == {13}  # .1 of [-1, 1], rounded
 
 
-def test_no_more_is_evaluated_together_than_trains_together() -> None:
+def test_evaluation_batches_are_no_larger_than_training_batches() -> None:
     training = presets.get("insighttok-debug").training
     for settings, expected in (
         ({"global_batch_size": 512, "micro_batch_size": None}, 32),
@@ -91,7 +91,7 @@ def test_no_more_is_evaluated_together_than_trains_together() -> None:
         assert evaluation_batch_size(dataclasses.replace(training, **settings)) == expected
 
 
-def test_a_phase_s_share_of_pictures_with_regions_reaches_its_batches() -> None:
+def test_batches_have_the_region_share_of_their_phase() -> None:
     word = TextRegion(box=(8.0, 8.0, 40.0, 24.0), text="a")
     plain = list(pictures(10))
     source = InMemoryDataset(

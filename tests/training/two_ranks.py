@@ -1,4 +1,4 @@
-"""Run by test_distributed.py in one process or two: a few steps on rendered signs, everything of interest saved.
+"""Run by test_distributed.py in one process or two: take a few steps on rendered signs; save gradients and state.
 
 python two_ranks.py OUT SHARDS PRESET DTYPE STEPS MICRO
 """
@@ -25,7 +25,7 @@ from imtok.training.validation import Validation
 
 
 class TinyRecognizer(FeatureNetwork):
-    """Stands in for the recognizers of the region losses: the same random layers on every rank."""
+    """Replaces the recognizers of the region losses; has the same random layers on every rank."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class TinyRecognizer(FeatureNetwork):
         return [first, self.layers[1](first).tanh()]
 
 
-class Mean(FrozenNetwork):
-    """Stands in for a target of representation learning: a picture's mean colour, widened."""
+class MeanColour(FrozenNetwork):
+    """Replaces a target network of representation learning: embeds a picture as its mean colour, in `dim` channels."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -58,26 +58,26 @@ def main(out: Path, shards: str, preset: str, dtype: torch.dtype, steps: int, mi
         base.training, phases=(phase,), precision="fp32", global_batch_size=8, micro_batch_size=micro
     )
     training = dataclasses.replace(training, ema_decay=None)
-    # The entropy loss looks at the mean assignment of one pass, so it does depend on how a batch is cut.
-    # InfoNCE looks at one pass too, but of all ranks.
-    seen = dataclasses.replace(base.losses.representation, gather=True)
-    losses = dataclasses.replace(base.losses, adversarial_start=0, entropy_weight=0.0, representation=seen)
+    # The entropy loss uses the mean assignment of one forward pass, so it depends on the micro-batches and is off.
+    # InfoNCE uses one pass too, but of all ranks.
+    representation = dataclasses.replace(base.losses.representation, gather=True)
+    losses = dataclasses.replace(base.losses, adversarial_start=0, entropy_weight=0.0, representation=representation)
     tokenizer = base.tokenizer
-    if isinstance(tokenizer.quantizer, EMAVQConfig):  # with a short memory codes die within the few steps
+    if isinstance(tokenizer.quantizer, EMAVQConfig):  # with a low decay, codes die within the few steps
         quantizer = dataclasses.replace(tokenizer.quantizer, codebook_size=256, decay=0.5)
         tokenizer = dataclasses.replace(tokenizer, quantizer=quantizer)
     config = dataclasses.replace(base, tokenizer=tokenizer, training=training, losses=losses)
     with process_group() as device:
         torch.manual_seed(0)
         task = TokenizerTask(config)
-        task.prepare = lambda phases, device: None  # the tiny recognizers stand in for the real ones
+        task.prepare = lambda phases, device: None  # the tiny recognizers replace the real ones
         task._networks = {"text": TinyRecognizer((16, 32)), "face": TinyRecognizer((28, 28))}
-        task._targets = [Mean(target.dim) for target in seen.targets]
+        task._targets = [MeanColour(target.dim) for target in representation.targets]
         for network in (*task._networks.values(), *task._targets):
             network.freeze().to(dtype)
         source = open_dataset(shards)
-        feed, looks = ImageDataModule(source, config.data), Validation(config, source, False)
-        trainer = Trainer(config, task.to(dtype), feed, looks, RunFolder(out), device)
+        feed, validation = ImageDataModule(source, config.data), Validation(config, source, False)
+        trainer = Trainer(config, task.to(dtype), feed, validation, RunFolder(out), device)
         task.start_phase(phase)
         task.train()
         names = {id(parameter): name for name, parameter in task.named_parameters()}

@@ -1,6 +1,6 @@
-"""Run by test_distributed.py in one process or two: a generator's steps, or a run that is killed and goes on.
+"""Run by test_distributed.py in one process or two: a generator's steps, or a run that is killed and resumed.
 
-python two_ranks_generator.py OUT MICRO SHARED PRESET TOKENS [PRESET TOKENS …]
+python two_ranks_generator.py OUT MICRO SHARDED PRESET TOKENS [PRESET TOKENS …]
 python two_ranks_generator.py OUT PRESET TOKENS KILLED_AT
 """
 
@@ -35,10 +35,10 @@ def first_steps(
     dtype: torch.dtype,
     count: int,
     micro: int,
-    shared: bool,
+    sharded: bool,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """The first gradients, and weights and averaged weights after so many steps."""
+    """Return the first gradients, and weights and averaged weights after `count` steps."""
     phase = Phase(name="all", steps=20, trains=("all",))
     training = dataclasses.replace(
         config.training,
@@ -47,25 +47,25 @@ def first_steps(
         micro_batch_size=micro,
         ema_decay=0.9,
         precision="fp32",
-        shard_weights=shared,
-        gradient_checkpointing=shared,
+        shard_weights=sharded,
+        gradient_checkpointing=sharded,
     )
-    # Noise is every rank's own, so it does depend on how a batch is cut.
+    # Each rank has its own random numbers, so dropout and noise depend on how a batch is split: both are made constant.
     dropouts = [name for name in ("dropout", "condition_dropout") if hasattr(config.generator, name)]
-    quiet = dataclasses.replace(config.generator, **dict.fromkeys(dropouts, 0.0))
-    config = for_tokens(dataclasses.replace(config, training=training, generator=quiet), tokens)
+    without_dropout = dataclasses.replace(config.generator, **dict.fromkeys(dropouts, 0.0))
+    config = for_tokens(dataclasses.replace(config, training=training, generator=without_dropout), tokens)
     torch.manual_seed(0)
     task = GeneratorTask(config)
     if isinstance(task.generator, DiT):
         diffusion, add_noise = task.generator.diffusion, task.generator.diffusion.add_noise
         diffusion.sample_timesteps = lambda count: torch.full((count,), 400.0)
         diffusion.add_noise = lambda clean, noise, times: add_noise(clean, (100 * clean).sin(), times)
-    for parameter in task.parameters():  # a fresh head is all zero, and no gradient would pass it
+    for parameter in task.parameters():  # a fresh head is all zero and would pass on no gradient
         nn.init.normal_(parameter, std=0.1)
     tokenizer = load(tokens.manifest.tokenizer)
     task.generator.init_from_tokenizer(tokenizer)
-    looks = GeneratorValidation(config, tokens, False, tokenizer)
-    trainer = Trainer(config, task.to(dtype), TokenDataModule(tokens), looks, RunFolder(out), device)
+    validation = GeneratorValidation(config, tokens, False, tokenizer)
+    trainer = Trainer(config, task.to(dtype), TokenDataModule(tokens), validation, RunFolder(out), device)
     task.start_phase(phase)
     task.train()
     names = {id(parameter): name for name, parameter in task.named_parameters()}
@@ -89,13 +89,13 @@ def first_steps(
 
 
 def killed_and_resumed(out: Path, tokens: str, config: GeneratorRunConfig, killed_at: int) -> None:
-    """A whole run with shared weights; unless it is 0, all ranks die when they ask for so many batches."""
+    """Train a whole run with sharded weights; all ranks exit at their batch number `killed_at`, unless this is 0."""
     training = dataclasses.replace(config.training, shard_weights=True, ema_decay=0.9)
-    asked = []
+    requested = []
 
     def batch(self: TokenLoader, step: int, real=TokenLoader.batch) -> TokenBatch:
-        asked.append(step)
-        if len(asked) == killed_at:
+        requested.append(step)
+        if len(requested) == killed_at:
             sys.exit(0)
         return real(self, step)
 
@@ -111,7 +111,7 @@ if __name__ == "__main__":
         preset, tokens, killed_at = sys.argv[2:]
         killed_and_resumed(out, tokens, presets.get_generator(preset), int(killed_at))
     else:
-        micro, shared = int(sys.argv[2]), sys.argv[3] == "True"
+        micro, sharded = int(sys.argv[2]), sys.argv[3] == "True"
         with process_group() as device:
             for preset, tokens in zip(sys.argv[4::2], sys.argv[5::2], strict=True):
                 (out / preset).mkdir(exist_ok=True)
@@ -119,8 +119,8 @@ if __name__ == "__main__":
                 optimizer = dataclasses.replace(adamw.training.optimizer, algorithm="muon")
                 muon = dataclasses.replace(adamw, training=dataclasses.replace(adamw.training, optimizer=optimizer))
                 kinds = [("gradients", torch.float32, 1, adamw), ("weights", torch.float64, 10, adamw)]
-                if not shared:
+                if not sharded:
                     kinds.append(("muon", torch.float64, 10, muon))
                 for name, dtype, count, config in kinds:
-                    found = first_steps(out, shards, config, dtype, count, micro, shared, device)
+                    found = first_steps(out, shards, config, dtype, count, micro, sharded, device)
                     save_file(found, out / preset / f"{name}-{rank()}.safetensors")

@@ -1,4 +1,4 @@
-"""Run by test_distributed.py: a tokenizer's run, of which all ranks die when they ask for a batch, unless that is 0.
+"""Run by test_distributed.py: train a tokenizer; all ranks exit at their batch number KILLED_AT, unless this is 0.
 
 python two_ranks_resumed.py OUT SHARDS KILLED_AT
 """
@@ -15,11 +15,11 @@ from imtok.training.launch import train
 
 
 def main(out: Path, shards: str, killed_at: int) -> None:
-    asked = []
+    requested = []
 
     def batch(self: Loader, step: int, real=Loader.batch) -> Batch:
-        asked.append(step)
-        if len(asked) == killed_at:
+        requested.append(step)
+        if len(requested) == killed_at:
             sys.exit(0)
         return real(self, step)
 
