@@ -3,14 +3,15 @@
     python benchmarks/evaluation.py [--pictures 12] [--memory 16 32]
 
 The pictures are rendered signs of 256 pixels with their words and one invented face each; the reconstructor is JPEG at
-quality 30, which costs next to nothing. Only the meters are timed: on originals alone, what one reconstructor adds, or
-on generated pictures, not counting the first batch; and at the end the computation of scores and intervals. Inception
+quality 30. Only the meters are timed, without decoding and JPEG: on originals and one reconstruction of each, or on
+generated pictures; and at the end the computation of scores and intervals. Inception
 and CLIP (ViT-B/32), whose weights users supply, are timed with random weights; LPIPS costs as much as the VGG16
 distance; the networks of GenEval and DPG-Bench, which users also supply, are not timed.
 
 Peak memory is measured in a separate process for each size of set: all metrics of JPEG's reconstructions, and generated
-pictures against a reference through EfficientNet. Beyond a batch of 16 pictures it may only grow by what is stored per
-picture. The full figures are those of `--pictures 1000 --memory 250 1000`.
+pictures against a reference of as many pictures through EfficientNet. Beyond a batch of 16 pictures it may only grow by
+the stored features, of which a distance's computation at the end makes further copies. The full figures are those of
+`--pictures 1000 --memory 250 1000`.
 """
 
 import os
@@ -19,12 +20,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: docs/traini
 
 import contextlib
 import io
-import itertools
 import resource
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ import tyro
 from imtok import pretrained
 from imtok.config import ConfigError
 from imtok.data.pictures import Picture
+from imtok.data.readers import open_dataset
 from imtok.data.sample import Dataset, Face, Sample
-from imtok.data.synthetic import SyntheticPictures
+from imtok.data.synthetic import synthesize
 from imtok.evaluation.codecs import CODECS
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.faces import FaceMeter
@@ -65,8 +67,8 @@ from imtok.pretrained.inception import InceptionV3
 
 SIZE = 256
 TOKENS, CODES = 256, 16384
-_FEATURE_BYTES = 1280 * 4
-"""Of a picture, by EfficientNet."""
+_POOLED, _SPATIAL = 1280, 1960
+"""Number of features of a picture by EfficientNet-Lite0."""
 FACE = Face(
     box=(64.0, 64.0, 192.0, 192.0),
     landmarks=((100.0, 110.0), (156.0, 110.0), (128.0, 140.0), (106.0, 166.0), (150.0, 166.0)),
@@ -74,13 +76,13 @@ FACE = Face(
 
 
 class Signs(Dataset):
-    """Signs with a face each, rendered when they are read."""
+    """The first signs of a folder, with a face each."""
 
-    def __init__(self, count: int) -> None:
-        self._signs = SyntheticPictures(count, seed=0, size=SIZE)
+    def __init__(self, folder: str, count: int) -> None:
+        self._signs, self._count = open_dataset(folder), count
 
     def __len__(self) -> int:
-        return len(self._signs)
+        return self._count
 
     def read(self, index: int) -> Sample:
         return replace(self._signs[index], faces=[FACE])
@@ -121,42 +123,64 @@ class OneMetric(PixelMeter):
 
 
 def main(
-    pictures: int = 12, memory: tuple[int, ...] = (16, 32), peak_of: int | None = None, generated: bool = False
+    pictures: int = 12,
+    memory: tuple[int, ...] = (16, 32),
+    peak_of: int | None = None,
+    signs: str = "",
+    generated: bool = False,
 ) -> None:
     """Print both tables.
 
     Args:
-        pictures: that are timed.
+        pictures: number of pictures that are timed; 0: print only the table of peak memory.
         memory: sizes of the sets whose peak memory is measured.
-        peak_of: evaluate one set of so many pictures in this process, and print its peak in MB; for internal use.
-        generated: of generated pictures; likewise.
+        peak_of: evaluate a set of this size in this process, and print its peak memory in MB; for internal use.
+        signs: folder of the pictures; for internal use.
+        generated: evaluate them as generated pictures; for internal use.
     """
     if peak_of is not None:
+        source = Signs(signs, peak_of)
         if generated:
-            of_generated(set_meter("vision/efficientnet_lite0", peak_of), peak_of)
+            time_generated(set_meter("vision/efficientnet_lite0", peak_of), source)
         else:
-            evaluate(["jpeg:30"], {"signs": Signs(peak_of)}, checks=False, cache=False)
+            evaluate(["jpeg:30"], {"signs": source}, checks=False, cache=False)
         print(own_peak())
         return
-    print(f"{pictures} pictures of {SIZE} px, {torch.get_num_threads()} threads\n")
-    lines = [("metric", "originals, ms a picture", "a reconstructor, ms a picture", "at the end, s")]
-    for name, meter in meters().items():
-        seen, compared, end = of_reconstructions(meter, pictures)
-        lines.append((name, f"{seen:.1f}", f"{compared:.1f}", f"{end:.2f}"))
-    for name, meter in generated_meters(pictures).items():
-        drawn, end = of_generated(meter, pictures)
-        lines.append((f"generated: {name}", "", f"{drawn:.1f}", f"{end:.2f}"))
-    print(as_markdown(lines))
-    print()
-    lines = [("pictures", "reconstructed: peak memory, MB", "generated: peak memory, MB", "of which kept features, MB")]
+    with tempfile.TemporaryDirectory() as folder:
+        synthesize(folder, count=max(pictures, *memory), size=SIZE)  # rendered before, so that it takes no memory here
+        if pictures:
+            print(f"{pictures} pictures of {SIZE} px, {torch.get_num_threads()} threads\n")
+            print(as_markdown(times(Signs(folder, pictures))))
+            print()
+        print(as_markdown(peaks(folder, memory)))
+
+
+def times(source: Dataset) -> list[tuple[str, ...]]:
+    """Return a row for each metric."""
+    lines = [("metric", "ms per picture", "at the end, s")]
+    measured = {name: time_reconstructions(meter, source) for name, meter in meters().items()}
+    for name, meter in generated_meters(len(source)).items():
+        measured[f"generated: {name}"] = time_generated(meter, source)
+    return [*lines, *((name, f"{ms:.1f}", f"{end:.2f}") for name, (ms, end) in measured.items())]
+
+
+def peaks(folder: str, memory: Sequence[int]) -> list[tuple[str, ...]]:
+    """Return a row for each size of set; both evaluations hold the features of two sets."""
+    lines = [
+        ("pictures", "reconstructed: peak, MB", "stored features, MB", "generated: peak, MB", "stored features, MB")
+    ]
     for count in memory:
-        kept = 2 * count * _FEATURE_BYTES / 2**20
-        lines.append((str(count), f"{peak(count):.0f}", f"{peak(count, '--generated'):.0f}", f"{kept:.1f}"))
-    print(as_markdown(lines))
+        frechet = 8 * (_POOLED + 1)  # float64, with a column of ones
+        spatial, neighbours = 8 * (_SPATIAL + 1), 4 * _POOLED
+        stored = [2 * count * size / 2**20 for size in (frechet, frechet + spatial + neighbours)]
+        measured = [peak(folder, count), peak(folder, count, "--generated")]
+        row = [number for pair in zip(measured, stored, strict=True) for number in pair]
+        lines.append((str(count), *(f"{number:.0f}" for number in row)))
+    return lines
 
 
 def meters() -> dict[str, Meter[Any]]:
-    """One for each metric whose network is here; the others are named."""
+    """Return a meter for each metric of reconstructions."""
     return {
         "PSNR": OneMetric(psnr),
         "SSIM": OneMetric(ssim),
@@ -170,7 +194,7 @@ def meters() -> dict[str, Meter[Any]]:
 
 
 def generated_meters(count: int) -> dict[str, GeneratedMeter[Any]]:
-    """Those of generated pictures; the distances' eyes look at the reference's pictures for as long again."""
+    """Return the meters of generated pictures; the features of a reference take as long again."""
     detector, faces = pretrained.load("text_detector/ppocrv6"), pretrained.load("face_detector/mtcnn")
     return {
         "FID, sFID, IS, precision, recall, random weights": set_meter("vision/inception", count),
@@ -182,12 +206,12 @@ def generated_meters(count: int) -> dict[str, GeneratedMeter[Any]]:
 
 
 def untrained_inception() -> InceptionV3:
-    """The class of torch-fidelity with random weights: it takes as long as with trained ones."""
+    """Return torch-fidelity's network with random weights, which takes as long as with trained ones."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Untrained(FeatureExtractorInceptionV3):
         def load_state_dict(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-            """Its constructor wants to load something."""
+            """Ignore the weights that the constructor requires."""
 
     nothing = io.BytesIO()
     torch.save({}, nothing)
@@ -197,7 +221,7 @@ def untrained_inception() -> InceptionV3:
 
 
 def untrained_clip() -> CLIP:
-    """A ViT-B/32 with random weights that reads bytes: it takes as long as a trained one."""
+    """Return a ViT-B/32 with random weights and a tokenizer of bytes, which takes as long as a trained one."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -210,94 +234,93 @@ def untrained_clip() -> CLIP:
 
 
 def set_meter(network: str, count: int) -> SetMeter:
-    """All metrics of a set as a whole through one network."""
+    """Return the meter of all metrics of a set as a whole, by one network."""
     sets = {kind: kind for kind in ("frechet", "spatial", "classes", "precision", "recall")}
     return SetMeter(untrained_inception() if network == "vision/inception" else pretrained.load(network), sets, count)
 
 
-def of_reconstructions(meter: Meter[Any], count: int) -> tuple[float, float, float]:
-    """Milliseconds a picture for originals, and what reconstructions add; seconds for the numbers at the end."""
-    seconds, counted = [0.0, 0.0], 0
-    source = Signs(count)
-    for index, batch in enumerate(first_and_all(source)):
-        drawn = [jpeg(one) for one in batch]
-        started = time.perf_counter()
-        meter.process(batch, {})
-        between = time.perf_counter()
-        found = meter.process(batch, {"jpeg": drawn})
-        if index:
-            seconds[0] += between - started
-            seconds[1] += time.perf_counter() - between - (between - started)
-            meter.add(found, range(counted, counted + len(batch)))
-            counted += len(batch)
-    started = time.perf_counter()
-    for measurement in meter.results("jpeg").values():
-        score_of(measurement, frozenset())
-    return 1000 * seconds[0] / counted, 1000 * seconds[1] / counted, time.perf_counter() - started
+def time_reconstructions(meter: Meter[Any], source: Dataset) -> tuple[float, float]:
+    """Return the milliseconds per original with one reconstruction, and the seconds for the scores at the end."""
+
+    def process(batch: list[OriginalPicture]) -> Any:
+        reconstructions = {"jpeg": [jpeg(original) for original in batch]}
+        return timed(lambda: meter.process(batch, reconstructions))
+
+    seconds = accumulate(process, meter.add, source)
+    return seconds, timed(lambda: [score_of(found, frozenset()) for found in meter.results("jpeg").values()])[0]
 
 
-def of_generated(meter: GeneratedMeter[Any], count: int) -> tuple[float, float]:
-    """Milliseconds for a generated picture, and seconds for the numbers at the end; the pictures are the reference."""
-    seconds, counted, source = 0.0, 0, Signs(count)
-    for index, batch in enumerate(first_and_all(source)):
-        drawn = [
-            Generated(sample=one.sample, picture=one.original, prompt_info=PromptInfo(prompt=text, text=text))
-            for one in batch
-            for text in [" ".join(_texts(one.sample))]
+def time_generated(meter: GeneratedMeter[Any], source: Dataset) -> tuple[float, float]:
+    """Return the milliseconds per generated picture, and the seconds for the scores; they are the reference, too."""
+
+    def process(batch: list[OriginalPicture]) -> Any:
+        texts = [" ".join(word.text or "" for word in picture.sample.words or []) for picture in batch]
+        generated = [
+            Generated(sample=picture.sample, picture=picture.original, prompt_info=PromptInfo(prompt=text, text=text))
+            for picture, text in zip(batch, texts, strict=True)
         ]
-        started = time.perf_counter()
-        found = meter.process(drawn)
-        if index:
-            seconds += time.perf_counter() - started
-            meter.add(found, range(counted, counted + len(batch)))
-            if isinstance(meter, SetMeter):
-                meter.add_reference(found)
-            counted += len(batch)
+        return timed(lambda: meter.process(generated))
+
+    def add(found: Any, groups: Sequence[int]) -> None:
+        meter.add(found, groups)
+        if isinstance(meter, SetMeter):
+            meter.add_reference(found)
+
+    def measure() -> None:
+        for metric in meter.metrics:
+            with contextlib.suppress(ConfigError):  # signs have no faces that could be detected
+                score_of(meter.measure(metric), frozenset())
+
+    seconds = accumulate(process, add, source)
+    return seconds, timed(measure)[0]
+
+
+def accumulate(
+    process: Callable[[list[OriginalPicture]], tuple[float, Any]],
+    add: Callable[[Any, Sequence[int]], object],
+    source: Dataset,
+) -> float:
+    """Process and add all pictures, after one that is not counted, and return the mean milliseconds per picture."""
+    pictures = EvaluationSet("signs", source, OriginalSize(), None)
+    seconds, counted = 0.0, 0
+    for _, batch in pictures.map_batches(lambda batch: batch, Ranks()):
+        if not counted:
+            process(batch[:1])
+        taken, found = process(batch)
+        seconds += taken
+        add(found, range(counted, counted + len(batch)))
+        counted += len(batch)
+    return 1000 * seconds / counted
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds that a call takes, and its result."""
     started = time.perf_counter()
-    for metric in meter.metrics:
-        with contextlib.suppress(ConfigError):  # signs have no faces that could be found
-            score_of(meter.measure(metric), frozenset())
-    return 1000 * seconds / counted, time.perf_counter() - started
+    result = function()
+    return time.perf_counter() - started, result
 
 
 def _pixels(picture: Picture) -> torch.Tensor:
     return torch.from_numpy(picture.copy()).movedim(-1, 0)[None]
 
 
-def _texts(sample: Sample) -> list[str]:
-    return [word.text or "" for word in sample.words or []]
-
-
-def batches(source: Dataset, count: int | None) -> Iterator[list[OriginalPicture]]:
-    """At most so many of the pictures."""
-    return (
-        batch
-        for _, batch in EvaluationSet("signs", source, OriginalSize(), count).map_batches(lambda batch: batch, Ranks())
-    )
-
-
-def first_and_all(source: Dataset) -> Iterator[list[OriginalPicture]]:
-    """A batch to warm up with, and then all."""
-    return itertools.chain(batches(source, 1), batches(source, None))
-
-
 def jpeg(one: OriginalPicture) -> ReconstructedPicture:
-    """Its reconstruction."""
+    """Return the reconstruction by JPEG at quality 30."""
     picture, rate = CODECS["jpeg"].compress(one.original, 30)
     return ReconstructedPicture(output=Reconstruction(picture, bits_per_pixel=rate), content=picture, restored=picture)
 
 
 def own_peak() -> float:
-    """Of this process, in MB. On Linux `ru_maxrss` begins with what the process that started this one has held."""
+    """Return this process's peak memory in MB. On Linux `ru_maxrss` begins with what the process that started this one has held."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def peak(count: int, *flags: str) -> float:
-    """Of an evaluation of so many pictures in a process of its own, in MB."""
-    command = [sys.executable, __file__, "--peak-of", str(count), *flags]
+def peak(folder: str, count: int, *flags: str) -> float:
+    """Return the peak memory of an evaluation of so many pictures in a separate process, in MB."""
+    command = [sys.executable, __file__, "--peak-of", str(count), "--signs", folder, *flags]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(found.stdout.splitlines()[-1])
 

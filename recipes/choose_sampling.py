@@ -10,6 +10,7 @@ already, only the reading is repeated.
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import tyro
 from legibility import Prompts, check_judges, class_consistency, prompts_for, read_drawn, unseen_signs
@@ -50,18 +51,18 @@ def main(
     for values in itertools.product(*tried.values()):
         settings = dict(zip(tried, values, strict=True))
         folder = out.resolve() / "-".join(f"{name}-{value:g}" for name, value in settings.items())
-        cells = [*(f"{value:g}" for value in values), *score(generator, folder, settings)]
+        cells = [*(f"{value:g}" for value in values), *score(generator, folder, **settings)]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def score_prompts(generator: str, folder: Path, settings: dict[str, float]) -> list[str]:
+def score_prompts(generator: str, folder: Path, **settings: Any) -> list[str]:
     """Return the edit similarity and the word accuracy on samples of the prompts, with their intervals."""
     found = read_drawn(generator, folder, kept_for_the_choice(), **settings)
     scores = (interval(found[name]) for name in ("rendered_text_ned", "rendered_word_accuracy"))
     return [f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})" for score in scores]
 
 
-def score_labels(generator: str, folder: Path, settings: dict[str, float]) -> list[str]:
+def score_labels(generator: str, folder: Path, **settings: Any) -> list[str]:
     """Return the share of samples whose word is of the requested kind, with its interval."""
     classes = load(generator).generator.config.classes
     labels = [label for label in classes for _ in range(SAMPLES // len(classes))]

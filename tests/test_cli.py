@@ -285,7 +285,7 @@ def test_reconstruct_matches_captions_by_paths_relative_to_the_table(
     for name in ("a", "b"):
         Image.new("RGB", (64, 64)).save(tmp_path / f"set/sub/{name}.png")
     texts_read = []
-    monkeypatch.setattr(TextConditioner, "read", lambda self, texts: texts_read.append(texts) or None)
+    monkeypatch.setattr(TextConditioner, "encode", lambda self, texts: texts_read.append(texts) or None)
     (tmp_path / "set/c.jsonl").write_text('{"image": "sub/a.png", "caption": "a dog"}\n')
     arguments = ["reconstruct", str(run.path), str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--captions"]
     assert main([*arguments, str(tmp_path / "set/c.jsonl")]) == 0

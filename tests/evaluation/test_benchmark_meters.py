@@ -175,7 +175,9 @@ def test_clip_colour_is_that_of_the_nearest_mean_text_embedding(tiny_clip: Path)
             image_embeddings, text_embeddings = network.embed([crop], texts)
             mean = text_embeddings.mean(0)
             cosines.append((image_embeddings[0] @ mean / mean.norm()).item())
-    assert ColoursByCLIP(network).colour(crop, "dog") == COLOURS[int(np.argmax(cosines))]
+    found = ColoursByCLIP(network).colour(crop, "dog")  # the tiny vocabulary lacks most colours, so that some are equal
+    assert cosines[COLOURS.index(found)] == pytest.approx(max(cosines))
+    assert max(cosines) > min(cosines) + 1e-3
 
 
 def test_command_line_scores_geneval_and_dpg(

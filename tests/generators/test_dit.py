@@ -30,7 +30,7 @@ class RandomTextConditioner(TextConditioner):
     def check(self, caption) -> None:
         pass
 
-    def read(self, texts) -> Text:
+    def encode(self, texts) -> Text:
         tokens = [0 if text is None else len(text.split()) for text in texts]
         states = torch.full((len(tokens), max([1, *tokens]) + self.padding, self.config.dim), self.junk)
         mask = torch.zeros(states.shape[:2], dtype=torch.bool)

@@ -128,14 +128,14 @@ class Diffusion:
         return [*map(float, visited), -1.0]
 
     def alpha_sigma(self, times: Float[Tensor, "*batch"]) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        """Return alpha and sigma, the coefficients of data and noise, in fp32."""
+        """Return alpha and sigma, the coefficients of data and noise, in float64 on the CPU."""
         if self.config.path == "straight":
             sigma = times.cpu().double() / NUM_TRAIN_TIMESTEPS
             alpha = 1 - sigma
         else:
             alphas_cumprod = torch.from_numpy(self._alphas_cumprod)[times.long().cpu()]
             alpha, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
-        return alpha.float().to(times.device), sigma.float().to(times.device)
+        return alpha, sigma
 
     def add_noise(
         self,
@@ -144,7 +144,7 @@ class Diffusion:
         times: Float[Tensor, " batch"],
     ) -> tuple[Float[Tensor, "batch tokens channels"], Float[Tensor, "batch tokens channels"]]:
         """Return the noisy latents at the given times, and the prediction target."""
-        alpha, sigma = (level[:, None, None] for level in self.alpha_sigma(times))
+        alpha, sigma = (level[:, None, None].to(clean) for level in self.alpha_sigma(times))
         return alpha * clean + sigma * noise, prediction_target(self.config.prediction, clean, noise, alpha, sigma)
 
     def sample(
