@@ -2,10 +2,9 @@
 
     python recipes/choose_sampling.py --generator RUN --out FOLDER [--guidance-scale 1 2 3] [--top-p .9 1]
 
-The prompts are combinations of seen words and colours that occur neither in the training nor in the recipes' tables. A
-class-conditional generator samples signs of every class, with other seeds than the tables', and the share is printed
-whose word is of the requested kind. Every setting samples with the same seeds. For settings whose samples exist
-already, only the reading is repeated.
+The prompts are combinations of seen words and colours that occur neither in the training nor in the recipes' tables.
+Of a generator whose classes are words, every other class is sampled, with other seeds than for the recipe's table.
+Every setting samples with the same seeds. For settings whose samples exist already, only the reading is repeated.
 """
 
 import itertools
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from legibility import Prompts, check_judges, class_consistency, prompts_for, read_drawn, unseen_signs
+from legibility import Prompts, Readings, check_judges, prompts_for, read_drawn, read_signs, unseen_signs
 from nano_data import plain_signs
 from signs import HELD_OUT
 
@@ -22,8 +21,6 @@ from imtok.generators.catalog import load
 from imtok.generators.generate import generate
 
 PROMPTS = 40
-SAMPLES = 96
-"""Number of samples of a class-conditional generator, shared equally among its classes."""
 
 
 def main(
@@ -45,29 +42,28 @@ def main(
     check_judges()
     tried = {"guidance_scale": guidance_scale, "top_p": top_p, "temperature": temperature}
     tried = {name: values for name, values in tried.items() if values}
-    by_label = load(generator).generator.conditioned_on == "labels"
-    score, columns = (score_labels, ("kind",)) if by_label else (score_prompts, ("NED", "words"))
-    print(f"| {' | '.join([*tried, *columns])} |\n{'|---' * (len(tried) + len(columns))}|")
+    read = read_labels if load(generator).generator.conditioned_on == "labels" else read_prompts
+    print(f"| {' | '.join(tried)} | NED | words |\n{'|---' * (len(tried) + 2)}|")
     for values in itertools.product(*tried.values()):
         settings = dict(zip(tried, values, strict=True))
         folder = out.resolve() / "-".join(f"{name}-{value:g}" for name, value in settings.items())
-        cells = [*(f"{value:g}" for value in values), *score(generator, folder, **settings)]
+        found = read(generator, folder, **settings)
+        scores = (interval(found[name]) for name in ("rendered_text_ned", "rendered_word_accuracy"))
+        cells = [f"{value:g}" for value in values]
+        cells += [f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})" for score in scores]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def score_prompts(generator: str, folder: Path, **settings: Any) -> list[str]:
-    """Return the edit similarity and the word accuracy on samples of the prompts, with their intervals."""
-    found = read_drawn(generator, folder, kept_for_the_choice(), **settings)
-    scores = (interval(found[name]) for name in ("rendered_text_ned", "rendered_word_accuracy"))
-    return [f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})" for score in scores]
+def read_prompts(generator: str, folder: Path, **sampling: Any) -> Readings:
+    """Return what is read on samples of the prompts."""
+    return read_drawn(generator, folder, kept_for_the_choice(), **sampling)
 
 
-def score_labels(generator: str, folder: Path, **settings: Any) -> list[str]:
-    """Return the share of samples whose word is of the requested kind, with its interval."""
-    classes = load(generator).generator.config.classes
-    labels = [label for label in classes for _ in range(SAMPLES // len(classes))]
-    generate(generator, folder, labels, seed=HELD_OUT, **settings)
-    return [class_consistency(folder, labels)]
+def read_labels(generator: str, folder: Path, **sampling: Any) -> Readings:
+    """Return what is read on samples of classes that are words."""
+    words = load(generator).generator.config.classes[::2]
+    generate(generator, folder, words, seed=HELD_OUT, **sampling)
+    return read_signs(folder, words)
 
 
 def kept_for_the_choice() -> Prompts:

@@ -93,7 +93,27 @@ def read_generated(run: Path, out: Path) -> dict[str, Readings]:
 def read_drawn(generator: str, out: Path, prompts: Prompts, **sampling: Any) -> Readings:
     """Return the scores of a generator's samples, one for each prompt."""
     generate(generator, out, prompts=[prompt for prompt, _ in prompts], **sampling)
-    return _measured(out, [word for _, word in prompts])
+    return read_signs(out, [word for _, word in prompts])
+
+
+def read_signs(folder: Path, words: Sequence[str]) -> Readings:
+    """Score a folder's pictures, the n-th of which should show the n-th word; equal words form one group."""
+    scores = folder.with_name(f"{folder.name}-scores")
+    scores.mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps({"file": f"{index:05d}.png", "text": word}) for index, word in enumerate(words)]
+    write_text(scores / "words.jsonl", "\n".join(rows) + "\n")
+    found = evaluate_generated(folder, scores, metrics=METRICS, words=str(scores / "words.jsonl"))
+    for reason in found.failed.values():
+        raise SystemExit(reason)
+    items = [json.loads(line) for line in (scores / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    items.sort(key=lambda item: item["path"])
+    values = {
+        "rendered_text_ned": [item["ned"] for item in items],
+        "rendered_word_accuracy": [float(all(item["found"])) for item in items],
+        "rendered_word_accuracy_alnum": [float(all(item["found_alnum"])) for item in items],
+    }
+    groups = [words.index(item["text"]) for item in items]
+    return {metric: make_items(value, groups) for metric, value in values.items()}
 
 
 def prompts_for(signs: Iterable[Sample]) -> Prompts:
@@ -210,24 +230,4 @@ def _write_missing(items: Sequence[Item], folder: Path, source: str, picture: Ca
 
 
 def _read(folder: Path, split: PlainSplit) -> Readings:
-    return _measured(folder, [word for _, word in prompts_for(unseen_signs(split))])
-
-
-def _measured(folder: Path, words: Sequence[str]) -> Readings:
-    """Score a folder's pictures, the n-th of which should show the n-th word; equal words form one group."""
-    scores = folder.with_name(f"{folder.name}-scores")
-    scores.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps({"file": f"{index:05d}.png", "text": word}) for index, word in enumerate(words)]
-    write_text(scores / "words.jsonl", "\n".join(rows) + "\n")
-    found = evaluate_generated(folder, scores, metrics=METRICS, words=str(scores / "words.jsonl"))
-    for reason in found.failed.values():
-        raise SystemExit(reason)
-    items = [json.loads(line) for line in (scores / "items.jsonl").read_text(encoding="utf-8").splitlines()]
-    items.sort(key=lambda item: item["path"])
-    values = {
-        "rendered_text_ned": [item["ned"] for item in items],
-        "rendered_word_accuracy": [float(all(item["found"])) for item in items],
-        "rendered_word_accuracy_alnum": [float(all(item["found_alnum"])) for item in items],
-    }
-    groups = [words.index(item["text"]) for item in items]
-    return {metric: make_items(value, groups) for metric, value in values.items()}
+    return read_signs(folder, [word for _, word in prompts_for(unseen_signs(split))])

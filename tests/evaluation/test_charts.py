@@ -201,7 +201,7 @@ def test_report_is_self_contained_and_its_images_have_alt_texts(tmp_path: Path) 
     assert len(images) == 4 + 4 + 4 + 3  # an example's pictures, its word and its face, and a case
     assert all(re.search(r'alt="[^"]+"', image) for image in images)
     assert "<i>" not in page  # texts from outside are escaped
-    assert "a, told “a &lt;b&gt;red&lt;/b&gt; sign”" in page
+    assert "a, given “a &lt;b&gt;red&lt;/b&gt; sign”" in page
     svgs = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(svgs) == 1
     assert 'role="img"' in svgs[0]

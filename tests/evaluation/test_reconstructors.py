@@ -64,7 +64,7 @@ def test_wrong_captions_are_compared_with_the_right_ones(tmp_path: Path, hearing
     assert right == labels
     assert all(wrong[path] in set(labels.values()) - {right[path]} for path in labels)
     page = html.unescape((tmp_path / "out/report.html").read_text())
-    assert all(f"hearing, told “{label}”" in page for label in labels.values())
+    assert all(f"hearing, given “{label}”" in page for label in labels.values())
     assert len({sample.label for sample in open_dataset(signs)}) > 1
 
 

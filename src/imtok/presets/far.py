@@ -59,7 +59,7 @@ def far_l_triple() -> GeneratorRunConfig:
 
 
 def far_nano() -> GeneratorRunConfig:
-    """FAR for a laptop's CPU, 3.9M over two codebooks of 2,048 codes: signs, conditioned on the kind of their words.
+    """FAR for a laptop's CPU, 3.9M over two codebooks of 2,048 codes: signs, conditioned on their word.
 
     Deviation: the training settings, which make better use of few steps (docs/papers/fqgan.md).
     """
@@ -68,11 +68,11 @@ def far_nano() -> GeneratorRunConfig:
         base,
         name="far-nano",
         generator=FARConfig(
-            codebook_sizes=(2048, 2048), num_classes=3, dim=192, depth=4, num_heads=6, head_depth=1, dropout=0.05
+            codebook_sizes=(2048, 2048), num_classes=118, dim=192, depth=4, num_heads=6, head_depth=1, dropout=0.05
         ),
         training=dataclasses.replace(
             base.training,
-            phases=(Phase(name="train", steps=4000, trains=("all",)),),
+            phases=(Phase(name="train", steps=2000, trains=("all",)),),
             global_batch_size=16,
             micro_batch_size=None,
             optimizer=OptimizerConfig(
