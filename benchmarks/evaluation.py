@@ -4,9 +4,9 @@
 
 The pictures are rendered signs of 256 pixels with their words and one invented face each; the reconstructor is JPEG at
 quality 30. Only the meters are timed, without decoding and JPEG: on originals and one reconstruction of each, or on
-generated pictures; and at the end the computation of scores and intervals. Inception
-and CLIP (ViT-B/32), whose weights users supply, are timed with random weights; LPIPS costs as much as the VGG16
-distance; the networks of GenEval and DPG-Bench, which users also supply, are not timed.
+generated pictures; and at the end the computation of scores and intervals. Inception and CLIP (ViT-B/32), whose
+weights users supply, are timed with random weights; LPIPS costs as much as the VGG16 distance; the networks of GenEval
+and DPG-Bench, which users also supply, are not timed.
 
 Peak memory is measured in a separate process for each size of set: all metrics of JPEG's reconstructions, and generated
 pictures against a reference of as many pictures through EfficientNet. Beyond a batch of 16 pictures it may only grow by
@@ -157,7 +157,7 @@ def main(
 
 def times(source: Dataset) -> list[tuple[str, ...]]:
     """Return a row for each metric."""
-    lines = [("metric", "ms per picture", "at the end, s")]
+    lines: list[tuple[str, ...]] = [("metric", "ms per picture", "at the end, s")]
     measured = {name: time_reconstructions(meter, source) for name, meter in meters().items()}
     for name, meter in generated_meters(len(source)).items():
         measured[f"generated: {name}"] = time_generated(meter, source)
@@ -166,7 +166,7 @@ def times(source: Dataset) -> list[tuple[str, ...]]:
 
 def peaks(folder: str, memory: Sequence[int]) -> list[tuple[str, ...]]:
     """Return a row for each size of set; both evaluations hold the features of two sets."""
-    lines = [
+    lines: list[tuple[str, ...]] = [
         ("pictures", "reconstructed: peak, MB", "stored features, MB", "generated: peak, MB", "stored features, MB")
     ]
     for count in memory:
@@ -311,9 +311,9 @@ def jpeg(one: OriginalPicture) -> ReconstructedPicture:
 
 
 def own_peak() -> float:
-    """Return this process's peak memory in MB. On Linux `ru_maxrss` begins with what the process that started this one has held."""
+    """Return this process's peak memory in MB."""
     status = Path("/proc/self/status")
-    if status.exists():
+    if status.exists():  # on Linux, `ru_maxrss` includes the peak of the process that started this one
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
