@@ -75,8 +75,8 @@ def test_cached_logits_equal_uncached_with_grid_embedding(assert_steps_agree, as
     assert_steps_agree(model, some_codes(model), PROMPTS)
     assert_guided_steps_agree(model, ["a red sign", "STOP"])
     rows, columns = model.grid
-    assert torch.equal(model.next_places(0, 6), (rows[:, None] + columns).flatten(0, 1))
-    assert torch.equal(model.next_places(4, 5), (rows[1] + columns[1])[None])
+    assert torch.equal(model.position_embeddings(0, 6), (rows[:, None] + columns).flatten(0, 1))
+    assert torch.equal(model.position_embeddings(4, 5), (rows[1] + columns[1])[None])
 
 
 @pytest.mark.parametrize("head", ["linear", "factorized"])

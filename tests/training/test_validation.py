@@ -97,7 +97,7 @@ def test_batches_have_the_region_share_of_their_phase() -> None:
     source = InMemoryDataset(
         [dataclasses.replace(sample, words=[word] if row < 2 else []) for row, sample in enumerate(plain)]
     )
-    feed = ImageDataModule(source, presets.get("insighttok-debug").data)
+    data_module = ImageDataModule(source, presets.get("insighttok-debug").data)
     for share, expected in ((0.5, 4), (0.0, 0), (1.0, 8)):
-        loader: Any = feed.loader(Phase(name="x", steps=1, region_share=share), 8, seed=0)
+        loader: Any = data_module.loader(Phase(name="x", steps=1, region_share=share), 8, seed=0)
         assert sum(path in ("0", "1") for path in loader.batch(0).paths) == expected

@@ -76,8 +76,8 @@ def main(out: Path, shards: str, preset: str, dtype: torch.dtype, steps: int, mi
         for network in (*task._networks.values(), *task._targets):
             network.freeze().to(dtype)
         source = open_dataset(shards)
-        feed, validation = ImageDataModule(source, config.data), Validation(config, source, False)
-        trainer = Trainer(config, task.to(dtype), feed, validation, RunFolder(out), device)
+        data_module, validation = ImageDataModule(source, config.data), Validation(config, source, False)
+        trainer = Trainer(config, task.to(dtype), data_module, validation, RunFolder(out), device)
         task.start_phase(phase)
         task.train()
         names = {id(parameter): name for name, parameter in task.named_parameters()}

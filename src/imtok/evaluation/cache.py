@@ -56,18 +56,18 @@ class EvaluationCache:
             )
         self._close()
 
-    def get_or_compute(self, keys: Sequence[str | None], ask: Callable[[list[int]], list[Any]]) -> list[Any]:
+    def get_or_compute(self, keys: Sequence[str | None], compute: Callable[[list[int]], list[Any]]) -> list[Any]:
         """Return the output for each key.
 
         Args:
             keys: keys made by `key_of`; None for an output that is not cached.
-            ask: function from positions in `keys` to the outputs at these positions, which must be JSON-serializable;
-                called with the positions of all outputs that are not in the cache.
+            compute: function from positions in `keys` to the outputs at these positions, which must be
+                JSON-serializable; called with the positions of all outputs that are not in the cache.
         """
         known = {index: output for index, key in enumerate(keys) if (output := self._read(key)) is not None}
         missing = [index for index in range(len(keys)) if index not in known]
         if missing:
-            computed = dict(zip(missing, ask(missing), strict=True))
+            computed = dict(zip(missing, compute(missing), strict=True))
             rows = [(key, json.dumps(computed[index])) for index in missing if (key := keys[index]) is not None]
             self._write("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
             known |= computed

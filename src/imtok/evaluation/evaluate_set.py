@@ -69,7 +69,7 @@ def evaluate_set(
     source: Dataset,
     reconstructors: Sequence[Reconstructor],
     metrics: Sequence[str] | None,
-    of_networks: Callable[[int], list[Meter[Any]]],
+    create_network_meters: Callable[[int], list[Meter[Any]]],
     fit: Preprocessing,
     count: int | None,
     failures: Failures,
@@ -86,7 +86,8 @@ def evaluate_set(
         source: dataset with its pictures.
         reconstructors: the reconstructors to measure; self-checks take no part in comparisons.
         metrics: names of the metrics to keep; None: all.
-        of_networks: function from the number of pictures to the meters that are used besides those of pixels and codes.
+        create_network_meters: function from the number of pictures to the meters that are used besides those of pixels
+            and codes.
         fit: how pictures enter the tokenizer.
         count: maximum number of pictures, evenly spread over the set.
         failures: receives the reconstructors and meters that fail, and the reason if the set ends early.
@@ -98,7 +99,7 @@ def evaluate_set(
         KeyboardInterrupt: see `InputError`.
     """
     evaluation = _SetEvaluation(
-        EvaluationSet(name, source, fit, count), reconstructors, metrics, of_networks, fit, failures, ranks
+        EvaluationSet(name, source, fit, count), reconstructors, metrics, create_network_meters, fit, failures, ranks
     )
     try:
         for groups, found in evaluation.pictures.map_batches(evaluation.process, ranks):
@@ -119,7 +120,7 @@ class _SetEvaluation:
         pictures: EvaluationSet,
         reconstructors: Sequence[Reconstructor],
         metrics: Sequence[str] | None,
-        of_networks: Callable[[int], list[Meter[Any]]],
+        create_network_meters: Callable[[int], list[Meter[Any]]],
         fit: Preprocessing,
         failures: Failures,
         ranks: Ranks,
@@ -133,7 +134,7 @@ class _SetEvaluation:
         self._codes = CodeMeter(  # after `_begin`, since codecs with a target rate set `rate_note` there
             {r.name: r.codebook_sizes for r in reconstructors}, {r.name: r.rate_note for r in reconstructors}
         )
-        self._meters = [PixelMeter(), self._codes, *of_networks(pictures.total)]
+        self._meters = [PixelMeter(), self._codes, *create_network_meters(pictures.total)]
         self._failed_meters: set[int] = set()
         self._best_worst = BestWorstCases(pictures.name, self._competitors)
         self._rows = pictures.evenly_spread(_EXAMPLES)

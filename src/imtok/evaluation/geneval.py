@@ -130,11 +130,11 @@ def judge(
     return GenEvalResult(task, prompt, not reasons, tuple(reasons))
 
 
-def filter_detections(detections: Iterable[DetectedObject], least: float) -> dict[str, list[DetectedObject]]:
-    """Return at most `MAX_OBJECTS` objects of each class, by descending score, with scores above `least`."""
+def filter_detections(detections: Iterable[DetectedObject], threshold: float) -> dict[str, list[DetectedObject]]:
+    """Return at most `MAX_OBJECTS` objects of each class, by descending score, with scores above `threshold`."""
     kept: dict[str, list[DetectedObject]] = defaultdict(list)
     for detection in sorted(detections, key=lambda detection: -detection.score):
-        if detection.score > least and len(kept[detection.name]) < MAX_OBJECTS:
+        if detection.score > threshold and len(kept[detection.name]) < MAX_OBJECTS:
             kept[detection.name].append(detection)
     return dict(kept)
 

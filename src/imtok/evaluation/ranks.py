@@ -27,35 +27,35 @@ class Ranks:
     def __init__(self) -> None:
         self._group = ObjectGroup()
 
-    def map_in_order(self, portions: Sequence[Portion], look: Callable[[Portion], Found]) -> Iterator[Found]:
-        """Yield the result of `look` for each portion, in order, on all ranks; each of n ranks computes every n-th.
+    def map_in_order(self, portions: Sequence[Portion], function: Callable[[Portion], Found]) -> Iterator[Found]:
+        """Yield the result of `function` for each portion, in order, on all ranks; each of n ranks computes every n-th.
 
         Args:
             portions: the portions; the same on every rank.
-            look: function of a portion; its result is sent to the other ranks, so it should be small.
+            function: function of a portion; its result is sent to the other ranks, so it should be small.
 
         Raises:
-            InputError: raised by `look` on some rank; the same on every rank.
-            OSError: raised by `look` on some rank; the same on every rank.
+            InputError: raised by `function` on some rank; the same on every rank.
+            OSError: raised by `function` on some rank; the same on every rank.
         """
         for start in range(0, len(portions), world_size()):
-            mine = portions[start + rank() : start + rank() + 1]
-            for found in self.exchange([catch_errors(look, portion) for portion in mine]):
+            own = portions[start + rank() : start + rank() + 1]
+            for found in self.exchange([catch_errors(function, portion) for portion in own]):
                 yield from map(unwrap, found)
 
-    def agree(self, look: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
+    def agree(self, function: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
         """Return this rank's result, or on all ranks the first failing rank's error, so that all act alike."""
-        mine = catch_errors(look, portion)
-        errors = self.exchange([mine if isinstance(mine, USER_ERRORS) else None])
-        return next((error for (error,) in errors if error is not None), mine)
+        own = catch_errors(function, portion)
+        errors = self.exchange([own if isinstance(own, USER_ERRORS) else None])
+        return next((error for (error,) in errors if error is not None), own)
 
-    def exchange(self, mine: Any) -> list[Any]:
+    def exchange(self, own: Any) -> list[Any]:
         """Return the objects of all ranks in rank order; an error object means that its rank has ended the evaluation.
 
         Raises:
             Ended: some rank has ended the evaluation.
         """
-        everyones = self._group.gather(mine)
+        everyones = self._group.gather(own)
         if ended := [one for one in everyones if isinstance(one, USER_ERRORS)]:
             raise Ended(ended[0])
         return everyones
@@ -105,10 +105,10 @@ def progress_bar(total: int, what: str) -> "tqdm[Never]":
     return tqdm(total=total, desc=what, unit=" pictures", disable=None if rank() == 0 else True)
 
 
-def catch_errors(look: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
-    """Return what `look` returns, or a user error as a value, so that all ranks can handle it at the same point."""
+def catch_errors(function: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
+    """Return what `function` returns, or a user error as a value, so that all ranks can handle it at the same point."""
     try:
-        return look(portion)
+        return function(portion)
     except USER_ERRORS as error:
         return error
     except Exception as error:

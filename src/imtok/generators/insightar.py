@@ -130,7 +130,7 @@ class InsightAR(AutoregressiveGenerator):
         inputs = torch.cat([prompts, self.start(len(codes)), self.adapt(codes[:, :-1], first=1)], dim=1)
         mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(codes), codes.shape[1])], dim=1)
         states = self.language_model(
-            inputs_embeds=inputs, attention_mask=mask, position_ids=places(mask), use_cache=False
+            inputs_embeds=inputs, attention_mask=mask, position_ids=position_ids_of(mask), use_cache=False
         ).last_hidden_state
         embedded = self.embedding(codes) if self.embedding.tables else None
         hidden = states[:, prompts.shape[1] :]
@@ -157,14 +157,16 @@ class InsightAR(AutoregressiveGenerator):
 
     def start(self, rows: int) -> Float[Tensor, "rows 1 dim"]:
         """Return the embedding of the start-of-image token for each row."""
-        return (self.start_of_image + self.next_places(0, 1)).expand(rows, 1, -1)
+        return (self.start_of_image + self.position_embeddings(0, 1)).expand(rows, 1, -1)
 
     def adapt(self, codes: Int[Tensor, "batch places codebooks"], first: int) -> Float[Tensor, "batch places dim"]:
         """Embed codes for the language model; `first` is the index of the position after the first of them."""
         vectors = [self.get_buffer(f"codebook_{i}")[code] for i, code in enumerate(codes.unbind(2))]
-        return self.adapter(torch.cat(vectors, dim=2).to(self.dtype)) + self.next_places(first, first + codes.shape[1])
+        return self.adapter(torch.cat(vectors, dim=2).to(self.dtype)) + self.position_embeddings(
+            first, first + codes.shape[1]
+        )
 
-    def next_places(self, first: int, stop: int) -> Float[Tensor, "places dim"]:
+    def position_embeddings(self, first: int, stop: int) -> Float[Tensor, "places dim"]:
         """Embed the row and column of positions first <= i < stop, in raster order; zeros without `grid_embedding`."""
         numbers = torch.arange(first, stop, device=self.device)
         embedded = torch.zeros(len(numbers), len(self.start_of_image), device=numbers.device, dtype=self.dtype)
@@ -207,7 +209,7 @@ class _InsightARSession(Session):
         parameters = inspect.signature(model.language_model.forward).parameters
         self._cache = {"cache" if "cache" in parameters else "past_key_values": cache}  # renamed in transformers 5
         self._mask = torch.cat([mask, mask.new_ones(rows, model.tokens)], dim=1)
-        self._positions = places(self._mask)
+        self._positions = position_ids_of(self._mask)
         self._length = self._sampled = 0
         self._append(torch.cat([prompts, model.start(rows)], dim=1))
 
@@ -233,9 +235,9 @@ class _InsightARSession(Session):
         self.hidden = states[:, -1]
 
 
-def places(there: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
+def position_ids_of(mask: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
     """Return each token's position, counting only the tokens of the mask, from 0; padding has position 0."""
-    return (there.long().cumsum(1) - 1).clamp_min(0)
+    return (mask.long().cumsum(1) - 1).clamp_min(0)
 
 
 def _language_model(architecture: dict[str, Any], tokens: int) -> Any:

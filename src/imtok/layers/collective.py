@@ -99,12 +99,12 @@ class ObjectGroup:
         group = dist.new_group(backend="gloo") if world_size() > 1 and dist.get_backend() != "gloo" else None
         self._group = group if isinstance(group, dist.ProcessGroup) else None
 
-    def gather(self, mine: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """Return the objects of all ranks, in rank order, on every rank."""
         if world_size() == 1:
-            return [mine]
+            return [value]
         gathered: list[Any] = [None] * world_size()
-        dist.all_gather_object(gathered, mine, self._group)
+        dist.all_gather_object(gathered, value, self._group)
         return gathered
 
 

@@ -23,9 +23,9 @@ PROMPT = (
 TOKENS_PER_WORD, ANSWER_TOKENS = 2, 4
 
 
-def without_thoughts(said: str) -> str:
+def without_thoughts(text: str) -> str:
     """Remove a model's reasoning from its output; return an empty text if the reasoning is unfinished."""
-    _, ended, answer = said.rpartition("</think>")
+    _, ended, answer = text.rpartition("</think>")
     return answer.strip() if ended or "<think>" not in answer else ""
 
 

@@ -34,7 +34,7 @@ class Trainer:
     Args:
         config: config of the run.
         task: model and losses, on any device.
-        feed: the training data.
+        data_module: the training data.
         validation: evaluates the model at intervals.
         folder: folder of the run.
         device: device to compute on.
@@ -48,13 +48,13 @@ class Trainer:
         self,
         config: AnyRunConfig,
         task: Task,
-        feed: DataModule,
+        data_module: DataModule,
         validation: Evaluator,
         folder: RunFolder,
         device: torch.device,
     ) -> None:
         self.config, self.settings, self.folder, self.device = config, config.training, folder, device
-        self.task, self.feed, self.validation = task, feed, validation
+        self.task, self.data_module, self.validation = task, data_module, validation
         self.phases = self.settings.scheduled_phases()
         self.total = sum(phase.steps for phase in self.phases)
         self.micro_size, self.passes = share_of_batch(
@@ -157,7 +157,7 @@ class Trainer:
     def loader(self, phase: int) -> BatchLoader:
         """Return the loader of this rank's batches in a phase; after a rollback with other pictures."""
         seed = _combine_seeds(self.settings.seed, phase, self.rollbacks)
-        return self.feed.loader(self.phases[phase], self.settings.global_batch_size, seed)
+        return self.data_module.loader(self.phases[phase], self.settings.global_batch_size, seed)
 
     def _train_step(self, batch: Any, rate: float) -> dict[str, float]:
         """Do one optimizer step of every player; return its numbers, averaged over micro-batches and ranks."""
@@ -257,7 +257,7 @@ class Trainer:
         other order, the final state could be saved without its weights, which would then never be written.
         """
         self._save_pending = False
-        values = {"symptoms": self.watchdog.symptoms, "rollbacks": self.rollbacks, "pictures": len(self.feed)}
+        values = {"symptoms": self.watchdog.symptoms, "rollbacks": self.rollbacks, "pictures": len(self.data_module)}
         weights = self.inference_model().weights()
         if self.settings.shard_weights:
             weights = sharding.gather(weights)
@@ -274,9 +274,9 @@ class Trainer:
         state_folder, values = self.folder.read_resume()
         if missing := {"step", "symptoms", "rollbacks", "pictures"} - values.keys():
             raise ConfigError(f"{state_folder / 'state.json'}: has no {min(missing)}; the state is damaged")
-        if values["pictures"] != len(self.feed):
+        if values["pictures"] != len(self.data_module):
             raise ConfigError(
-                f"{self.folder.path}: was started on {values['pictures']} pictures, these are {len(self.feed)}"
+                f"{self.folder.path}: was started on {values['pictures']} pictures, these are {len(self.data_module)}"
             )
         self._check_agreement((values["step"], values["rollbacks"]))
         tensors = sharding.read_state(state_folder, self._modules(), self._optimizers())
