@@ -70,6 +70,7 @@ def far_nano() -> GeneratorRunConfig:
         generator=FARConfig(
             codebook_sizes=(2048, 2048), num_classes=118, dim=192, depth=4, num_heads=6, head_depth=1, dropout=0.05
         ),
+        sampling=dataclasses.replace(base.sampling, temperature=0.7),
         training=dataclasses.replace(
             base.training,
             phases=(Phase(name="train", steps=2000, trains=("all",)),),
