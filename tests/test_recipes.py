@@ -402,7 +402,7 @@ def test_scores_of_signs_are_grouped_by_word(tmp_path, monkeypatch):
         return SimpleNamespace(failed={})
 
     monkeypatch.setattr(legibility, "evaluate_generated", measure)
-    found = legibility._measured(tmp_path / "pictures", ["OPEN", "CAT", "OPEN"])
+    found = legibility.read_signs(tmp_path / "pictures", ["OPEN", "CAT", "OPEN"])
     assert found["rendered_text_ned"].values.tolist() == [0.5, 0.0, 1.0]
     assert found["rendered_text_ned"].groups.tolist() == [0, 1, 0]
     assert found["rendered_word_accuracy"].values.tolist() == [0.0, 0.0, 1.0]
