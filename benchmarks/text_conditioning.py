@@ -42,7 +42,7 @@ def main(preset: str = "textok-128-256", text_tokens: int = 128, steps: int = 5)
     """
     config = presets.get(preset)
     assert isinstance(config.tokenizer, TexTokConfig)
-    assert config.tokenizer.text is not None, f"{preset} hears of no captions"
+    assert config.tokenizer.text is not None, f"{preset} is not conditioned on captions"
     text, size = config.tokenizer.text, config.data.crop.resolution
     image = torch.rand(1, 3, size, size) * 2 - 1
     text_features = (torch.randn(1, text_tokens, text.dim), torch.ones(1, text_tokens, dtype=torch.bool))
