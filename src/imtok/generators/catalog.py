@@ -102,8 +102,8 @@ def config_for_shards(
         language_model: language model whose weights are loaded, if any.
 
     Raises:
-        ConfigError: the shards hold latents where codes are needed or vice versa, or no picture has the class or
-            caption that the generator is conditioned on.
+        ConfigError: the shards hold latents where codes are needed or vice versa, or no picture has a class, or a
+            caption, whichever the generator is conditioned on.
         DataError: the statistics of the latents have not been measured.
     """
     manifest = shards.manifest
@@ -142,7 +142,7 @@ def open_language_model(config: AnyConfig) -> LanguageModel | None:
     """Load the language model that training starts from; None if the config names none.
 
     Raises:
-        ConfigError: what the config names is not a language model.
+        ConfigError: what the config names does not exist or is not a language model.
         MissingWeights: it is in the registry, but its weights are not installed.
     """
     if not isinstance(config, InsightARConfig) or not config.language_model:

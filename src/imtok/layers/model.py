@@ -25,7 +25,7 @@ class Model(nn.Module):
         return next(self.parameters()).dtype
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Cast the weights in place; buffers, such as the angles of rotary positions, keep their precision."""
+        """Cast the weights in place; buffers, such as the cosines and sines of rotary positions, keep their dtype."""
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
 

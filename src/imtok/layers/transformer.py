@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from imtok.layers.model import CheckpointedSequential
 
 _MAX_FP32_CONTEXT = 512
-"""Maximum number of context tokens for which `attend` computes in fp32 on a CPU."""
+"""Maximum number of context tokens for which `attend` computes bf16 attention in fp32 on a CPU."""
 
 Context = tuple[Float[Tensor, "batch context dim"], Bool[Tensor, "batch context"]]
 """Context states that tokens attend to, and their mask (False for padding)."""

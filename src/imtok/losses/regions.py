@@ -89,7 +89,7 @@ def face_loss(
     """Compute a face recognizer's feature distance between original and reconstructed faces (InsightTok eq. 7 to 9).
 
     It is computed as `text_loss`, except that faces are aligned to the recognizer's template instead of cropped. The
-    weights are the areas of the faces' boxes.
+    weights are the shares of the faces' boxes in the picture's area, or 1 without `area_weighted`.
 
     Args:
         network: frozen network with a fixed input size and a `template` of five landmarks, which outputs L feature

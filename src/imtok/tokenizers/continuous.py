@@ -26,7 +26,7 @@ class ContinuousConfig:
 
 
 class Continuous(Quantizer):
-    """The identity or, with `kl`, a Gaussian that is sampled in training and replaced by its mean otherwise.
+    """The identity or, with `kl`, a Gaussian that is sampled in training; in eval mode and with `bypass`, its mean.
 
     Deviation: latent diffusion's encoder outputs the variances in channels of their own; here means and log-variances
     are both linear functions of the same `codebook_dim` channels, so that all bottlenecks have the same input.

@@ -154,7 +154,7 @@ class TextConditioner:
             MissingWeights: the encoder is needed and not available.
         """
         if self.config.encoder == LABELS:
-            if captions is not None:  # they do not contain classes, which `imtok encode` has checked
+            if captions is not None:  # not classes; `imtok encode` has checked those of token shards
                 return
             for label in {sample.label for folder in self._data for sample in open_dataset(folder).annotations()}:
                 if label is not None:

@@ -97,7 +97,7 @@ def entropy_loss(
 ) -> Float[Tensor, ""]:
     """Return the mean entropy of the vectors' soft assignments minus the entropy of the mean assignment, in nats.
 
-    A vector's assignment is the softmax of its negative squared distances to the codes, divided by the temperature.
+    A vector's assignment is the softmax of (minus its squared distances to the codes) / temperature.
     Computed in blocks whose probabilities are recomputed in the backward pass. The mean assignment is that of one
     forward pass on one rank, so it depends on the size of micro-batches.
 
@@ -108,7 +108,7 @@ def entropy_loss(
     """
 
     def of_block(block: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-        distance = codebook.square().sum(1) - 2 * block @ codebook.T  # less the vector's norm, which softmax cancels
+        distance = codebook.square().sum(1) - 2 * block @ codebook.T  # less |vector|^2, which the softmax cancels
         logits = -distance / temperature
         probabilities = logits.softmax(1)
         return F.cross_entropy(logits, probabilities, reduction="sum"), probabilities.sum(0)
