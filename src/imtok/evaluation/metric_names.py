@@ -29,7 +29,9 @@ METRIC_INFO = {
     "bits_per_pixel_with_caption": MetricInfo(
         "bits per pixel with the caption", "rate of tokens and caption together, at most"
     ),
-    "caption_bits": MetricInfo("bits of the caption", "a picture, at most; reported beside the tokens, not in the rate"),
+    "caption_bits": MetricInfo(
+        "bits of the caption", "a picture, at most; reported beside the tokens, not in the rate"
+    ),
     "codebook_usage": MetricInfo("codebook usage", "share of the codes"),
     "codebook_perplexity": MetricInfo("codebook perplexity", "codes"),
     "shared_information": MetricInfo("shared information", "bits that codebooks share at a position, beyond chance"),
