@@ -72,7 +72,7 @@ def list_files(folder: str | PathLike[str], deep: bool = False) -> list[str]:
 
     Raises:
         OSError: a local folder that cannot be listed.
-        DataError: the folder or archive holds a name that is itself an address.
+        DataError: an archive or remote folder holds a name that would change the location it is joined to.
     """
     filesystem, root = locate(folder)
     root = root.rstrip("/")

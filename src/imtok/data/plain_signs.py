@@ -118,7 +118,7 @@ class PlainSigns(Dataset):
         raise DataError("plain signs: the typefaces lack the letters of all words")
 
     def _draw(self, rng: np.random.Generator, canvas: Image.Image, text: str, ink: Colour) -> Box:
-        """Draw the word near the centre, as high as its width allows, and return its box."""
+        """Draw the word near the centre, with a height in `_heights` (less if it would be too wide); return its box."""
         while True:
             face = self.typefaces[rng.integers(len(self.typefaces))]
             if face.draws(text):

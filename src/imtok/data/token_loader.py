@@ -21,7 +21,7 @@ class TokenBatch:
 
     Attributes:
         tokens: int codes or float latents.
-        captions: one of each picture's captions, or None if it has none.
+        captions: one of each picture's captions (random in training, else the first), or None if it has none.
         labels: class names as in the data, or None if unknown.
         paths: path of each picture in its source.
     """

@@ -110,7 +110,7 @@ def words_by_label(split: Split = "all") -> dict[str, list[str]]:
 def draw_words(
     rng: np.random.Generator, count: int, split: Split = "train", labels: Sequence[str] = WORD_LABELS
 ) -> tuple[str, list[str]]:
-    """Return a random label and `count` words of its kind, all with the same capitalization (STOP, Stop or stop)."""
+    """Return a random label and `count` words of its kind; listed words share one capitalization (STOP, Stop, stop)."""
     label = labels[int(rng.integers(len(labels)))]
     if label in _WORDS_BY_LABEL:
         words = _members(_WORDS_BY_LABEL[label], split)

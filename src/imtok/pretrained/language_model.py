@@ -16,14 +16,14 @@ _RUNTIME_SETTINGS = ("_name_or_path", "transformers_version", "architectures", "
 
 @dataclass
 class LanguageModel:
-    """A language model in the registry.
+    """A causal language model, from the registry or from a folder.
 
     Attributes:
         model: model loaded by transformers' `AutoModel`, without the output layer that predicts tokens.
         tokenizer: tokenizer of the model.
         architecture: the settings in config.json that define the model's architecture.
-        name: name in the registry.
-        sha256: digest of the model's files.
+        name: name in the registry, set by it.
+        sha256: digest of the model's files, set by the registry.
     """
 
     model: Any

@@ -76,8 +76,8 @@ def check_losses(config: RunConfig, phases: Sequence[Phase], of_codes: frozenset
         factor: downsampling factor of the tokenizer.
 
     Raises:
-        ConfigError: a loss cannot be computed, a phase has no loss, or the size of the pictures does not fit the
-            tokenizer or the discriminator.
+        ConfigError: a loss cannot be computed, a phase has no loss that trains its parts, `kl` has no weight although
+            the bottleneck samples, or the size of the pictures does not fit the tokenizer or the discriminator.
     """
     settings, side = config.losses, config.data.crop.resolution
     if side % factor:

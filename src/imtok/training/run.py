@@ -36,7 +36,7 @@ class LossConfig:
     codebook_weight: float = 1.0
     """Pulls the codes of a gradient-trained codebook towards their vectors; EMA codebooks need no such loss."""
     entropy_weight: float = 0.0
-    """Weight of the entropy of the soft assignments to a gradient-trained codebook; see `entropy_loss`."""
+    """Weight of the entropy loss on the soft assignments to a gradient-trained codebook; see `entropy_loss`."""
     kl_weight: float = 0.0
     """Weight of the KL divergence of a continuous bottleneck with `kl`; see `Continuous`."""
     disentangle_weight: float = 0.0

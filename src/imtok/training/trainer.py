@@ -91,7 +91,8 @@ class Trainer:
             resume: whether to resume from the folder's saved state; the same on every rank.
 
         Raises:
-            ConfigError: the saved state is damaged, differs between ranks, or is of another number of pictures.
+            ConfigError: the saved state is damaged, differs between ranks, or is of another model or number of
+                pictures; or the logger is not installed.
             KeyboardInterrupt: a stop was requested; the state has been saved.
             TrainingStopped: the watchdog stopped the run.
         """
