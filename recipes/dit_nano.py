@@ -138,7 +138,7 @@ def main(
 
 
 def with_weights(vae: Path, out: Path) -> dict[str, Path]:
-    """Return the AutoencoderKL by its name in Figure 4; if it has no weights, one with random weights in OUT."""
+    """Return the AutoencoderKL by its name in Figure 4; without weights, a random one, written to OUT/vae-untrained."""
     folder = find_model(vae) or vae
     if (folder / WEIGHTS).exists():
         return {VAE: folder}

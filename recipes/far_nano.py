@@ -1,4 +1,4 @@
-"""Makes `far-nano`, and FQGAN's Table 4 in miniature: three heads on the same codes, from the same data and steps.
+"""Train `far-nano`, and reproduce FQGAN's Table 4 in miniature: three heads on the same codes, data and steps.
 
     python recipes/far_nano.py --out FOLDER
 
@@ -37,7 +37,7 @@ RESOLUTION = 128
 SIGNS = 32_000
 PART = 1024
 STEPS = 600
-"""Of each head's run."""
+"""Training steps of each head's run."""
 PAPER = {"factorized": "4.37 / 3.74", "linear": "5.19 / 6.90", "mlp": "5.59 / 8.88"}
 """gFID of FAR-L at top-k 4,096 and 8,192 and guidance 1.75; ours sample from all codes."""
 
@@ -47,10 +47,10 @@ def main(out: Path, tokenizer: str = "fqgan-dual-nano", seed: int = 0) -> None:
 
     Args:
         out: working folder.
-        tokenizer: with several codebooks.
-        seed: of the training.
+        tokenizer: a tokenizer with two codebooks: a shipped name or a run folder.
+        seed: seed of the training.
     """
-    locate(tokenizer)  # says now what would be missing later
+    locate(tokenizer)  # fails here rather than later if the tokenizer is missing
     check_judges()
     out = out.resolve()
     signs = render(out / "signs", RESOLUTION, SIGNS)

@@ -108,7 +108,7 @@ def check_format(values: Mapping[str, Any], where: str) -> None:
     """Check that a file has the format version that this imtok reads; a file without `format_version` passes.
 
     Raises:
-        ConfigError: the format version is another, that is, a newer one (one-line message).
+        ConfigError: the format version is not `FORMAT_VERSION`; the file is taken to be newer (one-line message).
     """
     version = values.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:

@@ -65,10 +65,10 @@ def evaluate_generated(
             allow, with the published network if it is available, otherwise with its substitute.
         size: side in pixels of the centred squares to which the reference is cropped.
         count: maximum number of pictures, evenly spread over the set.
-        prompts: a JSONL or CSV table with the columns `file` and `prompt`; by default the prompts stored in the PNG
-            files.
-        words: a JSONL or CSV table with the columns `file` and `text`, the text that the picture should show; by
-            default the quoted text in the prompts.
+        prompts: a JSONL or CSV table with the columns `file` and `prompt`; a picture that it does not list has the
+            prompt stored in its PNG file, or else its first caption.
+        words: a JSONL or CSV table with the columns `file` and `text`, the text that the picture should show; for a
+            picture that it does not list, the quoted text in its prompt.
         clip: a folder with a CLIP of the transformers library.
         text_judge: network that reads the lines that the text detector finds; if it is the detector's name, the
             detector's own reading is used.

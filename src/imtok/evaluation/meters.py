@@ -29,8 +29,8 @@ class OriginalPicture:
     Attributes:
         row: its index in the set.
         sample: its sample, with annotations in the pixel coordinates of `original`.
-        original: the picture at its own size.
-        prepared: the picture as it enters the tokenizer; equal to `original` unless the evaluation has a size.
+        original: the picture at its own size, or the cropped square that replaces it (`CentreCrop`).
+        prepared: the picture as it enters the tokenizer; equal to `original` unless it is padded (`PadToSquare`).
         content: the part of `prepared` that is not padding.
     """
 

@@ -106,7 +106,10 @@ def progress_bar(total: int, what: str) -> "tqdm[Never]":
 
 
 def catch_errors(function: Callable[[Portion], Found], portion: Portion) -> Found | InputError | OSError:
-    """Return what `function` returns, or a user error as a value, so that all ranks can handle it at the same point."""
+    """Return what `function` returns, or a user error as a value, so that all ranks can handle it at the same point.
+
+    Running out of memory counts as a user error and becomes a ConfigError.
+    """
     try:
         return function(portion)
     except USER_ERRORS as error:

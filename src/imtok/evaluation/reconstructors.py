@@ -69,7 +69,7 @@ class Reconstruction:
         codes: token codes of a discrete tokenizer, else None.
         bits_per_pixel: rate of the tokens or of the file; None if unknown.
         text: the caption or class that the tokenizer was conditioned on, if any.
-        caption_bits: bits of that caption or class; None without text conditioning.
+        caption_bits: bits of that text that the decoder receives, 0 if none; None without text conditioning.
         file: the file from which the picture was read, if any.
     """
 

@@ -168,7 +168,7 @@ class Words:
 class TextMeter(Meter[Words]):
     """T-ACC and T-NED by TokBench's rules, and the accuracy of letters and digits alone.
 
-    Only words of at least two characters that the judge reads correctly on the original are scored; what is correct is
+    Only words that pass `is_scored` and that the judge reads correctly on the original are scored; what is correct is
     decided by each metric's own rule, exactly or by letters and digits. A score is the mean of size-bucket means.
 
     Args:
