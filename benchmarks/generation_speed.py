@@ -1,13 +1,17 @@
 """Compare the codes per second of FAR with transformers' own sampler on a Llama of the same layers.
 
-    python benchmarks/generation_speed.py [--batches 1 16] [--guidance-scale 1.0]
+    python benchmarks/generation_speed.py [--batches 1 16] [--guidance-scales 1 2] [--repeats 3]
 
 One codebook is compared with `LlamaForCausalLM.generate` with a static cache. Two codebooks, sampled position by
-position with the factorized head, are compared with the same Llama over twice as many tokens, which is what two
-codebooks would take without that head. The weights are untrained, in fp32. The samplers are timed in turn, so that a
-drift of the machine's speed affects all equally. The benchmark also prints the milliseconds per position at 10, 50 and
-90 % of a picture, and the number of positions per second that would be possible if a position cost no more than reading
-all weights once from memory.
+position with the factorized head, are compared with the same Llama over twice as many tokens of one codebook, which is
+what two codebooks would take at least without that head. The weights are untrained, in fp32. With guidance, FAR
+processes a picture with and without its class as two rows of one batch; transformers runs the model twice per token,
+the second time with a cache that grows. The samplers are timed in turn, so that a drift of the machine's speed affects
+all equally.
+
+The benchmark also prints the milliseconds per position at 10, 50 and 90 % of a picture (medians over a twentieth of the
+positions on both sides), and compares FAR with the positions per second that would be possible if a position of the
+whole batch cost no more than reading the weights of layers and head once from memory.
 """
 
 import os
@@ -18,7 +22,7 @@ import itertools
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import tyro
@@ -28,49 +32,52 @@ from imtok.generators.far import FAR, FARConfig
 from imtok.generators.sampling import SamplingConfig
 
 SIDE, CODES = 16, 4096
+POSITIONS = SIDE * SIDE
 DIM, DEPTH, HEADS, HIDDEN = 384, 8, 6, 1024
 
 
-def main(batches: tuple[int, ...] = (1, 16), guidance_scale: float = 1.0, repeats: int = 3) -> None:
+def main(batches: tuple[int, ...] = (1, 16), guidance_scales: tuple[float, ...] = (1.0, 2.0), repeats: int = 3) -> None:
     """Time all samplers.
 
     Args:
         batches: numbers of pictures that are sampled together.
-        guidance_scale: guidance scale of both samplers; 1 is no guidance.
+        guidance_scales: guidance scales of both samplers; 1 is no guidance.
         repeats: timed batches, after one warm-up batch.
     """
-    places = SIDE * SIDE
-    single, double = far(1), far(2)
-    samplers: dict[str, tuple[Callable[[int], list[float]], int]] = {
-        "FAR, 1 codebook": (lambda batch: sample_seconds(single, batch, guidance_scale), places),
-        "Llama, 1 codebook": (llama(CODES, places, guidance_scale), places),
-        "FAR, 2 codebooks": (lambda batch: sample_seconds(double, batch, guidance_scale), 2 * places),
-        "Llama, 2 codebooks in a row": (llama(2 * CODES, 2 * places, guidance_scale), 2 * places),
-    }
-    per_position = (*single.decoder.parameters(), *single.head.parameters())  # of the embeddings only one row is read
-    weights = sum(p.numel() * p.element_size() for p in per_position)
-    print(f"{DEPTH} layers of {DIM}, {places} places, fp32, {torch.get_num_threads()} threads, {repeats} repeats")
-    limit = bandwidth() / weights
-    print(f"reading the {weights / 1e6:.0f} MB of layers and head once a place: {limit:.0f} places/s at most")
-    for batch in batches:
-        seconds: dict[str, list[float]] = {name: [] for name in samplers}
-        moments: dict[str, list[float]] = {}
-        for count in range(repeats + 1):
-            for name, (sample, _) in samplers.items():
-                started = time.perf_counter()
-                moments[name] = sample(batch)
-                if count:
-                    seconds[name].append(time.perf_counter() - started)
-        medians = {name: statistics.median(values) for name, values in seconds.items()}
-        for name, (_, codes) in samplers.items():
-            pace = [f"{moments[name][int(share * places)] * 1000:.1f}" for share in (0.1, 0.5, 0.9) if moments[name]]
-            along = f"; ms a place at 10, 50, 90 %: {', '.join(pace)}" if pace else ""
-            print(f"batch {batch:2}, {name:28} {batch * codes / medians[name]:8.0f} codes/s{along}")
-        for kind in ("1 codebook", "2 codebooks"):
-            far_name, llama_name = (
-                next(n for n in samplers if n.startswith(f"{who}, {kind}")) for who in ("FAR", "Llama")
-            )
-            print(f"batch {batch:2}, {kind}: {medians[llama_name] / medians[far_name]:.2f} times as fast")
+    print(f"{DEPTH} layers of {DIM}, {POSITIONS} positions, fp32, {torch.get_num_threads()} threads, {repeats} repeats")
+    models, bytes_per_second = {codebooks: far(codebooks) for codebooks in (1, 2)}, bandwidth()
+    for scale, batch, (codebooks, model) in itertools.product(guidance_scales, batches, models.items()):
+        theirs = llama(POSITIONS * codebooks, scale)
+        sample_seconds(model, batch, scale)
+        theirs(batch)
+        runs, times = [], []
+        for _ in range(repeats):
+            runs.append(sample_seconds(model, batch, scale))
+            started = time.perf_counter()
+            theirs(batch)
+            times.append(time.perf_counter() - started)
+        ours, other = statistics.median(map(sum, runs)), statistics.median(times)
+        pace = ", ".join(f"{1000 * pace_at(share, runs):.1f}" for share in (0.1, 0.5, 0.9))
+        limit = bytes_per_second / bytes_per_position(model)
+        codes = batch * codebooks * POSITIONS
+        print(
+            f"guidance {scale:g}, batch {batch}, {codebooks} codebook(s): FAR {codes / ours:.0f} codes/s, transformers "
+            f"{codes / other:.0f}, ratio {other / ours:.2f}; ms per position at 10, 50, 90 %: {pace}; "
+            f"{POSITIONS / ours:.0f} of at most {limit:.0f} positions/s",
+            flush=True,
+        )
+
+
+def pace_at(share: float, runs: Sequence[Sequence[float]]) -> float:
+    """Return the median seconds of a position near this share of a picture."""
+    first, last = (int((share + around) * POSITIONS) for around in (-0.05, 0.05))
+    return statistics.median(itertools.chain.from_iterable(run[first:last] for run in runs))
+
+
+def bytes_per_position(model: FAR) -> int:
+    """Return the size of the weights that every position reads; of the embeddings it reads a row only."""
+    read = (*model.decoder.parameters(), *model.merge.parameters(), *model.head.parameters())
+    return sum(parameter.numel() * parameter.element_size() for parameter in read)
 
 
 def far(codebooks: int) -> FAR:
@@ -98,20 +105,20 @@ def sample_seconds(model: FAR, batch: int, guidance_scale: float) -> list[float]
     return [after - before for before, after in itertools.pairwise(moments)]
 
 
-def llama(codes: int, tokens: int, guidance_scale: float) -> Callable[[int], list[float]]:
+def llama(tokens: int, guidance_scale: float) -> Callable[[int], None]:
     """Return a call of transformers' sampler on an untrained Llama with as many layers of the same size."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=codes + 1,
+        vocab_size=CODES + 1,
         hidden_size=DIM,
         intermediate_size=HIDDEN,
         num_hidden_layers=DEPTH,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
         max_position_embeddings=tokens + 1,
-        bos_token_id=codes,
+        bos_token_id=CODES,
         eos_token_id=None,
-        pad_token_id=codes,
+        pad_token_id=CODES,
     )
     model = LlamaForCausalLM(config).eval()
     settings = GenerationConfig(
@@ -121,17 +128,16 @@ def llama(codes: int, tokens: int, guidance_scale: float) -> Callable[[int], lis
         min_new_tokens=tokens,
         guidance_scale=None if guidance_scale == 1 else guidance_scale,
         cache_implementation="static",
-        bos_token_id=codes,
-        pad_token_id=codes,
+        bos_token_id=CODES,
+        pad_token_id=CODES,
     )
 
     @torch.no_grad()
-    def sample(batch: int) -> list[float]:
-        start = torch.full((batch, 1), codes)
+    def sample(batch: int) -> None:
+        start = torch.full((batch, 1), CODES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.generate(start, attention_mask=torch.ones_like(start), generation_config=settings)  # pyright: ignore
-        return []
 
     return sample
 

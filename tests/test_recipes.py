@@ -481,7 +481,7 @@ def test_insightar_nano_recipe_runs_end_to_end(tmp_path, monkeypatch, tiny_recip
 
 
 @pytest.mark.slow
-def test_far_nano_recipe_runs_end_to_end(tmp_path, tiny_recipes):
+def test_far_nano_recipe_runs_end_to_end(tmp_path, tiny_recipes, capsys):
     dual = untrained(tmp_path / "dual", presets.get("fqgan-debug"))
     for seed in (0, 1):  # both in one folder
         far_nano.main(tmp_path / "out", tokenizer=str(dual), seed=seed)
@@ -493,6 +493,17 @@ def test_far_nano_recipe_runs_end_to_end(tmp_path, tiny_recipes):
     for index in range(30):
         assert words[index].captions[0].endswith(f" says {words[index].label}")
         assert (words[index].values == kinds[index].values).all()
+    capsys.readouterr()
+    choose_sampling.main(str(tmp_path / "out/far-nano-0"), tmp_path / "tried", (1.0, 2.0), temperature=(0.5,))
+    assert [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        [" 1 ", " 0.5 "],
+        [" 2 ", " 0.5 "],
+    ]
+    asked = [
+        json.loads(line)["text"]
+        for line in (tmp_path / "tried/guidance_scale-1-temperature-0.5-scores/words.jsonl").open()
+    ]
+    assert asked == sorted(words.labels())[::2]
 
 
 def test_timed_calls_use_distinct_captions(monkeypatch) -> None:

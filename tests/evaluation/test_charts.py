@@ -29,7 +29,15 @@ from imtok.evaluation.sets import DatasetSummary
 
 def evaluation_of(points: dict[str, dict[str, Score]], checks: tuple[str, ...] = ()) -> Evaluation:
     """Return an evaluation of one set, `signs`, with these scores of each reconstructor."""
-    data = DatasetSummary(name="signs", pictures=20, groups=20, sha256="a" * 64, paths_sha256="b" * 64, unreadable=0)
+    data = DatasetSummary(
+        name="signs",
+        pictures=20,
+        groups=20,
+        sha256="a" * 64,
+        paths_sha256="b" * 64,
+        annotations_sha256="c" * 64,
+        unreadable=0,
+    )
     results = [
         Result(
             tokenizer=name, data="signs", is_check=name in checks, is_codec=name.startswith("jpeg:3"), metrics=metrics

@@ -474,6 +474,12 @@ def test_folder_of_reconstructions_must_match_its_originals(tmp_path: Path) -> N
     (found,) = folder.reconstruct([square], [sample_of("deep/a.jpg")])
     assert found.file is not None
     folder.add(found.file, "deep/a.jpg")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/a.png").write_bytes(encode(square + 5))
+    in_folders = open_reconstructor(str(tmp_path))
+    for path, expected in (("set/deep/a.jpg", 5), ("set/other/a.jpg", 0), ("deep/a.jpg", 5)):
+        assert in_folders.reconstruct([square], [sample_of(path)])[0].picture.max() == expected
+    (tmp_path / "deep/a.png").unlink()
     for suffix in ("webp", "jpg"):
         (tmp_path / f"a.{suffix}").write_bytes(encode(square + 9))
     both = open_reconstructor(str(tmp_path))

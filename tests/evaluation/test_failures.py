@@ -21,9 +21,19 @@ from imtok.evaluation.meters import PixelMeter
 CHECKPOINT = Path(__file__).parents[1] / "tokenizers/reference/insighttok_tiny.pt"
 
 
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two sets, reconstructions that lack a picture of the first set, a checkpoint of NaN, and unreadable files."""
+    """Two sets, reconstructions that lack a picture of the first set, a checkpoint of NaN, and unusable files."""
     rng = np.random.default_rng(0)
     for folder in ("photos", "more", "drawn"):
         (tmp_path / folder).mkdir()
@@ -36,6 +46,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save({"model": {name: tensor * torch.nan for name, tensor in weights.items()}}, tmp_path / "nan.pt")
     for name in ("broken.pt", "torn.npz"):
         (tmp_path / name).write_bytes(b"nothing of the kind")
+    torch.save({"model": Payload(tmp_path / "executed")}, tmp_path / "evil.pt")
+    (tmp_path / "small").mkdir()
+    for index in range(24):
+        (tmp_path / f"small/{index:02}.png").write_bytes(encode(np.zeros((16, 16, 3), np.uint8)))
     monkeypatch.setattr("imtok.evaluation.sets._BATCH", 4)  # so that a failure occurs after the first batch
     monkeypatch.setattr("imtok.evaluation.statistics.RESAMPLES", 200)  # intervals are tested elsewhere
     monkeypatch.chdir(tmp_path)
@@ -44,7 +58,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("no_own_weights")
 def test_failures_do_not_change_the_other_results(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sources, options = ["jpeg:30", "drawn", "broken.pt", "nan.pt", "webp:30"], ["--metrics", "psnr", "fid"]
+    sources = ["jpeg:30", "drawn", "broken.pt", "evil.pt", "nan.pt", "small", "webp:30"]
+    options = ["--metrics", "psnr", "fid"]
     with pytest.raises(SystemExit) as exit_info:
         main(["evaluate", *sources, "--data", "photos", "torn.npz", "more", "--out", "out", *options, "--no-checks"])
     assert exit_info.value.code == 2
@@ -53,11 +68,15 @@ def test_failures_do_not_change_the_other_results(workspace: Path, capsys: pytes
     expected = [
         ("torn.npz", {"data": "torn.npz"}, "torn.npz: "),
         ("broken.pt", {"tokenizer": "broken.pt"}, "broken.pt: "),
+        ("evil.pt", {"tokenizer": "evil.pt"}, "evil.pt: refused: holds more than tensors"),
         ("fid", {"metric": "fid"}, "vision/inception is missing"),
         ("drawn on photos", {"tokenizer": "drawn", "data": "photos"}, "drawn: holds no reconstruction of 20.png;"),
         ("nan.pt on photos", {"tokenizer": "nan.pt", "data": "photos"}, "nan.pt: outputs NaN or infinity for 00.png"),
+        ("small on photos", {"tokenizer": "small", "data": "photos"}, "small/00.png: has 16 x 16 pixels, its original"),
         ("nan.pt on more", {"tokenizer": "nan.pt", "data": "more"}, "nan.pt: outputs NaN or infinity for 01.png"),
+        ("small on more", {"tokenizer": "small", "data": "more"}, "small/01.png: has 16 x 16 pixels, its original"),
     ]
+    assert not (workspace / "executed").exists()
     page = html.unescape((workspace / "out/report.html").read_text())
     for line, failure, (what, names, why) in zip(lines, written["failed"], expected, strict=True):
         assert failure == names | {"why": failure["why"]}

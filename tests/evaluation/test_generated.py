@@ -236,11 +236,22 @@ def test_rejects_options_that_have_no_effect(only_tiny: None, generated: Path, r
             evaluate_generated(generated, **options)
 
 
-def test_fid_fails_with_statistics_of_another_picture_size(only_tiny: None, generated: Path, tmp_path: Path) -> None:
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_fid_fails_with_statistics_of_another_picture_size(
+    only_tiny: None, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     main(["pack", str(save_noise(tmp_path / "large", 8, seed=3, size=48)), str(tmp_path / "large.npz"), "--statistics"])
     found = evaluate_generated(generated, reference=tmp_path / "large.npz", metrics=["fid", "inception_score"], size=32)
     assert found.failed["fid"].endswith("large.npz: its statistics are of 48 x 48 pixels, the pictures are not")
     assert found.metrics.keys() == {"inception_score"}
+    monkeypatch.setattr(SetMeter, "add_reference", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_generated(generated, tmp_path, reference=tmp_path / "large.npz", metrics=["fid", "recall"], size=32)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert (written["metrics"], written["failed"].keys()) == ({}, {"fid"})
 
 
 def test_metrics_file_describes_the_reference(only_tiny: None, generated: Path, real: Path, tmp_path: Path) -> None:
@@ -343,10 +354,7 @@ def assert_exit(act: Callable[[], Any], code: int) -> None:
 def test_metrics_without_reference_are_written_before_it_is_processed(
     only_tiny: None, generated: Path, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: SetMeter, found: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SetMeter, "add_reference", stop)
+    monkeypatch.setattr(SetMeter, "add_reference", interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluate_generated(generated, tmp_path, reference=real, metrics=["fid", "inception_score"])
     written = json.loads((tmp_path / "metrics.json").read_text())
@@ -500,6 +508,7 @@ def test_clip_score_uses_prompts_from_the_files_or_a_table(only_tiny: None, tiny
     found = evaluate_generated(folder, metrics=["clip_score"], clip=tiny_clip, prompts=str(table))
     assert found.metrics["clip_score"].count == 4
     assert found.metrics["clip_score"].groups == 1  # one prompt
+    assert found.to_json()["tables"] == {str(table): hashlib.sha256(table.read_bytes()).hexdigest()}
 
 
 def test_negative_cosines_count_as_zero() -> None:

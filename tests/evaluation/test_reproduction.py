@@ -4,14 +4,16 @@ import hashlib
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from imtok.data.pictures import encode
-from imtok.data.sample import InMemoryDataset, Sample
+from imtok.data.sample import InMemoryDataset, Sample, TextRegion
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.reproduction import command_line
+from imtok.evaluation.sets import DatasetSummary
 
 
 def test_command_line_is_quoted_for_the_shell_and_omits_defaults() -> None:
@@ -41,8 +43,31 @@ def test_output_files_contain_command_versions_and_hashes(tmp_path: Path) -> Non
     (about,) = written["data"]
     assert about["paths_sha256"] == hashlib.sha256(b"a.png\nb.png\n").hexdigest()
     page = (tmp_path / "out/report.html").read_text()
-    for text in (expected, about["paths_sha256"], about["sha256"], written["versions"]["numpy"], "seed 0"):
+    for text in (
+        expected,
+        about["paths_sha256"],
+        about["sha256"],
+        about["annotations_sha256"],
+        written["versions"]["numpy"],
+        "seed 0",
+    ):
         assert text in page
+
+
+def test_annotations_have_a_hash_of_their_own() -> None:
+    picture = encode(np.zeros((20, 30, 3), dtype=np.uint8))
+
+    def summary(**annotations: Any) -> DatasetSummary:
+        sample = Sample(image=picture, path="a.png", width=30, height=20, **annotations)
+        found = evaluate("jpeg:30", {"signs": InMemoryDataset([sample])}, metrics=["psnr"], checks=False)
+        return found.sets[0]
+
+    word = TextRegion(box=(1.0, 2.0, 9.0, 8.0), text="OPEN")
+    plain, captioned, worded = summary(), summary(captions=["a sign"], label="shop"), summary(words=[word])
+    assert len({found.sha256 for found in (plain, captioned, worded)}) == 1
+    assert len({found.annotations_sha256 for found in (plain, captioned, worded)}) == 3
+    line = b'[null, null, ["a sign"], "shop"]\n'
+    assert captioned.annotations_sha256 == hashlib.sha256(line).hexdigest()
 
 
 def test_no_command_is_recorded_for_sets_in_memory(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from imtok.evaluation.metrics import FeatureStatistics, Moments, frechet_distance
-from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter, PartedStatistics, ReconstructionFeatures
+from imtok.evaluation.set_meters import FeatureMeter, PartedStatistics, ReconstructionFeatures
 from imtok.evaluation.set_metrics import ClassScore, covered, disjoint_parts, neighbour_radii
 from imtok.pretrained import ExtractedFeatures, FeatureExtractor
 
@@ -61,7 +61,7 @@ def test_parts_are_disjoint_balanced_and_shuffled() -> None:
 def test_inception_score_agrees_with_torch_fidelity_for_any_batches() -> None:
     fidelity = pytest.importorskip("torch_fidelity.metric_isc")
     logits = torch.randn(63, 20, generator=torch.Generator().manual_seed(0)) * 3
-    meter = InceptionMeter(Stub().freeze(), total=len(logits))  # pyright: ignore[reportArgumentType]
+    meter = FeatureMeter(Stub().freeze(), ("fid", "inception_score"), len(logits))  # pyright: ignore[reportArgumentType]
     for index, batch in enumerate(logits.split(8)):
         pair = torch.zeros(len(batch), 2), batch
         meter.add(ReconstructionFeatures(pair[0], {"a": pair}), groups=[index // 3] * len(batch))
@@ -74,13 +74,13 @@ def test_inception_score_agrees_with_torch_fidelity_for_any_batches() -> None:
 def test_parts_of_a_frechet_distance_consist_of_whole_groups() -> None:
     """Each group is shifted by a different distance; the Fréchet distance of a pure shift is its squared length."""
     points = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double()
-    meter = FrechetMeter(Stub().freeze(), "fd_inception")  # pyright: ignore[reportArgumentType]
+    meter = FeatureMeter(Stub().freeze(), ("fid", "inception_score"), 48)  # pyright: ignore[reportArgumentType]
     for batch in range(2):  # pictures of a group come in several batches
         groups = [group for group in range(4) for _ in range(6)]
         originals = torch.cat([points[6 * batch : 6 * batch + 6]] * 4)
         moved = originals + torch.tensor(groups)[:, None]
         meter.add(ReconstructionFeatures(originals, {"a": (moved, torch.zeros(24, 2))}), groups=groups)
-    found = meter.results("a")["fd_inception"]
+    found = meter.results("a")["fid"]
     assert found.parts == pytest.approx([3 * group**2 for group in range(4)], abs=1e-4)
 
 

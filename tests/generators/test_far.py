@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from imtok import presets
 from imtok.config import ConfigError
 from imtok.generators.far import FAR, FARConfig
 from imtok.generators.heads import HeadKind
@@ -148,10 +149,14 @@ def test_guidance_of_one_is_neutral_and_more_favours_the_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dim", "depth", "heads", "head_depth", "millions"), [(1024, 24, 16, 3, 415), (1280, 36, 20, 4, 898)]
+    ("name", "shape", "millions"), [("far-b", (1024, 24, 16, 3), 415), ("far-l", (1280, 36, 20, 4), 898)]
 )
-def test_parameter_counts_match_the_paper(dim: int, depth: int, heads: int, head_depth: int, millions: float) -> None:
-    config = FARConfig(dim=dim, depth=depth, num_heads=heads, head_depth=head_depth)
+def test_presets_have_the_shapes_and_parameter_counts_of_the_paper(
+    name: str, shape: tuple[int, ...], millions: float
+) -> None:
+    config = presets.get_generator(name).generator
+    assert isinstance(config, FARConfig)
+    assert (config.dim, config.depth, config.num_heads, config.head_depth) == shape
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in FAR(config).parameters())
     assert count / 1e6 == pytest.approx(millions, rel=0.02)

@@ -9,11 +9,17 @@ import pytest
 from PIL import Image
 
 from imtok import pretrained
+from imtok.checkpoints import shipped_runs
 from imtok.cli import main
 from imtok.data.vocabulary import words_by_label
 from imtok.evaluation.rendered import read_picture
 
 PROMPTS = {"OPEN": "a red sign that says OPEN", "GULL": "a blue sign that says GULL"}
+
+
+def test_weights_of_each_generator_take_8_mb_at_most() -> None:
+    for folder in shipped_runs("generator").values():
+        assert (folder / "model.safetensors").stat().st_size <= 8e6
 
 
 @pytest.fixture

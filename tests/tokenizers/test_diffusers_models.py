@@ -123,7 +123,7 @@ def test_image_sizes_not_divisible_by_patch_size_are_padded(folders: dict[str, P
     assert torch.allclose(reconstruction, tokenizer.reconstruct(padded)[:, :, :29, :34])
 
 
-@pytest.mark.parametrize("name", ["vq", "kl"])
+@pytest.mark.parametrize("name", ["vq", "kl", "dc"])
 def test_cli_commands_accept_diffusers_folder(
     folders: dict[str, Path], name: str, photos: Path, tmp_path: Path
 ) -> None:
@@ -135,7 +135,7 @@ def test_cli_commands_accept_diffusers_folder(
     report = json.loads((out / "metrics.json").read_text())
     assert report["tokenizers"][name]["teachers"] == [UNKNOWN]
     rows = report["results"]
-    tokens, bits = math.ceil(50 / 4) * math.ceil(38 / 4), {"vq": 5, "kl": 32 * 4}[name]
+    tokens, bits = math.ceil(50 / 4) * math.ceil(38 / 4), {"vq": 5, "kl": 32 * 4, "dc": 32 * 8}[name]
     assert [row["tokenizer"] for row in rows] == [name]
     assert rows[0]["metrics"]["bits_per_pixel"]["value"] == pytest.approx(tokens * bits / (38 * 50))
     assert main(["encode", folder, str(photos), str(tmp_path / "codes"), "--resolution", "36"]) == 0
@@ -144,7 +144,7 @@ def test_cli_commands_accept_diffusers_folder(
         encode_pictures(folder, photos, tmp_path / "codes")
     assert shards.manifest.sha256 == hash_of(folder) == sha256_of(folders[name] / "diffusion_pytorch_model.safetensors")
     assert (shards.manifest.grid_size, shards.manifest.tokens) == ((9, 9), 81)
-    assert shards[0].values.shape == (1, 81, {"vq": 1, "kl": 4}[name])
+    assert shards[0].values.shape == (1, 81, {"vq": 1, "kl": 4, "dc": 8}[name])
     assert np.isfinite(shards[0].values).all()
     run = RunFolder(tmp_path / "generator")
     generators.copy_tokenizer(shards.manifest, run)

@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
+from skimage import data
 from torch import nn
 
 from imtok import presets
+from imtok.cli import main
 from imtok.config import ConfigError
+from imtok.data.pictures import decode, read_bytes
 from imtok.tokenizers import VQGAN, load
 from imtok.tokenizers.foreign import convert
 
@@ -200,6 +204,24 @@ def test_running_statistics_are_not_mistaken_for_codebook() -> None:
 def test_lightning_checkpoint_on_disk_loads(tmp_path: Path) -> None:
     torch.save({"state_dict": taming_state(), "global_step": 5}, tmp_path / "last.ckpt")
     assert isinstance(load(str(tmp_path / "last.ckpt")), VQGAN)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("llamagen", 9 / 256), ("fqgan_dual", 24 / 256), ("fqgan_triple", 36 / 256), ("taming", 9 / 256)]
+)
+def test_commands_take_checkpoints(tmp_path: Path, name: str, rate: float) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(data.astronaut()[:64, 200:264]).save(tmp_path / "photos/a.png")
+    states = {"taming": taming_state, "llamagen": lambda: torch.load(REFERENCE / "llamagen_tiny.pt", weights_only=True)}
+    state = states[name]() if name in states else fqgan_state(name)
+    torch.save(state if name == "llamagen" else {"state_dict": state}, tmp_path / f"{name}.pt")
+    file, photos, out = str(tmp_path / f"{name}.pt"), str(tmp_path / "photos"), tmp_path / "out"
+    options = ["--metrics", "psnr", "bits_per_pixel", "--no-checks", "--out", str(out)]
+    assert main(["evaluate", file, "--data", photos, *options]) == 0
+    (result,) = json.loads((out / "metrics.json").read_text())["results"]
+    assert result["metrics"]["bits_per_pixel"]["value"] == pytest.approx(rate)
+    assert main(["reconstruct", file, photos, "--out", str(out / "drawn")]) == 0
+    assert decode(read_bytes(out / "drawn/a.png"), "a").shape == (64, 64, 3)
 
 
 def test_rejects_checkpoints_with_unknown_or_missing_tensors() -> None:

@@ -1,5 +1,6 @@
 """Files by address: a local path or an fsspec URL (`memory://x`, `zip://folder::pictures.zip`, `s3://bucket/x`)."""
 
+import hashlib
 import json
 import os
 import weakref
@@ -45,6 +46,17 @@ def open_file(address: str | PathLike[str], compression: str | None = None) -> A
     # Keep the filesystem alive as long as the file: a garbage-collected archive closes the files open in it.
     weakref.finalize(file, lambda _: None, filesystem).atexit = False
     return file
+
+
+def sha256_of(address: str | PathLike[str]) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        DataError: as `locate`.
+        OSError: no such file, or it cannot be read.
+    """
+    with open_file(address) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_part(address: str | PathLike[str]) -> str:

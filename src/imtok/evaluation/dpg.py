@@ -4,9 +4,10 @@ A question counts as no if the answer to one of its parents is no. A picture's s
 prompt's score the mean over its four pictures, and the total the mean over prompts.
 
 Defects of the official script that are avoided here: the first row of the table of questions is skipped, and often with
-it the first prompt; an error silently drops its prompt; category scores use the raw answers for the last picture only
-(here: the answers for all pictures, after the dependencies are applied); along a chain of dependencies, a no does not
-reach a child that is listed before its parent; of a prompt whose rows are not contiguous, only the last block is kept.
+it the first prompt; an error silently drops its prompt, and then several processes may wait forever for each other's
+category scores; category scores use the raw answers for the last picture only (here: the answers for all pictures,
+after the dependencies are applied); along a chain of dependencies, a no does not reach a child that is listed before
+its parent; of a prompt whose rows are not contiguous, only the last block is kept.
 """
 
 from collections import defaultdict

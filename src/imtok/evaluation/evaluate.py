@@ -32,7 +32,7 @@ from imtok.evaluation.reconstructors import (
 from imtok.evaluation.report import write_report
 from imtok.evaluation.reproduction import command_line, versions
 from imtok.evaluation.results import REPORT, Evaluation, write_results
-from imtok.evaluation.set_meters import FrechetMeter, InceptionMeter
+from imtok.evaluation.set_meters import FeatureMeter
 from imtok.evaluation.sets import check_limits, name_sets
 from imtok.evaluation.text import TEXT_JUDGE, TextJudge, TextMeter
 from imtok.evaluation.wrong_captions import WrongCaptions
@@ -44,6 +44,7 @@ METRICS = (
     "vgg16_distance",
     "lpips",
     "fd_efficientnet_lite0",
+    "class_score_efficientnet_lite0",
     "fid",
     "inception_score",
     "bits_per_pixel",
@@ -62,7 +63,8 @@ _UNCROPPED_NOTE = (
     "fid and inception_score: pictures were not cropped here (--size 256 --fit crop does that), so these are the "
     "numbers of papers only if the pictures had been cropped before"
 )
-_ACCELERATED = ("perceptual", "lpips", "frechet", "inception")
+_EFFICIENTNET, _INCEPTION = ("fd_efficientnet_lite0", "class_score_efficientnet_lite0"), ("fid", "inception_score")
+_ACCELERATED = ("perceptual", "lpips", "efficientnet", "inception")
 """Networks that run on the accelerator, on whole pictures; the judges of words and faces run on the CPU."""
 
 
@@ -360,8 +362,8 @@ def load_networks(
     needed = {
         "perceptual": ("perceptual/vgg16", {"vgg16_distance"}),
         "lpips": ("perceptual/lpips_vgg", {"lpips"}),
-        "frechet": ("vision/efficientnet_lite0", {"fd_efficientnet_lite0"}),
-        "inception": ("vision/inception", {"fid", "inception_score"}),
+        "efficientnet": ("vision/efficientnet_lite0", {*_EFFICIENTNET}),
+        "inception": ("vision/inception", {*_INCEPTION}),
         "text": (text_judge, {"text_accuracy", "text_ned", "text_accuracy_alnum"}),
         "face": (face_judge, {"face_similarity"}),
     }
@@ -398,8 +400,8 @@ def _meters(
     makers: dict[str, Callable[[Any], Meter[Any]]] = {
         "perceptual": PerceptualMeter,
         "lpips": lambda network: PerceptualMeter(network, "lpips"),
-        "frechet": lambda network: FrechetMeter(network, cache=cache),
-        "inception": lambda network: InceptionMeter(network, total, cache),
+        "efficientnet": lambda network: FeatureMeter(network, _EFFICIENTNET, total, cache),
+        "inception": lambda network: FeatureMeter(network, _INCEPTION, total, cache),
         "text": lambda judge: TextMeter(judge, cache),
         "face": lambda judge: FaceMeter(judge, face_buckets, cache),
     }

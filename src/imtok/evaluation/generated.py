@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imtok.config import ConfigError, InputError
+from imtok.data.addresses import sha256_of
 from imtok.data.readers import open_dataset
 from imtok.data.sample import Dataset, PictureError
 from imtok.evaluation.failures import Failures
@@ -121,6 +122,7 @@ def evaluate_generated(
         else:
             wanted = ranks.exchange(factory.metrics_at_hand(reference is not None))[0]
             missed = factory.metrics_missed(reference is not None, bool(words), bool(prompts))
+        tables = {table: sha256_of(table) for table in (prompts, words, geneval, dpg) if table is not None}
         failures = Failures(wanted)
         meters = factory.open_meters(wanted, generated.total, compared, failures, ranks)
         record = _Record(
@@ -130,7 +132,10 @@ def evaluate_generated(
             preprocessing=OriginalSize.rule if size is None else f"reference: {CentreCrop.rule}, {size} px",
             protocol=protocol,
             statistics=() if compared is None else tuple(compared.statistics),
-            reproduction={"command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], options)},
+            reproduction={
+                "command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], options),
+                "tables": tables,
+            },
             failures=failures,
             out=None if out is None or rank() != 0 else Path(out),
         )
@@ -142,6 +147,7 @@ def evaluate_generated(
                 record.write()
             raise
         if compared is not None:
+            _check_size_of_statistics(compared, generated, meters, failures)
             record.write()  # an error in the reference may end the evaluation
             record.reference = _compare_with(compared, generated, size, meters, failures, ranks)
         return record.write()
@@ -158,7 +164,7 @@ class _Record:
         preprocessing: description of the reference's preprocessing.
         protocol: name of the protocol, if one was given.
         statistics: kinds of statistics that the reference provides.
-        reproduction: the command.
+        reproduction: the command, and the SHA-256 of each table of prompts or texts.
         failures: metrics that have failed so far.
         out: output folder; None without one, and on all ranks but the first.
         reference: summary of the reference; None until the pictures are compared with it.
@@ -251,6 +257,17 @@ def _process_pictures(lookup: PromptLookup, record: _Record, ranks: Ranks) -> No
                 record.meters.remove(meter)
 
 
+def _check_size_of_statistics(
+    reference: Reference, generated: EvaluationSet, meters: Sequence[GeneratedMeter[Any]], failures: Failures
+) -> None:
+    """Record the metrics by given statistics as failed if these are of pictures of another size."""
+    size = None if reference.source is None or not reference.statistics else _size_of(reference.source)
+    if size is not None and generated.sizes != {size}:
+        width, height = size
+        error = ConfigError(f"{reference.name}: its statistics are of {width} x {height} pixels, the pictures are not")
+        failures.lose([metric for meter in _set_meters(meters) for metric in meter.by_statistics], error)
+
+
 def _compare_with(
     reference: Reference,
     generated: EvaluationSet,
@@ -276,13 +293,7 @@ def _compare_with(
         statistics=sorted(reference.statistics),
         looked_at=None,
     )
-    set_meters = _set_meters(meters)
-    reference_size = None if reference.source is None or not reference.statistics else _size_of(reference.source)
-    if reference_size is not None and generated.sizes != {reference_size}:
-        width, height = reference_size
-        error = ConfigError(f"{reference.name}: its statistics are of {width} x {height} pixels, the pictures are not")
-        failures.lose([metric for meter in set_meters for metric in meter.by_statistics], error)
-    comparing = [meter for meter in set_meters if meter.compared]
+    comparing = [meter for meter in _set_meters(meters) if meter.compared]
     if not comparing or reference.source is None:
         return summary
     fit = OriginalSize() if size is None else CentreCrop(size)

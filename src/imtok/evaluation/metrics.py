@@ -103,9 +103,9 @@ def bits_per_pixel(tokens: int, bits_per_token: float, height: int, width: int) 
 class FeatureStatistics:
     """Feature vectors of a set of pictures, reduced to the first two moments that a Fréchet distance needs.
 
-    Rows are collected and, as soon as there are more than twice as many as dimensions, replaced by the triangular
-    factor of their QR decomposition, which has the same second moments. So the features of a large set are never all in
-    memory.
+    Rows are collected as given and, as soon as there are more than twice as many as dimensions, replaced by the
+    triangular factor of their QR decomposition in float64, which has the same second moments. So the features of a
+    large set are never all in memory.
     """
 
     def __init__(self) -> None:
@@ -114,12 +114,12 @@ class FeatureStatistics:
 
     def add(self, features: Float[Tensor, "batch dim"]) -> None:
         """Add the features of more pictures."""
-        extended = torch.cat([features.double(), torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
-        self._rows.append(extended.cpu())
+        # The first column is 1 for every picture, so the factor's first row holds the mean.
+        self._rows.append(torch.cat([features.new_ones(len(features), 1), features], dim=1).cpu())
         self.count += len(features)
         self.dim = features.shape[1]
-        if sum(len(rows) for rows in self._rows) > 2 * extended.shape[1]:
-            self._rows = [torch.linalg.qr(torch.cat(self._rows), mode="r").R]
+        if sum(len(rows) for rows in self._rows) > 2 * (self.dim + 1):
+            self._rows = [self._factor()]
 
     @classmethod
     def joined(cls, parts: "Sequence[FeatureStatistics]") -> "FeatureStatistics":
@@ -137,9 +137,7 @@ class FeatureStatistics:
         """
         if self.count < 2:
             raise ValueError(f"a covariance needs two pictures or more, got {self.count}")
-        # The last column is 1 for every picture; moved to the front, it makes the factor's first row hold the mean.
-        rows = torch.cat(self._rows).roll(1, dims=1)
-        factor = torch.linalg.qr(rows, mode="r").R
+        factor = self._factor()
         mean = factor[0, 1:] / factor[0, 0]
         return mean, factor[1:, 1:] / (self.count - 1) ** 0.5
 
@@ -151,6 +149,9 @@ class FeatureStatistics:
         """
         mean, root = self.mean_and_root()
         return Moments(mean, root.T @ root)
+
+    def _factor(self) -> Float[Tensor, "rows columns"]:
+        return torch.linalg.qr(torch.cat([rows.double() for rows in self._rows]), mode="r").R
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         metrics=_SET_METRICS,
         pictures=50_000,
         sizes=(256, 512),
-        reference="ADM's VIRTUAL_imagenet256_labeled.npz (or 512): statistics of the training set and 10,000 pictures",
+        reference="ADM's VIRTUAL_imagenet256_labeled.npz or VIRTUAL_imagenet512.npz: statistics of the training set "
+        "and 10,000 pictures",
         reference_pictures=10_000,
         statistics=("frechet", "spatial"),
     ),

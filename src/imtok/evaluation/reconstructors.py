@@ -187,6 +187,8 @@ class TokenizerReconstructor(Reconstructor):
 class FolderReconstructor(Reconstructor):
     """A folder with `NAME.png` (or another picture format) for every original called NAME, of the same size.
 
+    If originals lie in folders of their own, the last folders before the name may be kept: `b/c.png` for `a/b/c.jpg`.
+
     Args:
         folder: the folder of reconstructed pictures.
         rate: rate in bits per pixel as stated by the user; None if unknown.
@@ -253,8 +255,9 @@ class FolderReconstructor(Reconstructor):
 
     def _candidates(self, path: str) -> list[Path]:
         """Return the files that may be the reconstruction of an original."""
-        stem = _without_suffix(path)
-        return self._files.get(stem) or self._files.get(PurePosixPath(stem).name) or []
+        parts = PurePosixPath(_without_suffix(path)).parts
+        endings = ("/".join(parts[start:]) for start in range(len(parts)))  # the longest first
+        return next((self._files[ending] for ending in endings if ending in self._files), [])
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Reference sets: pictures, precomputed statistics, and .npz files with both."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from tqdm import tqdm
 
 from imtok import pretrained
 from imtok.config import ConfigError
-from imtok.data.addresses import file_part, open_file
+from imtok.data.addresses import file_part, sha256_of
 from imtok.data.npz import NpzWriter, holds_pictures, read_arrays
 from imtok.data.pictures import decode
 from imtok.data.readers import open_dataset
@@ -70,9 +69,7 @@ def open_reference(place: str) -> Reference:
             raise DataError(f"{place}: {mean} and {covariance} hold something else than finite numbers")
         statistics[kind] = Moments(*(torch.from_numpy(array.astype(np.float64)) for array in pair))
     source = None if statistics and not holds_pictures(place) else open_dataset(place)
-    with open_file(place) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Reference(name=place, source=source, statistics=statistics, sha256=digest)
+    return Reference(name=place, source=source, statistics=statistics, sha256=sha256_of(place))
 
 
 @torch.no_grad()

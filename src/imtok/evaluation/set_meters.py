@@ -106,24 +106,33 @@ class ReconstructionFeatures:
     reconstructions: dict[str, tuple[Tensor, Tensor]]
 
 
-class FrechetMeter(Meter[ReconstructionFeatures]):
-    """Fréchet distance between the features of all originals and of all reconstructions.
+class FeatureMeter(Meter[ReconstructionFeatures]):
+    """Fréchet distance between originals and reconstructions, and class score of the reconstructions.
+
+    With Inception-v3 these are FID and inception score, called rFID and rIS in papers on tokenizers.
 
     Args:
         network: feature network whose pooled features are compared.
-        metric: name of the metric.
+        metrics: names of the distance and of the class score.
+        total: number of pictures in the set, which determines the parts of the class score.
         cache: cache of the originals' features, one entry per batch, because their last digits depend on the
             composition of the batch.
     """
 
     def __init__(
-        self, network: FeatureExtractor, metric: str = "fd_efficientnet_lite0", cache: EvaluationCache | None = None
+        self,
+        network: FeatureExtractor,
+        metrics: tuple[str, str],
+        total: int,
+        cache: EvaluationCache | None = None,
     ) -> None:
-        self.network, self.metric, self._device = network, metric, device_of(network)
-        self.what = metric
+        self.network, self._device = network, device_of(network)
+        self._distance, self._class_score = metrics
+        self.what = " and ".join(metrics)
         self._cache = cache or EvaluationCache()
         self._originals = PartedStatistics()
         self._reconstructions = defaultdict(PartedStatistics)
+        self._classes = defaultdict(partial(ClassScores, network, total))
 
     def process(
         self, originals: Sequence[OriginalPicture], reconstructions: Mapping[str, Sequence[ReconstructedPicture]]
@@ -156,49 +165,29 @@ class FrechetMeter(Meter[ReconstructionFeatures]):
     def add(self, found: ReconstructionFeatures, groups: Sequence[int]) -> None:
         part_of = torch.tensor(groups) % FRECHET_PARTS  # all pictures of a group are in one part
         self._originals.add(found.originals, part_of)
-        for name, (pooled, _) in found.reconstructions.items():
+        for name, (pooled, logits) in found.reconstructions.items():
             self._reconstructions[name].add(pooled, part_of)
+            self._classes[name].add(logits)
 
     def results(self, name: str) -> dict[str, Measurement]:
         originals, reconstructions = self._originals, self._reconstructions[name]
-        whole = originals.whole()
+        whole, class_score = originals.whole(), self._classes[name].measure()
         if whole.count < 2:
-            return {}
+            return {self._class_score: class_score}
         parts = [
             frechet_distance(a, b) for a, b in zip(originals.parts, reconstructions.parts, strict=True) if a.count >= 2
         ]
         return {
-            self.metric: Measurement(
+            self._distance: Measurement(
                 value=frechet_distance(whole, reconstructions.whole()),
                 parts=parts,
                 network=self.network.name,
                 sha256=self.network.sha256,
                 note=f"parts: {len(parts)} of whole groups; biased upwards by few pictures",
                 count=whole.count,
-            )
+            ),
+            self._class_score: class_score,
         }
-
-
-class InceptionMeter(FrechetMeter):
-    """FID and inception score of the reconstructions, called rFID and rIS in papers on tokenizers.
-
-    Args:
-        network: Inception-v3.
-        total: number of pictures in the set, which determines the parts of the inception score.
-        cache: cache of the originals' features; see `FrechetMeter`.
-    """
-
-    def __init__(self, network: FeatureExtractor, total: int, cache: EvaluationCache | None = None) -> None:
-        super().__init__(network, "fid", cache)
-        self._classes = defaultdict(partial(ClassScores, network, total))
-
-    def add(self, found: ReconstructionFeatures, groups: Sequence[int]) -> None:
-        super().add(found, groups)
-        for name, (_, logits) in found.reconstructions.items():
-            self._classes[name].add(logits)
-
-    def results(self, name: str) -> dict[str, Measurement]:
-        return super().results(name) | {"inception_score": self._classes[name].measure()}
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Evaluation sets, read in batches of pictures of one size and never held in memory as a whole."""
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -55,6 +56,7 @@ class DatasetSummary:
         groups: number of groups that the bootstrap resamples.
         sha256: hash of the pictures' own hashes, in the order of the set.
         paths_sha256: hash of the pictures' paths, one per line.
+        annotations_sha256: hash of the pictures' words, faces, captions and labels, one JSON line each.
         unreadable: number of pictures that could not be used.
     """
 
@@ -63,6 +65,7 @@ class DatasetSummary:
     groups: int
     sha256: str
     paths_sha256: str
+    annotations_sha256: str
     unreadable: int
 
 
@@ -94,7 +97,7 @@ class EvaluationSet:
         self._rows = [index * len(source) // total for index in range(total)]
         self.name, self._source, self._fit = name, source, fit
         self._groups: dict[str, int] = {}
-        self._hash, self._paths_hash = hashlib.sha256(), hashlib.sha256()
+        self._hash, self._paths_hash, self._annotations_hash = (hashlib.sha256() for _ in range(3))
         self.total, self.seen, self.unreadable = total, 0, 0
         self.sizes: set[tuple[int, int]] = set()
 
@@ -106,6 +109,7 @@ class EvaluationSet:
             groups=len(self._groups),
             sha256=self._hash.hexdigest(),
             paths_sha256=self._paths_hash.hexdigest(),
+            annotations_sha256=self._annotations_hash.hexdigest(),
             unreadable=self.unreadable,
         )
 
@@ -196,6 +200,7 @@ class EvaluationSet:
                 continue
             summary.digests.append(hashlib.sha256(sample.image).digest())
             summary.paths.append(sample.path)
+            summary.annotations.append(_serialized(sample))
             summary.clusters.append(sample.cluster or sample.path)
             summary.sizes.add((prepared.shape[1], prepared.shape[0]))
             share = max(prepared[..., 0].size / _MAX_PREPARED_PIXELS, original[..., 0].size / _MAX_ORIGINAL_PIXELS)
@@ -209,9 +214,10 @@ class EvaluationSet:
 
     def _add(self, summary: "_PortionSummary") -> list[int]:
         """Add a portion's pictures to the running counts, and return the group of each."""
-        for digest, path in zip(summary.digests, summary.paths, strict=True):
+        for digest, path, annotations in zip(summary.digests, summary.paths, summary.annotations, strict=True):
             self._hash.update(digest)
             self._paths_hash.update(f"{path}\n".encode())
+            self._annotations_hash.update(f"{annotations}\n".encode())
         for line in summary.unreadable:
             say(f"left out: {line}")
         self.sizes |= summary.sizes
@@ -227,9 +233,18 @@ class _PortionSummary:
     digests: list[bytes] = field(default_factory=list)
     """SHA-256 of the file of each readable picture."""
     paths: list[str] = field(default_factory=list)
+    annotations: list[str] = field(default_factory=list)
     clusters: list[str] = field(default_factory=list)
     """Cluster of each readable picture, or else its path; the bootstrap resamples whole clusters."""
     sizes: set[tuple[int, int]] = field(default_factory=set)
     """Widths and heights of the prepared pictures."""
     unreadable: list[str] = field(default_factory=list)
     """One message for each unreadable picture."""
+
+
+def _serialized(sample: Sample) -> str:
+    """Return a picture's annotations as one line of JSON."""
+    regions = [
+        None if found is None else [asdict(region) for region in found] for found in (sample.words, sample.faces)
+    ]
+    return json.dumps([*regions, sample.captions, sample.label], default=float)  # coordinates may be of NumPy types

@@ -41,7 +41,7 @@ class SamplingConfig(BaseSamplingConfig):
     temperature: float = 1.0
     """0: always the most likely code."""
     top_k: int = 0
-    """Sample from this many of the most likely codes only; 0: from all."""
+    """Sample from this many of the most likely codes only, and those as likely as the last of them; 0: from all."""
     top_p: float = 1.0
     """Sample from the smallest set of most likely codes with at least this total probability."""
 

@@ -229,7 +229,7 @@ class TextConditioner:
         """Yield the information in each text that the decoder receives, in bits.
 
         This is 8 bits per byte of UTF-8, or log2 of the number of classes. It is an upper bound, as captions are not
-        compressed, and is reported separately from the bits of the tokens, never added to them.
+        compressed, and is therefore reported separately from the bits of the tokens.
         """
         for text in texts:
             if text is None or "decoder" not in self.config.where:
