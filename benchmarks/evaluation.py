@@ -3,9 +3,9 @@
     python benchmarks/evaluation.py [--pictures 12] [--memory 16 32]
 
 The pictures are rendered signs of 256 pixels with their words and one invented face each (for the face norm, copies of
-one portrait); the reconstructor is JPEG at quality 30. Only the metrics are timed, without decoding and JPEG: on
-originals and one reconstruction of each, or on generated pictures; and at the end the computation of scores and
-intervals. Metrics of one pass through a network share its time, which stands in the first one's row. Inception and CLIP
+one portrait); the reconstructor is JPEG at quality 30. The metrics are timed without decoding and JPEG: on originals
+and one reconstruction of each, or on generated pictures; and at the end the computation of scores and intervals.
+Metrics that are computed in one pass share its time, which stands in the first one's row. Inception and CLIP
 (ViT-B/32), whose weights users supply, are timed with random weights; LPIPS costs as much as the VGG16 distance, and
 MagFace's network is not timed, nor are those of GenEval and DPG-Bench, which users also supply.
 
@@ -175,7 +175,7 @@ def main(
         if pictures:
             print(f"{pictures} pictures of {SIZE} px, {torch.get_num_threads()} threads\n")
             print(as_markdown(times(Signs(folder, pictures), Portraits(pictures))))
-            print()
+            print("\nInception (FID, sFID, inception score, precision, recall) and CLIP have random weights\n")
         print(as_markdown(peaks(folder, memory)))
 
 
@@ -183,7 +183,7 @@ def times(signs: Dataset, portraits: Dataset) -> list[tuple[str, ...]]:
     """Return a row for each metric."""
     lines: list[tuple[str, ...]] = [("metric", "ms per picture", "at the end, s")]
     seconds, _ = timed(lambda: [decode(sign.image, sign.path) for sign in signs])
-    lines.append(("(decoding)", f"{1000 * seconds / len(signs):.1f}", ""))
+    lines.append(("(reading and decoding)", f"{1000 * seconds / len(signs):.1f}", ""))
     measured = [("", time_reconstructions(meter, signs)) for meter in meters(len(signs))]
     for meter in generated_meters(len(signs)):
         source = portraits if isinstance(meter, FaceNormMeter) else signs

@@ -6,12 +6,12 @@ One codebook is compared with `LlamaForCausalLM.generate` with a static cache. T
 position with the factorized head, are compared with the same Llama over twice as many tokens of one codebook, which is
 what two codebooks would take at least without that head. The weights are untrained, in fp32. With guidance, FAR
 processes a picture with and without its class as two rows of one batch. transformers' own guidance makes a second
-pass per token, whose cache is not static, so it samples twice as many pictures without guidance instead. The samplers
-are timed in turn, so that a drift of the machine's speed affects all equally.
+pass per token, whose cache is not static, so it samples twice as many pictures without guidance instead (and so draws
+twice as many codes). The samplers are timed in turn, so that a drift of the machine's speed affects all equally.
 
 The benchmark also prints the milliseconds per position at 10, 50 and 90 % of a picture (medians over a twentieth of the
-positions on both sides), and compares FAR with the positions per second that would be possible if a position of the
-whole batch cost no more than reading the weights of layers and head once from memory.
+positions on both sides), and compares FAR with a bound by memory bandwidth: the positions per second that would be
+possible if a position of the whole batch cost no more than reading the weights of layers and head once.
 """
 
 import os
@@ -45,9 +45,10 @@ def main(batches: tuple[int, ...] = (1, 16), guidance_scales: tuple[float, ...] 
         repeats: timed batches, after one warm-up batch.
     """
     print(f"{DEPTH} layers of {DIM}, {POSITIONS} positions, fp32, {torch.get_num_threads()} threads, {repeats} repeats")
-    models, bytes_per_second = {codebooks: far(codebooks) for codebooks in (1, 2)}, bandwidth()
-    for scale, batch, (codebooks, model) in itertools.product(guidance_scales, batches, models.items()):
-        theirs, rows = llama(POSITIONS * codebooks), batch if scale == 1 else 2 * batch
+    models = [(codebooks, far(codebooks), llama(codebooks * POSITIONS)) for codebooks in (1, 2)]
+    bytes_per_second = bandwidth()
+    for scale, batch, (codebooks, model, theirs) in itertools.product(guidance_scales, batches, models):
+        rows = batch if scale == 1 else 2 * batch
         sample_seconds(model, batch, scale)
         theirs(rows)
         runs, times = [], []

@@ -265,8 +265,8 @@ def evaluate(argv: Sequence[str]) -> None:
 
         Args:
             tokenizers: shipped names, run folders, other projects' checkpoints or diffusers folders, folders of
-                reconstructed pictures (FOLDER@BITS_PER_PIXEL where their rate is known), or codecs (jpeg:QUALITY,
-                webp@BITS_PER_PIXEL); all others are compared with the first.
+                reconstructed pictures of the same names (FOLDER@BITS_PER_PIXEL where their rate is known), or codecs
+                (jpeg:QUALITY, webp@BITS_PER_PIXEL); all others are compared with the first.
             data: pictures annotated by `imtok annotate` or `imtok synthesize`, or any other pictures.
             out: output folder; created if missing.
             metrics: metrics to compute.
@@ -279,7 +279,7 @@ def evaluate(argv: Sequence[str]) -> None:
             text_judge: network that reads the words.
             face_judge: network that compares the faces.
             face_buckets: version of TokBench's face size buckets.
-            no_cache: neither store the judges' outputs for originals in the user's cache folder nor reuse stored ones.
+            no_cache: neither store the networks' outputs for originals in the user's cache folder nor reuse them.
             protocol: name of a published protocol (docs/evaluation.md); deviations from it are reported.
         """
         with process_group():
@@ -335,7 +335,7 @@ def evaluate_generated(argv: Sequence[str]) -> None:
 
         Args:
             pictures: an output folder of `imtok generate`, an .npz file of ADM's layout, shards, or other pictures;
-                also reconstructions (rFID, rIS).
+                also reconstructions, with their originals as the reference.
             out: output folder; created if missing.
             reference: reference set, in any of these forms, or an .npz file with its statistics.
             metrics: metrics to compute.

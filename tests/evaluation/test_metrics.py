@@ -86,6 +86,16 @@ def test_frechet_distance_agrees_with_scipy(count: int) -> None:
     assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("count", [5, 200])
+def test_moments_of_fp32_features_far_from_zero_agree_with_numpy(count: int) -> None:
+    """Kept in fp32, the features are summed in float64: a mean of 1,000 leaves their spread of 1 as it is."""
+    features = np.random.default_rng(0).normal(1000, 1, (count, 12)).astype(np.float32)
+    found = statistics(features).moments()
+    exact = features.astype(np.float64)
+    assert np.allclose(found.mean, exact.mean(0), rtol=1e-12)
+    assert np.allclose(found.covariance, np.cov(exact, rowvar=False), rtol=1e-7, atol=1e-9)
+
+
 def test_frechet_distance_of_gaussians_by_hand() -> None:
     """For N(m, s^2 I) and N(0, I) in two dimensions: |m|^2 + 2 (s - 1)^2; the corners have exactly these moments."""
     corners = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)]) * 0.75**0.5  # unbiased covariance I

@@ -57,7 +57,7 @@ def test_two_processes_write_the_same_files_as_one(tmp_path: Path, inputs: dict[
     needs("text_judge/easyocr")
     needs("vision/efficientnet_lite0")
     (tmp_path / "drawn/17.png").unlink()  # the remaining results must be equal too
-    metrics = ["psnr", "fd_efficientnet_lite0", "bits_per_pixel", "text_ned"]
+    metrics = ["psnr", "fd_efficientnet_lite0", "class_score_efficientnet_lite0", "bits_per_pixel", "text_ned"]
     one, two = tmp_path / "one", tmp_path / "two"
     options = {"wrong_captions": True, "checks": False, "cache": False}
     evaluate(inputs["tokenizers"], inputs["data"], one, metrics=metrics, **options)

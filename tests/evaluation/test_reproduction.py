@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from imtok.data.pictures import encode
-from imtok.data.sample import InMemoryDataset, Sample, TextRegion
+from imtok.data.sample import Face, InMemoryDataset, Sample, TextRegion
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.reproduction import command_line
 from imtok.evaluation.sets import DatasetSummary
@@ -57,17 +57,25 @@ def test_output_files_contain_command_versions_and_hashes(tmp_path: Path) -> Non
 def test_annotations_have_a_hash_of_their_own() -> None:
     picture = encode(np.zeros((20, 30, 3), dtype=np.uint8))
 
-    def summary(**annotations: Any) -> DatasetSummary:
+    def summary(options: dict[str, Any], **annotations: Any) -> DatasetSummary:
         sample = Sample(image=picture, path="a.png", width=30, height=20, **annotations)
-        found = evaluate("jpeg:30", {"signs": InMemoryDataset([sample])}, metrics=["psnr"], checks=False)
+        found = evaluate("jpeg:30", {"signs": InMemoryDataset([sample])}, metrics=["psnr"], checks=False, **options)
         return found.sets[0]
 
-    word = TextRegion(box=(1.0, 2.0, 9.0, 8.0), text="OPEN")
-    plain, captioned, worded = summary(), summary(captions=["a sign"], label="shop"), summary(words=[word])
-    assert len({found.sha256 for found in (plain, captioned, worded)}) == 1
-    assert len({found.annotations_sha256 for found in (plain, captioned, worded)}) == 3
-    line = b'[null, null, ["a sign"], "shop"]\n'
-    assert captioned.annotations_sha256 == hashlib.sha256(line).hexdigest()
+    word, face = TextRegion(box=(1.0, 2.0, 9.0, 8.0), text="OPEN"), Face(box=(0.0, 0.0, 8.0, 9.5))
+    for annotations, line in (
+        ({}, "[null, null, [], null, null]"),
+        ({"captions": ["a sign"], "label": "shop", "cluster": "1"}, '[null, null, ["a sign"], "shop", "1"]'),
+        (
+            {"words": [word], "faces": [face]},
+            '[[{"box": [1.0, 2.0, 9.0, 8.0], "text": "OPEN", "quad": null, "score": 1.0, "ratio": null}], '
+            '[{"box": [0.0, 0.0, 8.0, 9.5], "landmarks": null, "score": 1.0, "ratio": null}], [], null, null]',
+        ),
+    ):
+        for options in ({}, {"size": 16, "fit": "crop"}):  # the crop moves the boxes
+            found = summary(options, **annotations)
+            assert found.annotations_sha256 == hashlib.sha256(f"{line}\n".encode()).hexdigest()
+            assert found.sha256 == hashlib.sha256(hashlib.sha256(picture).digest()).hexdigest()
 
 
 def test_no_command_is_recorded_for_sets_in_memory(tmp_path: Path) -> None:

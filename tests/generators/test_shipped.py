@@ -18,7 +18,9 @@ PROMPTS = {"OPEN": "a red sign that says OPEN", "GULL": "a blue sign that says G
 
 
 def test_weights_of_each_generator_take_8_mb_at_most() -> None:
-    for folder in shipped_runs("generator").values():
+    folders = shipped_runs("generator").values()
+    assert folders
+    for folder in folders:
         assert (folder / "model.safetensors").stat().st_size <= 8e6
 
 

@@ -3,6 +3,7 @@ import random
 import re
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -207,14 +208,20 @@ def test_lightning_checkpoint_on_disk_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rate"), [("llamagen", 9 / 256), ("fqgan_dual", 24 / 256), ("fqgan_triple", 36 / 256), ("taming", 9 / 256)]
+    ("name", "state", "rate"),
+    [
+        ("llamagen", lambda: torch.load(REFERENCE / "llamagen_tiny.pt", weights_only=True)["model"], 9 / 256),
+        ("fqgan_dual", lambda: fqgan_state("fqgan_dual"), 24 / 256),
+        ("fqgan_triple", lambda: fqgan_state("fqgan_triple"), 36 / 256),
+        ("taming", taming_state, 9 / 256),
+    ],
 )
-def test_commands_take_checkpoints(tmp_path: Path, name: str, rate: float) -> None:
+def test_commands_take_checkpoints(
+    tmp_path: Path, name: str, state: Callable[[], dict[str, torch.Tensor]], rate: float
+) -> None:
     (tmp_path / "photos").mkdir()
     Image.fromarray(data.astronaut()[:64, 200:264]).save(tmp_path / "photos/a.png")
-    states = {"taming": taming_state, "llamagen": lambda: torch.load(REFERENCE / "llamagen_tiny.pt", weights_only=True)}
-    state = states[name]() if name in states else fqgan_state(name)
-    torch.save(state if name == "llamagen" else {"state_dict": state}, tmp_path / f"{name}.pt")
+    torch.save({"state_dict": state()}, tmp_path / f"{name}.pt")
     file, photos, out = str(tmp_path / f"{name}.pt"), str(tmp_path / "photos"), tmp_path / "out"
     options = ["--metrics", "psnr", "bits_per_pixel", "--no-checks", "--out", str(out)]
     assert main(["evaluate", file, "--data", photos, *options]) == 0

@@ -48,7 +48,7 @@ def open_file(address: str | PathLike[str], compression: str | None = None) -> A
     return file
 
 
-def sha256_of(address: str | PathLike[str]) -> str:
+def sha256_of_address(address: str | PathLike[str]) -> str:
     """Return the SHA-256 of a file.
 
     Raises:

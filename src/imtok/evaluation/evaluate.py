@@ -114,7 +114,7 @@ def evaluate(
         text_judge: registry name of the network that reads the words.
         face_judge: registry name of the network that compares the faces.
         face_buckets: which version of TokBench's face size buckets to use.
-        cache: whether to store the judges' outputs for originals on disk and reuse them (see
+        cache: whether to store the networks' outputs for originals on disk and reuse them (see
             `imtok.evaluation.cache`).
         protocol: name from `PROTOCOLS` of a protocol for reconstructions; deviations from it are reported.
 

@@ -19,7 +19,7 @@ class Failure:
         why: reason in one line.
         tokenizer: name of the tokenizer; None if the failure is not about one.
         data: name of the set; None if the failure is not about one.
-        metric: name of the metric; None if the failure is not about one.
+        metric: name of the metric, or description of the metrics that fail together; None if it is about none.
     """
 
     why: str

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from imtok.config import ConfigError, InputError
-from imtok.data.addresses import sha256_of
+from imtok.data.addresses import sha256_of_address
 from imtok.data.readers import open_dataset
+from imtok.data.rows import as_unicode
 from imtok.data.sample import Dataset, PictureError
 from imtok.evaluation.failures import Failures
 from imtok.evaluation.generated_meters import Generated, GeneratedMeter
@@ -122,7 +123,6 @@ def evaluate_generated(
         else:
             wanted = ranks.exchange(factory.metrics_at_hand(reference is not None))[0]
             missed = factory.metrics_missed(reference is not None, bool(words), bool(prompts))
-        tables = {table: sha256_of(table) for table in (prompts, words, geneval, dpg) if table is not None}
         failures = Failures(wanted)
         meters = factory.open_meters(wanted, generated.total, compared, failures, ranks)
         record = _Record(
@@ -134,7 +134,7 @@ def evaluate_generated(
             statistics=() if compared is None else tuple(compared.statistics),
             reproduction={
                 "command": command_line(evaluate_generated, ["evaluate-generated", str(pictures)], options),
-                "tables": tables,
+                "tables": _hashes_of([table for table in (prompts, words, geneval, dpg) if table is not None]),
             },
             failures=failures,
             out=None if out is None or rank() != 0 else Path(out),
@@ -164,7 +164,7 @@ class _Record:
         preprocessing: description of the reference's preprocessing.
         protocol: name of the protocol, if one was given.
         statistics: kinds of statistics that the reference provides.
-        reproduction: the command, and the SHA-256 of each table of prompts or texts.
+        reproduction: the command, and the SHA-256 of each table.
         failures: metrics that have failed so far.
         out: output folder; None without one, and on all ranks but the first.
         reference: summary of the reference; None until the pictures are compared with it.
@@ -227,6 +227,15 @@ class _Record:
             texts=tuple(info.text for info in self.asked if info.text),
             statistics=self.statistics,
         )
+
+
+def _hashes_of(tables: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of each readable table; an unreadable one fails the metrics that need it."""
+    found: dict[str, str] = {}
+    for table in tables:
+        with suppress(InputError, OSError):
+            found[as_unicode(table)] = sha256_of_address(table)
+    return found
 
 
 def _set_meters(meters: Sequence[GeneratedMeter[Any]]) -> list[SetMeter]:

@@ -46,7 +46,7 @@ class GeneratedEvaluation:
         notes: further caveats about the scores.
         teachers: networks that the generator's tokenizer was trained with; "unknown" stands for unknown ones.
         ended: why not all pictures were processed; None if all were.
-        reproduction: the command, the SHA-256 of each table of prompts or texts, and the software versions.
+        reproduction: the command, the SHA-256 of each table of prompts, texts or questions, and the software versions.
     """
 
     pictures: DatasetSummary

@@ -50,7 +50,7 @@ METRIC_INFO = {
         "spatial Fréchet distance", "EfficientNet-Lite0, lower is better; not sFID", lower_is_better=True
     ),
     "class_score_efficientnet_lite0": MetricInfo(
-        "class score", "EfficientNet-Lite0, higher is better; no inception score"
+        "class score", "EfficientNet-Lite0, higher is better; not the inception score"
     ),
     "precision_efficientnet_lite0": MetricInfo(
         "precision, EfficientNet-Lite0", "share of the pictures among the reference"

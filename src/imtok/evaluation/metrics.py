@@ -151,7 +151,7 @@ class FeatureStatistics:
         return Moments(mean, root.T @ root)
 
     def _factor(self) -> Float[Tensor, "rows columns"]:
-        return torch.linalg.qr(torch.cat([rows.double() for rows in self._rows]), mode="r").R
+        return torch.linalg.qr(torch.cat(self._rows).double(), mode="r").R
 
 
 @dataclass(frozen=True)

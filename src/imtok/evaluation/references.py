@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from imtok import pretrained
 from imtok.config import ConfigError
-from imtok.data.addresses import file_part, sha256_of
+from imtok.data.addresses import file_part, sha256_of_address
 from imtok.data.npz import NpzWriter, holds_pictures, read_arrays
 from imtok.data.pictures import decode
 from imtok.data.readers import open_dataset
@@ -69,7 +69,7 @@ def open_reference(place: str) -> Reference:
             raise DataError(f"{place}: {mean} and {covariance} hold something else than finite numbers")
         statistics[kind] = Moments(*(torch.from_numpy(array.astype(np.float64)) for array in pair))
     source = None if statistics and not holds_pictures(place) else open_dataset(place)
-    return Reference(name=place, source=source, statistics=statistics, sha256=sha256_of(place))
+    return Reference(name=place, source=source, statistics=statistics, sha256=sha256_of_address(place))
 
 
 @torch.no_grad()

@@ -171,7 +171,10 @@ class FeatureMeter(Meter[ReconstructionFeatures]):
 
     def results(self, name: str) -> dict[str, Measurement]:
         originals, reconstructions = self._originals, self._reconstructions[name]
-        whole, class_score = originals.whole(), self._classes[name].measure()
+        whole = originals.whole()
+        if not whole.count:
+            return {}
+        class_score = self._classes[name].measure()
         if whole.count < 2:
             return {self._class_score: class_score}
         parts = [

@@ -56,7 +56,7 @@ class DatasetSummary:
         groups: number of groups that the bootstrap resamples.
         sha256: hash of the pictures' own hashes, in the order of the set.
         paths_sha256: hash of the pictures' paths, one per line.
-        annotations_sha256: hash of the pictures' words, faces, captions and labels, one JSON line each.
+        annotations_sha256: hash of the pictures' words, faces, captions, labels and clusters, one JSON line each.
         unreadable: number of pictures that could not be used.
     """
 
@@ -136,23 +136,22 @@ class EvaluationSet:
         """Yield the readable pictures as they enter the tokenizer."""
         for row in self._rows:
             with suppress(PictureError):
-                yield self._read(row)[2]
+                yield self._read(self._source[row])[2]
 
     def readable(self, paths: Collection[str]) -> Iterator[str]:
         """Yield those of some paths whose pictures can be decoded completely."""
         for row in self._rows if paths else ():
             with suppress(PictureError):
-                if (path := self._source[row].path) in paths:
-                    self._read(row)
-                    yield path
+                if (sample := self._source[row]).path in paths:
+                    self._read(sample)
+                    yield sample.path
 
-    def _read(self, row: int) -> tuple[Sample, Picture, Picture, Picture]:
-        """Return a sample and its original picture (both after `fit.cut`), the prepared picture, and its content.
+    def _read(self, sample: Sample) -> tuple[Sample, Picture, Picture, Picture]:
+        """Return the sample and its original picture (both after `fit.cut`), the prepared picture, and its content.
 
         Raises:
             PictureError: the picture is broken or too small.
         """
-        sample = self._source[row]
         sample, original = self._fit.cut(sample, decode(sample.image, sample.path))
         prepared = self._fit.prepare(original)
         content = self._fit.content(prepared, original)
@@ -194,13 +193,14 @@ class EvaluationSet:
         fill = 0.0
         for row in rows:
             try:
-                sample, original, prepared, content = self._read(row)
+                annotated = self._source[row]
+                sample, original, prepared, content = self._read(annotated)
             except PictureError as error:
                 summary.unreadable.append(str(error))
                 continue
             summary.digests.append(hashlib.sha256(sample.image).digest())
             summary.paths.append(sample.path)
-            summary.annotations.append(_serialized(sample))
+            summary.annotations.append(_serialized(annotated))
             summary.clusters.append(sample.cluster or sample.path)
             summary.sizes.add((prepared.shape[1], prepared.shape[0]))
             share = max(prepared[..., 0].size / _MAX_PREPARED_PIXELS, original[..., 0].size / _MAX_ORIGINAL_PIXELS)
@@ -247,4 +247,6 @@ def _serialized(sample: Sample) -> str:
     regions = [
         None if found is None else [asdict(region) for region in found] for found in (sample.words, sample.faces)
     ]
-    return json.dumps([*regions, sample.captions, sample.label], default=float)  # coordinates may be of NumPy types
+    return json.dumps(
+        [*regions, sample.captions, sample.label, sample.cluster], default=float
+    )  # coordinates may be of NumPy types
