@@ -35,7 +35,9 @@ UNSEEN = 10
 """Number of captions per class that no training picture has."""
 
 
-def render(out: Path, resolution: int, count: int, labels: tuple[str, ...] = SIGN_LABELS) -> Path:
+def render(
+    out: Path, resolution: int, count: int, labels: tuple[str, ...] = SIGN_LABELS, colours: tuple[str, ...] = ()
+) -> Path:
     """Render `count` signs for training as OUT/train and held-out ones as OUT/combinations; existing shards are kept.
 
     Args:
@@ -43,6 +45,7 @@ def render(out: Path, resolution: int, count: int, labels: tuple[str, ...] = SIG
         resolution: side of the pictures in pixels.
         count: number of training signs.
         labels: kinds of words; all kinds if empty.
+        colours: colours of the signs; all if empty.
 
     Returns:
         The working folder.
@@ -50,7 +53,16 @@ def render(out: Path, resolution: int, count: int, labels: tuple[str, ...] = SIG
     counts: dict[PlainSplit, int] = {"train": count, "combinations": HELD_OUT}
     for split, count in counts.items():
         folder = str(out / split)
-        synthesize(folder, count=count, size=resolution, plain=True, split=split, labels=labels, steady=True)
+        synthesize(
+            folder,
+            count=count,
+            size=resolution,
+            plain=True,
+            split=split,
+            labels=labels,
+            colours=colours,
+            steady=True,
+        )
     return out
 
 

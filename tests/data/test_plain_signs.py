@@ -83,10 +83,24 @@ def test_labels_restrict_the_kinds_of_words():
         PlainSigns(1, labels=["animal", "paragraph"])
 
 
+def test_colours_restrict_the_signs_and_keep_the_split(tmp_path):
+    synthesize(str(tmp_path / "signs"), count=130, plain=True, colours=("white", "red"))
+    signs = list(ShardReader(str(tmp_path / "signs")))
+    prompts = [sign.captions[0] for sign in signs]
+    assert {prompt.split()[1] for prompt in prompts} == {"white", "red"}
+    assert all(in_split(prompt.removeprefix("a ").replace("sign that says ", ""), "train") for prompt in prompts[1:64])
+    assert prompts[64].endswith(f"says {EXAMPLE[1]}")
+    with pytest.raises(DataError, match="no sign is 'beige'; there are red, orange"):
+        PlainSigns(1, colours=["red", "beige"])
+    with pytest.raises(DataError, match=r"begun with colours = \['white', 'red'\], now it is None"):
+        synthesize(str(tmp_path / "signs"), count=130, plain=True)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"plain": True, "split": "test"},
+        {"colours": ("red",)},
         {"split": "words"},
         {"plain": True, "paragraphs": True},
         {"labels": ("animal",)},

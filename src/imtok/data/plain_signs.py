@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from imtok.data.fonts import find_typefaces
-from imtok.data.grounds import Colour, draw_colour, with_article
+from imtok.data.grounds import COLOURS, Colour, draw_colour, with_article
 from imtok.data.pictures import encode
 from imtok.data.sample import Box, DataError, Dataset, Sample, TextRegion
 from imtok.data.typesetting import bounds, set_rows
@@ -49,12 +49,13 @@ class PlainSigns(Dataset):
         split: which words and combinations of word and colour to use; see `PlainSplit`.
         fonts: folder of TrueType or OpenType files to use instead of the installed narrow typefaces.
         labels: kinds of words to use; None uses all.
+        colours: names of the signs' colours to use; None uses all.
         steady: centre every word, in a single typeface and at a fixed height (less where the word would be too wide),
             so that the caption determines nearly everything but the exact shade.
 
     Raises:
-        DataError: the pictures are too small for letters, a label is unknown, the folder has no fonts, or the typefaces
-            lack the letters.
+        DataError: the pictures are too small for letters, a label or colour is unknown, the folder has no fonts, or the
+            typefaces lack the letters.
     """
 
     def __init__(
@@ -66,12 +67,16 @@ class PlainSigns(Dataset):
         split: PlainSplit = "train",
         fonts: str | None = None,
         labels: Sequence[str] | None = None,
+        colours: Sequence[str] | None = None,
         steady: bool = False,
     ) -> None:
         if size < SMALLEST:
             raise DataError(f"signs of {size} pixels are too small for letters; {SMALLEST} is the least")
         if unknown := set(labels or ()) - set(WORD_LABELS):
             raise DataError(f"no kind of words is called {min(unknown)!r}; there are {', '.join(WORD_LABELS)}")
+        if unknown := set(colours or ()) - set(COLOURS):
+            raise DataError(f"no sign is {min(unknown)!r}; there are {', '.join(COLOURS)}")
+        self.colours = frozenset(colours or COLOURS)
         self._count, self.seed, self.size, self.labels = count, seed, size, tuple(labels or WORD_LABELS)
         self._heights, self._jitter = ((_STEADY_HEIGHT, _STEADY_HEIGHT), 0.0) if steady else (_HEIGHT, _JITTER)
         self.split: PlainSplit = split
@@ -113,7 +118,7 @@ class PlainSigns(Dataset):
             board = draw_colour(rng)
             kept = in_split(f"{board.name} {text}", "test" if self.split == "combinations" else "train")
             fits = len(text) <= LONGEST_WORD and any(face.draws(text) for face in self.typefaces)
-            if fits and (kept or self.split == "words"):
+            if fits and board.name in self.colours and (kept or self.split == "words"):
                 return label, text, board
         raise DataError("plain signs: the typefaces lack the letters of all words")
 

@@ -43,6 +43,7 @@ def synthesize(
     plain: bool = False,
     split: Split | PlainSplit = "train",
     labels: tuple[str, ...] = (),
+    colours: tuple[str, ...] = (),
     steady: bool = False,
     word_height: tuple[float, float] = (24.0, 48.0),
     grounds: str | None = None,
@@ -63,6 +64,7 @@ def synthesize(
         split: "train" and "test" share no word and no typeface family; for plain signs "train", "combinations" or
             "words" (see `PlainSplit`).
         labels: kinds of words on plain signs, such as "animal"; by default all.
+        colours: colours of plain signs, such as "red"; by default all eleven.
         steady: centre the words of plain signs, in a single typeface and at a fixed height (less where a word would be
             too wide).
         word_height: minimum and maximum height of the words in pixels, for signs that are not plain.
@@ -84,6 +86,7 @@ def synthesize(
         "plain": plain,
         "split": split,
         "labels": list(labels),
+        "colours": list(colours) or None,
         "steady": steady,
         "word_height": list(word_height),
         "grounds": grounds,
@@ -105,9 +108,10 @@ def synthesize(
             split=cast(PlainSplit, split),
             fonts=fonts,
             labels=labels or None,
+            colours=colours or None,
             steady=steady,
         )
-    elif not (plain or labels or steady or (paragraphs and grounds)) and split in get_args(Split):
+    elif not (plain or labels or colours or steady or (paragraphs and grounds)) and split in get_args(Split):
         pictures = SyntheticPictures(
             count,
             seed=seed,
@@ -121,6 +125,7 @@ def synthesize(
     else:
         kind = f"{'paragraphs' if paragraphs else 'signs'}{' on photographs' if grounds else ''} of the split {split}"
         chosen = f" with words of chosen kinds ({', '.join(labels)})" if labels else ""
+        chosen += f" in chosen colours ({', '.join(colours)})" if colours else ""
         chosen += " with steady words" if steady else ""
         raise DataError(f"there are no {'plain ' if plain else ''}{kind}{chosen}; see imtok synthesize --help")
     return fill(pictures, out, settings, samples_per_shard).kept
