@@ -103,30 +103,39 @@ def bits_per_pixel(tokens: int, bits_per_token: float, height: int, width: int) 
 class FeatureStatistics:
     """Feature vectors of a set of pictures, reduced to the first two moments that a Fréchet distance needs.
 
-    Rows are collected as given and, as soon as there are more than twice as many as dimensions, replaced by the
-    triangular factor of their QR decomposition in float64, which has the same second moments. So the features of a
-    large set are never all in memory.
+    As soon as one more than its dimensions are collected, vectors are replaced by the triangular factor of their QR
+    decomposition in float64, which has the same second moments. So the features of a large set are never all in memory.
+    They are collected in one block: many small tensors would fragment the memory that batches use.
     """
 
     def __init__(self) -> None:
         self.count, self.dim = 0, 0
-        self._rows: list[Tensor] = []
+        self._block, self._filled = torch.empty(0, 0), 0
+        self._reduced: list[Tensor] = []
 
     def add(self, features: Float[Tensor, "batch dim"]) -> None:
         """Add the features of more pictures."""
-        # The first column is 1 for every picture, so the factor's first row holds the mean.
-        self._rows.append(torch.cat([features.new_ones(len(features), 1), features], dim=1).cpu())
+        if not self.dim:
+            self.dim = features.shape[1]
+            self._block = torch.ones(self.dim + 1, self.dim + 1, dtype=features.dtype)
         self.count += len(features)
-        self.dim = features.shape[1]
-        if sum(len(rows) for rows in self._rows) > 2 * (self.dim + 1):
-            self._rows = [self._factor()]
+        rows = features.cpu()
+        while len(rows):
+            taken = rows[: len(self._block) - self._filled]
+            # The first column stays 1 for every picture, so the factor's first row holds the mean.
+            self._block[self._filled : self._filled + len(taken), 1:] = taken
+            self._filled += len(taken)
+            rows = rows[len(taken) :]
+            if self._filled == len(self._block):
+                self._reduced = [self._factor()]
+                self._filled = 0
 
     @classmethod
     def joined(cls, parts: "Sequence[FeatureStatistics]") -> "FeatureStatistics":
         """Return the statistics of a set, given those of its disjoint parts."""
         whole = cls()
         whole.count, whole.dim = sum(part.count for part in parts), max(part.dim for part in parts)
-        whole._rows = [rows for part in parts for rows in part._rows]
+        whole._reduced = [rows for part in parts for rows in part._collected()]
         return whole
 
     def mean_and_root(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, "rows dim"]]:
@@ -151,7 +160,10 @@ class FeatureStatistics:
         return Moments(mean, root.T @ root)
 
     def _factor(self) -> Float[Tensor, "rows columns"]:
-        return torch.linalg.qr(torch.cat(self._rows).double(), mode="r").R
+        return torch.linalg.qr(torch.cat(self._collected()).double(), mode="r").R
+
+    def _collected(self) -> list[Tensor]:
+        return [*self._reduced, self._block[: self._filled]] if self._filled else self._reduced
 
 
 @dataclass(frozen=True)
