@@ -247,6 +247,5 @@ def _serialized(sample: Sample) -> str:
     regions = [
         None if found is None else [asdict(region) for region in found] for found in (sample.words, sample.faces)
     ]
-    return json.dumps(
-        [*regions, sample.captions, sample.label, sample.cluster], default=float
-    )  # coordinates may be of NumPy types
+    # Coordinates of sets in memory may be of NumPy's types.
+    return json.dumps([*regions, sample.captions, sample.label, sample.cluster], default=float)
