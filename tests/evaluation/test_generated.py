@@ -345,6 +345,13 @@ def test_failed_metrics_are_reported_and_the_others_are_kept(
     assert captured.err.count("without ") + captured.out.count("without ") == 4
 
 
+def test_absent_table_fails_only_its_own_metrics(only_tiny: None, generated: Path) -> None:
+    found = evaluate_generated(generated, metrics=["inception_score", "geneval"], geneval="absent.jsonl")
+    assert found.metrics.keys() == {"inception_score"}
+    assert found.failed.keys() == {"geneval"}
+    assert found.to_json()["tables"] == {}
+
+
 def assert_exit(act: Callable[[], Any], code: int) -> None:
     with pytest.raises(SystemExit) as exit_info:
         act()
