@@ -155,7 +155,7 @@ def by_class(tokenizer: Path, signs: Path, out: Path, seed: int) -> list[str]:
     latents = encode(str(tokenizer), signs, out / tokenizer.name / "latents", RESOLUTION)
     trained = run(seeded(presets.get_generator("dit-nano"), seed), latents, out / f"dit-nano-{seed}")
     final = ship(trained, out / f"shipped-{seed}" / "dit-nano")
-    held_out, labels = list(open_dataset(signs / "combinations")), held_out_classes(signs)
+    held_out, labels = list(open_dataset(signs / "held-out")), held_out_classes(signs)
     # Compared with reconstructions, so that the loss of the tokenizer does not count against the generator.
     reference = reconstructed(str(tokenizer), held_out, out / "reconstructed")
     samples, captions = samples_of(final, labels), decoder_captions(final, labels)
@@ -183,7 +183,7 @@ def figure_4(tokenizers: dict[str, Path], signs: Path, out: Path, seed: int) -> 
     latents = {
         name: encode(str(place), signs, out / name / "latents", RESOLUTION) for name, place in tokenizers.items()
     }
-    labels, reference = held_out_classes(signs)[:FIGURE_SAMPLES], signs / "combinations"
+    labels, reference = held_out_classes(signs)[:FIGURE_SAMPLES], signs / "held-out"
     held_out = list(open_dataset(reference))[:FIGURE_SAMPLES]
     runs = {name: run(figure_run(name, seed), path, out / name / f"figure-{seed}") for name, path in latents.items()}
     seconds = timed(runs)
@@ -309,14 +309,14 @@ def table_3(tokenizers: dict[str, Path], captioned: Path, signs: Path, out: Path
     that no package provides. Samples for the prompts of `legibility` are read by a text recognizer.
     """
     config = seeded(presets.get_generator("dit-t2i-nano"), seed)
-    prompts = [sign.captions[0] for sign in open_dataset(signs / "combinations")]
+    prompts = [sign.captions[0] for sign in open_dataset(signs / "held-out")]
     lines = ["| generated through | Fréchet distance |", "|---" * 2 + "|"]
     readings = {"rendered": read_originals(out / "rendered", RESOLUTION)}
     for name, tokenizer in tokenizers.items():
         place = str(tokenizer)
         latents = encode(place, captioned, out / name / "captioned", RESOLUTION)
         trained = ship(run(config, latents, out / name / f"t2i-{seed}"), out / f"shipped-{seed}" / PAIR[name])
-        score = distance(samples_of(trained, prompts=prompts), signs / "combinations")
+        score = distance(samples_of(trained, prompts=prompts), signs / "held-out")
         lines.append(f"| {name} | {show(score)} |")
         readings[f"{name}, reconstructed"] = read_reconstructed(place, out / name / "reconstructed", RESOLUTION)
         readings[f"{name}, generated"] = read_generated(trained, out / name / f"generated-{seed}")

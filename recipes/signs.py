@@ -36,9 +36,14 @@ UNSEEN = 10
 
 
 def render(
-    out: Path, resolution: int, count: int, labels: tuple[str, ...] = SIGN_LABELS, colours: tuple[str, ...] = ()
+    out: Path,
+    resolution: int,
+    count: int,
+    labels: tuple[str, ...] = SIGN_LABELS,
+    colours: tuple[str, ...] = (),
+    held_out: PlainSplit = "combinations",
 ) -> Path:
-    """Render `count` signs for training as OUT/train and held-out ones as OUT/combinations; existing shards are kept.
+    """Render `count` signs for training as OUT/train and others as OUT/held-out; existing shards are kept.
 
     Args:
         out: working folder.
@@ -46,17 +51,19 @@ def render(
         count: number of training signs.
         labels: kinds of words; all kinds if empty.
         colours: colours of the signs; all if empty.
+        held_out: split of the held-out signs; with `train`, they are other pictures of the training's words and
+            colours.
 
     Returns:
         The working folder.
     """
-    counts: dict[PlainSplit, int] = {"train": count, "combinations": HELD_OUT}
-    for split, count in counts.items():
-        folder = str(out / split)
+    other_pictures = int(held_out == "train")
+    for name, number, split, seed in (("train", count, "train", 0), ("held-out", HELD_OUT, held_out, other_pictures)):
         synthesize(
-            folder,
-            count=count,
+            str(out / name),
+            count=number,
             size=resolution,
+            seed=seed,
             plain=True,
             split=split,
             labels=labels,
@@ -72,9 +79,9 @@ def store_text_features(signs: Path, text: TextConfig) -> None:
     The unseen captions are neither those of training signs nor those of the held-out signs that samples are compared
     with.
     """
-    for split in ("train", "combinations"):
+    for split in ("train", "held-out"):
         embed(str(signs / split), text.encoder, text.max_tokens)
-    compared = {sample.captions[0] for sample in open_dataset(signs / "combinations")}
+    compared = {sample.captions[0] for sample in open_dataset(signs / "held-out")}
     others = signs / "others"
     shutil.rmtree(others, ignore_errors=True)
     with ShardWriter(str(others)) as writer:
@@ -85,7 +92,7 @@ def store_text_features(signs: Path, text: TextConfig) -> None:
 
 
 def with_photographs(signs: Path, shards: Path, text: TextConfig, out: Path) -> Path:
-    """Write the signs and the captioned photographs of other shards as OUT/train and OUT/combinations.
+    """Write the signs and the captioned photographs of other shards as OUT/train and OUT/held-out.
 
     The result is for text-conditional generators only: photographs have no class. In `shards`, pictures with a caption
     and without a class are the photographs. Only the first caption of a picture is kept: a text-conditioned tokenizer
@@ -93,7 +100,7 @@ def with_photographs(signs: Path, shards: Path, text: TextConfig, out: Path) -> 
     equally many.
 
     Args:
-        signs: folder of rendered signs, with `train` and `combinations`.
+        signs: folder of rendered signs, with `train` and `held-out`.
         shards: shards of recipes/textok_nano.py, with the splits `train` and `validation`.
         text: text config whose encoder encodes the captions.
         out: folder for the result; finished shards are kept.
@@ -101,7 +108,7 @@ def with_photographs(signs: Path, shards: Path, text: TextConfig, out: Path) -> 
     Returns:
         The folder `out`.
     """
-    for split, source in (("train", "train"), ("combinations", "validation")):
+    for split, source in (("train", "train"), ("held-out", "validation")):
         done, made_of = out / f"{split}.complete", fingerprint(shards / source)
         if done.exists() and done.read_text() != made_of:
             raise SystemExit(f"{out}: holds photographs of other shards than {shards}; take another folder")
@@ -118,15 +125,15 @@ def with_photographs(signs: Path, shards: Path, text: TextConfig, out: Path) -> 
 
 
 def encode(tokenizer: str, signs: Path, out: Path, resolution: int) -> Path:
-    """Write the tokens of the signs as OUT/train and OUT/combinations; existing tokens are kept."""
-    for split in ("train", "combinations"):
+    """Write the tokens of the signs as OUT/train and OUT/held-out; existing tokens are kept."""
+    for split in ("train", "held-out"):
         encode_pictures(tokenizer, signs / split, out / split, resolution)
     return out
 
 
 def run(config: GeneratorRunConfig, tokens: Path, out: Path) -> Path:
     """Train a generator to the end, resuming an unfinished run; a finished run is left alone. Return the run folder."""
-    held_out = str(tokens / "combinations")
+    held_out = str(tokens / "held-out")
     return train(config, str(tokens / "train"), out, validation=held_out, resume=True)
 
 
@@ -137,7 +144,7 @@ def seeded(config: GeneratorRunConfig, seed: int) -> GeneratorRunConfig:
 
 def held_out_classes(signs: Path) -> list[str]:
     """Return the class of each held-out sign, so that samples have the same class frequencies as these signs."""
-    return [sign.label or "" for sign in ShardReader(str(signs / "combinations")).annotations()]
+    return [sign.label or "" for sign in ShardReader(str(signs / "held-out")).annotations()]
 
 
 def samples_of(

@@ -344,24 +344,24 @@ def test_signs_are_rendered_once(tmp_path, monkeypatch):
         signs.render(tmp_path, 64, 5)
     assert len(rendered) == 8
     assert len(ShardReader(str(tmp_path / "train"))) == 5
-    assert len(ShardReader(str(tmp_path / "combinations"))) == 3
+    assert len(ShardReader(str(tmp_path / "held-out"))) == 3
 
 
 def test_samples_have_held_out_classes_and_distance_shows_quarters(tmp_path, monkeypatch):
-    with ShardWriter(str(tmp_path / "combinations")) as writer:
+    with ShardWriter(str(tmp_path / "held-out")) as writer:
         for sign in PlainSigns(12, size=32, split="combinations"):
             writer.write(sign)
-    labels, requested = [sign.label for sign in open_dataset(tmp_path / "combinations")], []
+    labels, requested = [sign.label for sign in open_dataset(tmp_path / "held-out")], []
     assert len(set(labels)) < 12
 
     def measure(pictures: Path, out: Path, reference: Path, metrics: list[str]) -> SimpleNamespace:
-        assert (pictures.name, reference.name) == ("run-samples", "combinations")
+        assert (pictures.name, reference.name) == ("run-samples", "held-out")
         return SimpleNamespace(failed={}, metrics={metrics[0]: Score(value=8.04, parts=[9.5, 11.0, 10.0, 9.0])})
 
     monkeypatch.setattr(signs, "generate", lambda run, out, labels, prompts: requested.extend(labels))
     monkeypatch.setattr(signs, "evaluate_generated", measure)
     samples = signs.samples_of(tmp_path / "run", signs.held_out_classes(tmp_path))
-    score = signs.distance(samples, tmp_path / "combinations")
+    score = signs.distance(samples, tmp_path / "held-out")
     assert (requested, signs.show(score)) == (labels, "8.0 (quarters 9.0 to 11.0)")
 
 
@@ -370,7 +370,7 @@ def test_with_photographs_adds_captioned_photographs_to_signs(tmp_path, monkeypa
     photo = dataclasses.replace(others[0], path="sea.png", label=None, captions=["the sea", "waves"], source=None)
     uncaptioned = dataclasses.replace(photo, path="silent.png", captions=[])
     for folder, samples in (
-        *((f"signs/{split}", [sign]) for split in ("train", "combinations")),
+        *((f"signs/{split}", [sign]) for split in ("train", "held-out")),
         *((f"shards/{split}", [photo, others[0], uncaptioned]) for split in ("train", "validation")),
     ):
         with ShardWriter(str(tmp_path / folder)) as writer:
@@ -380,10 +380,10 @@ def test_with_photographs_adds_captioned_photographs_to_signs(tmp_path, monkeypa
     monkeypatch.setattr(signs, "embed", lambda *rest: embedded.append(rest))
     text = textok_nano.text_config_of(presets.get("textok-nano"))
     out = signs.with_photographs(tmp_path / "signs", tmp_path / "shards", text, tmp_path / "both")
-    for split in ("train", "combinations"):
+    for split in ("train", "held-out"):
         found = [(sample.label, sample.captions) for sample in open_dataset(out / split)]
         assert found == [(sign.label, sign.captions), (None, ["the sea"])]
-    assert embedded == [(str(out / split), text.encoder, text.max_tokens) for split in ("train", "combinations")]
+    assert embedded == [(str(out / split), text.encoder, text.max_tokens) for split in ("train", "held-out")]
     shutil.copy(tmp_path / "shards/train/data-00000.parquet", tmp_path / "shards/train/data-00001.parquet")
     with pytest.raises(SystemExit, match="holds photographs of other shards"):
         signs.with_photographs(tmp_path / "signs", tmp_path / "shards", text, tmp_path / "both")
@@ -556,7 +556,7 @@ def test_dit_nano_recipe_runs_end_to_end(tmp_path, monkeypatch, tiny_recipes):
     for name in dit_nano.PAIR:
         folders[name] = untrained(tmp_path / name, presets.get(name))
     signs.render(textok / "shards", 64, 40)
-    (textok / "shards/combinations").rename(textok / "shards/validation")
+    (textok / "shards/held-out").rename(textok / "shards/validation")
     with ShardWriter(str(textok / "shards/train"), first_shard=1) as writer:
         photo = next(iter(PlainSigns(1, size=64)))
         writer.write(dataclasses.replace(photo, label=None, captions=["the sea"]))
