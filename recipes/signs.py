@@ -58,7 +58,11 @@ def render(
         The working folder.
     """
     other_pictures = int(held_out == "train")
-    for name, number, split, seed in (("train", count, "train", 0), ("held-out", HELD_OUT, held_out, other_pictures)):
+    sets: dict[str, tuple[PlainSplit, int, int]] = {
+        "train": ("train", count, 0),
+        "held-out": (held_out, HELD_OUT, other_pictures),
+    }
+    for name, (split, number, seed) in sets.items():
         synthesize(
             str(out / name),
             count=number,
