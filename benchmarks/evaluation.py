@@ -11,7 +11,9 @@ MagFace's network is not timed, nor are those of GenEval and DPG-Bench, which us
 
 Peak memory is measured in a separate process for each size of set: all metrics of JPEG's reconstructions, and generated
 pictures against a reference of as many pictures through EfficientNet. Beyond a batch of 16 pictures it may only grow by
-the stored features, of which a distance's computation at the end makes further copies. These processes run with
+the stored features, and by what a distance's computation at the end makes of them. Up to 1,281 pictures per quarter of
+a set, features for Fréchet distances do not add to it, since they lie in blocks that are allocated with the first
+picture; the table states the size of the others, those for precision and recall. These processes run with
 `MALLOC_MMAP_THRESHOLD_=1048576`, with which glibc returns large blocks when they are freed; otherwise it keeps many of
 them, and the peak also shows how they are scattered. The full figures are those of `--pictures 1000 --memory 250 1000`.
 """
@@ -75,8 +77,8 @@ from imtok.pretrained.inception import InceptionV3
 
 SIZE = 256
 TOKENS, CODES = 256, 16384
-_POOLED, _SPATIAL = 1280, 1960
-"""Number of features of a picture by EfficientNet-Lite0."""
+_POOLED = 1280
+"""Number of pooled features of a picture by EfficientNet-Lite0."""
 FACE = Face(
     box=(64.0, 64.0, 192.0, 192.0),
     landmarks=((100.0, 110.0), (156.0, 110.0), (128.0, 140.0), (106.0, 166.0), (150.0, 166.0)),
@@ -197,15 +199,13 @@ def times(signs: Dataset, portraits: Dataset) -> list[tuple[str, ...]]:
 
 
 def peaks(folder: str, memory: Sequence[int]) -> list[tuple[str, ...]]:
-    """Return a row for each size of set; both evaluations hold the features of two sets."""
+    """Return a row for each size of set."""
     lines: list[tuple[str, ...]] = [
-        ("pictures", "reconstructed: peak, MB", "stored features, MB", "generated: peak, MB", "stored features, MB")
+        ("pictures", "reconstructed: peak, MB", "generated: peak, MB", "features for precision and recall, MB")
     ]
     for count in memory:
-        frechet, spatial, neighbours = (4 * columns for columns in (_POOLED + 1, _SPATIAL + 1, _POOLED))  # fp32
-        stored = [2 * count * size / 2**20 for size in (frechet, frechet + spatial + neighbours)]
-        measured = [peak(folder, count), peak(folder, count, "--generated")]
-        row = [number for pair in zip(measured, stored, strict=True) for number in pair]
+        features = 2 * count * _POOLED * 4 / 2**20  # of two sets, in fp32
+        row = peak(folder, count), peak(folder, count, "--generated"), features
         lines.append((str(count), *(f"{number:.0f}" for number in row)))
     return lines
 

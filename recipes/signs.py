@@ -29,8 +29,8 @@ DISTANCE = "fd_efficientnet_lite0"
 """Deviation: a Fréchet distance on other features than gFID's."""
 MANY_SIGNS = 80_000
 """Number of training signs of recipes/insightar_nano.py, each used once, with words of every kind, including numbers
-and plates. On the few words of the other recipes, generators of codes overfitted: the likelihood of held-out codes fell
-while that of the training codes rose."""
+and plates. On the few words of the other recipes, generators of codes overfitted to the pairs of word and colour: the
+likelihood of unseen pairs fell while that of the training's rose."""
 UNSEEN = 10
 """Number of captions per class that no training picture has."""
 

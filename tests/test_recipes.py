@@ -347,6 +347,14 @@ def test_signs_are_rendered_once(tmp_path, monkeypatch):
     assert len(ShardReader(str(tmp_path / "held-out"))) == 3
 
 
+def test_held_out_signs_of_the_training_split_are_other_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(signs, "HELD_OUT", 5)
+    signs.render(tmp_path, 64, 5, held_out="train")
+    train, held_out = ({sign.image for sign in open_dataset(tmp_path / name)} for name in ("train", "held-out"))
+    assert len(train) == len(held_out) == 5
+    assert not train & held_out
+
+
 def test_samples_have_held_out_classes_and_distance_shows_quarters(tmp_path, monkeypatch):
     with ShardWriter(str(tmp_path / "held-out")) as writer:
         for sign in PlainSigns(12, size=32, split="combinations"):

@@ -50,7 +50,7 @@ def test_picture_shows_the_word_and_colour_of_the_prompt(tmp_path: Path, judges:
 
 
 def test_far_spells_the_word_that_is_its_class(tmp_path: Path, judges: list[Any]) -> None:
-    """Holds for two in three words, apart from their case."""
+    """Holds for most words, apart from their case."""
     words = imtok.load_generator("far-nano").generator.config.classes[::10]
     assert main(["generate", "far-nano", "--labels", *words, "--out", str(tmp_path)]) == 0
     pictures = [np.asarray(Image.open(file)) for file in sorted(tmp_path.glob("*.png"))]

@@ -62,8 +62,8 @@ def far_nano() -> GeneratorRunConfig:
     """FAR for a laptop's CPU, 3.9M over two codebooks of 2,048 codes: signs, conditioned on their word.
 
     The shards' labels are the words (recipes/far_nano.py). Deviation: the training settings, dropout of .05 and a head
-    of one block, which make better use of few steps of a small model, and sampling at temperature .3 without guidance,
-    where more words can be read (docs/papers/fqgan.md).
+    of one block, which make better use of few steps of a small model, and sampling at temperature .3, where more words
+    can be read, without guidance, which does not improve that (docs/papers/fqgan.md).
     """
     base = far_b()
     return dataclasses.replace(
